@@ -1,0 +1,45 @@
+# The commands of this project. `make serve` and `make test` install what they need by themselves.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+CONFIG ?= configs/demo.yaml
+export RAY_AUTH_MODE = disabled
+
+.PHONY: help install serve test check bench format train-demo clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-12s %s\n", $$1, $$2}'
+
+install: $(VENV)/.installed ## make .venv with everything pinned in constraints.txt
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; say which with: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 -e '.[serve,dev]'
+	@touch $@
+
+serve: install ## start the service on the embedded demo checkpoint (CONFIG=... for another); Ctrl-C ends it
+	@$(BIN)/siglip-serve serve $(CONFIG)
+
+test: install ## run every test that needs no GPU
+	@$(BIN)/python -m pytest
+
+check: install ## format, lint, types, import rules
+	@$(BIN)/ruff format --check serve_app tests bench
+	@$(BIN)/ruff check serve_app tests bench
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/siglip-serve check configs/demo.yaml && $(BIN)/siglip-serve check configs/default.yaml
+
+bench: install ## measure the service beside what one would otherwise use (see bench/README.md)
+	@$(BIN)/python -m bench.run
+
+format: install ## format the code and mend what the linter can
+	@$(BIN)/ruff format serve_app tests bench
+	@$(BIN)/ruff check --fix serve_app tests bench
+
+train-demo: install ## train the demo checkpoint anew (about an hour on two cores)
+	@$(BIN)/python -m serve_app.demo.train --out serve_app/demo/checkpoint
+
+clean: ## remove the environment and caches
+	rm -rf $(VENV) bench/.venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

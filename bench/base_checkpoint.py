@@ -1,0 +1,39 @@
+"""A checkpoint of `google/siglip-base-patch16-224`'s shape with random weights: `python -m bench.base_checkpoint FOLDER`.
+
+Shape: the released one (https://huggingface.co/google/siglip-base-patch16-224/blob/main/config.json); the text tower has
+the demo's tokenizer and so a smaller vocabulary, which no image ever meets.
+"""
+
+import shutil
+import sys
+from pathlib import Path
+
+import torch
+from transformers import SiglipConfig, SiglipModel, SiglipTokenizer
+
+from serve_app.config import DEMO_CHECKPOINT
+from serve_app.demo import checkpoint_files
+
+TOWER = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
+
+
+def build_base_checkpoint(folder: Path) -> Path:
+    """Write the checkpoint and return its folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("spiece.model", "tokenizer_config.json"):
+        shutil.copy(DEMO_CHECKPOINT / name, folder / name)
+    vocab_size = len(SiglipTokenizer.from_pretrained(folder))
+    torch.manual_seed(0)
+    text = TOWER | {"vocab_size": vocab_size, "max_position_embeddings": 64, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
+    vision = TOWER | {"image_size": 224, "patch_size": 16}
+    model = SiglipModel(SiglipConfig(text_config=text, vision_config=vision))
+    with torch.no_grad():
+        model.logit_scale.fill_(4.77)
+        model.logit_bias.fill_(-12.9)
+    model.save_pretrained(folder)
+    checkpoint_files.write_processor(folder)
+    return folder
+
+
+if __name__ == "__main__":
+    print(build_base_checkpoint(Path(sys.argv[1])))

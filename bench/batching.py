@@ -1,0 +1,136 @@
+"""The batching trial: an encoder that takes 50 ms for any batch of up to 32, 64 clients, the real graph around it.
+
+An ideal late-binding queue answers 64 clients at 32 / 50 ms = 640 a second. `python -m bench.batching`.
+"""
+
+import asyncio
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from serve_app.graph.encoders import EncoderSpec, ImageEncoder
+from serve_app.siglip.inputs import ImageBatch
+from serve_app.siglip.outcomes import EncodedImages
+
+BATCH_S, BATCH_SIZE, CLIENTS = 0.050, 32, 64
+PORT = 8124
+
+
+class StandIn(ImageEncoder):
+    """The ImageEncoder deployment with a forward pass that only takes its time."""
+
+    def __init__(self, spec: EncoderSpec) -> None:
+        super().__init__(spec)
+        self._width = self._tower.checkpoint.embedding_width
+
+    def _forward(self, batches: Sequence[ImageBatch]) -> list[EncodedImages]:
+        count = sum(len(batch) for batch in batches)
+        assert count <= BATCH_SIZE
+        time.sleep(BATCH_S)
+        self._count(count, BATCH_S)
+        embeds = np.full((count, self._width), self._width**-0.5, np.float32)
+        ends = np.cumsum([len(batch) for batch in batches]).tolist()
+        return [EncodedImages(embeds[e - len(b) : e], (None,) * len(b)) for b, e in zip(batches, ends, strict=True)]
+
+
+async def ideal_queue(seconds: float) -> float:
+    """Return the requests a second of a late-binding queue in one event loop, without a network or a graph."""
+    waiting: list[asyncio.Future[None]] = []
+    done, deadline, arrived = 0, time.perf_counter() + seconds, asyncio.Event()
+
+    async def client() -> None:
+        nonlocal done
+        while time.perf_counter() < deadline:
+            future = asyncio.get_running_loop().create_future()
+            waiting.append(future)
+            arrived.set()
+            await future
+            done += 1
+
+    async def server() -> None:
+        while True:
+            await arrived.wait()
+            batch = waiting[:BATCH_SIZE]
+            del waiting[:BATCH_SIZE]
+            await asyncio.sleep(BATCH_S)
+            for future in batch:
+                future.set_result(None)
+            await asyncio.sleep(0.001)
+            if not waiting:
+                arrived.clear()
+
+    serving = asyncio.create_task(server())
+    await asyncio.gather(*[client() for _ in range(CLIENTS)])
+    serving.cancel()
+    return done / seconds
+
+
+def serve_stand_in(config_path: str) -> None:
+    """Run the graph with the stand-in encoder until standard input ends. Runs in a process of its own."""
+    from serve_app.config import load_config
+    from serve_app.graph.local_node import local_node
+
+    config = load_config(Path(config_path))
+    with local_node(config):
+        from ray import cloudpickle, serve
+
+        import bench.batching as module
+        from serve_app.graph.builder import build_graph
+
+        cloudpickle.register_pickle_by_value(module)
+        serve.start(http_options={"host": "0.0.0.0", "port": config.serving.port})
+        serve.run(build_graph(config, has_gpus=False, image_encoder=StandIn), name="trial", route_prefix="/")
+        print("ready", flush=True)
+        sys.stdin.read()
+
+
+def batching_trial(seconds: float) -> None:
+    """Print the real graph's rate beside the ideal queue's."""
+    from bench.run import draw_pictures, write_config
+
+    ideal = asyncio.run(ideal_queue(seconds))
+    with tempfile.TemporaryDirectory(prefix="siglip-trial-") as name:
+        folder = Path(name)
+        config = write_config(folder, "trial", "demo", 1, BATCH_SIZE)
+        config.write_text(config.read_text().replace("port: 8123", f"port: {PORT}"))
+        pictures = small_pictures(folder, draw_pictures(folder)[:8])
+        process = subprocess.Popen(
+            [sys.executable, "-m", "bench.batching", str(config)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline().strip() == "ready"
+        command = [sys.executable, "-m", "bench.load", f"http://127.0.0.1:{PORT}/v1/tag", *pictures, "--clients", str(CLIENTS)]
+        measured: dict[str, Any] = {}
+        for duration in (3.0, seconds):
+            ran = subprocess.run([*command, "--seconds", str(duration)], check=True, capture_output=True, text=True)
+            measured = json.loads(ran.stdout)
+        process.stdin.close()
+        process.wait(timeout=60)
+    rate = measured["per_second"]
+    print(f"\n### batching trial: {BATCH_S * 1000:.0f} ms a batch of up to {BATCH_SIZE}, {CLIENTS} clients\n")
+    print(f"ideal late-binding queue {ideal:.0f}/s; real graph over HTTP {rate:.0f}/s = {rate / ideal:.2f}; ", end="")
+    print(f"p50 {measured['p50_ms']:.0f} ms, p99 {measured['p99_ms']:.0f} ms, {measured['failed']} failed")
+
+
+def small_pictures(folder: Path, pictures: list[str]) -> list[str]:
+    """Return 64×64 copies: the trial is about batching, and two cores must not be spent on decoding."""
+    from PIL import Image
+
+    paths = []
+    for path in pictures:
+        small = folder / f"small-{Path(path).name}"
+        Image.open(path).resize((64, 64)).save(small, quality=90)
+        paths.append(str(small))
+    return paths
+
+
+if __name__ == "__main__":
+    serve_stand_in(sys.argv[1])

@@ -1,0 +1,295 @@
+"""The one YAML that configures everything: frozen settings, read strictly.
+
+`plugins.siglip` is the plugin schema key for key, with the spellings that its shipped code accepts; everything of ours
+stands beside it. Unknown keys are an error that names the nearest known one, since Serve itself ignores them silently.
+
+Not here: what `auto` becomes (`siglip/runtime.py`, `graph/builder.py`), how it becomes a Serve config (`graph/render.py`).
+"""
+
+import difflib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from serve_app.errors import ConfigError, InvalidRequest
+from serve_app.siglip.images import ImageLimits
+from serve_app.siglip.naflex import MAX_PATCHES, MIN_PATCHES
+from serve_app.siglip.precision import Precision
+from serve_app.tagging.prompts import DEFAULT_TEMPLATE
+from serve_app.tagging.selection import SortBy
+from serve_app.tagging.settings import TagSettings, make_settings
+
+DEMO_MODEL = "demo"
+DEMO_CHECKPOINT = Path(__file__).parent / "demo" / "checkpoint"
+MODEL_VARIANTS = {
+    "base": "google/siglip-base-patch16-224",
+    "so400m": "google/siglip-so400m-patch14-384",
+    "base-v2": "google/siglip2-base-patch16-224",
+    "large-v2": "google/siglip2-large-patch16-512",
+    "so400m-v2": "google/siglip2-so400m-patch14-384",
+    "giant-v2": "google/siglip2-giant-opt-patch16-384",
+    "base-naflex": "google/siglip2-base-patch16-naflex",
+}
+"""The plugin's short names. Source: the plugin's `configure()`; its `plugin.toml` spells them `v2-base`, also taken."""
+PLUGIN_ALIASES = {"variant": "model", "model_variant": "model", "threshold": "confidence_threshold", "limit": "max_tags"}
+AUTO_BATCH_SIZE = 16
+"""Images a batch where `batch_size` is `auto`: the upper end of the seed table for 16 GB of memory."""
+
+Count = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(gt=0)]
+
+
+class Settings(BaseModel):
+    """Base of every block: frozen, strict, no unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class SiglipPlugin(Settings):
+    """`plugins.siglip`, the plugin schema."""
+
+    enabled: bool = True
+    model: str = Field("google/siglip2-so400m-patch14-384", min_length=1)
+    batch_size: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)] = "auto"
+    attention: Literal["auto", "sdpa", "flash_attention_2", "eager"] = "auto"
+    dtype: Literal["auto", "float16", "bfloat16", "float32"] = "auto"
+    quantization: Literal["none", "8bit", "4bit"] = "none"
+    device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
+    confidence_threshold: float = Field(0.01, ge=0, le=1)
+    max_tags: Count = 50
+    max_num_patches: int = Field(256, ge=MIN_PATCHES, le=MAX_PATCHES)
+    custom_vocabulary: str | tuple[str, ...] | None = None
+    include_raw_scores: bool = False
+    sort_by: SortBy = "confidence"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_other_spellings(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        renamed: dict[str, Any] = {}
+        for key, value in data.items():
+            known = PLUGIN_ALIASES.get(str(key), str(key))
+            if known in renamed:
+                raise ValueError(f"{key} says the same as another key of this block; keep one of them, best {known}")
+            renamed[known] = value
+        if isinstance(renamed.get("model"), str):
+            renamed["model"] = _hub_id(renamed["model"])
+        if isinstance(renamed.get("custom_vocabulary"), list):
+            renamed["custom_vocabulary"] = tuple(renamed["custom_vocabulary"])  # strict about Python's lists, not JSON's
+        return renamed
+
+    @property
+    def precision(self) -> Precision:
+        """What the towers are asked to run as."""
+        return Precision(self.device, self.dtype, self.attention, self.quantization)
+
+    @property
+    def model_source(self) -> str:
+        """The folder or hub id to load: the embedded checkpoint for `demo`."""
+        return str(DEMO_CHECKPOINT) if self.model == DEMO_MODEL else self.model
+
+    @property
+    def model_shown(self) -> str:
+        """What clients are told: the hub id, or a folder's name without where it lies."""
+        return Path(self.model).name if Path(self.model).is_absolute() or Path(self.model).is_dir() else self.model
+
+    @property
+    def resolved_batch_size(self) -> int:
+        """Most images in one forward pass."""
+        return AUTO_BATCH_SIZE if self.batch_size == "auto" else self.batch_size
+
+
+class Plugins(Settings):
+    """The `plugins` block; this service has one."""
+
+    siglip: SiglipPlugin = SiglipPlugin()
+
+
+class Limits(Settings):
+    """What one request may carry."""
+
+    max_body_bytes: Count = 64 * 2**20
+    max_image_bytes: Count = 20 * 2**20
+    max_image_pixels: Count = 50_000_000
+    max_images_per_request: Count = 64
+    max_labels_per_request: Count = 1_000
+    max_cached_label_bytes: Count = 256 * 2**20
+
+
+class DeploymentScale(Settings):
+    """How many replicas of a deployment there are, what each takes, and how much each lets wait."""
+
+    num_replicas: Count = 1
+    num_cpus: float = Field(1.0, ge=0)
+    num_gpus: Literal["auto"] | Annotated[float, Field(ge=0)] = 0.0
+    max_ongoing_requests: Count = 64
+    max_queued_requests: Count = 256
+
+
+class Preprocessing(DeploymentScale):
+    """The Preprocessor, which is the HTTP ingress."""
+
+    max_ongoing_requests: Count = 256
+    decode_threads: Literal["auto"] | Count = "auto"
+
+
+class ImageEncoding(DeploymentScale):
+    """The ImageEncoder; a call carries a micro-batch."""
+
+    num_gpus: Literal["auto"] | Annotated[float, Field(ge=0)] = "auto"
+
+
+class TextEncoding(DeploymentScale):
+    """The TextEncoder; new labels are rare, so it takes less."""
+
+    num_cpus: float = Field(0.5, ge=0)
+    num_gpus: Literal["auto"] | Annotated[float, Field(ge=0)] = "auto"
+
+
+class Postprocessing(DeploymentScale):
+    """The Postprocessor."""
+
+    num_cpus: float = Field(0.25, ge=0)
+
+
+class Serving(Settings):
+    """Where the service listens and how its graph is laid out."""
+
+    host: str = "0.0.0.0"
+    port: int = Field(8000, ge=1, le=65535)
+    ingress: Literal["auto", "haproxy", "python"] = "auto"
+    request_timeout_s: Seconds = 60.0
+    batch_wait_timeout_s: float = Field(0.002, ge=0, le=10)
+    preprocessor: Preprocessing = Preprocessing()
+    image_encoder: ImageEncoding = ImageEncoding()
+    text_encoder: TextEncoding = TextEncoding()
+    postprocessor: Postprocessing = Postprocessing()
+
+
+class ServiceConfig(Settings):
+    """The whole file."""
+
+    name: str = Field("siglip-serve", pattern=r"^[a-z][a-z0-9-]{0,40}$")
+    revision: str | None = None
+    plugins: Plugins = Plugins()
+    labels: str | tuple[str, ...] = ()
+    prompt_templates: tuple[str, ...] = (DEFAULT_TEMPLATE,)
+    limits: Limits = Limits()
+    serving: Serving = Serving()
+
+    @model_validator(mode="after")
+    def _check_enabled(self) -> Self:
+        if not self.siglip.enabled:
+            raise ValueError("plugins.siglip.enabled is false, so there is nothing to serve")
+        return self
+
+    @property
+    def siglip(self) -> SiglipPlugin:
+        """The plugin's block."""
+        return self.plugins.siglip
+
+    def tag_settings(self) -> TagSettings:
+        """Return the vocabulary and selection that the file asks for."""
+        labels = self.labels or self.siglip.custom_vocabulary or ()
+        if isinstance(labels, str):
+            raise InvalidRequest(f"{labels} was not read; load the file with load_config.")
+        plugin = self.siglip
+        return make_settings(labels, self.prompt_templates, plugin.confidence_threshold, plugin.max_tags, plugin.sort_by)
+
+    def image_limits(self) -> ImageLimits:
+        """Return what is refused before it is decoded."""
+        return ImageLimits(self.limits.max_image_pixels)
+
+
+def load_config(path: Path) -> ServiceConfig:
+    """Read and check a configuration file.
+
+    Raises:
+        ConfigError: One line for each problem, with the key, what is wrong and the nearest known key.
+    """
+    return parse_config(_read_yaml(path), path.parent)
+
+
+def parse_config(data: dict[str, Any], folder: Path = Path()) -> ServiceConfig:
+    """Check a configuration that is already in memory; files it names are looked for from `folder`.
+
+    Raises:
+        ConfigError: One line for each problem.
+    """
+    data = _with_label_files(data, folder)
+    try:
+        config = ServiceConfig.model_validate_json(json.dumps(data))  # JSON: strict, and lists may become tuples
+        config.tag_settings()
+        return config
+    except InvalidRequest as error:
+        raise ConfigError(f"labels or prompt_templates: {error}") from error
+    except ValidationError as error:
+        raise ConfigError("\n".join(_describe(problem, data) for problem in error.errors())) from error
+    except TypeError as error:
+        raise ConfigError(f"the file holds a value that is neither text, number, list nor block: {error}") from error
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path} does not exist.") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path} holds no settings; see configs/demo.yaml for an example.")
+    return data
+
+
+def _with_label_files(data: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Replace `labels: FILE` and `custom_vocabulary: FILE` by the file's lines; `#` starts a comment line."""
+    plugins = data.get("plugins")
+    plugin = plugins.get("siglip") if isinstance(plugins, dict) else None
+    if isinstance(plugin, dict) and isinstance(plugin.get("custom_vocabulary"), str):
+        siglip = {**plugin, "custom_vocabulary": _read_labels(folder / plugin["custom_vocabulary"])}
+        data = {**data, "plugins": {**data["plugins"], "siglip": siglip}}
+    if isinstance(data.get("labels"), str):
+        data = {**data, "labels": _read_labels(folder / data["labels"])}
+    return data
+
+
+def _read_labels(path: Path) -> list[str]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"labels: {path} cannot be read: {type(error).__name__}") from error
+    return [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+
+
+def _hub_id(model: str) -> str:
+    swapped = "-".join(reversed(model.split("-", 1))) if model.startswith("v2-") else model
+    return MODEL_VARIANTS.get(swapped, model)
+
+
+def _describe(problem: Any, data: dict[str, Any]) -> str:
+    """Return one line: where, what is wrong, and the nearest known key."""
+    location = [part for part in problem["loc"] if part not in ("constrained-int", "literal['auto']", "function-before")]
+    where = ".".join(str(part) for part in location) or "the file"
+    if problem["type"] == "extra_forbidden":
+        known = _known_keys(problem["loc"][:-1])
+        nearest = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1, cutoff=0.5)
+        return f"{where}: unknown key; " + (f"did you mean {nearest[0]}?" if nearest else f"known are {', '.join(known)}.")
+    message = problem["msg"].removeprefix("Value error, ")
+    shown = "" if problem["type"] == "value_error" or isinstance(problem["input"], dict) else f" (got {problem['input']!r})"
+    return f"{where}: {message[0].lower()}{message[1:]}{shown}"
+
+
+def _known_keys(location: tuple[Any, ...]) -> list[str]:
+    block: type[BaseModel] = ServiceConfig
+    for part in location:
+        annotation = block.model_fields[part].annotation if part in block.model_fields else None
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            block = annotation
+    aliases = list(PLUGIN_ALIASES) if block is SiglipPlugin else []
+    return [*block.model_fields, *aliases]

@@ -1,0 +1,107 @@
+"""Applying a Serve config to a running cluster through its dashboard, and waiting until it is served."""
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from serve_app.errors import ConfigError, Unavailable
+
+APPLICATIONS_PATH = "/api/serve/applications/"
+HTTP_TIMEOUT_S = 30.0
+POLL_S = 0.5
+MAX_MESSAGE_CHARACTERS = 2_000
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """A Ray cluster by the address of its dashboard, such as `http://127.0.0.1:8265`."""
+
+    address: str
+
+    def deploy(self, serve_config: dict[str, Any]) -> None:
+        """Hand a Serve config to the cluster; returns before it is applied. Applications of other names stay as they are.
+
+        Raises:
+            Unavailable: The dashboard does not answer.
+            ConfigError: It refuses the config.
+        """
+        ours = {application["name"] for application in serve_config["applications"]}
+        # Serve deletes what a config no longer names, so what others have deployed is named again
+        others = [a["deployed_app_config"] for name, a in self._applications().items() if name not in ours and a.get("deployed_app_config")]
+        self._send("PUT", json=serve_config | {"applications": [*others, *serve_config["applications"]]})
+
+    def application(self, name: str) -> dict[str, Any]:
+        """Return what Serve says of an application, or an empty dict if there is none of that name."""
+        found: dict[str, Any] = self._applications().get(name, {})
+        return found
+
+    def _applications(self) -> dict[str, dict[str, Any]]:
+        details = self._send("GET").json()
+        return dict(details.get("applications", {}))
+
+    def wait_until_running(
+        self, name: str, timeout_s: float, on_change: Callable[[str], None], stopped: Callable[[], bool] = lambda: False
+    ) -> None:
+        """Wait until an application runs, telling each new state of its deployments, or until `stopped`.
+
+        Raises:
+            ConfigError: It cannot be deployed; says what Serve says.
+            Unavailable: It does not run within `timeout_s`.
+        """
+        deadline, told = time.monotonic() + timeout_s, ""
+        while time.monotonic() < deadline and not stopped():
+            application = self.application(name)
+            state = _summary(application)
+            if state != told:
+                on_change(state)
+                told = state
+            match application.get("status"):
+                case "RUNNING":
+                    return
+                case "DEPLOY_FAILED" | "UNHEALTHY":
+                    raise ConfigError(f"the service cannot start: {_reason(application)}")
+            time.sleep(POLL_S)
+        if not stopped():
+            raise Unavailable(f"the service did not start within {timeout_s:.0f} s; its last state was: {told}")
+
+    def _send(self, method: str, **content: Any) -> httpx.Response:
+        try:
+            url = self.address.rstrip("/") + APPLICATIONS_PATH
+            response = httpx.request(method, url, timeout=HTTP_TIMEOUT_S, headers=_authorization(), **content)
+        except httpx.HTTPError as error:
+            raise Unavailable(f"no Ray dashboard answers at {self.address} ({type(error).__name__}); is the cluster running?") from error
+        if response.status_code in (401, 403):
+            raise ConfigError(f"the cluster at {self.address} wants a token; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN.")
+        if response.is_error:
+            raise ConfigError(f"the cluster refuses ({response.status_code}): {response.text[:MAX_MESSAGE_CHARACTERS]}")
+        return response
+
+
+def _authorization() -> dict[str, str]:
+    """Return the header for a cluster with token authentication; where Ray looks for the token, in Ray's order."""
+    if os.environ.get("RAY_AUTH_MODE") != "token":
+        return {}
+    token = os.environ.get("RAY_AUTH_TOKEN", "")
+    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", Path.home() / ".ray" / "auth_token"))
+    if not token and path.is_file():
+        token = path.read_text(encoding="utf-8").strip()
+    return {"Authorization": f"Bearer {token}"} if token else {}
+
+
+def _summary(application: dict[str, Any]) -> str:
+    deployments = application.get("deployments", {})
+    ready = [name for name, deployment in deployments.items() if deployment.get("status") == "HEALTHY"]
+    return f"{len(ready)} of {len(deployments)} deployments ready" if deployments else "starting"
+
+
+def _reason(application: dict[str, Any]) -> str:
+    """Return the last line of the error that Serve collected, where our own sentence stands, or all it says."""
+    messages = [application.get("message", ""), *(d.get("message", "") for d in application.get("deployments", {}).values())]
+    text: str = max(messages, key=len)
+    ours = [line for line in text.splitlines() if "serve_app.errors." in line]
+    return ours[-1].split("serve_app.errors.")[-1] if ours else text[-MAX_MESSAGE_CHARACTERS:]

@@ -1,0 +1,160 @@
+"""The model replicas: one deployment for each tower, which returns embeddings and never scores.
+
+A replica's constructor ends only when its tower is loaded, warmed up and has passed its self-check, so Serve sends it
+nothing before. Forward passes run in one executor thread: the event loop, and with it the health check, stays free.
+"""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from ray import serve
+
+from serve_app.errors import TaggerError
+from serve_app.graph import metrics
+from serve_app.graph.messages import EncodeReply, EncoderState
+from serve_app.siglip.hub import load_checkpoint
+from serve_app.siglip.inputs import FloatArray, ImageBatch, collate, concatenate
+from serve_app.siglip.outcomes import EncodedImages, encode_apart
+from serve_app.siglip.precision import Precision
+
+MERGE_WAIT_S = 0.0
+"""How long Serve's batcher waits for another Preprocessor's micro-batch; gathering was done by the senders."""
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderSpec:
+    """What an encoder replica loads and how it runs.
+
+    Attributes:
+        model: Folder or hub id.
+        revision: Of a hub id.
+        precision: Device, dtype, attention and quantisation asked for.
+        batch_size: Most items in one forward pass.
+        num_threads: Threads of a forward pass on the CPU.
+    """
+
+    model: str
+    revision: str | None
+    precision: Precision
+    batch_size: int
+    num_threads: int
+
+
+class _Replica:
+    """What both encoders have in common: one thread for the model, and counts."""
+
+    def __init__(self, spec: EncoderSpec) -> None:
+        import torch  # here and not above: the builder imports this module, and must stay light
+
+        torch.set_num_threads(spec.num_threads)
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="forward")
+        self._batches = self._items = self._loads = 0
+        self._batch_size, self._batch_seconds = metrics.encoder_batch_size(), metrics.encoder_batch_seconds()
+        self._model_loads = metrics.model_loads()
+        self._counted_batches, self._counted_items = metrics.encoder_batches(), metrics.encoder_items()
+
+    def _loaded(self) -> None:
+        self._loads += 1
+        self._model_loads.inc()
+
+    def _count(self, items: int, seconds: float) -> None:
+        self._batches += 1
+        self._items += items
+        self._counted_batches.inc()
+        self._counted_items.inc(items)
+        self._batch_size.observe(items)
+        self._batch_seconds.observe(seconds)
+
+
+def count_images(batches: Sequence[ImageBatch]) -> int:
+    """Return the images in some micro-batches: what Serve's batcher fills up to the batch size."""
+    return sum(len(batch) for batch in batches)
+
+
+class ImageEncoder(_Replica):
+    """The vision tower behind a queue of micro-batches."""
+
+    def __init__(self, spec: EncoderSpec) -> None:
+        from serve_app.siglip.encoder import ImageTower
+        from serve_app.siglip.selfcheck import check_image_tower, probe_images
+
+        super().__init__(spec)
+        self._tower = ImageTower(load_checkpoint(spec.model, spec.revision), spec.precision)
+        check_image_tower(self._tower)
+        full = (probe_images(self._tower.checkpoint) * spec.batch_size)[: spec.batch_size]
+        self._tower.encode(collate(full))  # the largest batch claims its memory now
+        self._loaded()
+        self.merged.set_max_batch_size(spec.batch_size)
+
+    async def encode(self, batch: ImageBatch) -> EncodeReply:
+        """Encode one micro-batch, together with others that wait."""
+        images: EncodedImages = await self.merged(batch)
+        return EncodeReply(images, serve.get_replica_context().world_size)
+
+    @serve.batch(max_batch_size=1, batch_wait_timeout_s=MERGE_WAIT_S, batch_size_fn=count_images)  # type: ignore[untyped-decorator]
+    async def merged(self, batches: list[ImageBatch]) -> list[EncodedImages]:
+        """Encode the micro-batches that Serve gathered in one forward pass."""
+        return await self.encode_together(batches)
+
+    async def encode_together(self, batches: Sequence[ImageBatch]) -> list[EncodedImages]:
+        """Encode several micro-batches as one and hand each its own part."""
+        return await asyncio.get_running_loop().run_in_executor(self._executor, self._forward, batches)
+
+    def _forward(self, batches: Sequence[ImageBatch]) -> list[EncodedImages]:
+        started = time.perf_counter()
+        encoded = encode_apart(self._tower.encode, concatenate(batches), self._tower.checkpoint.embedding_width)
+        self._count(len(encoded), time.perf_counter() - started)
+        ends = np.cumsum([len(batch) for batch in batches]).tolist()
+        return [encoded.part(end - len(batch), end) for batch, end in zip(batches, ends, strict=True)]
+
+    async def state(self) -> EncoderState:
+        """Say what runs here and how much it has done."""
+        replica = serve.get_replica_context().replica_tag
+        return EncoderState(self._tower.runtime, replica, self._loads, self._batches, self._items)
+
+
+class TextEncoder(_Replica):
+    """The text tower: prompts to unit embeddings, cut into batches of the model's size."""
+
+    def __init__(self, spec: EncoderSpec) -> None:
+        from serve_app.siglip.encoder import TextTower
+        from serve_app.siglip.selfcheck import check_text_tower
+
+        super().__init__(spec)
+        self._tower = TextTower(load_checkpoint(spec.model, spec.revision), spec.precision)
+        check_text_tower(self._tower)
+        self._loaded()
+        self.merged.set_max_batch_size(spec.batch_size)
+
+    async def encode(self, prompts: list[str]) -> FloatArray:
+        """Return text_embeds (n, D) float32, unit norm, of finished prompts, encoded together with others that wait."""
+        outcome: FloatArray | TaggerError = await self.merged(prompts)
+        if isinstance(outcome, TaggerError):
+            raise outcome
+        return outcome
+
+    @serve.batch(max_batch_size=64, batch_wait_timeout_s=MERGE_WAIT_S)  # type: ignore[untyped-decorator]
+    async def merged(self, requests: list[list[str]]) -> list[FloatArray | TaggerError]:
+        """Encode the prompts of the calls that Serve gathered."""
+        return await self.encode_together(requests)
+
+    async def encode_together(self, requests: Sequence[list[str]]) -> list[FloatArray | TaggerError]:
+        """Encode several calls' prompts, the same prompt once, and hand each call its own."""
+        return await asyncio.get_running_loop().run_in_executor(self._executor, self._forward, requests)
+
+    def _forward(self, requests: Sequence[list[str]]) -> list[FloatArray | TaggerError]:
+        started = time.perf_counter()
+        unique = list(dict.fromkeys(prompt for prompts in requests for prompt in prompts))
+        embeds = self._tower.encode(unique)
+        self._count(len(unique), time.perf_counter() - started)
+        row = {prompt: at for at, prompt in enumerate(unique)}
+        return [embeds[[row[prompt] for prompt in prompts]] for prompts in requests]
+
+    async def state(self) -> EncoderState:
+        """Say what runs here and how much it has done."""
+        replica = serve.get_replica_context().replica_tag
+        return EncoderState(self._tower.runtime, replica, self._loads, self._batches, self._items)

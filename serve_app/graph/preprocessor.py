@@ -1,0 +1,157 @@
+"""The HTTP ingress: reads the request, decodes and resizes its images, and calls the rest of the graph in micro-batches.
+
+It is a `Tagger`; the HTTP face on top of it (`serve_app/api`) knows nothing of Ray. It never imports torch.
+"""
+
+import asyncio
+import logging
+import math
+import os
+from collections import OrderedDict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from ray.serve.handle import DeploymentHandle
+from starlette.types import ASGIApp
+
+from serve_app.api.app import create_app
+from serve_app.config import ServiceConfig
+from serve_app.errors import DeadlineExceeded, TaggerError, Unavailable
+from serve_app.graph import metrics
+from serve_app.graph.calls import DEFAULT_MESSAGE_BYTES, InnerCalls
+from serve_app.graph.messages import EncodeReply, EncoderState, PostprocessorState, ScoreReply, ScoreRequest
+from serve_app.graph.microbatch import BatchLimits, MicroBatcher
+from serve_app.live import LiveBatching
+from serve_app.siglip.hub import load_checkpoint
+from serve_app.siglip.inputs import PreparedImage, collate
+from serve_app.siglip.prepare import ImagePreparer
+from serve_app.tagger import ModelCard, TagAnswer, TagOutcome, make_model_card
+from serve_app.tagging.settings import TagOptions
+
+logger = logging.getLogger(__name__)
+
+STATE_TIMEOUT_S = 5.0
+REMEMBERED_OPTIONS = 1_024
+"""Requests' label lists of which it is remembered that they were sent ahead to the Postprocessor."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Scored:
+    """An image whose micro-batch is being scored: the call, and the image's place in it."""
+
+    call: "asyncio.Task[ScoreReply]"
+    at: int
+
+
+class Preprocessor:
+    """Ingress, decoder and sender of micro-batches."""
+
+    def __init__(self, config: ServiceConfig, images: DeploymentHandle, post: DeploymentHandle) -> None:
+        self._config = config
+        plugin, scale = config.siglip, config.serving.preprocessor
+        self._checkpoint = load_checkpoint(plugin.model_source, config.revision)
+        self._preparer = ImagePreparer(self._checkpoint, config.image_limits(), plugin.max_num_patches)
+        threads = max(2, math.ceil(scale.num_cpus)) if scale.decode_threads == "auto" else scale.decode_threads
+        self._decoders = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+        retries = metrics.inner_retries()
+        timeout_s = config.serving.request_timeout_s
+        self._encode = InnerCalls(images, timeout_s, retries.inc)
+        self._score = InnerCalls(post, timeout_s, retries.inc)
+        waiting = scale.max_ongoing_requests * config.limits.max_images_per_request
+        limits = BatchLimits(plugin.resolved_batch_size, _message_bytes(), waiting)
+        self._batcher = MicroBatcher[tuple[PreparedImage, TagOptions], _Scored](self._encode_batch, limits, wait_s=0.0)
+        self._sent_ahead: OrderedDict[TagOptions, None] = OrderedDict()
+        self._background: set[asyncio.Task[Any]] = set()
+        self._counted = metrics.images()
+
+    def __serve_build_asgi_app__(self) -> ASGIApp:
+        """Return the HTTP face; Serve calls this once the constructor is through."""
+        return create_app(self, self._config)
+
+    def reconfigure(self, user_config: dict[str, Any]) -> None:
+        """Take a new `LiveBatching`; one that cannot work is refused and the last one stays."""
+        try:
+            self._batcher.wait_s = LiveBatching.from_user_config(user_config).batch_wait_timeout_s
+        except Exception as error:
+            logger.error("the new configuration is refused, the last one stays: %s", error)
+
+    async def tag(self, images: Sequence[bytes], options: TagOptions) -> TagAnswer:
+        """Tag encoded pictures; see `Tagger.tag`."""
+        self._send_labels_ahead(options)
+        try:
+            async with asyncio.timeout(self._config.serving.request_timeout_s):
+                results = await asyncio.gather(*[self._tag_one(data, options) for data in images])
+        except TimeoutError as error:
+            raise DeadlineExceeded("The service took too long to answer. Try again, or send fewer images.") from error
+        outcomes = tuple(outcome for outcome, _ in results)
+        for outcome in outcomes:
+            self._counted.inc(tags={"outcome": outcome.code if isinstance(outcome, TaggerError) else "ok"})
+        reply, at = next((scored for _, scored in results if scored is not None), (None, 0))
+        if reply is None:
+            return TagAnswer(outcomes, "")
+        return TagAnswer(outcomes, reply.vocabularies[at], reply.include_raw_scores)
+
+    async def describe(self) -> ModelCard:
+        """Ask the other deployments what they run; see `Tagger.describe`."""
+        try:
+            encoder: EncoderState
+            post: PostprocessorState
+            encoder, post = await asyncio.gather(
+                self._encode("state", timeout_s=STATE_TIMEOUT_S), self._score("state", timeout_s=STATE_TIMEOUT_S)
+            )
+        except TaggerError as error:
+            raise Unavailable("The models are not ready yet. Try again in a few seconds.") from error
+        return make_model_card(self._config, self._checkpoint, encoder.runtime, post.labels, post.vocabulary)
+
+    async def _tag_one(self, data: bytes, options: TagOptions) -> tuple[TagOutcome, tuple[ScoreReply, int] | None]:
+        """Return one image's outcome, and the reply that it stands in if it came that far."""
+        try:
+            prepared = await asyncio.get_running_loop().run_in_executor(self._decoders, self._preparer.prepare, data)
+            scored = await self._batcher.submit((prepared, options), prepared.nbytes)
+            reply = await asyncio.shield(scored.call)
+        except TaggerError as error:
+            return error, None
+        return reply.outcomes[scored.at], (reply, scored.at)
+
+    async def _encode_batch(self, items: Sequence[tuple[PreparedImage, TagOptions]]) -> list[_Scored | Exception]:
+        """Encode a micro-batch; its scoring is started and not waited for, so that the encoder gets its next one."""
+        reply: EncodeReply = await self._encode("encode", collate([image for image, _ in items]))
+        self._batcher.receivers = max(1, reply.replicas)
+        errors = reply.images.errors
+        good = [at for at, error in enumerate(errors) if error is None]
+        embeds = reply.images.image_embeds if len(good) == len(items) else reply.images.image_embeds[good]
+        request = ScoreRequest(embeds, tuple(items[at][1] for at in good))
+        call = self._spawn(self._score("score", request)) if good else None
+        place = {at: row for row, at in enumerate(good)}
+        return [error if error is not None or call is None else _Scored(call, place[at]) for at, error in enumerate(errors)]  # type: ignore[misc]
+
+    def _send_labels_ahead(self, options: TagOptions) -> None:
+        """Have a request's own labels encoded while its images are; skipped for those sent lately."""
+        if options.labels is None and options.prompt_templates is None:
+            return
+        key = TagOptions(labels=options.labels, prompt_templates=options.prompt_templates)
+        if key not in self._sent_ahead:
+            self._spawn(self._score("prepare", key))
+        self._sent_ahead[key] = None
+        self._sent_ahead.move_to_end(key)
+        while len(self._sent_ahead) > REMEMBERED_OPTIONS:
+            self._sent_ahead.popitem(last=False)
+
+    def _spawn(self, coroutine: Any) -> "asyncio.Task[Any]":
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._background.add(task)
+        task.add_done_callback(self._forget)
+        return task
+
+    def _forget(self, task: "asyncio.Task[Any]") -> None:
+        self._background.discard(task)
+        if not task.cancelled() and isinstance(task.exception(), TaggerError):
+            logger.info("a call ended with %s", task.exception())
+
+
+def _message_bytes() -> int:
+    """Return the most pixels in bytes that one message may carry: Serve's bound, less a tenth for the rest of it."""
+    bound = int(os.environ.get("RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH", DEFAULT_MESSAGE_BYTES))
+    return bound * 9 // 10

@@ -1,0 +1,77 @@
+"""The part of the configuration that changes while the service runs, as it travels in Serve's `user_config`.
+
+Everything else restarts replicas when it changes. `frozen_part` is what is left of a configuration without the live
+part, so that a change of the live part alone leaves the application's `args`, and with them every replica, as they are.
+"""
+
+import json
+from typing import Any, Self
+
+from pydantic import Field
+
+from serve_app.config import ServiceConfig, Settings
+from serve_app.tagging.selection import SortBy
+from serve_app.tagging.settings import TagSettings, make_settings
+
+SCALE_KEYS = ("num_replicas", "max_ongoing_requests", "max_queued_requests")
+"""Deployment options that Serve changes in place, so they stay out of `args` too."""
+
+
+class _Live(Settings):
+    @classmethod
+    def from_user_config(cls, user_config: dict[str, Any]) -> Self:
+        """Check what Serve hands to `reconfigure`; raises `ValueError` if it is not what was rendered."""
+        return cls.model_validate_json(json.dumps(user_config))
+
+
+class LiveTagging(_Live):
+    """What the Postprocessor scores and selects by."""
+
+    labels: tuple[str, ...]
+    prompt_templates: tuple[str, ...]
+    confidence_threshold: float = Field(ge=0, le=1)
+    max_tags: int = Field(ge=1)
+    sort_by: SortBy
+    include_raw_scores: bool
+
+    def tag_settings(self) -> TagSettings:
+        """Return the checked vocabulary and selection; raises `InvalidRequest` if they cannot work."""
+        return make_settings(self.labels, self.prompt_templates, self.confidence_threshold, self.max_tags, self.sort_by)
+
+
+class LiveBatching(_Live):
+    """How long the Preprocessor lets a micro-batch gather while the encoder is idle."""
+
+    batch_wait_timeout_s: float = Field(ge=0, le=10)
+
+
+def live_tagging(config: ServiceConfig) -> LiveTagging:
+    """Return the Postprocessor's live part."""
+    settings, plugin = config.tag_settings(), config.siglip
+    return LiveTagging(
+        labels=settings.vocabulary.labels,
+        prompt_templates=settings.vocabulary.prompt_templates,
+        confidence_threshold=plugin.confidence_threshold,
+        max_tags=plugin.max_tags,
+        sort_by=plugin.sort_by,
+        include_raw_scores=plugin.include_raw_scores,
+    )
+
+
+def live_batching(config: ServiceConfig) -> LiveBatching:
+    """Return the Preprocessor's live part."""
+    return LiveBatching(batch_wait_timeout_s=config.serving.batch_wait_timeout_s)
+
+
+def frozen_part(config: ServiceConfig) -> dict[str, Any]:
+    """Return a configuration without the live part and the scale, every other key spelled out."""
+    data = config.model_dump(mode="json", exclude={"labels", "prompt_templates"})
+    for key in (*LiveTagging.model_fields, "custom_vocabulary"):
+        data["plugins"]["siglip"].pop(key, None)
+    for key in ("batch_wait_timeout_s", "host", "port", "ingress"):
+        del data["serving"][key]
+    for block in data["serving"].values():
+        if isinstance(block, dict):
+            for key in SCALE_KEYS:
+                del block[key]
+    return data

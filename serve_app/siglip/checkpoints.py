@@ -1,0 +1,163 @@
+"""What a checkpoint folder says of itself, read from its JSON files and checked before any weight is loaded.
+
+Everything here fails loudly where transformers would go on with a wrong answer: a missing `tokenizer.json` becomes a
+five-token vocabulary there, a missing preprocessor configuration a default one.
+
+Not here: finding or downloading the folder (`hub.py`), loading the towers (`encoder.py`).
+"""
+
+import json
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from serve_app.errors import ConfigError
+
+WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
+DEFAULT_CONTEXT_LENGTH = 64
+"""Tokens, where `config.json` leaves it to the default of transformers' `SiglipTextConfig`."""
+
+
+class Family(StrEnum):
+    """The three kinds of checkpoint, which differ in tokenizer, resampling and batch layout."""
+
+    SIGLIP = "siglip"
+    SIGLIP2 = "siglip2"
+    NAFLEX = "siglip2-naflex"
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A checkpoint folder and the facts that preprocessing, tokenising and scoring need.
+
+    Attributes:
+        folder: Where the files lie.
+        name: The hub id or the folder's name, as it is shown to clients.
+        revision: The commit that was asked for, or None.
+        family: Which kind of SigLIP.
+        image_size_px: Side of the square input in pixels; None for NaFlex.
+        patch_size_px: Patch side in pixels.
+        resample: Pillow's filter number.
+        image_mean: Per channel, in units of 1.
+        image_std: Per channel, in units of 1.
+        context_length: Tokens that every text is padded to.
+        vocab_size: Rows of the token embedding.
+        embedding_width: D.
+    """
+
+    folder: Path
+    name: str
+    revision: str | None
+    family: Family
+    image_size_px: int | None
+    patch_size_px: int
+    resample: int
+    image_mean: tuple[float, float, float]
+    image_std: tuple[float, float, float]
+    context_length: int
+    vocab_size: int
+    embedding_width: int
+
+    @property
+    def strips_punctuation(self) -> bool:
+        """Whether the towers were trained on text without punctuation."""
+        return self.family is Family.SIGLIP
+
+
+def read_checkpoint(folder: Path, name: str | None = None, revision: str | None = None) -> Checkpoint:
+    """Read and check the JSON files of a checkpoint folder.
+
+    Raises:
+        ConfigError: A file is missing or does not describe a SigLIP checkpoint; names the file.
+    """
+    if not folder.is_dir():
+        raise ConfigError(f"{folder} is not a folder; give a checkpoint folder or a hub id such as google/siglip2-base-patch16-224.")
+    config = _read_json(folder / "config.json", "it says which model the weights belong to")
+    if not (folder / WEIGHTS).is_file() and not (folder / WEIGHTS_INDEX).is_file():
+        raise ConfigError(f"{folder} has neither {WEIGHTS} nor {WEIGHTS_INDEX}; only safetensors weights are loaded.")
+    family = _family(folder, config)
+    _check_tokenizer_files(folder, family)
+    vision, text = _section(folder, config, "vision_config"), _section(folder, config, "text_config")
+    processor = _read_processor(folder)
+    hidden = int(vision.get("hidden_size", 768))
+    return Checkpoint(
+        folder=folder,
+        name=name or folder.name,
+        revision=revision,
+        family=family,
+        image_size_px=None if family is Family.NAFLEX else int(vision.get("image_size", 224)),
+        patch_size_px=int(vision.get("patch_size", 16)),
+        resample=int(processor.get("resample", 3 if family is Family.SIGLIP else 2)),
+        image_mean=_triple(processor.get("image_mean", [0.5] * 3)),
+        image_std=_triple(processor.get("image_std", [0.5] * 3)),
+        context_length=int(text.get("max_position_embeddings", DEFAULT_CONTEXT_LENGTH)),
+        vocab_size=int(text.get("vocab_size", 32_000)),
+        embedding_width=hidden,
+    )
+
+
+def weight_files(folder: Path) -> dict[str, Path]:
+    """Return which safetensors file holds each tensor listed in the index, or an empty table for a single file."""
+    index = folder / WEIGHTS_INDEX
+    if not index.is_file():
+        return {}
+    table = _read_json(index, "it says which file holds which tensor").get("weight_map", {})
+    return {tensor: folder / file for tensor, file in table.items()}
+
+
+def _family(folder: Path, config: dict[str, Any]) -> Family:
+    match config.get("model_type"):
+        case "siglip2":
+            return Family.NAFLEX
+        case "siglip":
+            return Family.SIGLIP if (folder / "spiece.model").is_file() or not _is_gemma(folder) else Family.SIGLIP2
+        case other:
+            raise ConfigError(f"{folder / 'config.json'} says model_type {other!r}; this service loads 'siglip' and 'siglip2'.")
+
+
+def _is_gemma(folder: Path) -> bool:
+    """Whether the tokenizer is SigLIP 2's; fixed-resolution SigLIP 2 has the same `model_type` as SigLIP."""
+    if (folder / "tokenizer.json").is_file():
+        return True
+    path = folder / "tokenizer_config.json"
+    return path.is_file() and "Gemma" in str(_read_json(path, "").get("tokenizer_class"))
+
+
+def _check_tokenizer_files(folder: Path, family: Family) -> None:
+    needed = "spiece.model" if family is Family.SIGLIP else "tokenizer.json"
+    if not (folder / needed).is_file():
+        raise ConfigError(f"{folder / needed} is missing; without it every word would be unknown to the {family} tokenizer.")
+
+
+def _read_processor(folder: Path) -> dict[str, Any]:
+    for file in ("preprocessor_config.json", "processor_config.json"):
+        if (folder / file).is_file():
+            content = _read_json(folder / file, "")
+            nested = content.get("image_processor", content)
+            return nested if isinstance(nested, dict) else content
+    raise ConfigError(f"{folder} has neither preprocessor_config.json nor processor_config.json; they say how images are resized.")
+
+
+def _section(folder: Path, config: dict[str, Any], key: str) -> dict[str, Any]:
+    section = config.get(key)
+    if not isinstance(section, dict):
+        raise ConfigError(f"{folder / 'config.json'} has no {key}; a checkpoint needs both towers.")
+    return section
+
+
+def _triple(values: Any) -> tuple[float, float, float]:
+    red, green, blue = (float(v) for v in values)
+    return red, green, blue
+
+
+def _read_json(path: Path, why: str) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path} is missing; {why}.") from error
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be read as JSON: {error}.") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} does not hold a JSON object.")
+    return content

@@ -1,0 +1,37 @@
+"""From the bytes of a picture to what a checkpoint's vision tower takes: decode, resize, and for NaFlex cut into patches."""
+
+import math
+from dataclasses import dataclass
+
+from serve_app.siglip.checkpoints import Checkpoint
+from serve_app.siglip.images import ImageLimits, decode_image
+from serve_app.siglip.inputs import PreparedImage
+from serve_app.siglip.naflex import prepare_naflex
+from serve_app.siglip.preprocess import resize_square
+
+
+@dataclass(frozen=True, slots=True)
+class ImagePreparer:
+    """Prepares pictures for one checkpoint; safe to call from several threads."""
+
+    checkpoint: Checkpoint
+    limits: ImageLimits
+    max_num_patches: int
+
+    @property
+    def target_px(self) -> int:
+        """Side in pixels of the square that pictures are resized to, or of the square with as many patches."""
+        if self.checkpoint.image_size_px is not None:
+            return self.checkpoint.image_size_px
+        return self.checkpoint.patch_size_px * math.isqrt(self.max_num_patches)
+
+    def prepare(self, data: bytes) -> PreparedImage:
+        """Decode and resize one picture.
+
+        Raises:
+            RequestError: The picture cannot be read; see `decode_image`.
+        """
+        image = decode_image(data, self.limits, self.target_px)
+        if self.checkpoint.image_size_px is None:
+            return prepare_naflex(image, self.checkpoint.patch_size_px, self.max_num_patches, self.checkpoint.resample)
+        return PreparedImage(resize_square(image, self.checkpoint.image_size_px, self.checkpoint.resample))

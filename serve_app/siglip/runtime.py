@@ -1,0 +1,56 @@
+"""What a tower runs as: device, dtype, attention kernel, quantisation. `auto` is resolved here; the rest is checked.
+
+An explicit choice is honoured or refused with the reason, never silently changed.
+"""
+
+from importlib.util import find_spec
+
+import torch
+
+from serve_app.errors import ConfigError
+from serve_app.siglip.checkpoints import Family
+from serve_app.siglip.precision import Precision, Runtime
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def resolve_runtime(asked: Precision, family: Family) -> Runtime:
+    """Resolve `auto` for this machine and this family.
+
+    Raises:
+        ConfigError: The machine or the family cannot do what was asked for explicitly.
+    """
+    device = _resolve_device(asked.device)
+    dtype = _resolve_dtype(asked.dtype, device)
+    if asked.quantization != "none" and find_spec("bitsandbytes") is None:
+        raise ConfigError(f"quantization {asked.quantization} needs the bitsandbytes package, which is not installed.")
+    return Runtime(device, dtype, _resolve_attention(asked.attention, family, device, dtype), asked.quantization)
+
+
+def _resolve_device(asked: str) -> str:
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if asked == "auto":
+        return next(device for device, present in available.items() if present)
+    if not available.get(asked, False):
+        raise ConfigError(f"device {asked} is not available on this machine; use auto or one of {[d for d, p in available.items() if p]}.")
+    return asked
+
+
+def _resolve_dtype(asked: str, device: str) -> str:
+    if asked != "auto":
+        return asked
+    if device == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
+    return "float32"
+
+
+def _resolve_attention(asked: str, family: Family, device: str, dtype: str) -> str:
+    if asked != "flash_attention_2":
+        return "sdpa" if asked == "auto" else asked
+    if family is Family.NAFLEX:
+        raise ConfigError("attention flash_attention_2 is not supported by NaFlex checkpoints; use auto or sdpa.")
+    if device != "cuda" or dtype == "float32":
+        raise ConfigError("attention flash_attention_2 needs a CUDA device and dtype float16 or bfloat16; use auto or sdpa.")
+    if find_spec("flash_attn") is None:
+        raise ConfigError("attention flash_attention_2 needs the flash-attn package, which is not installed; use auto or sdpa.")
+    return asked

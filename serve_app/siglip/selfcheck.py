@@ -1,0 +1,83 @@
+"""Is a loaded tower right? Stored reference vectors where a checkpoint has them, invariants everywhere.
+
+A checkpoint folder may carry `reference_vectors.safetensors`: inputs with the embeddings that they must give. The demo
+checkpoint does. For any other, embeddings must be finite and of unit norm, differ between different inputs, and, for
+text, depend on the padding (a tower fed with an attention mask, or unpadded, does not).
+"""
+
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load_file
+
+from serve_app.errors import ConfigError
+from serve_app.siglip.checkpoints import Checkpoint
+from serve_app.siglip.encoder import ImageTower, TextTower
+from serve_app.siglip.inputs import FloatArray, ImageBatch, PreparedImage, collate
+
+REFERENCE_FILE, REFERENCE_PROMPTS = "reference_vectors.safetensors", "reference_prompts.txt"
+MIN_COSINE = {"float32": 0.9999, "bfloat16": 0.99, "float16": 0.99}
+MIN_QUANTIZED_COSINE = 0.9
+NORM_TOLERANCE = 1e-3
+SAME_COSINE = 1 - 1e-6
+"""Two different inputs with a larger cosine than this came out the same."""
+
+
+def check_image_tower(tower: ImageTower) -> None:
+    """Raise `ConfigError` if the vision tower does not give what it must."""
+    reference = _reference(tower.checkpoint)
+    if reference is not None:
+        embeds = tower.encode(ImageBatch(reference["pixel_values"]))
+        _expect_close("image", embeds, reference["image_embeds"], tower.runtime.dtype, tower.runtime.quantization)
+        return
+    embeds = tower.encode(collate(probe_images(tower.checkpoint)))
+    _expect_sound("image", embeds)
+
+
+def check_text_tower(tower: TextTower) -> None:
+    """Raise `ConfigError` if the text tower or its tokenizer does not give what it must."""
+    reference = _reference(tower.checkpoint)
+    if reference is not None:
+        prompts = (tower.checkpoint.folder / REFERENCE_PROMPTS).read_text(encoding="utf-8").splitlines()
+        embeds = tower.encode(prompts)
+        _expect_close("text", embeds, reference["text_embeds"], tower.runtime.dtype, tower.runtime.quantization)
+        return
+    ids = tower.text_inputs.input_ids(["this is a photo of a cat.", "two dogs"])
+    _expect_sound("text", tower.encode_ids(ids))
+    length = int((ids[1] != ids[1, -1]).sum()) + 1  # the prompt without its padding
+    if length < ids.shape[1]:
+        unpadded, padded = tower.encode_ids(ids[1:, :length]), tower.encode_ids(ids[1:])
+        if float((unpadded * padded).sum()) > SAME_COSINE:
+            raise ConfigError("the text tower gives the same embedding with and without padding; it must attend to padding.")
+
+
+def probe_images(checkpoint: Checkpoint) -> list[PreparedImage]:
+    """Return two different inputs of the shapes a checkpoint takes; for NaFlex of different lengths."""
+    rng = np.random.default_rng(0)
+    if checkpoint.image_size_px is not None:
+        shape = (2, checkpoint.image_size_px, checkpoint.image_size_px, 3)
+        return [PreparedImage(pixels) for pixels in rng.integers(0, 256, shape, np.uint8)]
+    width = checkpoint.patch_size_px**2 * 3
+    grids = ((8, 8), (4, 12))
+    return [PreparedImage(rng.integers(0, 256, (rows * columns, width), np.uint8), (rows, columns)) for rows, columns in grids]
+
+
+def _reference(checkpoint: Checkpoint) -> dict[str, np.ndarray] | None:
+    path: Path = checkpoint.folder / REFERENCE_FILE
+    return load_file(path) if path.is_file() else None
+
+
+def _expect_close(which: str, embeds: FloatArray, expected: FloatArray, dtype: str, quantization: str) -> None:
+    wanted = MIN_COSINE[dtype] if quantization == "none" else MIN_QUANTIZED_COSINE
+    lowest = float((embeds * expected).sum(axis=1).min())
+    if not lowest >= wanted:  # also when it is NaN
+        raise ConfigError(f"the {which} tower's embeddings have a cosine of {lowest:.4f} to the stored reference, below {wanted}.")
+
+
+def _expect_sound(which: str, embeds: FloatArray) -> None:
+    if not np.isfinite(embeds).all():
+        raise ConfigError(f"the {which} tower gives NaN or infinite embeddings; try dtype float32.")
+    if np.abs(np.linalg.norm(embeds, axis=1) - 1).max() > NORM_TOLERANCE:
+        raise ConfigError(f"the {which} tower's embeddings are not of unit norm.")
+    if float(embeds[0] @ embeds[1]) > SAME_COSINE:
+        raise ConfigError(f"the {which} tower gives the same embedding for different inputs; its weights are not loaded right.")

@@ -1,0 +1,27 @@
+"""How text is written before it is tokenised.
+
+transformers lower-cases for SigLIP and for NaFlex but not for fixed-resolution SigLIP 2, and its SigLIP tokenizer
+deletes `_` and `-` so that `red_car` becomes `redcar`. So text is canonicalised here, before any tokenizer sees it,
+and the finished prompt rather than the label alone, so that a template's capital letter is lowered too.
+
+Not here: tokenising (`tokenizer.py`), templates (`serve_app/tagging/prompts.py`).
+"""
+
+import string
+import unicodedata
+
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+def canonicalize_text(text: str, strip_punctuation: bool) -> str:
+    """Return text as the towers were trained to read it: NFC, lower case, single spaces, `_` as a space.
+
+    Args:
+        text: A finished prompt.
+        strip_punctuation: Also turn `-` into a space and drop other ASCII punctuation: what SigLIP (v1) was trained on
+            (Source: big_vision `evaluators/proj/image_text/prompt_engineering.py`). SigLIP 2 keeps punctuation.
+    """
+    text = unicodedata.normalize("NFC", text).lower().replace("_", " ")
+    if strip_punctuation:
+        text = text.replace("-", " ").translate(_PUNCTUATION)
+    return " ".join(text.split())

@@ -1,0 +1,43 @@
+"""Templates × labels → the sentences that the text tower reads."""
+
+from collections.abc import Sequence
+
+from serve_app.errors import InvalidRequest
+
+DEFAULT_TEMPLATE = "this is a photo of {label}."
+"""Source: the plugin's specification, and the Hugging Face pipeline's default hypothesis template in lower case."""
+PLACEHOLDERS = ("{label}", "{}")
+"""Either may mark the label's place; `{}` is what the Hugging Face pipeline's `hypothesis_template` uses."""
+MAX_TEMPLATES, MAX_TEMPLATE_CHARACTERS = 100, 256
+"""The largest published ensemble has 81 (big_vision, CLIP's ImageNet templates)."""
+
+
+def check_templates(templates: Sequence[str]) -> None:
+    """Raise `InvalidRequest` for templates that could not tell labels apart, or are too many or too long."""
+    if not 1 <= len(templates) <= MAX_TEMPLATES:
+        raise InvalidRequest(f"There are {len(templates)} prompt_templates; give 1 to {MAX_TEMPLATES}.")
+    for template in templates:
+        check_text(template)
+        if sum(template.count(placeholder) for placeholder in PLACEHOLDERS) != 1:
+            raise InvalidRequest(f"The prompt template {template[:60]!r} must hold {{label}} exactly once.")
+        if len(template) > MAX_TEMPLATE_CHARACTERS:
+            raise InvalidRequest(f"A prompt template has {len(template)} characters; at most {MAX_TEMPLATE_CHARACTERS} are taken.")
+
+
+def check_text(text: str) -> None:
+    """Raise `InvalidRequest` for text that is not Unicode, such as half of a surrogate pair, which JSON can carry."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidRequest("A label or template holds half of a surrogate pair, which is no character.") from error
+
+
+def fill_template(template: str, label: str) -> str:
+    """Return the template with the label in its place; other braces stay as they are."""
+    placeholder = next(p for p in PLACEHOLDERS if p in template)
+    return template.replace(placeholder, label, 1)
+
+
+def render_prompts(labels: Sequence[str], templates: Sequence[str]) -> list[str]:
+    """Return T·K prompts, all of the first label's, then all of the second's."""
+    return [fill_template(template, label) for label in labels for template in templates]

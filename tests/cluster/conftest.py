@@ -1,0 +1,48 @@
+"""One service on the demo checkpoint for all cluster tests; a test that changes it puts it back."""
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import yaml
+
+from serve_app.demo.settings import demo_labels
+from tests.service import Service
+
+DEMO: dict[str, Any] = {
+    "name": "siglip-demo",
+    "labels": demo_labels(),
+    "plugins": {"siglip": {"model": "demo", "batch_size": 16, "confidence_threshold": 0.5, "max_tags": 20}},
+    "serving": {
+        "preprocessor": {"num_cpus": 0.5},
+        "image_encoder": {"num_cpus": 1},
+        "text_encoder": {"num_cpus": 0.25},
+        "postprocessor": {"num_cpus": 0.25},
+    },
+}
+
+
+def demo_config(**siglip: Any) -> dict[str, Any]:
+    """Return the demo's configuration with some keys of the plugin changed."""
+    config = copy.deepcopy(DEMO)
+    config["plugins"]["siglip"] |= siglip
+    return config
+
+
+@pytest.fixture(scope="session")
+def running() -> Iterator[Service]:
+    service = Service(demo_config())
+    try:
+        yield service.wait_until_ready()
+    finally:
+        service.stop()
+
+
+@pytest.fixture
+def service(running: Service) -> Iterator[Service]:
+    """The service on the demo checkpoint, deployed as it was before if the test changed it."""
+    before = yaml.safe_load(running.path.read_text())
+    yield running
+    if yaml.safe_load(running.path.read_text()) != before:
+        running.deploy(before)

@@ -1,0 +1,194 @@
+"""The real graph on a real local Ray: batching, poison, live changes, dead replicas, parity, every process ended."""
+
+import asyncio
+import base64
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import psutil
+import pytest
+
+from serve_app.config import parse_config
+from serve_app.demo import scenes
+from serve_app.local_tagger import LocalTagger
+from tests.cluster.conftest import demo_config
+from tests.conftest import encoded, random_picture
+from tests.service import Service, wait_for
+from tests.tiny_checkpoints import FAMILIES, LABELS
+
+PICTURES = [encoded(scenes.draw(scene, 320, 240), "JPEG", quality=90) for scene in scenes.sample_scenes(3, 16, scenes.SEEN)]
+CLIENT_TIMEOUT_S = 60.0
+
+
+async def post(client: httpx.AsyncClient, picture: bytes, **parameters: Any) -> httpx.Response:
+    return await client.post("/v1/tag", content=picture, params=parameters)
+
+
+async def at_once(service: Service, count: int) -> list[httpx.Response]:
+    """Send that many single-picture requests at the same time."""
+    limits = httpx.Limits(max_connections=count)
+    async with httpx.AsyncClient(base_url=service.url, timeout=CLIENT_TIMEOUT_S, limits=limits) as client:
+        return await asyncio.gather(*[post(client, PICTURES[n % len(PICTURES)]) for n in range(count)])
+
+
+async def under_load(service: Service, clients: int, work: Callable[[], Awaitable[None]]) -> list[httpx.Response]:
+    """Keep clients asking while some work is done, and return every answer."""
+    answers: list[httpx.Response] = []
+    done = asyncio.Event()
+
+    async def ask(client: httpx.AsyncClient, number: int) -> None:
+        while not done.is_set():
+            answers.append(await post(client, PICTURES[(number + len(answers)) % len(PICTURES)]))
+
+    async with httpx.AsyncClient(base_url=service.url, timeout=CLIENT_TIMEOUT_S) as client:
+        tasks = [asyncio.create_task(ask(client, number)) for number in range(clients)]
+        try:
+            await work()
+        finally:
+            done.set()
+        await asyncio.gather(*tasks)
+    return answers
+
+
+async def test_concurrent_requests_share_batches(service: Service) -> None:
+    """64 concurrent single-picture requests are encoded in batches well above 1, and none fails."""
+    await at_once(service, 8)
+    wait_for(lambda: service.metrics().get("ray_siglip_encoder_batches_total", 0) > 0, timeout_s=30)
+    await asyncio.sleep(6)  # metrics are exported every few seconds; let those of earlier requests arrive
+    before = service.metrics()
+    answers = await at_once(service, 64)
+    assert [a.status_code for a in answers] == [200] * 64
+
+    def counted(name: str) -> float:
+        return service.metrics()[name] - before[name]
+
+    wait_for(lambda: counted("ray_siglip_encoder_items_total") >= 64, timeout_s=30)
+    assert counted("ray_siglip_encoder_items_total") == 64
+    assert 64 / counted("ray_siglip_encoder_batches_total") > 4
+
+
+async def test_answers_do_not_depend_on_their_batch(service: Service) -> None:
+    """Alone or among 64, a picture gets the same tags."""
+    async with httpx.AsyncClient(base_url=service.url, timeout=CLIENT_TIMEOUT_S) as client:
+        alone = {n: (await post(client, picture)).json()["tags"] for n, picture in enumerate(PICTURES)}
+    for n, answer in enumerate(await at_once(service, 64)):
+        expected = alone[n % len(PICTURES)]
+        assert [t["label"] for t in answer.json()["tags"]] == [t["label"] for t in expected]
+        np.testing.assert_allclose([t["confidence"] for t in answer.json()["tags"]], [t["confidence"] for t in expected], atol=1e-4)
+
+
+def test_broken_pictures_fail_alone_in_a_batch_of_32(service: Service) -> None:
+    """29 results and 3 errors, in order."""
+    pictures = [PICTURES[n % len(PICTURES)] for n in range(32)]
+    broken = {4: b"not a picture", 17: PICTURES[0][:300], 31: PICTURES[1][:-400]}
+    bodies = [base64.b64encode(broken.get(n, picture)).decode() for n, picture in enumerate(pictures)]
+    response = httpx.post(f"{service.url}/v1/tag", json={"images": bodies}, timeout=CLIENT_TIMEOUT_S)
+    results = response.json()["results"]
+    assert len(results) == 32
+    assert {n for n, result in enumerate(results) if "error" in result} == set(broken)
+    assert sum("tags" in result for result in results) == 29
+
+
+def test_graph_equals_local_tagger_on_the_demo(service: Service) -> None:
+    """Every tag of every picture has the logit that one process gives, to 1e-4, and so has the request's own label."""
+    local = LocalTagger(parse_config(demo_config()))
+    for picture in PICTURES[:4]:
+        (expected,) = local.tag_pictures([picture]).outcomes
+        answer = httpx.post(f"{service.url}/v1/tag", content=picture).json()["tags"]
+        assert [t["label"] for t in answer] == [t.label for t in expected]  # type: ignore[union-attr]
+        np.testing.assert_allclose([t["confidence"] for t in answer], [t.confidence for t in expected], atol=1e-4)  # type: ignore[union-attr]
+    own = httpx.post(f"{service.url}/v1/tag?labels=red,green thing&confidence_threshold=0", content=PICTURES[0]).json()["tags"]
+    assert {t["label"] for t in own} == {"red", "green thing"}
+
+
+async def test_live_threshold_changes_under_load_without_a_reload(service: Service) -> None:
+    """Another threshold changes the answers within seconds, reloads no model, restarts no replica and fails no request."""
+    replicas, loads = service.replica_ids(), service.metrics()["ray_siglip_model_loads_total"]
+    faint = {"confidence_threshold": 0.0001, "max_tags": 62}
+
+    async def change() -> None:
+        await asyncio.sleep(1)
+        await asyncio.to_thread(service.deploy, demo_config(**faint))
+        await asyncio.sleep(3)
+
+    answers = await under_load(service, 8, change)
+    assert {a.status_code for a in answers} == {200}
+    counts = [len(a.json()["tags"]) for a in answers]
+    assert np.mean(counts[-20:]) > np.mean(counts[:20]) + 3
+    assert service.replica_ids() == replicas
+    assert service.metrics()["ray_siglip_model_loads_total"] == loads
+
+
+async def test_live_vocabulary_and_templates_change_too(service: Service) -> None:
+    """New labels are encoded aside and swapped in; no replica restarts and no request fails."""
+    replicas = service.replica_ids()
+
+    async def change() -> None:
+        config = demo_config(confidence_threshold=0.0) | {"labels": ["red", "circle"], "prompt_templates": ["a photo of a {label}."]}
+        await asyncio.to_thread(service.deploy, config)
+        await asyncio.sleep(3)
+
+    answers = await under_load(service, 4, change)
+    assert {a.status_code for a in answers} == {200}
+    assert {t["label"] for t in answers[-1].json()["tags"]} == {"red", "circle"}
+    assert service.replica_ids() == replicas
+
+
+def test_refused_live_configuration_keeps_the_last_good_one(service: Service) -> None:
+    """A user_config that cannot work reaches the replica past our own check; it goes on with the last good one."""
+    details = httpx.get(f"{service.cluster}/api/serve/applications/").json()
+    (application,) = details["applications"].values()
+    good = application["deployed_app_config"]
+    bad = {**good, "deployments": [dict(d) for d in good["deployments"]]}
+    for deployment in bad["deployments"]:
+        if deployment["name"] == "Postprocessor":
+            deployment["user_config"] = deployment["user_config"] | {"labels": [], "confidence_threshold": 7}
+    port = service.config["serving"]["port"]
+    top = {"proxy_location": "EveryNode", "http_options": {"host": "0.0.0.0", "port": port}}
+    replicas, url = service.replica_ids(), f"{service.cluster}/api/serve/applications/"
+    assert httpx.put(url, json=top | {"applications": [bad]}).status_code == 200
+    wait_for(lambda: service.metrics().get("ray_siglip_config_refusals_total", 0) >= 1)
+    answer = httpx.post(f"{service.url}/v1/tag", content=PICTURES[0])
+    assert answer.status_code == 200
+    assert answer.json()["tags"]
+    assert service.replica_ids() == replicas
+    assert httpx.put(url, json=top | {"applications": [good]}).status_code == 200
+
+
+@pytest.mark.parametrize("deployment", ["ImageEncoder", "Postprocessor"])
+async def test_killed_replica_costs_no_request(service: Service, deployment: str) -> None:
+    """Kill -9 of the only replica of an inner deployment under load: calls are made again, every request is answered."""
+    (victim,) = service.replicas(deployment)
+
+    async def kill() -> None:
+        await asyncio.sleep(1)
+        victim.kill()
+        await asyncio.sleep(1)
+        await asyncio.to_thread(wait_for, lambda: any(p.pid != victim.pid for p in service.replicas(deployment)))
+        await asyncio.sleep(8)
+
+    answers = await under_load(service, 8, kill)
+    assert not psutil.pid_exists(victim.pid)
+    assert {a.status_code for a in answers} == {200}
+    assert len(answers) > 20
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_graph_equals_local_tagger_on_every_family(service: Service, tiny: Callable[[str], Path], family: str) -> None:
+    """Through HTTP, processes and batches: the logits of one process, which parity/ holds against transformers."""
+    config = demo_config(model=str(tiny(family)), confidence_threshold=0.0, max_num_patches=64, include_raw_scores=True) | {
+        "labels": list(LABELS)
+    }
+    service.deploy(config)
+    pictures = [encoded(random_picture(width, height, seed)) for seed, (width, height) in enumerate([(120, 200), (300, 90), (64, 64)])]
+    bodies = [base64.b64encode(picture).decode() for picture in pictures]
+    response = httpx.post(f"{service.url}/v1/tag", json={"images": bodies}, timeout=CLIENT_TIMEOUT_S).json()
+    expected = LocalTagger(parse_config(config)).tag_pictures(pictures).outcomes
+    for result, tags in zip(response["results"], expected, strict=True):
+        got = {tag["label"]: tag["raw_score"] for tag in result["tags"]}
+        for tag in tags:  # type: ignore[union-attr]
+            assert got[tag.label] == pytest.approx(tag.logit, abs=1e-4)
+    assert httpx.get(f"{service.url}/v1/model").json()["family"] == family

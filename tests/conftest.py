@@ -1,0 +1,54 @@
+"""Fixtures for every test: tiny checkpoints and pictures. The environment is set before anything imports Ray or the hub."""
+
+import io
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests import tiny_checkpoints
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Return a function from a family to a folder with a tiny checkpoint of it, built once a session."""
+    root, built = tmp_path_factory.mktemp("checkpoints"), {}
+
+    def folder(family: str) -> Path:
+        if family not in built:
+            built[family] = tiny_checkpoints.build(family, root / family)
+        return built[family]
+
+    return folder
+
+
+@pytest.fixture(params=tiny_checkpoints.FAMILIES)
+def family(request: pytest.FixtureRequest) -> str:
+    """Each of the three families in turn."""
+    return request.param
+
+
+@pytest.fixture
+def checkpoint_folder(tiny: Callable[[str], Path], family: str) -> Path:
+    """A tiny checkpoint of each family in turn; not to be changed."""
+    return tiny(family)
+
+
+def random_picture(width: int, height: int, seed: int = 0) -> Image.Image:
+    """Return an RGB picture of noise."""
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8))
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    """Return a picture's bytes in a format."""
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()

@@ -1,0 +1,76 @@
+"""The documentation is complete: every setting, error code, metric and command stands in it, and links lead somewhere."""
+
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from serve_app import errors
+from serve_app.cli import _parser
+from serve_app.config import PLUGIN_ALIASES, ServiceConfig
+from serve_app.demo.release import SAMPLES
+
+ROOT = Path(__file__).parents[2]
+CONFIGURATION, API, OPERATIONS, README = (
+    (ROOT / p).read_text() for p in ("docs/configuration.md", "docs/api.md", "docs/operations.md", "README.md")
+)
+
+
+def setting_names(block: type[BaseModel]) -> set[str]:
+    """Return every key of a block and of the blocks in it."""
+    names = set(block.model_fields)
+    for field in block.model_fields.values():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            names |= setting_names(field.annotation)
+    return names
+
+
+@pytest.mark.parametrize("name", sorted(setting_names(ServiceConfig) - {"plugins", "siglip"} | set(PLUGIN_ALIASES)))
+def test_every_setting_is_documented(name: str) -> None:
+    """Each key of the YAML, and each other spelling of it, stands in docs/configuration.md."""
+    assert f"`{name}`" in CONFIGURATION or f"`plugins.siglip.{name}`" in CONFIGURATION
+
+
+@pytest.mark.parametrize(
+    "code", sorted({c.code for _, c in inspect.getmembers(errors, inspect.isclass) if issubclass(c, errors.TaggerError)})
+)
+def test_every_error_code_is_documented(code: str) -> None:
+    """Each stable code stands in the table of docs/api.md."""
+    assert f"`{code}`" in API
+
+
+def test_every_metric_is_documented_and_no_other() -> None:
+    """The metrics of graph/metrics.py are those of docs/operations.md."""
+    defined = set(re.findall(r'"(siglip_\w+)"', (ROOT / "serve_app/graph/metrics.py").read_text()))
+    assert defined == set(re.findall(r"`(siglip_\w+)", OPERATIONS))
+
+
+def test_every_command_is_in_the_changelog_or_a_page() -> None:
+    """Each command of siglip-serve is named where a reader may look."""
+    pages = OPERATIONS + README + CONFIGURATION + (ROOT / "CHANGELOG.md").read_text()
+    for command in _parser()._subparsers._group_actions[0].choices:  # type: ignore[union-attr]
+        assert f"siglip-serve {command}" in pages or f"`{command}`" in pages
+
+
+def test_readme_names_the_two_commands_and_a_sample_that_is_there() -> None:
+    """`make serve`, `make test`, and a curl of a picture that exists."""
+    assert "\nmake serve\n" in README
+    assert "\nmake test\n" in README
+    for sample in re.findall(r"@(serve_app/\S+\.jpg)", README):
+        assert (ROOT / sample).is_file()
+    assert "make test" in (ROOT / ".ci/run").read_text()
+
+
+def test_samples_are_named_by_what_they_show() -> None:
+    """Every sample picture has the name of its scene."""
+    names = {path.stem for path in (ROOT / "serve_app/demo/samples").glob("*.jpg")}
+    assert names == {scene.name for scene in SAMPLES}
+
+
+@pytest.mark.parametrize("page", sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("bench/*.md")]), ids=lambda p: p.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    """Relative links of every page name files that exist."""
+    for target in re.findall(r"\]\((?!https?://)([^)#]+)\)", page.read_text()):
+        assert (page.parent / target).exists(), target

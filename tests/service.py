@@ -1,0 +1,122 @@
+"""The service as its user starts it, in a process of its own, for tests and benchmarks."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import yaml
+
+COMMAND = str(Path(sys.executable).with_name("siglip-serve"))
+START_TIMEOUT_S = 180.0
+READY = re.compile(r"Ready: (?P<url>\S+) .*cluster (?P<cluster>[^)]+)\)")
+
+
+def free_port() -> int:
+    """Return a port that nothing listens on right now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Service:
+    """`siglip-serve serve CONFIG` with a configuration that tests may change and deploy again."""
+
+    def __init__(self, config: dict[str, Any], folder: Path | None = None) -> None:
+        self.folder = folder or Path(tempfile.mkdtemp(prefix="siglip-"))
+        self.config = config | {"serving": {"port": free_port()} | config.get("serving", {})}
+        self.path = self.write(self.config)
+        self.lines: list[str] = []
+        self.process = subprocess.Popen(
+            [COMMAND, "serve", str(self.path)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ
+        )
+        self._ready = threading.Event()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def write(self, config: dict[str, Any]) -> Path:
+        """Write a configuration file and return its path."""
+        path = self.folder / "config.yaml"
+        path.write_text(yaml.safe_dump(config))
+        return path
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.lines.append(line.rstrip())
+            if READY.search(line):
+                self._ready.set()
+        self._ready.set()
+
+    def wait_until_ready(self) -> "Service":
+        """Wait for the line that says where the service is."""
+        assert self._ready.wait(START_TIMEOUT_S), "\n".join(self.lines)
+        found = next((m for line in self.lines if (m := READY.search(line))), None)
+        assert found is not None, "\n".join(self.lines)
+        self.url, self.cluster = found["url"], found["cluster"]
+        return self
+
+    def deploy(self, config: dict[str, Any]) -> None:
+        """Apply another configuration to the running service, as its user would."""
+        path = self.write(config | {"serving": config.get("serving", {}) | {"port": self.config["serving"]["port"]}})
+        subprocess.run([COMMAND, "deploy", str(path), "--address", self.cluster], check=True, capture_output=True, timeout=180)
+
+    def children(self) -> list[psutil.Process]:
+        """Return every process below the service."""
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def replicas(self, deployment: str) -> list[psutil.Process]:
+        """Return the processes of a deployment's replicas."""
+        return [p for p in self.children() if _title(p).startswith("ray::ServeReplica") and f":{deployment}" in _title(p)]
+
+    def replica_ids(self) -> dict[str, list[str]]:
+        """Return the ids of the running replicas of each deployment, as Serve lists them."""
+        details = httpx.get(f"{self.cluster}/api/serve/applications/").json()
+        (application,) = details["applications"].values()
+        return {
+            name: sorted(r["replica_id"] for r in d["replicas"] if r["state"] == "RUNNING")
+            for name, d in application["deployments"].items()
+        }
+
+    def metrics(self) -> dict[str, float]:
+        """Return our metrics as Ray exports them to Prometheus, summed over labels."""
+        targets = [t for group in httpx.get(f"{self.cluster}/api/prometheus/sd").json() for t in group["targets"]]
+        found: dict[str, float] = {}
+        for target in targets:
+            for line in httpx.get(f"http://{target}/metrics").text.splitlines():
+                if line.startswith("ray_siglip_"):
+                    name, value = line.partition("{")[0].split(" ")[0], float(line.rsplit(" ", 1)[1])
+                    found[name] = found.get(name, 0.0) + value
+        return found
+
+    def stop(self, number: int = signal.SIGINT) -> int:
+        """End the service as Ctrl-C does and return its exit status."""
+        self.process.send_signal(number)
+        return self.process.wait(timeout=60)
+
+
+def _title(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
+def wait_for(condition: Any, timeout_s: float = 60.0) -> None:
+    """Wait until a condition holds."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if condition():
+            return
+        time.sleep(0.25)
+    raise AssertionError(f"not within {timeout_s} s: {json.dumps(str(condition))}")

@@ -1,0 +1,169 @@
+"""The towers: loaded alone, unit vectors, and what must never be quantised or silently changed."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModel
+
+from serve_app.errors import ConfigError
+from serve_app.siglip import encoder as encoder_module
+from serve_app.siglip.checkpoints import Family, read_checkpoint
+from serve_app.siglip.encoder import ImageTower, TextTower
+from serve_app.siglip.images import ImageLimits
+from serve_app.siglip.inputs import ImageBatch, collate, concatenate
+from serve_app.siglip.precision import Precision
+from serve_app.siglip.prepare import ImagePreparer
+from serve_app.siglip.runtime import resolve_runtime
+from serve_app.siglip.scoring import pair_logits
+from serve_app.siglip.weights import read_similarity_head
+from tests.conftest import encoded, random_picture
+from tests.tiny_checkpoints import LABELS
+
+
+def batch_of(folder: Path, *sizes: tuple[int, int], max_num_patches: int = 64) -> ImageBatch:
+    preparer = ImagePreparer(read_checkpoint(folder), ImageLimits(), max_num_patches)
+    return collate([preparer.prepare(encoded(random_picture(*size, seed=at))) for at, size in enumerate(sizes)])
+
+
+SIZES = ((120, 200), (300, 90), (64, 64))
+
+
+def test_embeddings_are_unit_float32(checkpoint_folder: Path) -> None:
+    """Whatever the dtype, (B, D) float32 rows of length 1 come out."""
+    for dtype in ("float32", "bfloat16"):
+        embeds = ImageTower(read_checkpoint(checkpoint_folder), Precision(dtype=dtype)).encode(batch_of(checkpoint_folder, *SIZES))
+        assert embeds.dtype == np.float32
+        assert embeds.shape == (3, 64)
+        np.testing.assert_allclose(np.linalg.norm(embeds, axis=1), 1, atol=1e-5)
+
+
+def test_each_tower_is_loaded_alone(checkpoint_folder: Path) -> None:
+    """The image tower holds no text weights and the text tower no image weights."""
+    checkpoint = read_checkpoint(checkpoint_folder)
+    image = {name for name, _ in ImageTower(checkpoint)._model.named_parameters()}
+    text = {name for name, _ in TextTower(checkpoint)._model.named_parameters()}
+    assert not any("token_embedding" in name for name in image)
+    assert not any("patch_embedding" in name for name in text)
+    assert image
+    assert text
+
+
+def test_an_image_does_not_depend_on_its_batch(checkpoint_folder: Path) -> None:
+    """Alone or padded beside longer ones, the same embedding: padding is masked."""
+    tower = ImageTower(read_checkpoint(checkpoint_folder))
+    together = tower.encode(batch_of(checkpoint_folder, *SIZES))
+    apart = np.concatenate([tower.encode(collate([image])) for image in batch_of(checkpoint_folder, *SIZES).split()])
+    np.testing.assert_allclose(together, apart, atol=2e-5)
+
+
+def test_mask_matters_for_naflex(tiny: Callable[[str], Path]) -> None:
+    """If padding were not masked, a padded image would come out as another one."""
+    folder = tiny("siglip2-naflex")
+    batch = batch_of(folder, (64, 64), (300, 90))
+    assert batch.pixel_attention_mask is not None
+    unmasked = ImageBatch(batch.pixel_values, np.ones_like(batch.pixel_attention_mask), batch.spatial_shapes)
+    tower = ImageTower(read_checkpoint(folder))
+    shortest = int(batch.pixel_attention_mask.sum(axis=1).argmin())
+    assert (tower.encode(batch)[shortest] * tower.encode(unmasked)[shortest]).sum() < 0.99
+
+
+def test_joined_micro_batches_are_one_batch(checkpoint_folder: Path) -> None:
+    """Micro-batches of several senders join into what a single sender would have sent."""
+    whole = batch_of(checkpoint_folder, *SIZES)
+    parts = [collate(whole.split()[:1]), collate(whole.split()[1:])]
+    np.testing.assert_array_equal(concatenate(parts).pixel_values, whole.pixel_values)
+
+
+def test_text_tower_gets_no_attention_mask(checkpoint_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trap 3: the forward pass sees `input_ids` and nothing else."""
+    tower, seen = TextTower(read_checkpoint(checkpoint_folder)), []
+    forward = tower._model.forward
+    monkeypatch.setattr(tower._model, "forward", lambda **inputs: seen.append(sorted(inputs)) or forward(**inputs))
+    tower.encode(["cat"])
+    assert seen == [["input_ids"]]
+
+
+def test_scores_stay_close_when_towers_run_in_bfloat16(checkpoint_folder: Path) -> None:
+    """Trap 9: with the head in float32, bfloat16 towers move logits far less than a bfloat16 head does (0.43)."""
+    checkpoint, head = read_checkpoint(checkpoint_folder), read_similarity_head(checkpoint_folder)
+    batch = batch_of(checkpoint_folder, *SIZES)
+    exact, rounded = (
+        pair_logits(
+            ImageTower(checkpoint, Precision(dtype=dtype)).encode(batch),
+            TextTower(checkpoint).encode(LABELS),
+            head.logit_scale,
+            head.logit_bias,
+        )
+        for dtype in ("float32", "bfloat16")
+    )
+    model = AutoModel.from_pretrained(checkpoint_folder, dtype=torch.bfloat16)
+    assert model.logit_scale.exp().item() != pytest.approx(head.logit_scale, abs=0.05)  # what a bfloat16 load would have used
+    assert np.abs(exact - rounded).max() < 1.0
+
+
+@pytest.mark.parametrize("quantization", ["8bit", "4bit"])
+def test_quantised_tower_is_close_and_keeps_its_patch_embedding(checkpoint_folder: Path, quantization: str) -> None:
+    """Trap 6: patch embedding and pooling head stay floating point, the encoder's linears do not, embeddings stay close."""
+    checkpoint = read_checkpoint(checkpoint_folder)
+    batch = batch_of(checkpoint_folder, *SIZES)
+    dtype = "float16" if quantization == "8bit" else "bfloat16"
+    tower = ImageTower(checkpoint, Precision(dtype=dtype, quantization=quantization))
+    types = {name: parameter.dtype for name, parameter in tower._model.named_parameters()}
+    assert all(d.is_floating_point for name, d in types.items() if "patch_embedding" in name or "head" in name)
+    assert any(not d.is_floating_point for d in types.values())
+    cosine = (tower.encode(batch) * ImageTower(checkpoint).encode(batch)).sum(axis=1)
+    assert cosine.min() > 0.9
+
+
+def test_quantised_patch_embedding_is_refused(tiny: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trap 6: with the skip list gone, the load stops instead of serving noise."""
+    monkeypatch.setattr(encoder_module, "UNQUANTIZED", ("head",))
+    with pytest.raises(ConfigError, match="patch embedding"):
+        ImageTower(read_checkpoint(tiny("siglip2-naflex")), Precision(dtype="bfloat16", quantization="4bit"))
+
+
+def test_flash_attention_is_refused_for_naflex() -> None:
+    """Trap 8: NaFlex has no flash attention, and is not silently given another kernel."""
+    with pytest.raises(ConfigError, match="NaFlex"):
+        resolve_runtime(Precision(attention="flash_attention_2"), Family.NAFLEX)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("asked", [Precision(device="cuda"), Precision(attention="flash_attention_2")])
+def test_what_the_machine_cannot_do_is_refused(asked: Precision) -> None:
+    """An explicit choice is refused with a reason, never changed."""
+    with pytest.raises(ConfigError, match="auto"):
+        resolve_runtime(asked, Family.SIGLIP)
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_attention_kernel_is_the_one_asked_for(checkpoint_folder: Path, attention: str) -> None:
+    """The kernel asked for is the one the live model has."""
+    tower = ImageTower(read_checkpoint(checkpoint_folder), Precision(attention=attention))
+    assert tower._model.config._attn_implementation == attention
+
+
+def test_missing_tensors_are_refused(tiny: Callable[[str], Path], tmp_path: Path) -> None:
+    """A weight that is not in the file would be random; the load stops and names it."""
+    folder = shutil.copytree(tiny("siglip"), tmp_path / "c")
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["vision_model.post_layernorm.weight"]
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ConfigError, match="post_layernorm"):
+        ImageTower(read_checkpoint(folder))
+
+
+def test_wrong_shapes_are_refused(tiny: Callable[[str], Path], tmp_path: Path) -> None:
+    """A config that does not fit its weights stops the load."""
+    folder = shutil.copytree(tiny("siglip"), tmp_path / "c")
+    config = json.loads((folder / "config.json").read_text())
+    config["vision_config"]["intermediate_size"] = 256
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ConfigError, match="weights"):
+        ImageTower(read_checkpoint(folder))

@@ -1,0 +1,86 @@
+"""Token ids per family against transformers' own tokenizers, and the traps that are silent there."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from transformers import Siglip2Tokenizer, SiglipTokenizer
+
+from serve_app.errors import ConfigError
+from serve_app.siglip.checkpoints import read_checkpoint
+from serve_app.siglip.tokenizer import SiglipTextInputs
+
+CONTEXT = {"siglip": 16, "siglip2": 64, "siglip2-naflex": 64}
+PAD = {"siglip": 1, "siglip2": 0, "siglip2-naflex": 0}
+
+
+def text_inputs(folder: Path) -> SiglipTextInputs:
+    return SiglipTextInputs(read_checkpoint(folder))
+
+
+def test_ids_are_those_of_the_right_tokenizer(checkpoint_folder: Path, family: str) -> None:
+    """Trap 1: fixed-resolution SigLIP 2 gives what Siglip2Tokenizer gives, though its files name GemmaTokenizer."""
+    kind = SiglipTokenizer if family == "siglip" else Siglip2Tokenizer
+    reference = kind.from_pretrained(checkpoint_folder, padding_side="right")
+    prompts = ["this is a photo of a cat.", "red bicycle"]
+    expected = reference(prompts, padding="max_length", max_length=CONTEXT[family], truncation=True, return_tensors="np")["input_ids"]
+    np.testing.assert_array_equal(text_inputs(checkpoint_folder).input_ids(prompts), expected)
+
+
+def test_case_of_template_and_label_does_not_matter(checkpoint_folder: Path) -> None:
+    """Traps 1 and 2: a capital letter in the template or the label gives the same ids."""
+    inputs = text_inputs(checkpoint_folder)
+    upper, lower = inputs.input_ids(["This is a photo of Red Bicycle.", "this is a photo of red bicycle."])
+    np.testing.assert_array_equal(upper, lower)
+
+
+def test_underscores_and_hyphens_separate_words(tiny: Callable[[str], Path]) -> None:
+    """Trap 11: `red_bicycle` is `red bicycle`, and for SigLIP `t-shirt` is `t shirt`."""
+    for family in ("siglip", "siglip2"):
+        glued, apart = text_inputs(tiny(family)).input_ids(["red_bicycle", "red bicycle"])
+        np.testing.assert_array_equal(glued, apart)
+    hyphen, space = text_inputs(tiny("siglip")).input_ids(["t-shirt", "t shirt"])
+    np.testing.assert_array_equal(hyphen, space)
+
+
+def test_ids_are_padded_right_to_the_context_length_of_the_checkpoint(checkpoint_folder: Path, family: str) -> None:
+    """Trap 4: always the checkpoint's own length, 16 here for SigLIP and 64 for the others, padded at the right."""
+    ids = text_inputs(checkpoint_folder).input_ids(["cat"])
+    assert ids.shape == (1, CONTEXT[family])
+    assert ids.dtype == np.int64
+    assert (ids[0, -4:] == PAD[family]).all()
+    assert ids[0, 0] != PAD[family]
+
+
+def test_long_text_is_cut(checkpoint_folder: Path, family: str) -> None:
+    """More words than the context holds are cut, not refused and not longer."""
+    assert text_inputs(checkpoint_folder).input_ids(["cat " * 200]).shape == (1, CONTEXT[family])
+
+
+def test_tokenizer_without_settings_still_gives_ids_only(tiny: Callable[[str], Path], tmp_path: Path) -> None:
+    """Trap 3: without tokenizer_config.json SiglipTokenizer would start to return a mask; only ids come out here."""
+    folder = shutil.copytree(tiny("siglip"), tmp_path / "c")
+    (folder / "tokenizer_config.json").unlink()
+    ids = text_inputs(folder).input_ids(["a photo of a cat"])
+    np.testing.assert_array_equal(ids, text_inputs(tiny("siglip")).input_ids(["a photo of a cat"]))
+
+
+def test_foreign_tokenizer_is_refused(tiny: Callable[[str], Path], tmp_path: Path) -> None:
+    """Trap 5: a vocabulary that is not the checkpoint's would make every word unknown, so loading stops."""
+    folder = shutil.copytree(tiny("siglip2"), tmp_path / "c")
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"]["vocab_size"] = 256_000
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ConfigError, match="256,000"):
+        text_inputs(folder)
+
+
+def test_damaged_tokenizer_file_is_named(tiny: Callable[[str], Path], tmp_path: Path) -> None:
+    """A tokenizer.json that is not JSON is an error that names the folder, not a traceback."""
+    folder = shutil.copytree(tiny("siglip2"), tmp_path / "c")
+    (folder / "tokenizer.json").write_text("{")
+    with pytest.raises(ConfigError, match="tokenizer"):
+        text_inputs(folder)
