@@ -73,7 +73,7 @@ def live_options(scale: DeploymentScale) -> dict[str, Any]:
 def _spec(config: ServiceConfig, scale: DeploymentScale) -> EncoderSpec:
     plugin = config.siglip
     threads = max(1, int(scale.num_cpus))
-    return EncoderSpec(plugin.model_source, config.revision, plugin.precision, plugin.resolved_batch_size, threads)
+    return EncoderSpec(plugin.model_source, config.revision, plugin.max_num_patches, plugin.precision, plugin.resolved_batch_size, threads)
 
 
 def _deploy(cls: type[Any], name: str, scale: DeploymentScale, has_gpus: bool, live: dict[str, Any] | None = None) -> Any:

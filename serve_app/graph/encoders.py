@@ -13,16 +13,19 @@ from dataclasses import dataclass
 import numpy as np
 from ray import serve
 
-from serve_app.errors import TaggerError
 from serve_app.graph import metrics
 from serve_app.graph.messages import EncodeReply, EncoderState
+from serve_app.graph.microbatch import BatchLimits, MicroBatcher
 from serve_app.siglip.hub import load_checkpoint
 from serve_app.siglip.inputs import FloatArray, ImageBatch, collate, concatenate
 from serve_app.siglip.outcomes import EncodedImages, encode_apart
 from serve_app.siglip.precision import Precision
 
 MERGE_WAIT_S = 0.0
-"""How long Serve's batcher waits for another Preprocessor's micro-batch; gathering was done by the senders."""
+"""Serve's batcher takes what is there: what there is to take is decided before it, late, by a `MicroBatcher`."""
+MAX_WAITING_BYTES = 2**30
+MAX_FAILURES_IN_A_ROW = 8
+"""Forward passes of which not one item succeeded, after which the replica says that it is ill and Serve replaces it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,7 @@ class EncoderSpec:
     Attributes:
         model: Folder or hub id.
         revision: Of a hub id.
+        max_num_patches: Of the largest NaFlex image.
         precision: Device, dtype, attention and quantisation asked for.
         batch_size: Most items in one forward pass.
         num_threads: Threads of a forward pass on the CPU.
@@ -39,6 +43,7 @@ class EncoderSpec:
 
     model: str
     revision: str | None
+    max_num_patches: int
     precision: Precision
     batch_size: int
     num_threads: int
@@ -52,7 +57,7 @@ class _Replica:
 
         torch.set_num_threads(spec.num_threads)
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="forward")
-        self._batches = self._items = self._loads = 0
+        self._batches = self._items = self._loads = self._failures_in_a_row = 0
         self._batch_size, self._batch_seconds = metrics.encoder_batch_size(), metrics.encoder_batch_seconds()
         self._model_loads = metrics.model_loads()
         self._counted_batches, self._counted_items = metrics.encoder_batches(), metrics.encoder_items()
@@ -61,7 +66,13 @@ class _Replica:
         self._loads += 1
         self._model_loads.inc()
 
-    def _count(self, items: int, seconds: float) -> None:
+    async def check_health(self) -> None:
+        """Tell Serve to replace this replica when the model gives nothing any more, as after a sticky CUDA error."""
+        if self._failures_in_a_row >= MAX_FAILURES_IN_A_ROW:
+            raise RuntimeError(f"{self._failures_in_a_row} forward passes in a row failed")
+
+    def _count(self, items: int, seconds: float, any_succeeded: bool = True) -> None:
+        self._failures_in_a_row = 0 if any_succeeded else self._failures_in_a_row + 1
         self._batches += 1
         self._items += items
         self._counted_batches.inc()
@@ -85,15 +96,22 @@ class ImageEncoder(_Replica):
         super().__init__(spec)
         self._tower = ImageTower(load_checkpoint(spec.model, spec.revision), spec.precision)
         check_image_tower(self._tower)
-        full = (probe_images(self._tower.checkpoint) * spec.batch_size)[: spec.batch_size]
+        full = (probe_images(self._tower.checkpoint, spec.max_num_patches) * spec.batch_size)[: spec.batch_size]
         self._tower.encode(collate(full))  # the largest batch claims its memory now
         self._loaded()
         self.merged.set_max_batch_size(spec.batch_size)
+        limits = BatchLimits(spec.batch_size, MAX_WAITING_BYTES, MAX_WAITING_BYTES)
+        self._late = MicroBatcher[ImageBatch, EncodedImages](self._merge, limits, wait_s=0.0)
 
     async def encode(self, batch: ImageBatch) -> EncodeReply:
-        """Encode one micro-batch, together with others that wait."""
-        images: EncodedImages = await self.merged(batch)
+        """Encode one micro-batch, together with others of other Preprocessors that wait."""
+        images = await self._late.submit(batch, batch.pixel_values.nbytes, len(batch))
         return EncodeReply(images, serve.get_replica_context().world_size)
+
+    async def _merge(self, batches: Sequence[ImageBatch]) -> Sequence[EncodedImages | Exception]:
+        """Hand micro-batches to Serve's batcher at the same moment, so that it takes them as one."""
+        merged: list[EncodedImages] = await asyncio.gather(*[self.merged(batch) for batch in batches])
+        return merged
 
     @serve.batch(max_batch_size=1, batch_wait_timeout_s=MERGE_WAIT_S, batch_size_fn=count_images)  # type: ignore[untyped-decorator]
     async def merged(self, batches: list[ImageBatch]) -> list[EncodedImages]:
@@ -107,7 +125,7 @@ class ImageEncoder(_Replica):
     def _forward(self, batches: Sequence[ImageBatch]) -> list[EncodedImages]:
         started = time.perf_counter()
         encoded = encode_apart(self._tower.encode, concatenate(batches), self._tower.checkpoint.embedding_width)
-        self._count(len(encoded), time.perf_counter() - started)
+        self._count(len(encoded), time.perf_counter() - started, any(error is None for error in encoded.errors))
         ends = np.cumsum([len(batch) for batch in batches]).tolist()
         return [encoded.part(end - len(batch), end) for batch, end in zip(batches, ends, strict=True)]
 
@@ -132,21 +150,19 @@ class TextEncoder(_Replica):
 
     async def encode(self, prompts: list[str]) -> FloatArray:
         """Return text_embeds (n, D) float32, unit norm, of finished prompts, encoded together with others that wait."""
-        outcome: FloatArray | TaggerError = await self.merged(prompts)
-        if isinstance(outcome, TaggerError):
-            raise outcome
-        return outcome
+        embeds: FloatArray = await self.merged(prompts)
+        return embeds
 
     @serve.batch(max_batch_size=64, batch_wait_timeout_s=MERGE_WAIT_S)  # type: ignore[untyped-decorator]
-    async def merged(self, requests: list[list[str]]) -> list[FloatArray | TaggerError]:
+    async def merged(self, requests: list[list[str]]) -> list[FloatArray]:
         """Encode the prompts of the calls that Serve gathered."""
         return await self.encode_together(requests)
 
-    async def encode_together(self, requests: Sequence[list[str]]) -> list[FloatArray | TaggerError]:
+    async def encode_together(self, requests: Sequence[list[str]]) -> list[FloatArray]:
         """Encode several calls' prompts, the same prompt once, and hand each call its own."""
         return await asyncio.get_running_loop().run_in_executor(self._executor, self._forward, requests)
 
-    def _forward(self, requests: Sequence[list[str]]) -> list[FloatArray | TaggerError]:
+    def _forward(self, requests: Sequence[list[str]]) -> list[FloatArray]:
         started = time.perf_counter()
         unique = list(dict.fromkeys(prompt for prompts in requests for prompt in prompts))
         embeds = self._tower.encode(unique)

@@ -23,6 +23,8 @@ Result = TypeVar("Result")
 class _Waiting(Generic[Item, Result]):
     item: Item
     nbytes: int
+    size: int
+    arrived_s: float
     future: "asyncio.Future[Result]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
@@ -31,14 +33,14 @@ class BatchLimits:
     """What one call may carry, and how many may wait for one.
 
     Attributes:
-        max_batch_size: Items.
-        max_batch_bytes: Payload of a call in bytes; a single larger item still goes alone.
-        max_waiting: Items that wait at most; more are refused.
+        max_batch_size: Sum of the items' sizes; a single larger item still goes alone.
+        max_batch_bytes: Payload of a call in bytes; the same.
+        max_waiting_bytes: Payload that waits at most; more is refused.
     """
 
     max_batch_size: int
     max_batch_bytes: int
-    max_waiting: int
+    max_waiting_bytes: int
 
 
 class MicroBatcher(Generic[Item, Result]):
@@ -56,7 +58,7 @@ class MicroBatcher(Generic[Item, Result]):
         self.receivers = 1
         self._run = run
         self._waiting: deque[_Waiting[Item, Result]] = deque()
-        self._waiting_bytes = 0
+        self._waiting_bytes = self._waiting_size = 0
         self._in_flight = 0
         self._timer: asyncio.TimerHandle | None = None
         self._waited = False
@@ -67,19 +69,22 @@ class MicroBatcher(Generic[Item, Result]):
         """Items that are in no call yet."""
         return len(self._waiting)
 
-    async def submit(self, item: Item, nbytes: int) -> Result:
+    async def submit(self, item: Item, nbytes: int, size: int = 1) -> Result:
         """Wait for the result of one item; raise what the batch function returned or raised for it.
+
+        `size` is what the item counts for: its images, where an item is a batch itself.
 
         An item whose caller is cancelled before its call leaves is dropped.
 
         Raises:
             Overloaded: Too many items wait already.
         """
-        if len(self._waiting) >= self.limits.max_waiting:
+        if self._waiting and self._waiting_bytes + nbytes > self.limits.max_waiting_bytes:
             raise Overloaded("Too many images are waiting. Try again in a second.")
-        entry: _Waiting[Item, Result] = _Waiting(item, nbytes)
+        entry: _Waiting[Item, Result] = _Waiting(item, nbytes, size, asyncio.get_running_loop().time())
         self._waiting.append(entry)
         self._waiting_bytes += nbytes
+        self._waiting_size += size
         self._dispatch()
         return await entry.future
 
@@ -92,10 +97,12 @@ class MicroBatcher(Generic[Item, Result]):
             return self._in_flight < 2 * self.receivers
         if self._in_flight >= self.receivers:
             return False
-        if self.wait_s <= 0 or self._waited:
+        loop = asyncio.get_running_loop()
+        remaining_s = self._waiting[0].arrived_s + self.wait_s - loop.time()
+        if remaining_s <= 0 or self._waited:
             return True
         if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(self.wait_s, self._end_wait)
+            self._timer = loop.call_later(remaining_s, self._end_wait)
         return False
 
     def _end_wait(self) -> None:
@@ -103,22 +110,25 @@ class MicroBatcher(Generic[Item, Result]):
         self._dispatch()
 
     def _is_full(self) -> bool:
-        return len(self._waiting) >= self.limits.max_batch_size or self._waiting_bytes >= self.limits.max_batch_bytes
+        return self._waiting_size >= self.limits.max_batch_size or self._waiting_bytes >= self.limits.max_batch_bytes
 
     def _cut(self) -> list[_Waiting[Item, Result]]:
         if self._timer is not None:
             self._timer.cancel()
         self._timer, self._waited = None, False
         batch: list[_Waiting[Item, Result]] = []
-        nbytes = 0
-        while self._waiting and len(batch) < self.limits.max_batch_size:
-            if batch and nbytes + self._waiting[0].nbytes > self.limits.max_batch_bytes:
+        nbytes = size = 0
+        while self._waiting:
+            entry = self._waiting[0]
+            fits = size + entry.size <= self.limits.max_batch_size and nbytes + entry.nbytes <= self.limits.max_batch_bytes
+            if batch and not fits:
                 break
-            entry = self._waiting.popleft()
+            self._waiting.popleft()
             self._waiting_bytes -= entry.nbytes
+            self._waiting_size -= entry.size
             if not entry.future.done():  # its caller is still there
                 batch.append(entry)
-                nbytes += entry.nbytes
+                nbytes, size = nbytes + entry.nbytes, size + entry.size
         return batch
 
     def _start(self, batch: list[_Waiting[Item, Result]]) -> None:

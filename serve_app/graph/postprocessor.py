@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from ray.serve.handle import DeploymentHandle
 
-from serve_app.errors import TaggerError
+from serve_app.errors import ServiceError, TaggerError
 from serve_app.graph import metrics
 from serve_app.graph.calls import InnerCalls
 from serve_app.graph.messages import PostprocessorState, ScoreReply, ScoreRequest
@@ -30,8 +30,13 @@ from serve_app.tagging.vocabulary import TagVocabulary
 
 logger = logging.getLogger(__name__)
 
-PROMPTS_PER_CALL = 256
-"""Prompts sent to a TextEncoder at once; its answer of 256 × 1,536 floats is 1.5 MiB, below Serve's message bound."""
+PROMPTS_PER_CALL = 64
+"""Prompts sent to a TextEncoder at once: some seconds of work for a large tower on a CPU, and an answer of 0.4 MiB."""
+VOCABULARY_TIMEOUT_S = 900.0
+"""For one such call when the service's own vocabulary is encoded: the TextEncoder may have to start first."""
+MAX_REQUEST_BANKS = 4
+"""Vocabularies of requests that are encoded at the same time; the next waits."""
+RETRY_PAUSE_S = 2.0
 
 
 class Postprocessor:
@@ -41,30 +46,57 @@ class Postprocessor:
         self, model: str, revision: str | None, max_labels: int, cache_bytes: int, timeout_s: float, texts: DeploymentHandle
     ) -> None:
         self._head = read_similarity_head(load_checkpoint(model, revision).folder)
-        self._texts = InnerCalls(texts, timeout_s)
+        self._texts = InnerCalls(texts, timeout_s, metrics.inner_retries().inc)
+        self._request_banks = asyncio.Semaphore(MAX_REQUEST_BANKS)
         self._max_labels = max_labels
         self._cache = BankCache(cache_bytes)
         self._encoding: dict[TagVocabulary, asyncio.Task[TagBank]] = {}
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="score")
         self._live: tuple[TagSettings, TagBank, bool] | None = None
         self._refused: str | None = None
+        self._asked = 0
+        self._later: asyncio.Task[None] | None = None
         self._refusals = metrics.config_refusals()
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
-        """Take a new `LiveTagging`, or keep the last good one if it cannot work. Raises only when there is none yet."""
+        """Take a new `LiveTagging`, or keep the last good one if it cannot work. Raises only when there is none yet.
+
+        If its labels cannot be encoded right now, as while the TextEncoder restarts, that is tried again until it
+        works or the configuration changes once more.
+        """
+        self._asked += 1
         try:
             live = LiveTagging.from_user_config(user_config)
             settings = live.tag_settings()
-            bank = self._live[1] if self._live else None
-            if bank is None or bank.vocabulary != settings.vocabulary:
-                bank = await self._encode(settings.vocabulary)
-            self._live, self._refused = (settings, bank, live.include_raw_scores), None
+            await self._take(live, settings)
+        except ServiceError:
+            if self._live is None:
+                raise
+            self._later = asyncio.create_task(self._take_later(live, settings, self._asked))
         except Exception as error:
             if self._live is None:
                 raise
             self._refused = str(error)
             self._refusals.inc()
             logger.error("the new configuration is refused, the last one stays: %s", error)
+
+    async def _take(self, live: LiveTagging, settings: TagSettings) -> None:
+        """Build the new state aside and swap it in."""
+        asked, bank = self._asked, self._live[1] if self._live else None
+        if bank is None or bank.vocabulary != settings.vocabulary:
+            bank = await self._encode(settings.vocabulary, VOCABULARY_TIMEOUT_S)
+        if asked == self._asked:  # else a newer one came while this one's labels were encoded
+            self._live, self._refused = (settings, bank, live.include_raw_scores), None
+
+    async def _take_later(self, live: LiveTagging, settings: TagSettings, asked: int) -> None:
+        while asked == self._asked:
+            logger.warning("the new labels cannot be encoded yet; trying again")
+            await asyncio.sleep(RETRY_PAUSE_S)
+            try:
+                await self._take(live, settings)
+            except ServiceError:
+                continue
+            return
 
     async def score(self, request: ScoreRequest) -> ScoreReply:
         """Tag a micro-batch of embeddings, each as its own options ask."""
@@ -118,14 +150,18 @@ class Postprocessor:
         if bank is not None:
             return bank
         if vocabulary not in self._encoding:  # asked by several requests at once, encoded once
-            task = asyncio.create_task(self._encode(vocabulary))
+            task = asyncio.create_task(self._encode_for_request(vocabulary))
             self._encoding[vocabulary] = task
             task.add_done_callback(lambda _: self._encoding.pop(vocabulary, None))
         bank = await asyncio.shield(self._encoding[vocabulary])
         self._cache.put(bank)
         return bank
 
-    async def _encode(self, vocabulary: TagVocabulary) -> TagBank:
+    async def _encode_for_request(self, vocabulary: TagVocabulary) -> TagBank:
+        async with self._request_banks:
+            return await self._encode(vocabulary, None)
+
+    async def _encode(self, vocabulary: TagVocabulary, timeout_s: float | None) -> TagBank:
         prompts = render_prompts(vocabulary.labels, vocabulary.prompt_templates)
         parts = [prompts[start : start + PROMPTS_PER_CALL] for start in range(0, len(prompts), PROMPTS_PER_CALL)]
-        return build_tag_bank(vocabulary, np.concatenate([await self._texts("encode", part) for part in parts]))
+        return build_tag_bank(vocabulary, np.concatenate([await self._texts("encode", part, timeout_s=timeout_s) for part in parts]))

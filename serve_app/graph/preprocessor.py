@@ -33,6 +33,8 @@ from serve_app.tagging.settings import TagOptions
 logger = logging.getLogger(__name__)
 
 STATE_TIMEOUT_S = 5.0
+MAX_WAITING_BYTES = 512 * 2**20
+"""Prepared pixels that wait for an encoder at most; then requests are refused."""
 REMEMBERED_OPTIONS = 1_024
 """Requests' label lists of which it is remembered that they were sent ahead to the Postprocessor."""
 
@@ -59,12 +61,11 @@ class Preprocessor:
         timeout_s = config.serving.request_timeout_s
         self._encode = InnerCalls(images, timeout_s, retries.inc)
         self._score = InnerCalls(post, timeout_s, retries.inc)
-        waiting = scale.max_ongoing_requests * config.limits.max_images_per_request
-        limits = BatchLimits(plugin.resolved_batch_size, _message_bytes(), waiting)
+        limits = BatchLimits(plugin.resolved_batch_size, _message_bytes(), MAX_WAITING_BYTES)
         self._batcher = MicroBatcher[tuple[PreparedImage, TagOptions], _Scored](self._encode_batch, limits, wait_s=0.0)
         self._sent_ahead: OrderedDict[TagOptions, None] = OrderedDict()
         self._background: set[asyncio.Task[Any]] = set()
-        self._counted = metrics.images()
+        self._counted, self._refusals = metrics.images(), metrics.config_refusals()
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """Return the HTTP face; Serve calls this once the constructor is through."""
@@ -75,6 +76,7 @@ class Preprocessor:
         try:
             self._batcher.wait_s = LiveBatching.from_user_config(user_config).batch_wait_timeout_s
         except Exception as error:
+            self._refusals.inc()
             logger.error("the new configuration is refused, the last one stays: %s", error)
 
     async def tag(self, images: Sequence[bytes], options: TagOptions) -> TagAnswer:
@@ -84,6 +86,7 @@ class Preprocessor:
             async with asyncio.timeout(self._config.serving.request_timeout_s):
                 results = await asyncio.gather(*[self._tag_one(data, options) for data in images])
         except TimeoutError as error:
+            self._counted.inc(len(images), tags={"outcome": DeadlineExceeded.code})
             raise DeadlineExceeded("The service took too long to answer. Try again, or send fewer images.") from error
         outcomes = tuple(outcome for outcome, _ in results)
         for outcome in outcomes:
@@ -109,7 +112,7 @@ class Preprocessor:
         """Return one image's outcome, and the reply that it stands in if it came that far."""
         try:
             prepared = await asyncio.get_running_loop().run_in_executor(self._decoders, self._preparer.prepare, data)
-            scored = await self._batcher.submit((prepared, options), prepared.nbytes)
+            scored = await self._batcher.submit((prepared, options), self._preparer.max_nbytes)
             reply = await asyncio.shield(scored.call)
         except TaggerError as error:
             return error, None
@@ -119,13 +122,18 @@ class Preprocessor:
         """Encode a micro-batch; its scoring is started and not waited for, so that the encoder gets its next one."""
         reply: EncodeReply = await self._encode("encode", collate([image for image, _ in items]))
         self._batcher.receivers = max(1, reply.replicas)
-        errors = reply.images.errors
-        good = [at for at, error in enumerate(errors) if error is None]
-        embeds = reply.images.image_embeds if len(good) == len(items) else reply.images.image_embeds[good]
-        request = ScoreRequest(embeds, tuple(items[at][1] for at in good))
-        call = self._spawn(self._score("score", request)) if good else None
-        place = {at: row for row, at in enumerate(good)}
-        return [error if error is not None or call is None else _Scored(call, place[at]) for at, error in enumerate(errors)]  # type: ignore[misc]
+        results: list[_Scored | Exception | None] = list(reply.images.errors)
+        # labels that came with a request are scored apart: others must not wait until those are encoded
+        groups: dict[object, list[int]] = {}
+        for at, error in enumerate(reply.images.errors):
+            if error is None:
+                groups.setdefault((items[at][1].labels, items[at][1].prompt_templates), []).append(at)
+        for rows in groups.values():
+            embeds = reply.images.image_embeds if len(rows) == len(items) else reply.images.image_embeds[rows]
+            call = self._spawn(self._score("score", ScoreRequest(embeds, tuple(items[at][1] for at in rows))))
+            for place, at in enumerate(rows):
+                results[at] = _Scored(call, place)
+        return [result for result in results if result is not None]
 
     def _send_labels_ahead(self, options: TagOptions) -> None:
         """Have a request's own labels encoded while its images are; skipped for those sent lately."""

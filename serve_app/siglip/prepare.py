@@ -25,6 +25,13 @@ class ImagePreparer:
             return self.checkpoint.image_size_px
         return self.checkpoint.patch_size_px * math.isqrt(self.max_num_patches)
 
+    @property
+    def max_nbytes(self) -> int:
+        """Size in bytes of the largest image that comes out; NaFlex images are padded up to each other's in a batch."""
+        if self.checkpoint.image_size_px is not None:
+            return self.checkpoint.image_size_px**2 * 3
+        return self.max_num_patches * self.checkpoint.patch_size_px**2 * 3
+
     def prepare(self, data: bytes) -> PreparedImage:
         """Decode and resize one picture.
 

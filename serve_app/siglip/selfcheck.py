@@ -5,6 +5,7 @@ checkpoint does. For any other, embeddings must be finite and of unit norm, diff
 text, depend on the padding (a tower fed with an attention mask, or unpadded, does not).
 """
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from serve_app.errors import ConfigError
 from serve_app.siglip.checkpoints import Checkpoint
 from serve_app.siglip.encoder import ImageTower, TextTower
 from serve_app.siglip.inputs import FloatArray, ImageBatch, PreparedImage, collate
+from serve_app.siglip.naflex import MIN_PATCHES
 
 REFERENCE_FILE, REFERENCE_PROMPTS = "reference_vectors.safetensors", "reference_prompts.txt"
 MIN_COSINE = {"float32": 0.9999, "bfloat16": 0.99, "float16": 0.99}
@@ -51,14 +53,15 @@ def check_text_tower(tower: TextTower) -> None:
             raise ConfigError("the text tower gives the same embedding with and without padding; it must attend to padding.")
 
 
-def probe_images(checkpoint: Checkpoint) -> list[PreparedImage]:
-    """Return two different inputs of the shapes a checkpoint takes; for NaFlex of different lengths."""
+def probe_images(checkpoint: Checkpoint, max_num_patches: int = MIN_PATCHES) -> list[PreparedImage]:
+    """Return two different inputs of the shapes a checkpoint takes; for NaFlex two grids, one as large as may come."""
     rng = np.random.default_rng(0)
     if checkpoint.image_size_px is not None:
         shape = (2, checkpoint.image_size_px, checkpoint.image_size_px, 3)
         return [PreparedImage(pixels) for pixels in rng.integers(0, 256, shape, np.uint8)]
     width = checkpoint.patch_size_px**2 * 3
-    grids = ((8, 8), (4, 12))
+    side = math.isqrt(max_num_patches)
+    grids = ((side, side), (1, 12))
     return [PreparedImage(rng.integers(0, 256, (rows * columns, width), np.uint8), (rows, columns)) for rows, columns in grids]
 
 

@@ -56,5 +56,5 @@ def make_settings(
     labels: tuple[str, ...], prompt_templates: tuple[str, ...], confidence_threshold: float, max_tags: int, sort_by: SortBy
 ) -> TagSettings:
     """Check and return the service's own settings; a registered vocabulary has no upper bound of labels."""
-    vocabulary = make_vocabulary(labels, prompt_templates, max_labels=max(1, len(labels)))
+    vocabulary = make_vocabulary(labels, prompt_templates, max_labels=None)
     return TagSettings(vocabulary, SelectionRule(confidence_threshold, max_tags, sort_by))

@@ -13,8 +13,8 @@ from serve_app.tagging.prompts import check_templates, check_text
 
 MAX_LABEL_CHARACTERS = 256
 """Source: `MAX_TAG_LABEL_LENGTH` of the plugin host's `constants.py`."""
-MAX_ENSEMBLE_PROMPTS = 4_000
-"""Labels times templates, where there is more than one template: an ensemble multiplies the text tower's work."""
+MAX_REQUEST_PROMPTS = 4_000
+"""Labels times templates of one request; a registered vocabulary has no bound."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +31,10 @@ class TagVocabulary:
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
-def make_vocabulary(labels: Iterable[str], prompt_templates: Sequence[str], max_labels: int) -> TagVocabulary:
+def make_vocabulary(labels: Iterable[str], prompt_templates: Sequence[str], max_labels: int | None) -> TagVocabulary:
     """Check labels and templates and return them as a vocabulary; a label said twice is kept once.
+
+    `max_labels` bounds what came with a request, and its prompts too; None for a registered vocabulary.
 
     Raises:
         InvalidRequest: No labels, too many, one that is empty or too long, or a template that cannot work.
@@ -40,7 +42,7 @@ def make_vocabulary(labels: Iterable[str], prompt_templates: Sequence[str], max_
     kept = tuple(dict.fromkeys(label.strip() for label in labels))
     if not kept:
         raise InvalidRequest("labels is empty; give at least one label.")
-    if len(kept) > max_labels:
+    if max_labels is not None and len(kept) > max_labels:
         raise InvalidRequest(f"There are {len(kept):,} labels; at most {max_labels:,} are taken in one request.")
     for label in kept:
         check_text(label)
@@ -49,9 +51,10 @@ def make_vocabulary(labels: Iterable[str], prompt_templates: Sequence[str], max_
         if len(label) > MAX_LABEL_CHARACTERS:
             raise InvalidRequest(f"The label {label[:40]!r}… has {len(label)} characters; at most {MAX_LABEL_CHARACTERS} are taken.")
     check_templates(prompt_templates)
-    if len(prompt_templates) > 1 and len(kept) * len(prompt_templates) > MAX_ENSEMBLE_PROMPTS:
+    prompts = len(kept) * len(prompt_templates)
+    if max_labels is not None and prompts > MAX_REQUEST_PROMPTS:
         raise InvalidRequest(
-            f"{len(kept):,} labels under {len(prompt_templates)} templates are {len(kept) * len(prompt_templates):,} prompts; "
-            f"at most {MAX_ENSEMBLE_PROMPTS:,} are encoded. Take fewer templates."
+            f"{len(kept):,} labels under {len(prompt_templates)} templates are {prompts:,} prompts; "
+            f"at most {MAX_REQUEST_PROMPTS:,} are encoded for one request."
         )
     return TagVocabulary(kept, tuple(prompt_templates))

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoImageProcessor, AutoModel, Siglip2Tokenizer, SiglipTokenizer, pipeline
+from transformers import AutoModel, Siglip2Tokenizer, SiglipTokenizer, pipeline
+from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+from transformers.models.siglip2.image_processing_pil_siglip2 import Siglip2ImageProcessorPil
 
 from serve_app.config import parse_config
 from serve_app.local_tagger import LocalTagger
@@ -36,7 +38,7 @@ def reference_logits(folder: Path, pictures: list[bytes], prompts: list[str], ma
     tokenizer = kind.from_pretrained(folder, padding_side="right")
     length = model.config.text_config.max_position_embeddings
     ids = tokenizer(prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt")["input_ids"]
-    processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
+    processor = (Siglip2ImageProcessorPil if naflex else SiglipImageProcessorPil).from_pretrained(folder)
     images = [Image.open(io.BytesIO(data)).convert("RGB") for data in pictures]
     inputs = processor(images, return_tensors="pt", **({"max_num_patches": max_num_patches} if naflex else {}))
     with torch.no_grad():

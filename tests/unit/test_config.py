@@ -8,7 +8,7 @@ import yaml
 from serve_app.config import MODEL_VARIANTS, load_config, parse_config
 from serve_app.demo.settings import demo_config, demo_labels
 from serve_app.errors import ConfigError
-from serve_app.live import frozen_part, live_tagging
+from serve_app.live import LiveTagging, frozen_part, live_tagging
 
 ROOT = Path(__file__).parents[2]
 
@@ -122,6 +122,15 @@ def test_every_shipped_configuration_loads(path: Path) -> None:
     assert load_config(path).tag_settings().vocabulary.labels
 
 
+@pytest.mark.parametrize("change", [{"confidence_threshold": 7.0}, {"max_tags": 0}, {"labels": 3}, {"nonsense": 1}])
+def test_live_settings_are_checked_again_where_they_arrive(change: dict[str, object]) -> None:
+    """What reaches a replica past our own check is refused there, by the same bounds."""
+    good = live_tagging(parse_config(siglip())).model_dump(mode="json")
+    assert LiveTagging.from_user_config(good).labels == ("cat",)
+    with pytest.raises(ValueError, match=next(iter(change))):
+        LiveTagging.from_user_config(good | change)
+
+
 def test_demo_vocabulary_file_is_what_the_demo_knows() -> None:
     """configs/demo.yaml and the demo without a file say the same."""
     config = load_config(ROOT / "configs" / "demo.yaml")
@@ -139,4 +148,5 @@ def test_live_settings_are_no_part_of_the_frozen_ones() -> None:
     two = parse_config(changed)
     assert frozen_part(one) == frozen_part(two)
     assert live_tagging(one) != live_tagging(two)
+    assert frozen_part(parse_config(siglip())) == frozen_part(parse_config(siglip(confidence_threshold=0.5)))  # from nothing but defaults
     assert frozen_part(parse_config(siglip(dtype="float16"))) != frozen_part(parse_config(siglip()))

@@ -8,7 +8,7 @@ import pytest
 from serve_app.errors import InvalidImage, Overloaded
 from serve_app.graph.microbatch import BatchLimits, MicroBatcher
 
-LIMITS = BatchLimits(max_batch_size=4, max_batch_bytes=1_000, max_waiting=100)
+LIMITS = BatchLimits(max_batch_size=4, max_batch_bytes=1_000, max_waiting_bytes=100_000)
 
 
 class Receiver:
@@ -112,6 +112,33 @@ async def test_batches_are_cut_by_bytes_and_a_large_item_goes_alone() -> None:
     await asyncio.gather(*tasks)
 
 
+async def test_sizes_are_counted_and_not_items() -> None:
+    """Micro-batches of 3, 1 and 2 images, four to a call: the first two go together, the third waits its turn."""
+    receiver = Receiver()
+    batcher = MicroBatcher[int, int](receiver, LIMITS, wait_s=0)
+    tasks = [asyncio.create_task(batcher.submit(item, 1, size)) for item, size in ((9, 4), (3, 3), (1, 1), (2, 2), (7, 9))]
+    for call in range(4):
+        await settle()
+        await receiver.release(call)
+    assert receiver.batches == [[9], [3, 1], [2], [7]]
+    await asyncio.gather(*tasks)
+
+
+async def test_time_that_an_item_waited_counts() -> None:
+    """What gathered while the receiver was busy leaves at once when it is free, however long the wait is set."""
+    receiver = Receiver()
+    batcher = MicroBatcher[int, int](receiver, LIMITS, wait_s=0.02)
+    tasks = submit(batcher, [1])
+    await asyncio.sleep(0.05)
+    tasks += submit(batcher, [2, 3])
+    await asyncio.sleep(0.05)
+    assert receiver.batches == [[1]]
+    await receiver.release(0)
+    assert receiver.batches == [[1], [2, 3]]
+    await receiver.release(1)
+    await asyncio.gather(*tasks)
+
+
 async def test_an_item_whose_caller_left_is_not_sent() -> None:
     """A request that was cancelled while it waited costs the model nothing."""
     receiver = Receiver()
@@ -158,7 +185,7 @@ async def test_a_failing_call_fails_its_items_and_the_next_goes_on() -> None:
 async def test_a_full_queue_refuses() -> None:
     """Beyond the bound an item is refused at once and those that wait are served."""
     receiver = Receiver()
-    batcher = MicroBatcher[int, int](receiver, BatchLimits(4, 1_000, max_waiting=2), wait_s=0)
+    batcher = MicroBatcher[int, int](receiver, BatchLimits(4, 1_000, max_waiting_bytes=2), wait_s=0)
     tasks = submit(batcher, [1, 2, 3])
     await settle()
     with pytest.raises(Overloaded):

@@ -36,6 +36,22 @@ def test_bad_labels_are_refused(labels: list[str], said: str) -> None:
         make_vocabulary(labels, TEMPLATES, 2)
 
 
+def test_half_a_surrogate_pair_is_refused() -> None:
+    """JSON can carry text that is no Unicode; it would fail in the tokenizer, with everybody else's labels."""
+    with pytest.raises(InvalidRequest, match="surrogate"):
+        make_vocabulary(["cat\ud83d"], TEMPLATES, 2)
+    with pytest.raises(InvalidRequest, match="surrogate"):
+        check_templates(["{label} \ud83d"])
+
+
+def test_prompts_of_a_request_are_bounded_and_registered_ones_are_not() -> None:
+    """Labels times templates: 500 × 9 is too much for a request, and fine in a configuration."""
+    labels, templates = [f"label {n}" for n in range(500)], tuple(f"{n} {{label}}" for n in range(9))
+    with pytest.raises(InvalidRequest, match="4,500 prompts"):
+        make_vocabulary(labels, templates, 1_000)
+    assert len(make_vocabulary(labels, templates, None).labels) == 500
+
+
 def test_fingerprint_changes_with_labels_order_and_templates() -> None:
     """Anything that changes a score or its place changes the fingerprint; nothing else does."""
     one = make_vocabulary(["a", "b"], TEMPLATES, 9).fingerprint
