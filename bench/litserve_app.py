@@ -1,6 +1,8 @@
-"""LitServe with batching on, doing the same work with the same functions: our decoding, our towers, our scoring.
+"""LitServe with batching on, twice: with our own functions, and as one would write it with transformers.
 
-`bench/.venv/bin/python -m bench.litserve_app CONFIG PORT`, in the benchmark's own environment.
+`bench/.venv/bin/python -m bench.litserve_app CONFIG PORT ours|usual`, in the benchmark's own environment. `ours` decodes,
+encodes and scores with this project's code, so only the serving differs; `usual` has the processor and the model of
+transformers, labels encoded once at the start.
 """
 
 import sys
@@ -10,6 +12,9 @@ from typing import Any
 import litserve
 import torch
 from fastapi import UploadFile
+from PIL import Image
+from transformers import AutoModel, AutoTokenizer
+from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from serve_app.config import load_config
 from serve_app.local_tagger import LocalTagger
@@ -47,7 +52,48 @@ class TagAPI(litserve.LitAPI):
         return {"tags": [{"label": tag.label, "confidence": tag.confidence} for tag in tags]}
 
 
+class UsualAPI(litserve.LitAPI):
+    """What LitServe's own examples lead to: PIL, the processor, the model."""
+
+    def __init__(self, config: Path, **options: Any) -> None:
+        super().__init__(**options)
+        self.config = load_config(config)
+
+    def setup(self, device: str) -> None:
+        torch.set_num_threads(1)
+        folder = self.config.siglip.model_source
+        self.labels = self.config.labels
+        self.model = AutoModel.from_pretrained(folder).eval()
+        self.processor = SiglipImageProcessorPil.from_pretrained(folder)
+        length = self.model.config.text_config.max_position_embeddings
+        prompts = [f"this is a photo of {label}." for label in self.labels]
+        ids = AutoTokenizer.from_pretrained(folder)(prompts, padding="max_length", max_length=length, return_tensors="pt")["input_ids"]
+        with torch.inference_mode():
+            text = self.model.text_model(input_ids=ids).pooler_output
+        self.text = torch.nn.functional.normalize(text, dim=-1)
+
+    def decode_request(self, request: dict[str, UploadFile]) -> Any:
+        image = Image.open(request["request"].file).convert("RGB")
+        return self.processor(image, return_tensors="pt")["pixel_values"][0]
+
+    def batch(self, inputs: list[Any]) -> Any:
+        return torch.stack(inputs)
+
+    @torch.inference_mode()
+    def predict(self, batch: Any) -> Any:
+        image = torch.nn.functional.normalize(self.model.vision_model(pixel_values=batch).pooler_output, dim=-1)
+        return torch.sigmoid(image @ self.text.T * self.model.logit_scale.exp() + self.model.logit_bias)
+
+    def unbatch(self, output: Any) -> list[Any]:
+        return list(output)
+
+    def encode_response(self, scores: Any) -> dict[str, Any]:
+        return {"tags": [{"label": label, "confidence": s} for label, s in zip(self.labels, scores.tolist(), strict=True) if s >= 0.5]}
+
+
 if __name__ == "__main__":
-    api = TagAPI(Path(sys.argv[1]), max_batch_size=16, batch_timeout=0.005, api_path="/v1/tag")
-    server = litserve.LitServer(api, accelerator="cpu", workers_per_device=int(sys.argv[3]) if len(sys.argv) > 3 else 1)
-    server.run(port=int(sys.argv[2]), generate_client_file=False, log_level="error")
+    kind = {"ours": TagAPI, "usual": UsualAPI}[sys.argv[3]]
+    api = kind(Path(sys.argv[1]), max_batch_size=16, batch_timeout=0.005, api_path="/v1/tag")
+    litserve.LitServer(api, accelerator="cpu", workers_per_device=1).run(
+        port=int(sys.argv[2]), generate_client_file=False, log_level="error"
+    )

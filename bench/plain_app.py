@@ -32,7 +32,10 @@ def make_app(checkpoint: str, labels: list[str]) -> Starlette:
     async def endpoint(request: Request) -> JSONResponse:
         return JSONResponse({"tags": await run_in_threadpool(tag, await request.body())})
 
-    return Starlette(routes=[Route("/v1/tag", endpoint, methods=["POST"])])
+    async def health(_: Request) -> JSONResponse:
+        return JSONResponse({})
+
+    return Starlette(routes=[Route("/v1/tag", endpoint, methods=["POST"]), Route("/health", health)])
 
 
 if __name__ == "__main__":

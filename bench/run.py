@@ -79,6 +79,12 @@ def measure(command: list[str], ready: str, pictures: list[str], seconds: float,
         return load(pictures, seconds, clients, *options)
 
 
+def litserve(config: Path, kind: str, pictures: list[str], seconds: float) -> dict[str, Any]:
+    """Measure LitServe with batching on."""
+    command = [litserve_python(), "-m", "bench.litserve_app", str(config), str(PORT), kind]
+    return measure(command, "/health", pictures, seconds, CLIENTS, "--multipart", "request")
+
+
 def median(runs: list[dict[str, Any]], key: str) -> float:
     return statistics.median(float(run[key]) for run in runs)
 
@@ -88,17 +94,10 @@ def demo_benchmark(folder: Path, rounds: int, seconds: float) -> None:
     pictures, config = draw_pictures(folder), write_config(folder, "demo", "demo", 1, 16)
     servers: dict[str, Callable[[], dict[str, Any]]] = {
         "service": lambda: measure([COMMAND, "serve", str(config)], "/readyz", pictures, seconds, CLIENTS),
-        "litserve": lambda: measure(
-            [litserve_python(), "-m", "bench.litserve_app", str(config), str(PORT)],
-            "/health",
-            pictures,
-            seconds,
-            CLIENTS,
-            "--multipart",
-            "request",
-        ),
+        "LitServe, transformers as usual": lambda: litserve(config, "usual", pictures, seconds),
+        "LitServe, our functions": lambda: litserve(config, "ours", pictures, seconds),
         "plain pipeline app": lambda: measure(
-            [sys.executable, "-m", "bench.plain_app", str(DEMO_CHECKPOINT), str(LABELS), str(PORT)], "/", pictures, seconds, CLIENTS
+            [sys.executable, "-m", "bench.plain_app", str(DEMO_CHECKPOINT), str(LABELS), str(PORT)], "/health", pictures, seconds, CLIENTS
         ),
     }
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in servers}

@@ -33,7 +33,7 @@ def litserve_python() -> str:
 
 @contextlib.contextmanager
 def running(command: Sequence[str], url: str, environment: dict[str, str] | None = None) -> Iterator[None]:
-    """Start a server, wait until it answers at `url`, and end it and its children afterwards."""
+    """Start a server, wait until it answers 200 at `url`, and end it and its children afterwards."""
     process = subprocess.Popen(
         command,
         cwd=ROOT,
@@ -61,7 +61,7 @@ def _wait(process: "subprocess.Popen[bytes]", url: str) -> None:
         if process.poll() is not None:
             raise RuntimeError(f"{process.args} ended with {process.returncode} before it answered")
         with contextlib.suppress(httpx.HTTPError):
-            if httpx.get(url, timeout=2).status_code < 500:
+            if httpx.get(url, timeout=2).status_code == 200:
                 return
         time.sleep(0.5)
     raise RuntimeError(f"{process.args} did not answer within {START_TIMEOUT_S} s")

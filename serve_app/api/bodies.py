@@ -15,7 +15,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from starlette.datastructures import UploadFile
-from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message, Receive
 
@@ -147,8 +147,8 @@ async def _read_form(request: Request, limits: Limits) -> TagCall:
                     images.append(_within(await value.read(limits.max_image_bytes + 1), limits.max_image_bytes))
                 else:
                     _add(fields, name, value)
-    except HTTPException as error:  # how Starlette reports a form that cannot be read, or holds too many parts
-        if "Too many files" in str(error.detail):
+    except MultiPartException as error:
+        if "Too many files" in error.message:
             raise PayloadTooLarge(f"The form holds more than {limits.max_images_per_request} files.") from error
         raise InvalidRequest("The multipart form cannot be read. Check its boundary and its fields.") from error
     parameters = _validated(TagParameters, fields)

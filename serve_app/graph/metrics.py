@@ -3,6 +3,9 @@
 Units are Prometheus base units. Deployment, replica and application are added as labels by Serve.
 """
 
+import asyncio
+from collections import Counter
+
 from ray.serve import metrics
 
 BATCH_BUCKETS = [1, 2, 4, 8, 16, 32, 64, 128, 256]
@@ -47,3 +50,24 @@ def inner_retries() -> metrics.Counter:
 def config_refusals() -> metrics.Counter:
     """Live configurations that were refused, the last good one kept."""
     return metrics.Counter("siglip_config_refusals_total", description="Live configurations refused.")
+
+
+class OutcomeTally:
+    """Counts outcomes in this process and hands them to the metric once a second: an increment costs 0.1 ms of CPU."""
+
+    FLUSH_S = 1.0
+
+    def __init__(self, counter: metrics.Counter) -> None:
+        self._counter = counter
+        self._pending: Counter[str] = Counter()
+
+    def add(self, outcome: str, count: int = 1) -> None:
+        """Count; called on the event loop."""
+        if not self._pending:
+            asyncio.get_running_loop().call_later(self.FLUSH_S, self._flush)
+        self._pending[outcome] += count
+
+    def _flush(self) -> None:
+        pending, self._pending = self._pending, Counter()
+        for outcome, count in pending.items():
+            self._counter.inc(count, tags={"outcome": outcome})

@@ -65,7 +65,7 @@ class Preprocessor:
         self._batcher = MicroBatcher[tuple[PreparedImage, TagOptions], _Scored](self._encode_batch, limits, wait_s=0.0)
         self._sent_ahead: OrderedDict[TagOptions, None] = OrderedDict()
         self._background: set[asyncio.Task[Any]] = set()
-        self._counted, self._refusals = metrics.images(), metrics.config_refusals()
+        self._counted, self._refusals = metrics.OutcomeTally(metrics.images()), metrics.config_refusals()
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """Return the HTTP face; Serve calls this once the constructor is through."""
@@ -86,11 +86,11 @@ class Preprocessor:
             async with asyncio.timeout(self._config.serving.request_timeout_s):
                 results = await asyncio.gather(*[self._tag_one(data, options) for data in images])
         except TimeoutError as error:
-            self._counted.inc(len(images), tags={"outcome": DeadlineExceeded.code})
+            self._counted.add(DeadlineExceeded.code, len(images))
             raise DeadlineExceeded("The service took too long to answer. Try again, or send fewer images.") from error
         outcomes = tuple(outcome for outcome, _ in results)
         for outcome in outcomes:
-            self._counted.inc(tags={"outcome": outcome.code if isinstance(outcome, TaggerError) else "ok"})
+            self._counted.add(outcome.code if isinstance(outcome, TaggerError) else "ok")
         reply, at = next((scored for _, scored in results if scored is not None), (None, 0))
         if reply is None:
             return TagAnswer(outcomes, "")

@@ -36,6 +36,8 @@ def render_serve_config(config: ServiceConfig) -> dict[str, Any]:
                 "route_prefix": "/",
                 "import_path": IMPORT_PATH,
                 "args": {"config": frozen_part(config)},
+                # one line a request costs as much as scoring it; the metrics count requests, and errors are logged
+                "logging_config": {"enable_access_log": False},
                 "deployments": deployments,
             }
         ],

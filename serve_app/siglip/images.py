@@ -10,14 +10,14 @@ import io
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from serve_app.errors import ImageTooLarge, InvalidImage, UnsupportedImage
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 """Pillow's names of the formats that are read; its other decoders are never tried on a stranger's bytes."""
 
-DRAFT_MARGIN = 2
+DRAFT_MARGIN = 2.0
 """JPEGs are decoded at no less than this many times the size the model needs. At 2 the resized pixels differ from
 those of a full decode by at most 1 of 255, and a 12-megapixel photo costs a quarter of the time."""
 
@@ -49,11 +49,11 @@ def decode_image(data: bytes, limits: ImageLimits, target_px: int | None = None)
             f"The picture has {image.width}×{image.height} pixels; at most {limits.max_pixels:,} are read. Send it smaller."
         )
     if target_px is not None and image.format == "JPEG":
-        side = DRAFT_MARGIN * target_px  # neither side is decoded below this
+        side = int(DRAFT_MARGIN * target_px)  # neither side is decoded below this
         image.draft(image.mode if image.mode in ("L", "RGB") else None, (side, side))
     try:
         image.load()
-        return _to_rgb(ImageOps.exif_transpose(image))
+        return _to_rgb(_upright(image))
     except MemoryError:
         raise
     except Exception as error:  # Pillow's decoders raise OSError, ValueError, SyntaxError, struct.error, IndexError, ...
@@ -69,6 +69,11 @@ def _open(data: bytes) -> Image.Image:
         raise ImageTooLarge("The picture has far more pixels than are read. Send it smaller.") from error
     except Exception as error:
         raise InvalidImage("The picture's header is damaged. Check that the whole file was sent.") from error
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Apply the EXIF orientation; `exif_transpose` alone would copy pictures that are upright already."""
+    return ImageOps.exif_transpose(image) if image.getexif().get(ExifTags.Base.Orientation, 1) != 1 else image
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

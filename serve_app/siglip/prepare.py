@@ -4,10 +4,12 @@ import math
 from dataclasses import dataclass
 
 from serve_app.siglip.checkpoints import Checkpoint
-from serve_app.siglip.images import ImageLimits, decode_image
+from serve_app.siglip.images import DRAFT_MARGIN, ImageLimits, decode_image
 from serve_app.siglip.inputs import PreparedImage
 from serve_app.siglip.naflex import prepare_naflex
 from serve_app.siglip.preprocess import resize_square
+
+JPEG_SIGNATURE = b"\xff\xd8\xff"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,4 +43,5 @@ class ImagePreparer:
         image = decode_image(data, self.limits, self.target_px)
         if self.checkpoint.image_size_px is None:
             return prepare_naflex(image, self.checkpoint.patch_size_px, self.max_num_patches, self.checkpoint.resample)
-        return PreparedImage(resize_square(image, self.checkpoint.image_size_px, self.checkpoint.resample))
+        gap = DRAFT_MARGIN if data.startswith(JPEG_SIGNATURE) else None  # only where decoding was approximate already
+        return PreparedImage(resize_square(image, self.checkpoint.image_size_px, self.checkpoint.resample, gap))
