@@ -1,8 +1,10 @@
 """Token ids per family against transformers' own tokenizers, and the traps that are silent there."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
+from importlib.metadata import requires
 from pathlib import Path
 
 import numpy as np
@@ -84,3 +86,9 @@ def test_damaged_tokenizer_file_is_named(tiny: Callable[[str], Path], tmp_path: 
     (folder / "tokenizer.json").write_text("{")
     with pytest.raises(ConfigError, match="tokenizer"):
         text_inputs(folder)
+
+
+def test_what_the_tokenizers_need_is_installed_with_the_core() -> None:
+    """Trap 12: SigLIP's tokenizer needs sentencepiece and protobuf, which transformers does not require; both are ours."""
+    names = {re.split(r"[\s;<>=\[]", need)[0] for need in requires("siglip-serve") or [] if "extra ==" not in need}
+    assert {"sentencepiece", "protobuf", "tokenizers"} <= names
