@@ -2,7 +2,8 @@
 
 `bench/.venv/bin/python -m bench.litserve_app CONFIG PORT ours|usual`, in the benchmark's own environment. `ours` decodes,
 encodes and scores with this project's code, so only the serving differs; `usual` has the processor and the model of
-transformers, labels encoded once at the start.
+transformers, labels encoded once at the start. LitServe reads a form only where `decode_request` takes a `Request`;
+what it hands over is the form's fields.
 """
 
 import sys
@@ -11,7 +12,7 @@ from typing import Any
 
 import litserve
 import torch
-from fastapi import UploadFile
+from fastapi import Request
 from PIL import Image
 from transformers import AutoModel, AutoTokenizer
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
@@ -34,7 +35,7 @@ class TagAPI(litserve.LitAPI):
         torch.set_num_threads(1)
         self.tagger = LocalTagger(load_config(self.config))
 
-    def decode_request(self, request: dict[str, UploadFile]) -> Any:
+    def decode_request(self, request: Request) -> Any:
         return self.tagger.preparer.prepare(request["request"].file.read())
 
     def batch(self, inputs: list[Any]) -> Any:
@@ -72,7 +73,7 @@ class UsualAPI(litserve.LitAPI):
             text = self.model.text_model(input_ids=ids).pooler_output
         self.text = torch.nn.functional.normalize(text, dim=-1)
 
-    def decode_request(self, request: dict[str, UploadFile]) -> Any:
+    def decode_request(self, request: Request) -> Any:
         image = Image.open(request["request"].file).convert("RGB")
         return self.processor(image, return_tensors="pt")["pixel_values"][0]
 

@@ -10,6 +10,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -138,8 +139,11 @@ def report(title: str, runs: dict[str, list[dict[str, Any]]], floors: list[dict[
     for name, results in runs.items():
         rate = median(results, "per_second")
         failed = sum(int(r["failed"]) for r in results)
+        others = sum((Counter(run["statuses"]) for run in results), Counter())
+        del others["200"]
+        shown = " ".join([str(failed), *(f"({status}: {count})" for status, count in others.items())])
         print(
-            f"| {name} | {rate:.1f} | {median(results, 'p50_ms'):.0f} | {median(results, 'p99_ms'):.0f} | {failed} "
+            f"| {name} | {rate:.1f} | {median(results, 'p50_ms'):.0f} | {median(results, 'p99_ms'):.0f} | {shown} "
             f"| {rate / floor_rate:.2f} | {rate / raw_rate:.2f} | {ours / rate:.2f}x |"
         )
 
@@ -156,9 +160,10 @@ def main() -> None:
         if "base" in given.what:
             base_benchmark(Path(folder), given.rounds, max(30.0, given.seconds))
         if "batching" in given.what:
-            from bench.batching import batching_trial
+            from bench.batching import BATCH_S, SLOW_BATCH_S, batching_trial
 
-            batching_trial(given.seconds)
+            for batch_s in (BATCH_S, SLOW_BATCH_S):
+                batching_trial(given.seconds, batch_s)
 
 
 if __name__ == "__main__":

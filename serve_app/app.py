@@ -8,6 +8,8 @@ from ray.serve import Application
 
 from serve_app.config import ServiceConfig
 from serve_app.graph.builder import build_graph
+from serve_app.hardware.detection import Hardware, cpu_has_bfloat16, hardware_of_nodes
+from serve_app.planning import plan_service, resolve_config
 
 
 def build_app(args: dict[str, Any]) -> Application:
@@ -17,4 +19,10 @@ def build_app(args: dict[str, Any]) -> Application:
         args: `{"config": ...}`, the frozen part of a configuration (`serve_app/live.py`).
     """
     config = ServiceConfig.model_validate_json(json.dumps(args["config"]))
-    return build_graph(config, has_gpus=ray.cluster_resources().get("GPU", 0) > 0)
+    return build_graph(resolve_config(config, plan_service(config, cluster_hardware())))
+
+
+def cluster_hardware() -> Hardware:
+    """Return what the living nodes of this cluster have."""
+    nodes = [{"resources": node["Resources"], "labels": node.get("Labels", {})} for node in ray.nodes() if node["Alive"]]
+    return hardware_of_nodes(nodes, cpu_has_bfloat16(), "this cluster")

@@ -54,6 +54,12 @@ def _parser() -> argparse.ArgumentParser:
     deploy.add_argument("config", type=Path)
     deploy.add_argument("--address", required=True, help="the cluster's dashboard, such as http://127.0.0.1:8265")
     deploy.add_argument("--timeout", type=float, default=START_TIMEOUT_S, help="seconds to wait until it runs")
+    plan = add("plan", _plan, "Print dtype, batch, GPU shares and replicas for some hardware, and why.")
+    plan.add_argument("config", type=Path)
+    where = plan.add_mutually_exclusive_group()
+    where.add_argument("--hardware", help="such as l4, l4x2, a100-80gx8+96cpu, gpu24gb or cpu8; the configuration's if left out")
+    where.add_argument("--cluster", nargs="?", const="http://127.0.0.1:8265", help="ask the cluster with this dashboard")
+    plan.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     add("check", _check, "Say what is wrong with a configuration, one line a problem.").add_argument("config", type=Path)
     environment = add("env", _env, "Print the environment that every Ray node of a cluster needs.")
     environment.add_argument("--ingress", choices=("auto", "haproxy", "python"), default="auto")
@@ -83,6 +89,12 @@ def _render(given: argparse.Namespace) -> int:
 
     print(yaml.safe_dump(render_serve_config(load_config(given.config)), sort_keys=False, allow_unicode=True), end="")
     return 0
+
+
+def _plan(given: argparse.Namespace) -> int:
+    from serve_app.commands.plan import print_plan
+
+    return print_plan(load_config(given.config), given.hardware, given.cluster, as_json=given.json)
 
 
 def _check(given: argparse.Namespace) -> int:

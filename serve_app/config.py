@@ -123,11 +123,21 @@ class Limits(Settings):
 class DeploymentScale(Settings):
     """How many replicas of a deployment there are, what each takes, and how much each lets wait."""
 
-    num_replicas: Count = 1
-    num_cpus: float = Field(1.0, ge=0)
+    num_replicas: Literal["auto"] | Count = "auto"
+    min_replicas: Count = 1
+    max_replicas: Literal["auto"] | Count = "auto"
+    num_cpus: Literal["auto"] | Annotated[float, Field(ge=0)] = "auto"
     num_gpus: Literal["auto"] | Annotated[float, Field(ge=0)] = 0.0
     max_ongoing_requests: Count = 64
     max_queued_requests: Count = 256
+
+    @model_validator(mode="after")
+    def _check_bounds(self) -> Self:
+        if self.max_replicas != "auto" and self.max_replicas < self.min_replicas:
+            raise ValueError(f"max_replicas {self.max_replicas} is less than min_replicas {self.min_replicas}")
+        if self.num_replicas != "auto" and self.max_replicas != "auto":
+            raise ValueError("num_replicas fixes the number and max_replicas bounds it; keep one of them")
+        return self
 
 
 class Preprocessing(DeploymentScale):
@@ -144,16 +154,14 @@ class ImageEncoding(DeploymentScale):
 
 
 class TextEncoding(DeploymentScale):
-    """The TextEncoder; new labels are rare, so it takes less."""
+    """The TextEncoder; new labels are rare, so it may scale to zero."""
 
-    num_cpus: float = Field(0.5, ge=0)
+    min_replicas: Annotated[int, Field(ge=0)] = 1
     num_gpus: Literal["auto"] | Annotated[float, Field(ge=0)] = "auto"
 
 
 class Postprocessing(DeploymentScale):
     """The Postprocessor."""
-
-    num_cpus: float = Field(0.25, ge=0)
 
 
 class Serving(Settings):
@@ -164,6 +172,7 @@ class Serving(Settings):
     ingress: Literal["auto", "haproxy", "python"] = "auto"
     request_timeout_s: Seconds = 60.0
     batch_wait_timeout_s: float = Field(0.002, ge=0, le=10)
+    scale_down_delay_s: Seconds = 120.0
     preprocessor: Preprocessing = Preprocessing()
     image_encoder: ImageEncoding = ImageEncoding()
     text_encoder: TextEncoding = TextEncoding()
@@ -179,6 +188,7 @@ class ServiceConfig(Settings):
     labels: str | tuple[str, ...] = ()
     prompt_templates: tuple[str, ...] = (DEFAULT_TEMPLATE,)
     limits: Limits = Limits()
+    hardware: str = Field("auto", pattern=r"^[A-Za-z0-9.+-]+$")
     serving: Serving = Serving()
 
     @model_validator(mode="after")

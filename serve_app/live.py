@@ -13,8 +13,10 @@ from serve_app.config import ServiceConfig, Settings
 from serve_app.tagging.selection import SortBy
 from serve_app.tagging.settings import TagSettings, make_settings
 
-SCALE_KEYS = ("num_replicas", "max_ongoing_requests", "max_queued_requests")
+SCALE_KEYS = ("max_ongoing_requests", "max_queued_requests")
 """Deployment options that Serve changes in place, so they stay out of `args` too."""
+FIXED = 1
+"""What stands in `args` for any fixed `num_replicas`: whether it is fixed restarts replicas, its number does not."""
 
 
 class _Live(Settings):
@@ -68,10 +70,12 @@ def frozen_part(config: ServiceConfig) -> dict[str, Any]:
     data = config.model_dump(mode="json", exclude={"labels", "prompt_templates"})
     for key in (*LiveTagging.model_fields, "custom_vocabulary"):
         data["plugins"]["siglip"].pop(key, None)
-    for key in ("batch_wait_timeout_s", "host", "port", "ingress"):
+    for key in ("batch_wait_timeout_s", "scale_down_delay_s", "host", "port", "ingress"):
         del data["serving"][key]
     for block in data["serving"].values():
         if isinstance(block, dict):
             for key in SCALE_KEYS:
                 del block[key]
+            if block["num_replicas"] != "auto":
+                block["num_replicas"] = FIXED
     return data

@@ -12,6 +12,7 @@ import httpx
 from serve_app.errors import ConfigError, Unavailable
 
 APPLICATIONS_PATH = "/api/serve/applications/"
+NODES_PATH = "/api/v0/nodes?detail=1&limit=1000"
 HTTP_TIMEOUT_S = 30.0
 POLL_S = 0.5
 MAX_MESSAGE_CHARACTERS = 2_000
@@ -39,6 +40,16 @@ class Cluster:
         """Return what Serve says of an application, or an empty dict if there is none of that name."""
         found: dict[str, Any] = self._applications().get(name, {})
         return found
+
+    def nodes(self) -> list[dict[str, Any]]:
+        """Return resources and labels of the living nodes.
+
+        Raises:
+            Unavailable: The dashboard does not answer.
+        """
+        listed = self._send("GET", NODES_PATH).json()["data"]["result"]["result"]
+        alive = [node for node in listed if node.get("state") == "ALIVE"]
+        return [{"resources": node.get("resources_total") or {}, "labels": node.get("labels") or {}} for node in alive]
 
     def _applications(self) -> dict[str, dict[str, Any]]:
         details = self._send("GET").json()
@@ -69,9 +80,9 @@ class Cluster:
         if not stopped():
             raise Unavailable(f"the service did not start within {timeout_s:.0f} s; its last state was: {told}")
 
-    def _send(self, method: str, **content: Any) -> httpx.Response:
+    def _send(self, method: str, path: str = APPLICATIONS_PATH, **content: Any) -> httpx.Response:
         try:
-            url = self.address.rstrip("/") + APPLICATIONS_PATH
+            url = self.address.rstrip("/") + path
             response = httpx.request(method, url, timeout=HTTP_TIMEOUT_S, headers=_authorization(), **content)
         except httpx.HTTPError as error:
             raise Unavailable(f"no Ray dashboard answers at {self.address} ({type(error).__name__}); is the cluster running?") from error

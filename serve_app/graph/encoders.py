@@ -14,6 +14,7 @@ import numpy as np
 from ray import serve
 
 from serve_app.graph import metrics
+from serve_app.graph.autoscaling import PER_ENCODER, Rates
 from serve_app.graph.messages import EncodeReply, EncoderState
 from serve_app.graph.microbatch import BatchLimits, MicroBatcher
 from serve_app.siglip.hub import load_checkpoint
@@ -39,6 +40,7 @@ class EncoderSpec:
         precision: Device, dtype, attention and quantisation asked for.
         batch_size: Most items in one forward pass.
         num_threads: Threads of a forward pass on the CPU.
+        gpu_share: Part of a GPU that this replica was given; its memory is capped to that part.
     """
 
     model: str
@@ -47,6 +49,7 @@ class EncoderSpec:
     precision: Precision
     batch_size: int
     num_threads: int
+    gpu_share: float = 0.0
 
 
 class _Replica:
@@ -55,9 +58,13 @@ class _Replica:
     def __init__(self, spec: EncoderSpec) -> None:
         import torch  # here and not above: the builder imports this module, and must stay light
 
+        from serve_app.siglip.runtime import cap_gpu_memory
+
         torch.set_num_threads(spec.num_threads)
+        cap_gpu_memory(spec.gpu_share)
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="forward")
         self._batches = self._items = self._loads = self._failures_in_a_row = 0
+        self._rates = Rates(time.monotonic())
         self._batch_size, self._batch_seconds = metrics.encoder_batch_size(), metrics.encoder_batch_seconds()
         self._model_loads = metrics.model_loads()
         self._counted_batches, self._counted_items = metrics.encoder_batches(), metrics.encoder_items()
@@ -71,8 +78,14 @@ class _Replica:
         if self._failures_in_a_row >= MAX_FAILURES_IN_A_ROW:
             raise RuntimeError(f"{self._failures_in_a_row} forward passes in a row failed")
 
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """Tell Serve what `graph/autoscaling.py` goes by; Serve calls this a few times a second."""
+        _, per_busy_second = self._rates.read(time.monotonic())
+        return {PER_ENCODER: per_busy_second} if per_busy_second else {}
+
     def _count(self, items: int, seconds: float, any_succeeded: bool = True) -> None:
         self._failures_in_a_row = 0 if any_succeeded else self._failures_in_a_row + 1
+        self._rates.count(items, seconds)
         self._batches += 1
         self._items += items
         self._counted_batches.inc()

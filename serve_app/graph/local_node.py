@@ -5,7 +5,7 @@ import logging
 import math
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,8 @@ import psutil
 from serve_app.config import ServiceConfig
 from serve_app.errors import ConfigError
 from serve_app.graph.profiles import node_environment
+from serve_app.hardware.detection import detect_machine
+from serve_app.planning import plan_service
 
 if TYPE_CHECKING:
     from serve_app.graph.deploy import Cluster
@@ -52,26 +54,33 @@ def _free_port() -> int:
 
 
 @contextlib.contextmanager
-def local_node(config: ServiceConfig) -> Iterator["Cluster"]:
+def local_node(config: ServiceConfig, resources: Mapping[str, int] | None = None) -> Iterator["Cluster"]:
     """Start a Ray node on this machine and end it, and every process below this one, on the way out.
 
     The environment is set before Ray is imported: Serve reads its settings at import, in every process.
+
+    Args:
+        config: What is to be served on it.
+        resources: `num_cpus` and `num_gpus` that Ray is told there are, in place of what it finds.
+
+    Raises:
+        ConfigError: The port is taken, or this machine cannot run what is asked for.
     """
     check_port_free(config.serving.host, config.serving.port)
+    plan = plan_service(config, detect_machine())  # here already, so that what cannot work is refused before Ray starts
+    needed = sum(planned.num_cpus * planned.min_replicas for planned in plan.deployments.values())
     ports = {key: str(_free_port()) for key in HAPROXY_PORTS}
     for key, value in (node_environment(config.serving.ingress) | LOCAL_ENVIRONMENT | ports).items():
         os.environ.setdefault(key, value)  # what the user set stays
     os.environ["RAY_AUTH_MODE"] = LOCAL_ENVIRONMENT["RAY_AUTH_MODE"]
     import ray
 
-    from serve_app.graph.builder import scales
     from serve_app.graph.deploy import Cluster
 
-    needed = sum(scale.num_cpus * scale.num_replicas for scale in scales(config).values())
     before = {process.pid for process in psutil.Process().children(recursive=True)}
     try:
         context = ray.init(
-            num_cpus=max(os.cpu_count() or 1, math.ceil(needed)),
+            **({"num_cpus": max(os.cpu_count() or 1, math.ceil(needed))} | dict(resources or {})),
             include_dashboard=True,
             dashboard_host="127.0.0.1",
             log_to_driver=False,

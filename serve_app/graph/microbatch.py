@@ -14,9 +14,13 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from serve_app.errors import InferenceFailed, Overloaded
+from serve_app.graph.turns import Turns
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+MAX_LEAD = 0.4
+"""Of a call's duration: the most by which the next one may leave ahead of its end."""
 
 
 @dataclass(slots=True)
@@ -47,21 +51,28 @@ class MicroBatcher(Generic[Item, Result]):
     """Feeds items from many callers to one batch function.
 
     A batch leaves when it is full and fewer than two calls per receiver are under way, or when a receiver is idle and the
-    oldest item has waited `wait_s`. So one call runs while a full one is queued behind it, and nothing else is cut small.
+    oldest item has waited `wait_s`. So one call runs while a full one is queued behind it. One that is not full follows
+    the running one `lead_s` before that is expected to end, so that the receiver has it when it is free: the way there
+    and back, during which it would have nothing to do, is then under way while it works.
     """
 
     def __init__(
-        self, run: Callable[[Sequence[Item]], Awaitable[Sequence[Result | Exception]]], limits: BatchLimits, wait_s: float
+        self,
+        run: Callable[[Sequence[Item]], Awaitable[Sequence[Result | Exception]]],
+        limits: BatchLimits,
+        wait_s: float,
+        lead_s: float = 0.0,
     ) -> None:
         self.limits = limits
         self.wait_s = wait_s
+        self.lead_s = lead_s
         self.receivers = 1
         self._run = run
         self._waiting: deque[_Waiting[Item, Result]] = deque()
         self._waiting_bytes = self._waiting_size = 0
-        self._in_flight = 0
+        self._turns = Turns()
         self._timer: asyncio.TimerHandle | None = None
-        self._waited = False
+        self._woken_s = 0.0
         self._calls: set[asyncio.Task[None]] = set()
 
     @property
@@ -93,20 +104,36 @@ class MicroBatcher(Generic[Item, Result]):
             self._start(self._cut())
 
     def _may_leave(self) -> bool:
-        if self._is_full():
-            return self._in_flight < 2 * self.receivers
-        if self._in_flight >= self.receivers:
+        under_way = len(self._turns)
+        if under_way >= 2 * self.receivers:
             return False
-        loop = asyncio.get_running_loop()
-        remaining_s = self._waiting[0].arrived_s + self.wait_s - loop.time()
-        if remaining_s <= 0 or self._waited:
+        if self._is_full():
             return True
+        loop = asyncio.get_running_loop()
+        leaves_s = self._waiting[0].arrived_s + self.wait_s
+        if under_way >= self.receivers:
+            leads_s = self._leads_s()
+            if leads_s is None:
+                return False
+            leaves_s = max(leaves_s, leads_s)
+        if leaves_s <= max(loop.time(), self._woken_s):
+            return True
+        if self._timer is not None and self._timer.when() > leaves_s:
+            self._timer.cancel()
+            self._timer = None
         if self._timer is None:
-            self._timer = loop.call_later(remaining_s, self._end_wait)
+            self._timer = loop.call_at(leaves_s, self._wake, leaves_s)
         return False
 
-    def _end_wait(self) -> None:
-        self._timer, self._waited = None, True
+    def _leads_s(self) -> float | None:
+        """Return when a call may follow the running ones, a little before one of them is expected back."""
+        free_s, seconds = self._turns.next_end_s(), self._turns.seconds
+        if not self.lead_s or free_s is None or seconds is None:
+            return None
+        return free_s - min(self.lead_s, MAX_LEAD * seconds)
+
+    def _wake(self, leaves_s: float) -> None:
+        self._timer, self._woken_s = None, leaves_s
         self._dispatch()
 
     def _is_full(self) -> bool:
@@ -115,7 +142,7 @@ class MicroBatcher(Generic[Item, Result]):
     def _cut(self) -> list[_Waiting[Item, Result]]:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer, self._waited = None, False
+        self._timer = None
         batch: list[_Waiting[Item, Result]] = []
         nbytes = size = 0
         while self._waiting:
@@ -134,14 +161,16 @@ class MicroBatcher(Generic[Item, Result]):
     def _start(self, batch: list[_Waiting[Item, Result]]) -> None:
         if not batch:
             return
-        self._in_flight += 1
+        self._turns.start(asyncio.get_running_loop().time(), self.receivers)
         call = asyncio.get_running_loop().create_task(self._call(batch))
         self._calls.add(call)
         call.add_done_callback(self._calls.discard)
 
     async def _call(self, batch: list[_Waiting[Item, Result]]) -> None:
+        succeeded = False
         try:
             results = await self._run([entry.item for entry in batch])
+            succeeded = True
             for entry, result in zip(batch, results, strict=True):
                 _settle(entry.future, result)
         except Exception as error:
@@ -150,7 +179,7 @@ class MicroBatcher(Generic[Item, Result]):
         finally:
             for entry in batch:  # only if this call itself was cancelled
                 _settle(entry.future, InferenceFailed("The call was cancelled."))
-            self._in_flight -= 1
+            self._turns.end(asyncio.get_running_loop().time(), succeeded)
             self._dispatch()
 
 

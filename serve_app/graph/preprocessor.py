@@ -7,6 +7,8 @@ import asyncio
 import logging
 import math
 import os
+import sys
+import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +22,7 @@ from serve_app.api.app import create_app
 from serve_app.config import ServiceConfig
 from serve_app.errors import DeadlineExceeded, TaggerError, Unavailable
 from serve_app.graph import metrics
+from serve_app.graph.autoscaling import ARRIVALS, PER_PREPROCESSOR, WAITING, Rates
 from serve_app.graph.calls import DEFAULT_MESSAGE_BYTES, InnerCalls
 from serve_app.graph.messages import EncodeReply, EncoderState, PostprocessorState, ScoreReply, ScoreRequest
 from serve_app.graph.microbatch import BatchLimits, MicroBatcher
@@ -35,6 +38,11 @@ logger = logging.getLogger(__name__)
 STATE_TIMEOUT_S = 5.0
 MAX_WAITING_BYTES = 512 * 2**20
 """Prepared pixels that wait for an encoder at most; then requests are refused."""
+LEAD_S = 0.02
+"""A micro-batch leaves this long before the encoder is expected to be free: a hop takes 5 to 15 ms on a busy machine."""
+SWITCH_INTERVAL_S = 0.0005
+"""Of the interpreter; its own is 5 ms, and a decoding thread waits that long for the event loop every time it comes
+back from Pillow's C code, up to ten times a picture."""
 REMEMBERED_OPTIONS = 1_024
 """Requests' label lists of which it is remembered that they were sent ahead to the Postprocessor."""
 
@@ -51,20 +59,23 @@ class Preprocessor:
     """Ingress, decoder and sender of micro-batches."""
 
     def __init__(self, config: ServiceConfig, images: DeploymentHandle, post: DeploymentHandle) -> None:
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
         self._config = config
         plugin, scale = config.siglip, config.serving.preprocessor
         self._checkpoint = load_checkpoint(plugin.model_source, config.revision)
         self._preparer = ImagePreparer(self._checkpoint, config.image_limits(), plugin.max_num_patches)
-        threads = max(2, math.ceil(scale.num_cpus)) if scale.decode_threads == "auto" else scale.decode_threads
+        cpus = 1.0 if scale.num_cpus == "auto" else scale.num_cpus
+        threads = max(2, math.ceil(cpus)) if scale.decode_threads == "auto" else scale.decode_threads
         self._decoders = ThreadPoolExecutor(threads, thread_name_prefix="decode")
         retries = metrics.inner_retries()
         timeout_s = config.serving.request_timeout_s
         self._encode = InnerCalls(images, timeout_s, retries.inc)
         self._score = InnerCalls(post, timeout_s, retries.inc)
         limits = BatchLimits(plugin.resolved_batch_size, _message_bytes(), MAX_WAITING_BYTES)
-        self._batcher = MicroBatcher[tuple[PreparedImage, TagOptions], _Scored](self._encode_batch, limits, wait_s=0.0)
+        self._batcher = MicroBatcher[tuple[PreparedImage, TagOptions], _Scored](self._encode_batch, limits, wait_s=0.0, lead_s=LEAD_S)
         self._sent_ahead: OrderedDict[TagOptions, None] = OrderedDict()
         self._background: set[asyncio.Task[Any]] = set()
+        self._threads, self._rates = threads, Rates(time.monotonic())
         self._counted, self._refusals = metrics.OutcomeTally(metrics.images()), metrics.config_refusals()
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
@@ -79,12 +90,21 @@ class Preprocessor:
             self._refusals.inc()
             logger.error("the new configuration is refused, the last one stays: %s", error)
 
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """Tell Serve what `graph/autoscaling.py` goes by; Serve calls this a few times a second."""
+        arriving, per_busy_second = self._rates.read(time.monotonic())
+        decodable = {PER_PREPROCESSOR: per_busy_second * self._threads} if per_busy_second else {}
+        return {ARRIVALS: arriving, WAITING: float(self._batcher.waiting)} | decodable
+
     async def tag(self, images: Sequence[bytes], options: TagOptions) -> TagAnswer:
         """Tag encoded pictures; see `Tagger.tag`."""
         self._send_labels_ahead(options)
         try:
             async with asyncio.timeout(self._config.serving.request_timeout_s):
-                results = await asyncio.gather(*[self._tag_one(data, options) for data in images])
+                if len(images) == 1:  # the usual request needs no task of its own
+                    results = [await self._tag_one(images[0], options)]
+                else:
+                    results = await asyncio.gather(*[self._tag_one(data, options) for data in images])
         except TimeoutError as error:
             self._counted.add(DeadlineExceeded.code, len(images))
             raise DeadlineExceeded("The service took too long to answer. Try again, or send fewer images.") from error
@@ -111,12 +131,20 @@ class Preprocessor:
     async def _tag_one(self, data: bytes, options: TagOptions) -> tuple[TagOutcome, tuple[ScoreReply, int] | None]:
         """Return one image's outcome, and the reply that it stands in if it came that far."""
         try:
-            prepared = await asyncio.get_running_loop().run_in_executor(self._decoders, self._preparer.prepare, data)
+            prepared = await asyncio.get_running_loop().run_in_executor(self._decoders, self._prepare, data)
             scored = await self._batcher.submit((prepared, options), self._preparer.max_nbytes)
             reply = await asyncio.shield(scored.call)
         except TaggerError as error:
             return error, None
         return reply.outcomes[scored.at], (reply, scored.at)
+
+    def _prepare(self, data: bytes) -> PreparedImage:
+        """Prepare one picture and count the processor time that it took."""
+        started_s = time.thread_time()
+        try:
+            return self._preparer.prepare(data)
+        finally:
+            self._rates.count(1, time.thread_time() - started_s)
 
     async def _encode_batch(self, items: Sequence[tuple[PreparedImage, TagOptions]]) -> list[_Scored | Exception]:
         """Encode a micro-batch; its scoring is started and not waited for, so that the encoder gets its next one."""

@@ -8,6 +8,7 @@ them. So what is rendered is checked by our own strict schema first, holds only 
 from typing import Any
 
 from serve_app.config import ServiceConfig
+from serve_app.graph.autoscaling import POLICY
 from serve_app.graph.builder import live_options, scales, user_config
 from serve_app.live import frozen_part
 
@@ -38,6 +39,10 @@ def render_serve_config(config: ServiceConfig) -> dict[str, Any]:
                 "args": {"config": frozen_part(config)},
                 # one line a request costs as much as scoring it; the metrics count requests, and errors are logged
                 "logging_config": {"enable_access_log": False},
+                "autoscaling_policy": {
+                    "policy_function": POLICY,
+                    "policy_kwargs": {"scale_down_delay_s": config.serving.scale_down_delay_s},
+                },
                 "deployments": deployments,
             }
         ],

@@ -73,7 +73,7 @@ def read_checkpoint(folder: Path, name: str | None = None, revision: str | None 
     """
     if not folder.is_dir():
         raise ConfigError(f"{folder} is not a folder; give a checkpoint folder or a hub id such as google/siglip2-base-patch16-224.")
-    config = _read_json(folder / "config.json", "it says which model the weights belong to")
+    config = read_json(folder / "config.json", "it says which model the weights belong to")
     if not (folder / WEIGHTS).is_file() and not (folder / WEIGHTS_INDEX).is_file():
         raise ConfigError(f"{folder} has neither {WEIGHTS} nor {WEIGHTS_INDEX}; only safetensors weights are loaded.")
     family = _family(folder, config)
@@ -102,7 +102,7 @@ def weight_files(folder: Path) -> dict[str, Path]:
     index = folder / WEIGHTS_INDEX
     if not index.is_file():
         return {}
-    table = _read_json(index, "it says which file holds which tensor").get("weight_map", {})
+    table = read_json(index, "it says which file holds which tensor").get("weight_map", {})
     return {tensor: folder / file for tensor, file in table.items()}
 
 
@@ -121,7 +121,7 @@ def _is_gemma(folder: Path) -> bool:
     if (folder / "tokenizer.json").is_file():
         return True
     path = folder / "tokenizer_config.json"
-    return path.is_file() and "Gemma" in str(_read_json(path, "").get("tokenizer_class"))
+    return path.is_file() and "Gemma" in str(read_json(path, "").get("tokenizer_class"))
 
 
 def _check_tokenizer_files(folder: Path, family: Family) -> None:
@@ -133,7 +133,7 @@ def _check_tokenizer_files(folder: Path, family: Family) -> None:
 def _read_processor(folder: Path) -> dict[str, Any]:
     for file in ("preprocessor_config.json", "processor_config.json"):
         if (folder / file).is_file():
-            content = _read_json(folder / file, "")
+            content = read_json(folder / file, "")
             nested = content.get("image_processor", content)
             return nested if isinstance(nested, dict) else content
     raise ConfigError(f"{folder} has neither preprocessor_config.json nor processor_config.json; they say how images are resized.")
@@ -151,7 +151,12 @@ def _triple(values: Any) -> tuple[float, float, float]:
     return red, green, blue
 
 
-def _read_json(path: Path, why: str) -> dict[str, Any]:
+def read_json(path: Path, why: str) -> dict[str, Any]:
+    """Read a JSON object; `why` completes the sentence that a missing file is told in.
+
+    Raises:
+        ConfigError: The file is missing or holds something else.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:

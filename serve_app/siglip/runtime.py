@@ -9,7 +9,7 @@ import torch
 
 from serve_app.errors import ConfigError
 from serve_app.siglip.checkpoints import Family
-from serve_app.siglip.precision import Precision, Runtime
+from serve_app.siglip.precision import PROCESS_BYTES, Precision, Runtime
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -41,7 +41,23 @@ def _resolve_dtype(asked: str, device: str) -> str:
         return asked
     if device == "cuda":
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
-    return "float32"
+    return "bfloat16" if device == "cpu" and cpu_has_bfloat16() else "float32"
+
+
+def cpu_has_bfloat16() -> bool:
+    """Whether this CPU computes bfloat16 in hardware: 1.7 to 1.9 times float32 where it does, slower where it does not."""
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def cap_gpu_memory(share: float) -> None:
+    """Keep this process within its part of the GPU, so that replicas on one GPU cannot starve each other.
+
+    Ray's fractions only count; without a cap the first replica's cache may take the whole card. What the process takes
+    outside of torch's allocator (`PROCESS_BYTES`) is left out of the part.
+    """
+    if 0 < share < 1 and torch.cuda.is_available():
+        total = torch.cuda.get_device_properties(0).total_memory
+        torch.cuda.set_per_process_memory_fraction(max(0.01, share - PROCESS_BYTES / total))
 
 
 def _resolve_attention(asked: str, family: Family, device: str, dtype: str) -> str:

@@ -10,9 +10,17 @@ from serve_app.errors import ConfigError
 from serve_app.graph import profiles
 from serve_app.graph.builder import build_graph
 from serve_app.graph.render import render_serve_config
+from serve_app.hardware.detection import detect_machine
+from serve_app.planning import plan_service, resolve_config
 
 CONFIGS = sorted((Path(__file__).parents[3] / "configs").glob("*.yaml"))
-DEPLOYMENTS = {"Preprocessor", "ImageEncoder", "TextEncoder", "Postprocessor"}
+BLOCKS = {
+    "preprocessor": "Preprocessor",
+    "image_encoder": "ImageEncoder",
+    "text_encoder": "TextEncoder",
+    "postprocessor": "Postprocessor",
+}
+DEPLOYMENTS = set(BLOCKS.values())
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.name)
@@ -50,20 +58,36 @@ def bound(node: object, found: dict[str, object]) -> dict[str, object]:
     return found
 
 
-@pytest.mark.parametrize(("has_gpus", "image", "text"), [(False, 0, 0), (True, 0.5, 0.25)])
-def test_every_deployment_states_what_it_takes(has_gpus: bool, image: float, text: float) -> None:
-    """num_cpus and bounds are always set, GPU shares where there are GPUs, and CPU deployments see none (ray-serve facts 10)."""
-    found = bound(build_graph(load_config(CONFIGS[0]), has_gpus), {})
+@pytest.mark.parametrize("hardware", ["cpu2", "cpu32", "l4x2+64cpu", "gpu4gb"])
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.name)
+def test_every_deployment_states_what_it_takes(path: Path, hardware: str) -> None:
+    """num_cpus and bounds are always set, GPU shares as planned, and CPU deployments see no GPU (ray-serve facts 10)."""
+    config = load_config(path).model_copy(update={"hardware": hardware})
+    plan = plan_service(config, detect_machine())
+    found = bound(build_graph(resolve_config(config, plan)), {})
     assert set(found) == DEPLOYMENTS
-    shares = {"ImageEncoder": image, "TextEncoder": text}
-    for name, deployment in found.items():
+    for planned, name in zip((plan.deployments[n] for n in BLOCKS), BLOCKS.values(), strict=True):
+        deployment = found[name]
         options = deployment.ray_actor_options
-        assert options["num_cpus"] > 0
-        assert options["num_gpus"] == shares.get(name, 0)
-        if not options["num_gpus"]:
-            assert options["runtime_env"]["env_vars"]["CUDA_VISIBLE_DEVICES"] == ""
+        assert options["num_cpus"] == planned.num_cpus > 0
+        assert options["num_gpus"] == planned.num_gpus
+        assert options["runtime_env"]["env_vars"].get("CUDA_VISIBLE_DEVICES") == (None if planned.num_gpus else "")
         assert deployment.max_ongoing_requests >= 64
         assert deployment._deployment_config.max_queued_requests > 0
+        bounds = deployment._deployment_config.autoscaling_config
+        assert (bounds.min_replicas, bounds.max_replicas) == (planned.min_replicas, planned.max_replicas)
+
+
+def test_a_fixed_number_of_replicas_changes_in_place() -> None:
+    """From 2 to 3 replicas `args` stay; from auto to 2 they do not, since Serve restarts replicas for that anyway."""
+    configs = [
+        parse_config({"labels": ["cat"], "plugins": {"siglip": {"model": "demo"}}, "serving": {"image_encoder": {"num_replicas": number}}})
+        for number in (2, 3, "auto")
+    ]
+    two, three, auto = (render_serve_config(config)["applications"][0] for config in configs)
+    assert two["args"] == three["args"] != auto["args"]
+    bounds = next(d for d in three["deployments"] if d["name"] == "ImageEncoder")["autoscaling_config"]
+    assert (bounds["min_replicas"], bounds["max_replicas"]) == (3, 3)
 
 
 def test_profiles_come_from_one_list(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,90 @@
+"""Serve's application-level autoscaling policy: reads what replicas reported, asks `hardware/scaling.py`, answers Serve.
+
+It runs in Serve's controller ten times a second, so it only adds up a few numbers. Serve applies the bounds of each
+deployment's `autoscaling_config` once more, and starts a deployment with no replica by itself when a request waits.
+"""
+
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from ray.serve.config import AutoscalingContext
+
+from serve_app.hardware.scaling import HOLD_S, Bounds, Load, damp, wanted_replicas
+
+POLICY = "serve_app.graph.autoscaling:GraphScaling"
+ARRIVALS, WAITING, PER_PREPROCESSOR = "images_arriving_per_second", "images_waiting", "images_decodable_per_second"
+PER_ENCODER = "images_encodable_per_second"
+
+
+class Rates:
+    """Counters of one replica that are read as rates: what happened since they were read last."""
+
+    def __init__(self, now_s: float) -> None:
+        self._lock = threading.Lock()  # counted in worker threads, read on the event loop
+        self._since_s = now_s
+        self._images, self._busy_s = 0, 0.0
+        self._per_busy_second: float | None = None
+
+    def count(self, images: int, busy_s: float) -> None:
+        """Add work that was done."""
+        with self._lock:
+            self._images += images
+            self._busy_s += busy_s
+
+    def read(self, now_s: float) -> tuple[float, float | None]:
+        """Return images a second since the last reading, and images a busy second, the last known; starts anew."""
+        with self._lock:
+            images, busy_s, elapsed_s = self._images, self._busy_s, max(1e-3, now_s - self._since_s)
+            self._since_s, self._images, self._busy_s = now_s, 0, 0.0
+        if images and busy_s:
+            self._per_busy_second = images / busy_s
+        return images / elapsed_s, self._per_busy_second
+
+
+class GraphScaling:
+    """The policy that Serve makes once for an application and calls with the state of its deployments."""
+
+    def __init__(self, scale_down_delay_s: float = HOLD_S) -> None:
+        self._hold_s = scale_down_delay_s
+
+    def __call__(self, contexts: Mapping[Any, AutoscalingContext]) -> tuple[dict[Any, int], dict[Any, dict[str, Any]]]:
+        """Return the replicas of every deployment that scales, and what is to be remembered for the next time."""
+        named = {context.deployment_name: context for context in contexts.values()}
+        wanted = wanted_replicas(_load(named), {name: _bounds(context) for name, context in named.items()})
+        targets: dict[Any, int] = {}
+        states: dict[Any, dict[str, Any]] = {}
+        for deployment, context in contexts.items():
+            history = tuple((at, count) for at, count in context.policy_state.get("history", ()))
+            now_s = context.current_time or time.time()
+            targets[deployment], history = damp(wanted[context.deployment_name], history, now_s, self._hold_s)
+            states[deployment] = {"history": history}
+        return targets, states
+
+
+def _bounds(context: AutoscalingContext) -> Bounds:
+    return Bounds(context.target_num_replicas, context.capacity_adjusted_min_replicas, context.capacity_adjusted_max_replicas)
+
+
+def _load(named: Mapping[str, AutoscalingContext]) -> Load:
+    text = named.get("TextEncoder")
+    arriving = _reported(named, "Preprocessor", ARRIVALS)
+    return Load(
+        arrivals=sum(arriving),
+        waiting=sum(_reported(named, "Preprocessor", WAITING)),
+        per_encoder=_mean(_reported(named, "ImageEncoder", PER_ENCODER)),
+        per_preprocessor=_mean(_reported(named, "Preprocessor", PER_PREPROCESSOR)),
+        text_calls=text.total_num_requests if text else 0.0,
+    )
+
+
+def _reported(named: Mapping[str, AutoscalingContext], deployment: str, metric: str) -> list[float]:
+    """Return what each replica of a deployment reported, averaged by Serve over its look-back period."""
+    context = named.get(deployment)
+    return list((context.aggregated_metrics or {}).get(metric, {}).values()) if context else []
+
+
+def _mean(values: list[float]) -> float | None:
+    known = [value for value in values if value > 0]
+    return sum(known) / len(known) if known else None

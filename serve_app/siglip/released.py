@@ -1,0 +1,96 @@
+"""Every official SigLIP and SigLIP 2 checkpoint, as data.
+
+Shapes: transformers' `convert_siglip_to_hf.py` and `convert_siglip2_to_hf.py`, and big_vision's demo notebooks. Parameter
+counts follow from them; a test builds every model on torch's meta device and compares. ImageNet zero-shot accuracy:
+big_vision's README_siglip2.md, which has SigLIP 2 only.
+"""
+
+from dataclasses import dataclass
+
+from serve_app.siglip.architecture import Architecture, Encoder
+from serve_app.siglip.checkpoints import Family
+
+BICUBIC, BILINEAR = 3, 2
+"""Pillow's numbers of the filters, as in the checkpoints' `preprocessor_config.json`."""
+BASE, LARGE = Encoder(768, 12, 12, 3072), Encoder(1024, 24, 16, 4096)
+SO400M, GIANT = Encoder(1152, 27, 16, 4304), Encoder(1536, 40, 16, 6144)
+ENGLISH, MULTILINGUAL, GEMMA = 32_000, 250_000, 256_000
+"""Vocabulary sizes: SentencePiece on English C4, the same on mC4, Gemma's tokenizer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """A released checkpoint.
+
+    Attributes:
+        hub_id: Its repository.
+        architecture: Its shape.
+        resample: Pillow's filter number.
+        imagenet_accuracy: Zero-shot top-1 on ImageNet in per cent, as published, NaFlex at 256 patches; None where no source was found.
+    """
+
+    hub_id: str
+    architecture: Architecture
+    resample: int
+    imagenet_accuracy: float | None
+
+    @property
+    def family(self) -> Family:
+        """Which kind of SigLIP."""
+        return self.architecture.family
+
+
+def _fixed(
+    name: str, towers: tuple[Encoder, Encoder], accuracy: float | None = None, vocab_size: int = 0, context_length: int = 64
+) -> Released:
+    """Return a fixed-resolution checkpoint; patch and image size are the numbers in its name."""
+    family = Family.SIGLIP2 if name.startswith("siglip2") else Family.SIGLIP
+    patch_px, image_px = int(name.split("patch")[1].split("-")[0]), int(name.split("patch")[1].split("-")[1])
+    vocabulary = vocab_size or (GEMMA if family is Family.SIGLIP2 else ENGLISH)
+    positions = (image_px // patch_px) ** 2
+    width = towers[0].hidden_size  # giant: its text tower is so400m's, projected to the image tower's width
+    shape = Architecture(family, *towers, patch_px, image_px, positions, vocabulary, context_length, width)
+    return Released(f"google/{name}", shape, BILINEAR if family is Family.SIGLIP2 else BICUBIC, accuracy)
+
+
+def _naflex(name: str, tower: Encoder, accuracy: float) -> Released:
+    shape = Architecture(Family.NAFLEX, tower, tower, 16, None, 256, GEMMA, 64, tower.hidden_size)
+    return Released(f"google/{name}", shape, BILINEAR, accuracy)
+
+
+_BASES, _LARGES, _SO400MS, _GIANTS = (BASE, BASE), (LARGE, LARGE), (SO400M, SO400M), (GIANT, SO400M)
+
+RELEASED: tuple[Released, ...] = (
+    _fixed("siglip-base-patch16-224", _BASES),
+    _fixed("siglip-base-patch16-256", _BASES),
+    _fixed("siglip-base-patch16-384", _BASES),
+    _fixed("siglip-base-patch16-512", _BASES),
+    _fixed("siglip-base-patch16-256-multilingual", _BASES, vocab_size=MULTILINGUAL),
+    _fixed("siglip-large-patch16-256", _LARGES),
+    _fixed("siglip-large-patch16-384", _LARGES),
+    _fixed("siglip-so400m-patch14-224", _SO400MS, context_length=16),
+    _fixed("siglip-so400m-patch14-384", _SO400MS),
+    _fixed("siglip-so400m-patch16-256-i18n", _SO400MS, vocab_size=MULTILINGUAL),
+    _fixed("siglip2-base-patch32-256", _BASES, 74.0),
+    _fixed("siglip2-base-patch16-224", _BASES, 78.2),
+    _fixed("siglip2-base-patch16-256", _BASES, 79.1),
+    _fixed("siglip2-base-patch16-384", _BASES, 80.6),
+    _fixed("siglip2-base-patch16-512", _BASES, 81.2),
+    _fixed("siglip2-large-patch16-256", _LARGES, 82.5),
+    _fixed("siglip2-large-patch16-384", _LARGES, 83.1),
+    _fixed("siglip2-large-patch16-512", _LARGES, 83.5),
+    _fixed("siglip2-so400m-patch14-224", _SO400MS, 83.2),
+    _fixed("siglip2-so400m-patch14-384", _SO400MS, 84.1),
+    _fixed("siglip2-so400m-patch16-256", _SO400MS, 83.4),
+    _fixed("siglip2-so400m-patch16-384", _SO400MS, 84.1),
+    _fixed("siglip2-so400m-patch16-512", _SO400MS, 84.3),
+    _fixed("siglip2-giant-opt-patch16-256", _GIANTS, 84.5),
+    _fixed("siglip2-giant-opt-patch16-384", _GIANTS, 85.0),
+    _naflex("siglip2-base-patch16-naflex", BASE, 78.5),
+    _naflex("siglip2-so400m-patch16-naflex", SO400M, 83.5),
+)
+
+
+def find_released(hub_id: str) -> Released | None:
+    """Return the row of a hub id, or None."""
+    return next((row for row in RELEASED if row.hub_id == hub_id), None)

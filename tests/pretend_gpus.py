@@ -1,0 +1,70 @@
+"""A service whose Ray is told that there are two GPUs: planned for two L4 and a base checkpoint, run on the CPU.
+
+`python -m tests.pretend_gpus CONFIG` serves until standard input ends. Everything is what a GPU cluster gets, fractions,
+bounds and policy, but for the device and for the ImageEncoder, which takes its time as a larger model would.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from serve_app.config import ServiceConfig, load_config
+from serve_app.graph.encoders import ImageEncoder
+from serve_app.graph.local_node import local_node
+from serve_app.graph.render import render_serve_config
+from serve_app.hardware.detection import parse_hardware
+from serve_app.hardware.plan import Plan
+from serve_app.planning import plan_service, resolve_config
+from serve_app.siglip.inputs import ImageBatch
+from serve_app.siglip.outcomes import EncodedImages
+
+PLANNED_MODEL = "google/siglip-base-patch16-224"
+HARDWARE = "l4x2+16cpu"
+BATCH_S = 0.5
+
+
+class SlowImageEncoder(ImageEncoder):
+    """The ImageEncoder deployment with a forward pass that takes half a second more."""
+
+    def _forward(self, batches: Sequence[ImageBatch]) -> list[EncodedImages]:
+        time.sleep(BATCH_S)
+        encoded = super()._forward(batches)
+        self._rates.count(0, BATCH_S)
+        return encoded
+
+
+def plan_for_pretend_gpus(config: ServiceConfig) -> Plan:
+    """Return the plan of a base checkpoint in the place of the demo's."""
+    plugin = config.siglip.model_copy(update={"model": PLANNED_MODEL})
+    asked = config.model_copy(update={"plugins": config.plugins.model_copy(update={"siglip": plugin})})
+    return plan_service(asked, parse_hardware(HARDWARE))
+
+
+def build_app(args: dict[str, Any]) -> Any:
+    """Build the graph as `serve_app.app.build_app` does, then move it to the CPU."""
+    from serve_app.graph.builder import build_graph
+
+    config = ServiceConfig.model_validate_json(json.dumps(args["config"]))
+    resolved = resolve_config(config, plan_for_pretend_gpus(config))
+    plugin = resolved.siglip.model_copy(update={"device": "cpu", "dtype": "float32"})
+    on_cpu = resolved.model_copy(update={"plugins": resolved.plugins.model_copy(update={"siglip": plugin})})
+    return build_graph(on_cpu, image_encoder=SlowImageEncoder)
+
+
+def serve(path: Path) -> None:
+    """Serve until standard input ends."""
+    config = load_config(path)
+    with local_node(config, {"num_cpus": 16, "num_gpus": 2}) as cluster:
+        rendered = render_serve_config(config)
+        rendered["applications"][0]["import_path"] = "tests.pretend_gpus:build_app"
+        cluster.deploy(rendered)
+        cluster.wait_until_running(config.name, 180.0, lambda state: None)
+        print(f"Ready {cluster.address}", flush=True)
+        sys.stdin.read()
+
+
+if __name__ == "__main__":
+    serve(Path(sys.argv[1]))

@@ -1,0 +1,178 @@
+"""Plans of every checkpoint on every size of hardware, and what is refused."""
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serve_app.config import MODEL_VARIANTS
+from serve_app.errors import ConfigError
+from serve_app.hardware.accelerators import ACCELERATORS
+from serve_app.hardware.detection import Hardware, parse_hardware
+from serve_app.hardware.footprint import image_footprint, text_footprint
+from serve_app.hardware.plan import Asked, AskedScale, Plan
+from serve_app.hardware.planner import make_plan
+from serve_app.siglip.architecture import Architecture
+from serve_app.siglip.checkpoints import Family
+from serve_app.siglip.released import RELEASED, Released, find_released
+
+SIZES = ("gpu4gb", "gpu8gb", "gpu16gb", "gpu24gb", "gpu40gb", "gpu80gb", "gpu141gb", "cpu8")
+SO400M, GIANT, NAFLEX, BASE = (MODEL_VARIANTS[name] for name in ("so400m-v2", "giant-v2", "base-naflex", "base"))
+
+
+def shape_of(hub_id: str) -> Architecture:
+    row = find_released(hub_id)
+    assert row is not None
+    return row.architecture
+
+
+def plan(hub_id: str, hardware: str, flash: bool = False, **asked: object) -> Plan:
+    return make_plan(hub_id, shape_of(hub_id), Asked(**asked), parse_hardware(hardware), flash)  # type: ignore[arg-type]
+
+
+def plan_or_refusal(row: Released, asked: Asked, hardware: Hardware) -> Plan | str:
+    """Return a plan, or the sentence that refuses it; anything else fails the test."""
+    try:
+        return make_plan(row.hub_id, row.architecture, asked, hardware)
+    except ConfigError as error:
+        return str(error)
+
+
+def check_fits(made: Plan, shape: Architecture) -> None:
+    """Every GPU holds its encoders and the text tower, in fractions and in bytes."""
+    image, text = made.deployments["image_encoder"], made.deployments["text_encoder"]
+    accelerator = made.hardware.accelerator
+    assert accelerator is not None
+    per_gpu = image.max_replicas // made.hardware.gpus
+    assert per_gpu * image.num_gpus + text.num_gpus <= 1 + 1e-9
+    assert made.image.needed <= image.num_gpus * accelerator.memory_bytes
+    assert text.num_gpus == 0 or made.text.needed <= text.num_gpus * accelerator.memory_bytes
+    precision = (made.dtype, made.attention, made.quantization)
+    assert made.image == image_footprint(shape, precision, made.batch_size, 256)
+    assert made.text.weights == text_footprint(shape, made.dtype, made.quantization).weights
+
+
+@pytest.mark.parametrize(("variant", "hardware"), list(itertools.product(MODEL_VARIANTS, SIZES)))
+def test_the_plugin_documents_checkpoints_on_every_size(variant: str, hardware: str) -> None:
+    """A plan that fits, or one sentence; these all fit."""
+    hub_id = MODEL_VARIANTS[variant]
+    made = plan(hub_id, hardware)
+    if made.hardware.gpus:
+        check_fits(made, shape_of(hub_id))
+    assert all(planned.max_replicas >= planned.min_replicas >= 1 for planned in made.deployments.values())
+    assert made.images_per_second > 0
+
+
+@given(
+    row=st.sampled_from(RELEASED),
+    memory_gb=st.floats(0.5, 200).map(lambda x: round(x, 1)),
+    gpus=st.integers(1, 9),
+    dtype=st.sampled_from(["auto", "float32", "float16", "bfloat16"]),
+    quantization=st.sampled_from(["none", "8bit", "4bit"]),
+    batch=st.one_of(st.none(), st.integers(1, 1024)),
+)
+def test_a_plan_fits_or_is_refused_in_one_sentence(row, memory_gb, gpus, dtype, quantization, batch) -> None:  # type: ignore[no-untyped-def]
+    """Whatever is asked on whatever card: it fits, or a ConfigError of one line that says what would."""
+    asked = Asked(dtype=dtype, quantization=quantization, batch_size=batch)
+    made = plan_or_refusal(row, asked, parse_hardware(f"gpu{memory_gb}gbx{gpus}"))
+    if isinstance(made, str):
+        assert "\n" not in made
+        assert "fits" in made or "take a GPU with" in made
+        return
+    check_fits(made, row.architecture)
+    assert made.batch_size == (batch or made.batch_size)
+    assert made.quantization == quantization
+    assert made.dtype == (dtype if dtype != "auto" else "bfloat16")
+
+
+@given(cpus=st.floats(0.5, 256), row=st.sampled_from(RELEASED))
+def test_cpu_plans_take_no_more_than_there_is(cpus: float, row: object) -> None:
+    """All replicas together need no more CPUs than the machine has."""
+    hardware = Hardware(cpus, False, 0, None, False, "test")
+    made = make_plan("x", row.architecture, Asked(), hardware)  # type: ignore[attr-defined]
+    assert sum(planned.num_cpus * planned.max_replicas for planned in made.deployments.values()) <= max(cpus, 0.75) + 1e-9
+    assert made.deployments["image_encoder"].num_gpus == 0
+
+
+@pytest.mark.parametrize("accelerator", ACCELERATORS, ids=lambda row: row.name)
+def test_dtype_follows_the_accelerator(accelerator: object) -> None:
+    """bfloat16 from Ampere on, float16 on Turing and Volta."""
+    name = accelerator.name  # type: ignore[attr-defined]
+    assert plan(BASE, name.lower()).dtype == ("float16" if name in ("T4", "V100") else "bfloat16")
+
+
+def test_dtype_follows_the_cpu() -> None:
+    """bfloat16 where the CPU has units for it, else float32."""
+    for has, dtype in ((True, "bfloat16"), (False, "float32")):
+        hardware = Hardware(8, has, 0, None, False, "test")
+        assert make_plan(BASE, shape_of(BASE), Asked(), hardware).dtype == dtype
+    mac = Hardware(8, False, 0, None, True, "test")
+    assert make_plan(BASE, shape_of(BASE), Asked(), mac).device == "mps"
+
+
+def test_attention() -> None:
+    """Flash only where its package is and the family, the dtype and the card allow it; asked for otherwise it is refused."""
+    assert plan(SO400M, "l4").attention == "sdpa"
+    assert plan(SO400M, "l4", flash=True).attention == "flash_attention_2"
+    assert plan(NAFLEX, "l4", flash=True).attention == "sdpa"
+    assert plan(SO400M, "t4", flash=True).attention == "sdpa"
+    assert plan(SO400M, "cpu8", flash=True).attention == "sdpa"
+    assert plan(SO400M, "l4", attention="eager").attention == "eager"
+    assert shape_of(NAFLEX).family is Family.NAFLEX
+    for hub_id, hardware, options in (
+        (NAFLEX, "l4", {}),
+        (SO400M, "cpu8", {}),
+        (SO400M, "t4", {}),
+        (SO400M, "l4", {"dtype": "float32"}),
+    ):
+        with pytest.raises(ConfigError, match="flash_attention_2"):
+            plan(hub_id, hardware, attention="flash_attention_2", **options)
+
+
+def test_what_is_fixed_stays() -> None:
+    """Explicit values are in the plan as they were asked, with advice where another would be better."""
+    scales = (("image_encoder", AskedScale(num_cpus=3.0, num_gpus=0.25)), ("text_encoder", AskedScale(min_replicas=0)))
+    made = plan(BASE, "l4x2", dtype="float32", batch_size=5, deployments=scales)
+    image = made.deployments["image_encoder"]
+    assert (image.num_cpus, image.num_gpus, image.max_replicas) == (3.0, 0.25, 6)
+    assert (made.dtype, made.batch_size) == ("float32", 5)
+    assert made.deployments["text_encoder"].min_replicas == 0
+    assert any("float32" in line for line in made.advice)
+    assert any("eager" in line for line in plan(BASE, "cpu8", attention="eager").advice)
+
+
+@pytest.mark.parametrize(
+    ("hub_id", "hardware", "asked", "said"),
+    [
+        (GIANT, "gpu2gb", {}, "quantization 4bit fits"),
+        (GIANT, "gpu2gb", {}, "google/siglip2-so400m-patch16-512 fits"),
+        (SO400M, "gpu8gb", {"batch_size": 1024}, "batch_size"),
+        (BASE, "cpu8", {"device": "cuda"}, "use device auto or cpu"),
+        (BASE, "l4", {"device": "mps"}, "use device auto or cpu"),
+        (SO400M, "gpu4gb", {"device": "cuda"}, "beside"),
+        (BASE, "l4", {"deployments": (("image_encoder", AskedScale(num_replicas=9)),)}, "ask for 2 or fewer"),
+        (BASE, "l4", {"deployments": (("text_encoder", AskedScale(num_gpus=0.01)),)}, "or auto"),
+        (SO400M, "l4", {"deployments": (("image_encoder", AskedScale(num_gpus=0.05)),)}, "0.05 of a L4"),
+    ],
+)
+def test_refusals_say_what_would_work(hub_id: str, hardware: str, asked: dict[str, object], said: str) -> None:
+    """One line with the number that does not fit and an alternative."""
+    with pytest.raises(ConfigError, match=said) as refused:
+        plan(hub_id, hardware, **asked)
+    assert "\n" not in str(refused.value)
+
+
+def test_what_a_refusal_offers_does_fit() -> None:
+    """The quantisation and the checkpoint that are offered can be planned on the same card."""
+    assert plan(GIANT, "gpu2gb", quantization="4bit").quantization == "4bit"
+    assert plan("google/siglip2-so400m-patch16-512", "gpu2gb").batch_size >= 1
+
+
+def test_small_models_share_a_gpu_and_decoding_limits_are_told() -> None:
+    """Base runs several times on one GPU; where CPUs are too few to feed it, the plan says so."""
+    made = plan(BASE, "l4x2")
+    assert made.deployments["image_encoder"].max_replicas == 4
+    reason = next(reason for reason in made.reasons if reason.name == "preprocessor")
+    assert "decoding is what limits" in reason.why
+    assert made.deployments["preprocessor"].max_replicas < plan(BASE, "l4x2+96cpu").deployments["preprocessor"].max_replicas
