@@ -90,8 +90,8 @@ def ours() -> Policy:
 
     def decide(now_s: float, arrivals: float, waiting: float, running: int, target: int) -> int:
         nonlocal history
-        load = Load(arrivals, waiting, PER_ENCODER, None, 0.0)
-        wanted = wanted_replicas(load, {"ImageEncoder": Bounds(target, 1, MOST)})["ImageEncoder"]
+        load = Load(arrivals, waiting, 0.0, PER_ENCODER, None, 0.0)
+        wanted = wanted_replicas(load, {"ImageEncoder": Bounds(target, running, 1, MOST)})["ImageEncoder"]
         result, history = damp(wanted, history, now_s, HOLD_S)
         return result
 

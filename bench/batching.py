@@ -94,7 +94,7 @@ def serve_stand_in(config_path: str) -> None:
         cloudpickle.register_pickle_by_value(module)
         serve.start(http_options={"host": "0.0.0.0", "port": config.serving.port})
         serve.run(
-            build_graph(resolve_config(config, plan_service(config, detect_machine())), image_encoder=StandIn),
+            build_graph(resolve_config(config, plan_service(config, detect_machine)), image_encoder=StandIn),
             name="trial",
             route_prefix="/",
         )

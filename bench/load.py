@@ -7,6 +7,7 @@ Small on purpose: it shares the machine with what it measures (0.1 ms of CPU a r
 import argparse
 import asyncio
 import json
+import signal
 import statistics
 import time
 from collections import Counter
@@ -96,14 +97,21 @@ def http_request(url: str, body: bytes, content_type: str) -> bytes:
 
 
 async def run(url: str, requests: list[bytes], clients: int, seconds: float) -> Load:
-    """Keep `clients` connections asking for some seconds."""
+    """Keep `clients` connections asking for some seconds, or until SIGTERM."""
     parts = urlsplit(url)
     assert parts.hostname is not None
     address = (parts.hostname, parts.port or 80)
     results: list[tuple[float, str]] = []
     started = time.perf_counter()
     turned = [requests[number % len(requests) :] + requests[: number % len(requests)] for number in range(clients)]
-    await asyncio.gather(*[Client(address, own, started + seconds, results).run() for own in turned])
+    running = [Client(address, own, started + seconds, results) for own in turned]
+
+    def end() -> None:
+        for client in running:
+            client.deadline = 0.0  # after the request that is under way
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, end)
+    await asyncio.gather(*[client.run() for client in running])
     elapsed = time.perf_counter() - started
     times = sorted(taken * 1000 for taken, status in results if status == "200")
     if not times:

@@ -19,10 +19,10 @@ def build_app(args: dict[str, Any]) -> Application:
         args: `{"config": ...}`, the frozen part of a configuration (`serve_app/live.py`).
     """
     config = ServiceConfig.model_validate_json(json.dumps(args["config"]))
-    return build_graph(resolve_config(config, plan_service(config, cluster_hardware())))
+    return build_graph(resolve_config(config, plan_service(config, cluster_hardware)))
 
 
-def cluster_hardware() -> Hardware:
+def cluster_hardware(with_gpus: bool) -> Hardware:
     """Return what the living nodes of this cluster have."""
     nodes = [{"resources": node["Resources"], "labels": node.get("Labels", {})} for node in ray.nodes() if node["Alive"]]
-    return hardware_of_nodes(nodes, cpu_has_bfloat16(), "this cluster")
+    return hardware_of_nodes(nodes, cpu_has_bfloat16(), "this cluster", with_gpus)

@@ -73,11 +73,16 @@ def _serve(given: argparse.Namespace) -> int:
 
 
 def _deploy(given: argparse.Namespace) -> int:
+    import functools
+
+    from serve_app.commands.plan import hardware_of_cluster
     from serve_app.graph.deploy import Cluster
     from serve_app.graph.render import render_serve_config
+    from serve_app.planning import plan_service
 
     config = load_config(given.config)
     cluster = Cluster(given.address)
+    plan_service(config, functools.partial(hardware_of_cluster, cluster))  # refuses what the cluster would only wait for
     cluster.deploy(render_serve_config(config))
     cluster.wait_until_running(config.name, given.timeout, lambda state: print(state, file=sys.stderr))
     print(f"{config.name} runs at {given.address}")

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from serve_app.errors import ConfigError, InvalidRequest
+from serve_app.serving import Count, Serving, Settings
 from serve_app.siglip.images import ImageLimits
 from serve_app.siglip.naflex import MAX_PATCHES, MIN_PATCHES
 from serve_app.siglip.precision import Precision
@@ -37,15 +38,6 @@ MODEL_VARIANTS = {
 PLUGIN_ALIASES = {"variant": "model", "model_variant": "model", "threshold": "confidence_threshold", "limit": "max_tags"}
 AUTO_BATCH_SIZE = 16
 """Images a batch where `batch_size` is `auto`: the upper end of the seed table for 16 GB of memory."""
-
-Count = Annotated[int, Field(ge=1)]
-Seconds = Annotated[float, Field(gt=0)]
-
-
-class Settings(BaseModel):
-    """Base of every block: frozen, strict, no unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
 class SiglipPlugin(Settings):
@@ -118,65 +110,6 @@ class Limits(Settings):
     max_images_per_request: Count = 64
     max_labels_per_request: Count = 1_000
     max_cached_label_bytes: Count = 256 * 2**20
-
-
-class DeploymentScale(Settings):
-    """How many replicas of a deployment there are, what each takes, and how much each lets wait."""
-
-    num_replicas: Literal["auto"] | Count = "auto"
-    min_replicas: Count = 1
-    max_replicas: Literal["auto"] | Count = "auto"
-    num_cpus: Literal["auto"] | Annotated[float, Field(ge=0)] = "auto"
-    num_gpus: Literal["auto"] | Annotated[float, Field(ge=0)] = 0.0
-    max_ongoing_requests: Count = 64
-    max_queued_requests: Count = 256
-
-    @model_validator(mode="after")
-    def _check_bounds(self) -> Self:
-        if self.max_replicas != "auto" and self.max_replicas < self.min_replicas:
-            raise ValueError(f"max_replicas {self.max_replicas} is less than min_replicas {self.min_replicas}")
-        if self.num_replicas != "auto" and self.max_replicas != "auto":
-            raise ValueError("num_replicas fixes the number and max_replicas bounds it; keep one of them")
-        return self
-
-
-class Preprocessing(DeploymentScale):
-    """The Preprocessor, which is the HTTP ingress."""
-
-    max_ongoing_requests: Count = 256
-    decode_threads: Literal["auto"] | Count = "auto"
-
-
-class ImageEncoding(DeploymentScale):
-    """The ImageEncoder; a call carries a micro-batch."""
-
-    num_gpus: Literal["auto"] | Annotated[float, Field(ge=0)] = "auto"
-
-
-class TextEncoding(DeploymentScale):
-    """The TextEncoder; new labels are rare, so it may scale to zero."""
-
-    min_replicas: Annotated[int, Field(ge=0)] = 1
-    num_gpus: Literal["auto"] | Annotated[float, Field(ge=0)] = "auto"
-
-
-class Postprocessing(DeploymentScale):
-    """The Postprocessor."""
-
-
-class Serving(Settings):
-    """Where the service listens and how its graph is laid out."""
-
-    host: str = "0.0.0.0"
-    port: int = Field(8000, ge=1, le=65535)
-    ingress: Literal["auto", "haproxy", "python"] = "auto"
-    request_timeout_s: Seconds = 60.0
-    batch_wait_timeout_s: float = Field(0.002, ge=0, le=10)
-    scale_down_delay_s: Seconds = 120.0
-    preprocessor: Preprocessing = Preprocessing()
-    image_encoder: ImageEncoding = ImageEncoding()
-    text_encoder: TextEncoding = TextEncoding()
-    postprocessor: Postprocessing = Postprocessing()
 
 
 class ServiceConfig(Settings):

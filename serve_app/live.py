@@ -9,7 +9,8 @@ from typing import Any, Self
 
 from pydantic import Field
 
-from serve_app.config import ServiceConfig, Settings
+from serve_app.config import ServiceConfig
+from serve_app.serving import Settings
 from serve_app.tagging.selection import SortBy
 from serve_app.tagging.settings import TagSettings, make_settings
 

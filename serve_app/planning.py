@@ -1,13 +1,15 @@
 """From a configuration to a plan, and from a plan to a configuration without an `auto` that the hardware decides."""
 
+from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
 
-from serve_app.config import DeploymentScale, ServiceConfig
+from serve_app.config import ServiceConfig
 from serve_app.errors import ConfigError
 from serve_app.hardware.detection import Hardware, parse_hardware
 from serve_app.hardware.plan import Asked, AskedScale, Plan
 from serve_app.hardware.planner import make_plan
+from serve_app.serving import DeploymentScale
 from serve_app.siglip.architecture import Architecture, read_architecture
 from serve_app.siglip.checkpoints import read_json
 from serve_app.siglip.hub import load_checkpoint
@@ -17,13 +19,17 @@ DEPLOYMENTS = ("preprocessor", "image_encoder", "text_encoder", "postprocessor")
 """Names of the deployments in the `serving` block."""
 
 
-def plan_service(config: ServiceConfig, found: Hardware) -> Plan:
-    """Plan a service on the hardware that its configuration names, or else on what was found.
+def plan_service(config: ServiceConfig, look: Callable[[bool], Hardware]) -> Plan:
+    """Plan a service on the hardware that its configuration names, or else on what there is.
+
+    Args:
+        config: The service's.
+        look: Says what there is, with GPUs or without; not called where the configuration names the hardware.
 
     Raises:
         ConfigError: It cannot work; says what would.
     """
-    hardware = found if config.hardware == "auto" else parse_hardware(config.hardware)
+    hardware = look(config.siglip.device != "cpu") if config.hardware == "auto" else parse_hardware(config.hardware)
     return make_plan(config.siglip.model_shown, architecture_of(config), _asked(config), hardware, find_spec("flash_attn") is not None)
 
 
@@ -53,7 +59,9 @@ def resolve_config(config: ServiceConfig, plan: Plan) -> ServiceConfig:
             values |= {"min_replicas": planned.min_replicas, "max_replicas": planned.max_replicas}
         serving[name] = scale.model_copy(update=values)
     # attention stays as asked: whether flash-attn is installed is known on the node that loads the model
-    plugin = config.siglip.model_copy(update={"batch_size": plan.batch_size, "dtype": plan.dtype, "device": _device(config, plan)})
+    # and on CPUs the dtype, since whether they compute bfloat16 is known there
+    dtype = plan.dtype if plan.device == "cuda" else config.siglip.dtype
+    plugin = config.siglip.model_copy(update={"batch_size": plan.batch_size, "dtype": dtype, "device": _device(config, plan)})
     plugins = config.plugins.model_copy(update={"siglip": plugin})
     return config.model_copy(update={"plugins": plugins, "serving": config.serving.model_copy(update=serving)})
 

@@ -1,6 +1,7 @@
 """`siglip-serve plan`: what the planner makes of a configuration, with the reason for each number."""
 
 import dataclasses
+import functools
 import json
 
 from rich.console import Console
@@ -8,7 +9,7 @@ from rich.table import Table
 
 from serve_app.config import ServiceConfig
 from serve_app.graph.deploy import Cluster
-from serve_app.hardware.detection import Hardware, cpu_has_bfloat16, detect_machine, hardware_of_nodes, parse_hardware
+from serve_app.hardware.detection import Hardware, cpu_has_bfloat16, detect_machine, hardware_of_nodes
 from serve_app.hardware.plan import Plan, gib
 from serve_app.planning import plan_service
 
@@ -22,10 +23,9 @@ def print_plan(config: ServiceConfig, hardware: str | None, cluster: str | None,
     Raises:
         ConfigError: It cannot work; says what would.
     """
-    if hardware is not None:
-        config = config.model_copy(update={"hardware": hardware})
-        parse_hardware(hardware)
-    plan = plan_service(config, _found(config, cluster))
+    if hardware is not None or cluster is not None:
+        config = config.model_copy(update={"hardware": hardware or "auto"})
+    plan = plan_service(config, detect_machine if cluster is None else functools.partial(hardware_of_cluster, Cluster(cluster)))
     if as_json:
         print(json.dumps(dataclasses.asdict(plan), indent=2))
         return 0
@@ -36,10 +36,9 @@ def print_plan(config: ServiceConfig, hardware: str | None, cluster: str | None,
     return 0
 
 
-def _found(config: ServiceConfig, cluster: str | None) -> Hardware:
-    if cluster is not None:
-        return hardware_of_nodes(Cluster(cluster).nodes(), cpu_has_bfloat16(), f"the cluster at {cluster}")
-    return detect_machine() if config.hardware == "auto" else parse_hardware(config.hardware)
+def hardware_of_cluster(cluster: Cluster, with_gpus: bool) -> Hardware:
+    """Return what the living nodes of a cluster have, as its dashboard says."""
+    return hardware_of_nodes(cluster.nodes(), cpu_has_bfloat16(), f"the cluster at {cluster.address}", with_gpus)
 
 
 def _print(plan: Plan, console: Console) -> None:

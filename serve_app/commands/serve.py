@@ -12,6 +12,8 @@ from serve_app.errors import TaggerError
 from serve_app.graph.deploy import Cluster
 from serve_app.graph.local_node import local_node, logs_folder
 from serve_app.graph.profiles import ingress_profile
+from serve_app.hardware.accelerators import GENERIC
+from serve_app.hardware.detection import detect_machine
 
 WATCH_S = 5.0
 
@@ -25,6 +27,7 @@ def serve_locally(config: ServiceConfig, timeout_s: float) -> int:
     from serve_app.graph.render import render_serve_config
 
     console = Console(stderr=True, highlight=False)
+    config = _on_unknown_gpus(config)
     stop = threading.Event()
     _stop_on_signals(stop)
     with local_node(config) as cluster:
@@ -43,6 +46,14 @@ def serve_locally(config: ServiceConfig, timeout_s: float) -> int:
         _wait(stop)
         console.print("Ending …")
     return 0
+
+
+def _on_unknown_gpus(config: ServiceConfig) -> ServiceConfig:
+    """Name GPUs by their memory where only that is known: Ray would tell `build_app` a name that the planner does not know."""
+    found = detect_machine()
+    if config.hardware == "auto" and found.accelerator is not None and found.accelerator.name.startswith(GENERIC):
+        return config.model_copy(update={"hardware": found.written})
+    return config
 
 
 def _ready_line(config: ServiceConfig, cluster: Cluster) -> str:

@@ -14,33 +14,48 @@ from ray.serve.config import AutoscalingContext
 from serve_app.hardware.scaling import HOLD_S, Bounds, Load, damp, wanted_replicas
 
 POLICY = "serve_app.graph.autoscaling:GraphScaling"
-ARRIVALS, WAITING, PER_PREPROCESSOR = "images_arriving_per_second", "images_waiting", "images_decodable_per_second"
+ARRIVALS, WAITING, UNDECODED = "images_arriving_per_second", "images_waiting", "images_undecoded"
+PER_PREPROCESSOR = "images_decodable_per_second"
 PER_ENCODER = "images_encodable_per_second"
 
 
 class Rates:
-    """Counters of one replica that are read as rates: what happened since they were read last."""
+    """Counters of one replica that are read as rates: what happened since they were read last.
+
+    What a busy second does is taken from full work only, once there was any: an encoder does fewer images a second in
+    small batches, and if those counted, more encoders would make the batches smaller and ask for more encoders.
+    """
 
     def __init__(self, now_s: float) -> None:
         self._lock = threading.Lock()  # counted in worker threads, read on the event loop
         self._since_s = now_s
-        self._images, self._busy_s = 0, 0.0
+        self._arrived = self._done = 0
+        self._busy_s = 0.0
+        self._seen_full = False
         self._per_busy_second: float | None = None
 
-    def count(self, images: int, busy_s: float) -> None:
-        """Add work that was done."""
+    def arrive(self, images: int) -> None:
+        """Add images that came in."""
         with self._lock:
-            self._images += images
-            self._busy_s += busy_s
+            self._arrived += images
+
+    def work(self, images: int, busy_s: float, full: bool = True) -> None:
+        """Add work that was done; `full` says whether it was as much at once as this replica takes, or nearly."""
+        with self._lock:
+            if full and not self._seen_full:
+                self._seen_full, self._done, self._busy_s = True, 0, 0.0
+            if full or not self._seen_full:
+                self._done, self._busy_s = self._done + images, self._busy_s + busy_s
 
     def read(self, now_s: float) -> tuple[float, float | None]:
-        """Return images a second since the last reading, and images a busy second, the last known; starts anew."""
+        """Return arrivals a second since the last reading, and images a busy second, the last known; starts anew."""
         with self._lock:
-            images, busy_s, elapsed_s = self._images, self._busy_s, max(1e-3, now_s - self._since_s)
-            self._since_s, self._images, self._busy_s = now_s, 0, 0.0
-        if images and busy_s:
-            self._per_busy_second = images / busy_s
-        return images / elapsed_s, self._per_busy_second
+            arrived, done, busy_s = self._arrived, self._done, self._busy_s
+            elapsed_s = max(1e-3, now_s - self._since_s)
+            self._since_s, self._arrived, self._done, self._busy_s = now_s, 0, 0, 0.0
+        if done and busy_s:
+            self._per_busy_second = done / busy_s
+        return arrived / elapsed_s, self._per_busy_second
 
 
 class GraphScaling:
@@ -64,7 +79,12 @@ class GraphScaling:
 
 
 def _bounds(context: AutoscalingContext) -> Bounds:
-    return Bounds(context.target_num_replicas, context.capacity_adjusted_min_replicas, context.capacity_adjusted_max_replicas)
+    return Bounds(
+        context.target_num_replicas,
+        context.current_num_replicas,
+        context.capacity_adjusted_min_replicas,
+        context.capacity_adjusted_max_replicas,
+    )
 
 
 def _load(named: Mapping[str, AutoscalingContext]) -> Load:
@@ -73,6 +93,7 @@ def _load(named: Mapping[str, AutoscalingContext]) -> Load:
     return Load(
         arrivals=sum(arriving),
         waiting=sum(_reported(named, "Preprocessor", WAITING)),
+        undecoded=sum(_reported(named, "Preprocessor", UNDECODED)),
         per_encoder=_mean(_reported(named, "ImageEncoder", PER_ENCODER)),
         per_preprocessor=_mean(_reported(named, "Preprocessor", PER_PREPROCESSOR)),
         text_calls=text.total_num_requests if text else 0.0,

@@ -3,22 +3,23 @@
 Deployments are named after their classes; their options are Serve's, spelled as Serve spells them.
 """
 
-import dataclasses
 from typing import Any
 
 from ray import serve
 from ray.serve import Application
 
-from serve_app.config import DeploymentScale, ServiceConfig
+from serve_app.config import ServiceConfig
 from serve_app.graph.encoders import EncoderSpec, ImageEncoder, TextEncoder
 from serve_app.graph.postprocessor import Postprocessor
 from serve_app.graph.preprocessor import Preprocessor
 from serve_app.live import live_batching, live_tagging
+from serve_app.serving import DeploymentScale
+from serve_app.siglip.precision import Precision
 
 RETRY_AFTER_S = 1
 HEALTH_CHECK_PERIOD_S = 3.0
 DRAIN_S = 5.0
-LOOK_BACK_S = 10.0
+LOOK_BACK_S = 12.0
 """Over which Serve averages what replicas report for autoscaling."""
 KEEP_FREED_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(256 * 2**20), "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20)}
 """glibc gives the temporaries of every forward pass back to the kernel and has them zeroed again for the next one: a
@@ -94,7 +95,9 @@ def _bounds(least: int, most: int) -> dict[str, Any]:
 def _spec(config: ServiceConfig, scale: DeploymentScale) -> EncoderSpec:
     plugin = config.siglip
     num_cpus, num_gpus = _resources(scale)
-    precision = plugin.precision if num_gpus or plugin.device != "cuda" else dataclasses.replace(plugin.precision, device="cpu")
+    precision = plugin.precision
+    if not num_gpus and config.serving.image_encoder.num_gpus:  # the text tower alone is on the CPU: the GPU's choices are not its own
+        precision = Precision("cpu", "auto", "sdpa", plugin.quantization)
     return EncoderSpec(
         model=plugin.model_source,
         revision=config.revision,

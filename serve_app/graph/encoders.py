@@ -64,7 +64,7 @@ class _Replica:
         cap_gpu_memory(spec.gpu_share)
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="forward")
         self._batches = self._items = self._loads = self._failures_in_a_row = 0
-        self._rates = Rates(time.monotonic())
+        self._rates, self._full_batch = Rates(time.monotonic()), spec.batch_size
         self._batch_size, self._batch_seconds = metrics.encoder_batch_size(), metrics.encoder_batch_seconds()
         self._model_loads = metrics.model_loads()
         self._counted_batches, self._counted_items = metrics.encoder_batches(), metrics.encoder_items()
@@ -85,7 +85,7 @@ class _Replica:
 
     def _count(self, items: int, seconds: float, any_succeeded: bool = True) -> None:
         self._failures_in_a_row = 0 if any_succeeded else self._failures_in_a_row + 1
-        self._rates.count(items, seconds)
+        self._rates.work(items, seconds, full=2 * items >= self._full_batch)
         self._batches += 1
         self._items += items
         self._counted_batches.inc()

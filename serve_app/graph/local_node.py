@@ -15,6 +15,7 @@ from serve_app.config import ServiceConfig
 from serve_app.errors import ConfigError
 from serve_app.graph.profiles import node_environment
 from serve_app.hardware.detection import detect_machine
+from serve_app.hardware.plan import Plan
 from serve_app.planning import plan_service
 
 if TYPE_CHECKING:
@@ -67,8 +68,9 @@ def local_node(config: ServiceConfig, resources: Mapping[str, int] | None = None
         ConfigError: The port is taken, or this machine cannot run what is asked for.
     """
     check_port_free(config.serving.host, config.serving.port)
-    plan = plan_service(config, detect_machine())  # here already, so that what cannot work is refused before Ray starts
+    plan = plan_service(config, detect_machine)  # here already, so that what cannot work is refused before Ray starts
     needed = sum(planned.num_cpus * planned.min_replicas for planned in plan.deployments.values())
+    _check_gpus(plan, (resources or {}).get("num_gpus", detect_machine().gpus))
     ports = {key: str(_free_port()) for key in HAPROXY_PORTS}
     for key, value in (node_environment(config.serving.ingress) | LOCAL_ENVIRONMENT | ports).items():
         os.environ.setdefault(key, value)  # what the user set stays
@@ -94,6 +96,15 @@ def local_node(config: ServiceConfig, resources: Mapping[str, int] | None = None
             _shut_down()
         finally:  # also when a second Ctrl-C cuts the first one's work short
             _end(started)
+
+
+def _check_gpus(plan: Plan, gpus: int) -> None:
+    needed = sum(planned.num_gpus * planned.min_replicas for planned in plan.deployments.values())
+    if needed > gpus + 1e-6:
+        raise ConfigError(
+            f"the plan for {plan.hardware.described} takes {needed:g} GPU at least, and this machine has {gpus}; set hardware to auto, "
+            "or deploy to a cluster that has them."
+        )
 
 
 def logs_folder() -> Path:

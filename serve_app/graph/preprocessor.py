@@ -22,7 +22,7 @@ from serve_app.api.app import create_app
 from serve_app.config import ServiceConfig
 from serve_app.errors import DeadlineExceeded, TaggerError, Unavailable
 from serve_app.graph import metrics
-from serve_app.graph.autoscaling import ARRIVALS, PER_PREPROCESSOR, WAITING, Rates
+from serve_app.graph.autoscaling import ARRIVALS, PER_PREPROCESSOR, UNDECODED, WAITING, Rates
 from serve_app.graph.calls import DEFAULT_MESSAGE_BYTES, InnerCalls
 from serve_app.graph.messages import EncodeReply, EncoderState, PostprocessorState, ScoreReply, ScoreRequest
 from serve_app.graph.microbatch import BatchLimits, MicroBatcher
@@ -75,7 +75,7 @@ class Preprocessor:
         self._batcher = MicroBatcher[tuple[PreparedImage, TagOptions], _Scored](self._encode_batch, limits, wait_s=0.0, lead_s=LEAD_S)
         self._sent_ahead: OrderedDict[TagOptions, None] = OrderedDict()
         self._background: set[asyncio.Task[Any]] = set()
-        self._threads, self._rates = threads, Rates(time.monotonic())
+        self._cores, self._rates, self._undecoded = min(float(threads), max(0.25, cpus)), Rates(time.monotonic()), 0
         self._counted, self._refusals = metrics.OutcomeTally(metrics.images()), metrics.config_refusals()
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
@@ -93,8 +93,8 @@ class Preprocessor:
     def record_autoscaling_stats(self) -> dict[str, float]:
         """Tell Serve what `graph/autoscaling.py` goes by; Serve calls this a few times a second."""
         arriving, per_busy_second = self._rates.read(time.monotonic())
-        decodable = {PER_PREPROCESSOR: per_busy_second * self._threads} if per_busy_second else {}
-        return {ARRIVALS: arriving, WAITING: float(self._batcher.waiting)} | decodable
+        decodable = {PER_PREPROCESSOR: per_busy_second * self._cores} if per_busy_second else {}
+        return {ARRIVALS: arriving, WAITING: float(self._batcher.waiting), UNDECODED: float(self._undecoded)} | decodable
 
     async def tag(self, images: Sequence[bytes], options: TagOptions) -> TagAnswer:
         """Tag encoded pictures; see `Tagger.tag`."""
@@ -131,12 +131,21 @@ class Preprocessor:
     async def _tag_one(self, data: bytes, options: TagOptions) -> tuple[TagOutcome, tuple[ScoreReply, int] | None]:
         """Return one image's outcome, and the reply that it stands in if it came that far."""
         try:
-            prepared = await asyncio.get_running_loop().run_in_executor(self._decoders, self._prepare, data)
+            prepared = await self._decode(data)
             scored = await self._batcher.submit((prepared, options), self._preparer.max_nbytes)
             reply = await asyncio.shield(scored.call)
         except TaggerError as error:
             return error, None
         return reply.outcomes[scored.at], (reply, scored.at)
+
+    async def _decode(self, data: bytes) -> PreparedImage:
+        """Prepare one picture in a decoding thread."""
+        self._rates.arrive(1)
+        self._undecoded += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._decoders, self._prepare, data)
+        finally:
+            self._undecoded -= 1
 
     def _prepare(self, data: bytes) -> PreparedImage:
         """Prepare one picture and count the processor time that it took."""
@@ -144,7 +153,7 @@ class Preprocessor:
         try:
             return self._preparer.prepare(data)
         finally:
-            self._rates.count(1, time.thread_time() - started_s)
+            self._rates.work(1, time.thread_time() - started_s)
 
     async def _encode_batch(self, items: Sequence[tuple[PreparedImage, TagOptions]]) -> list[_Scored | Exception]:
         """Encode a micro-batch; its scoring is started and not waited for, so that the encoder gets its next one."""

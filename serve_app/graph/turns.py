@@ -38,5 +38,7 @@ class Turns:
             self._begun_s.append(now_s)
 
     def next_end_s(self) -> float | None:
-        """Return when the next call is expected to come back; None when there is none or nothing is known."""
-        return self._begun_s[0] + self.seconds if self._begun_s and self.seconds is not None else None
+        """Return when a receiver is expected to be free for one more call than wait already; None if that is not known."""
+        if self.seconds is None or self._behind >= len(self._begun_s):
+            return None
+        return self._begun_s[self._behind] + self.seconds

@@ -53,12 +53,14 @@ ACCELERATORS: tuple[Accelerator, ...] = (
     _gpu("H200", 141, 4_800, 989, 67, "NVIDIA H200 SXM data sheet, 2024"),
     _gpu("B200", 180, 8_000, 2_250, 80, "NVIDIA DGX B200 data sheet, 2024; 4,500 with sparsity"),
 )
+GENERIC = "GPU-"
+"""How the name of an accelerator begins of which only the memory is known."""
 ALIASES = {"A100": "A100-40G", "A10": "A10G"}
 """Ray labels every A100 `A100` besides its size; the smaller one is the safe reading."""
 
 
-def find_accelerator(name: str) -> Accelerator:
-    """Return the row of an accelerator; capitals do not matter.
+def find_accelerator(name: str, written: str | None = None) -> Accelerator:
+    """Return the row of an accelerator; capitals do not matter. `written` is what a message shows in place of the name.
 
     Raises:
         ConfigError: It is not in the table; says which are.
@@ -68,10 +70,12 @@ def find_accelerator(name: str) -> Accelerator:
         if row.name == wanted:
             return row
     known = ", ".join(row.name.lower() for row in ACCELERATORS)
-    raise ConfigError(f"accelerator {name!r} is not known; known are {known}. Any other is described by its memory, such as gpu24gb.")
+    raise ConfigError(
+        f"accelerator {written or name!r} is not known; known are {known}. Any other is described by its memory, such as gpu24gb."
+    )
 
 
 def generic_accelerator(memory_gb: float) -> Accelerator:
     """Return an accelerator of which only the memory is known: an Ampere card with a T4's speed, so that plans are modest."""
     flops = {"float32": 8.1 * TFLOPS, "float16": 65 * TFLOPS, "bfloat16": 65 * TFLOPS}
-    return Accelerator(f"GPU-{memory_gb:g}GB", int(memory_gb * 2**30), 320.0 * GB, flops, "assumed: only its memory was given")
+    return Accelerator(f"{GENERIC}{memory_gb:g}GB", int(memory_gb * 2**30), 320.0 * GB, flops, "assumed: only its memory was given")

@@ -36,7 +36,7 @@ def resolve_precision(asked: Asked, family: Family, hardware: Hardware, has_flas
         Reason("attention", attention, attention_why),
         Reason("quantization", asked.quantization, quantization_why),
     )
-    return Resolved(device, dtype, attention, asked.quantization, reasons, _advice(asked, device, hardware))
+    return Resolved(device, dtype, attention, asked.quantization, reasons, _advice(asked, device, hardware, has_flash_attention))
 
 
 def _device(asked: str, hardware: Hardware) -> tuple[str, str]:
@@ -58,6 +58,8 @@ def _dtype(asked: str, device: str, hardware: Hardware) -> tuple[str, str]:
         return "float16", f"{hardware.accelerator.name} is older than Ampere and has no bfloat16"
     if device == "cpu" and hardware.has_cpu_bfloat16:
         return "bfloat16", "the CPU has AVX512-BF16 or AMX: about 1.8 times float32"
+    if device == "cpu" and hardware.has_cpu_bfloat16 is None:
+        return "float32", "planned for; a replica takes bfloat16 where its CPU has AVX512-BF16 or AMX"
     return "float32", "the CPU has no bfloat16 units" if device == "cpu" else "float32 is what this device does without surprises"
 
 
@@ -82,15 +84,17 @@ def _flash_obstacle(family: Family, device: str, dtype: str, hardware: Hardware)
     return None
 
 
-def _advice(asked: Asked, device: str, hardware: Hardware) -> tuple[str, ...]:
+def _advice(asked: Asked, device: str, hardware: Hardware, has_flash: bool) -> tuple[str, ...]:
     advice = []
+    if asked.attention == "flash_attention_2" and not has_flash:
+        advice.append("attention flash_attention_2 needs the flash-attn package on the GPU nodes; it is not installed here.")
     if asked.dtype == "bfloat16" and device == "cuda" and hardware.accelerator and not hardware.accelerator.has_bfloat16:
         advice.append(f"dtype bfloat16 is emulated on {hardware.accelerator.name}; float16 is many times as fast.")
     if asked.dtype == "float32" and device == "cuda":
         advice.append("dtype float32 leaves the tensor cores of the GPU unused; auto takes half precision, scores stay float32.")
     if asked.dtype == "float16" and device == "cpu":
         advice.append("dtype float16 is slow on CPUs; auto takes float32, or bfloat16 where the CPU has it.")
-    if asked.dtype == "bfloat16" and device == "cpu" and not hardware.has_cpu_bfloat16:
+    if asked.dtype == "bfloat16" and device == "cpu" and hardware.has_cpu_bfloat16 is False:
         advice.append("dtype bfloat16 is emulated on a CPU without AVX512-BF16 or AMX; auto takes float32.")
     if asked.attention == "eager":
         advice.append("attention eager keeps the whole attention matrix in memory; sdpa gives the same embeddings.")

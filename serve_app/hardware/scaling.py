@@ -32,6 +32,7 @@ class Load:
     Attributes:
         arrivals: Images a second that came in.
         waiting: Images that wait for an encoder.
+        undecoded: Images that wait to be decoded.
         per_encoder: Images that a busy encoder does a second; None before one was busy.
         per_preprocessor: Images that a Preprocessor can decode a second; None before one did.
         text_calls: Calls to TextEncoders under way.
@@ -39,6 +40,7 @@ class Load:
 
     arrivals: float
     waiting: float
+    undecoded: float
     per_encoder: float | None
     per_preprocessor: float | None
     text_calls: float
@@ -46,9 +48,10 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """One deployment: replicas now, and between what they may lie."""
+    """One deployment: replicas that are asked for now, those that run, and between what they may lie."""
 
     current: int
+    running: int
     least: int
     most: int
 
@@ -59,18 +62,18 @@ class Bounds:
         return max(self.least, min(self.most, replicas))
 
 
-def wanted_encoders(load: Load, current: int) -> float:
-    """Return how many ImageEncoders the load asks for; one more than there are where what they can do is not known."""
+def wanted_encoders(load: Load, running: int) -> float:
+    """Return how many ImageEncoders the load asks for; a few more than run where what they can do is not known."""
     if load.per_encoder is None or load.per_encoder <= 0:
-        return current + 1 if load.waiting > 0 else current
+        return max(running + 1, running * (1 + 2 * TOLERANCE)) if load.waiting > 0 else running
     return (load.arrivals + load.waiting / DRAIN_S) / (load.per_encoder * UTILISATION)
 
 
-def wanted_preprocessors(load: Load, current: int) -> float:
-    """Return how many Preprocessors decode what arrives."""
+def wanted_preprocessors(load: Load, running: int) -> float:
+    """Return how many Preprocessors decode what arrives and what waits."""
     if load.per_preprocessor is None or load.per_preprocessor <= 0:
-        return current
-    return load.arrivals / (load.per_preprocessor * UTILISATION)
+        return running
+    return (load.arrivals + load.undecoded / DRAIN_S) / (load.per_preprocessor * UTILISATION)
 
 
 def wanted_replicas(load: Load, bounds: dict[str, Bounds]) -> dict[str, int]:
@@ -80,15 +83,15 @@ def wanted_replicas(load: Load, bounds: dict[str, Bounds]) -> dict[str, int]:
         load: What was measured.
         bounds: Of the deployments that scale, by their Serve names.
     """
-    return {name: bound.clamp(_wanted(name, load, bound.current)) for name, bound in bounds.items()}
+    return {name: bound.clamp(_wanted(name, load, bound.running)) for name, bound in bounds.items()}
 
 
-def _wanted(name: str, load: Load, current: int) -> float:
+def _wanted(name: str, load: Load, running: int) -> float:
     match name:
         case "ImageEncoder":
-            return wanted_encoders(load, current)
+            return wanted_encoders(load, running)
         case "Preprocessor":
-            return wanted_preprocessors(load, current)
+            return wanted_preprocessors(load, running)
         case "Postprocessor":
             return load.arrivals / (POSTPROCESSOR_PER_SECOND * UTILISATION)
         case "TextEncoder":

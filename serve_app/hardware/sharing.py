@@ -71,10 +71,9 @@ def share_gpu(name: str, shape: Architecture, resolved: Resolved, accelerator: A
     target = asked.batch_size or target_batch(image_s, TARGET_BATCH_S)
     wanted, wanted_why = _wanted_encoders(shape, image_s * target)
     for text_gpus in fitting.text_shares():
-        for batch, encoders in _candidates(target, wanted, fixed_batch=asked.batch_size is not None):
-            image_gpus = fitting.image_share(text_gpus, encoders)
-            if image_gpus is not None and fitting.fits(batch, image_gpus):
-                why = wanted_why if encoders == wanted else f"{wanted} would be useful ({wanted_why}), and memory holds {encoders}"
+        for batch, encoders, image_gpus in _candidates(target, fitting.divisions(text_gpus, wanted), asked.batch_size is not None):
+            if fitting.fits(batch, image_gpus):
+                why = _encoders_why(asked, encoders, wanted, wanted_why)
                 image, text = fitting.image(batch), fitting.text(on_gpu=text_gpus > 0)
                 return Sharing(batch, encoders, image_gpus, text_gpus, image, text, why, _batch_why(asked, batch, target, image_s))
     raise ConfigError(_refusal(name, fitting, asked))
@@ -118,21 +117,31 @@ class _Fitting:
         others = [] if self.asked.device == "cuda" else [0.0]
         return [share, *others] if share < 1 else others
 
-    def image_share(self, text_gpus: float, encoders: int) -> float | None:
+    def divisions(self, text_gpus: float, wanted: int) -> list[tuple[int, float]]:
+        """Return how a GPU may be divided: encoders and the part of each, the most useful first."""
+        left = 1.0 if text_gpus >= 1 else 1 - text_gpus  # a text tower with a whole GPU leaves the others whole
         fixed = self.asked.scale("image_encoder").num_gpus
         if fixed is None:
-            return math.floor((1 - text_gpus % 1) / encoders * 100) / 100
-        most = math.floor((1 - text_gpus % 1) / fixed + 1e-6) if 0 < fixed < 1 else 1
-        return fixed if encoders == max(1, most) else None
+            return [(encoders, math.floor(left / encoders * 100 + 1e-6) / 100) for encoders in range(wanted, 0, -1)]
+        if fixed >= 1:  # not on one GPU with a part of the text tower
+            return [(1, fixed)] if text_gpus == 0 or text_gpus >= 1 else []
+        held = math.floor(left / fixed + 1e-6)
+        return [(held, fixed)] if held else []
 
 
-def _candidates(target: int, wanted: int, fixed_batch: bool) -> list[tuple[int, int]]:
-    """Return batch and encoders in order of preference: a somewhat smaller batch before fewer encoders, one at last."""
-    smaller = [target] if fixed_batch else [target >> shift for shift in range(target.bit_length())]
-    near = [batch for batch in smaller if batch >= max(1, target // 2)]
-    return [(batch, encoders) for encoders in range(MAX_ENCODERS_PER_GPU, 0, -1) if encoders <= wanted for batch in near] + [
-        (batch, encoders) for batch in smaller for encoders in range(MAX_ENCODERS_PER_GPU, 0, -1)
+def _candidates(target: int, divisions: list[tuple[int, float]], fixed_batch: bool) -> list[tuple[int, int, float]]:
+    """Return batch, encoders and their part in order of preference: half the batch before fewer encoders, a tiny one at last."""
+    batches = [target] if fixed_batch else [target >> shift for shift in range(target.bit_length())]
+    near = batches[:2]
+    return [(batch, *division) for division in divisions for batch in near] + [
+        (batch, *division) for batch in batches[2:] for division in divisions
     ]
+
+
+def _encoders_why(asked: Asked, encoders: int, wanted: int, wanted_why: str) -> str:
+    if asked.scale("image_encoder").num_gpus is not None:
+        return "as many as fit of the part that was asked for"
+    return wanted_why if encoders == wanted else f"{wanted} would be useful ({wanted_why}), and memory holds {encoders}"
 
 
 def _wanted_encoders(shape: Architecture, batch_s: float) -> tuple[int, str]:
@@ -153,8 +162,12 @@ def _batch_why(asked: Asked, batch: int, target: int, image_s: float) -> str:
 def _refusal(name: str, fitting: _Fitting, asked: Asked) -> str:
     """Return one sentence: what does not fit, and what would."""
     batch = asked.batch_size or 1
-    share = asked.scale("image_encoder").num_gpus or 1.0
-    memory = min(1.0, share) * fitting.memory
+    text_share, fixed = min(fitting.text_shares(), default=0.0), asked.scale("image_encoder").num_gpus
+    share = (1 - text_share % 1) if fixed is None else fixed
+    if fixed is not None and fixed + text_share % 1 > 1:
+        shares = f"{fixed:g} GPU of the image_encoder and {text_share:g} of the text_encoder"
+        return f"{shares} are more than one GPU; leave num_gpus auto, and both fit."
+    memory = share * fitting.memory
     needed, resolved = fitting.image(batch).needed, fitting.resolved
     runs_as = resolved.dtype if resolved.quantization == "none" else f"{resolved.dtype}, {resolved.quantization}"
     beside = f" beside {gib(fitting.text().needed)} of the text tower" if asked.device == "cuda" else ""
@@ -190,4 +203,7 @@ def _alternatives(fitting: _Fitting, batch: int, memory: float) -> list[str]:
     if others:
         best = max(others, key=lambda row: row.imagenet_accuracy or 0.0)
         found.append(f"{best.hub_id} fits")
-    return found or [f"take a GPU with {gib(fitting.image(1).needed)} or more"]
+    needed = fitting.image(batch).needed
+    if fitting.asked.scale("image_encoder").num_gpus is not None and needed <= fitting.memory:
+        found.insert(0, f"num_gpus {math.ceil(needed / fitting.memory * 100) / 100:g} fits")
+    return found or [f"take a GPU with {gib(needed)} or more"]

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from serve_app.errors import ConfigError
 from serve_app.siglip.checkpoints import DEFAULT_CONTEXT_LENGTH, Family
 
 CHANNELS = 3
@@ -127,7 +128,18 @@ class Architecture:
 
 
 def read_architecture(config: Mapping[str, Any], family: Family) -> Architecture:
-    """Return the shape that a checkpoint's `config.json` describes; keys it leaves out have transformers' defaults."""
+    """Return the shape that a checkpoint's `config.json` describes; keys it leaves out have transformers' defaults.
+
+    Raises:
+        ConfigError: A value is not a number of at least 1.
+    """
+    try:
+        return _read(config, family)
+    except (AttributeError, TypeError, ValueError, ZeroDivisionError) as error:
+        raise ConfigError(f"config.json does not describe two towers that can be planned: {error}.") from error
+
+
+def _read(config: Mapping[str, Any], family: Family) -> Architecture:
     vision, text = config.get("vision_config") or {}, config.get("text_config") or {}
     patch_size_px, image_size_px = int(vision.get("patch_size", 16)), int(vision.get("image_size", 224))
     naflex = family is Family.NAFLEX
@@ -146,9 +158,9 @@ def read_architecture(config: Mapping[str, Any], family: Family) -> Architecture
 
 
 def _encoder(config: Mapping[str, Any]) -> Encoder:
-    return Encoder(
-        int(config.get("hidden_size", 768)),
-        int(config.get("num_hidden_layers", 12)),
-        int(config.get("num_attention_heads", 12)),
-        int(config.get("intermediate_size", 3072)),
-    )
+    defaults = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
+    values = {key: int(config.get(key, default)) for key, default in defaults.items()}
+    for key, value in values.items():
+        if value < 1:
+            raise ValueError(f"{key} is {value}")
+    return Encoder(**values)

@@ -43,9 +43,9 @@ class ImageTower:
 
     def __init__(self, checkpoint: Checkpoint, precision: Precision = Precision()) -> None:
         self.checkpoint = checkpoint
-        self.runtime = resolve_runtime(precision, checkpoint.family)
         kind = Siglip2VisionModel if checkpoint.family is Family.NAFLEX else SiglipVisionModel
-        self._model = _load_tower(kind, checkpoint, self.runtime)
+        self._model = _load_tower(kind, checkpoint, resolve_runtime(precision, checkpoint.family))
+        self.runtime = _read_back(self._model)
         _check_patch_embedding(self._model, checkpoint)
         # (x / 255 - mean) / std, folded into one multiply and one add
         mean, std = np.array(checkpoint.image_mean), np.array(checkpoint.image_std)
@@ -81,9 +81,9 @@ class TextTower:
     def __init__(self, checkpoint: Checkpoint, precision: Precision = Precision()) -> None:
         self.checkpoint = checkpoint
         self.text_inputs = SiglipTextInputs(checkpoint)
-        self.runtime = resolve_runtime(precision, checkpoint.family)
         kind = Siglip2TextModel if checkpoint.family is Family.NAFLEX else SiglipTextModel
-        self._model = _load_tower(kind, checkpoint, self.runtime)
+        self._model = _load_tower(kind, checkpoint, resolve_runtime(precision, checkpoint.family))
+        self.runtime = _read_back(self._model)
 
     def encode(self, prompts: Sequence[str]) -> FloatArray:
         """Return text_embeds (n, D) float32, unit norm, of finished prompts."""
@@ -138,6 +138,14 @@ def _quantization(runtime: Runtime) -> BitsAndBytesConfig:
         bnb_4bit_use_double_quant=True,
         llm_int8_skip_modules=skipped,
     )
+
+
+def _read_back(model: PreTrainedModel) -> Runtime:
+    """Return what a loaded model runs as, by the model itself and not by what was asked for."""
+    bits = next((f"{n}bit" for n in (8, 4) if getattr(model, f"is_loaded_in_{n}bit", False)), "none")
+    # the first parameter may be a quantised one, which has an integer dtype
+    dtype = next(p.dtype for p in model.parameters() if p.dtype.is_floating_point)
+    return Runtime(model.device.type, str(dtype).removeprefix("torch."), str(model.config._attn_implementation), bits)
 
 
 def _check_patch_embedding(model: PreTrainedModel, checkpoint: Checkpoint) -> None:

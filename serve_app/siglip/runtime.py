@@ -61,8 +61,10 @@ def cap_gpu_memory(share: float) -> None:
 
 
 def _resolve_attention(asked: str, family: Family, device: str, dtype: str) -> str:
+    if asked == "auto":
+        return "flash_attention_2" if _can_flash(family, device, dtype) else "sdpa"
     if asked != "flash_attention_2":
-        return "sdpa" if asked == "auto" else asked
+        return asked
     if family is Family.NAFLEX:
         raise ConfigError("attention flash_attention_2 is not supported by NaFlex checkpoints; use auto or sdpa.")
     if device != "cuda" or dtype == "float32":
@@ -70,3 +72,10 @@ def _resolve_attention(asked: str, family: Family, device: str, dtype: str) -> s
     if find_spec("flash_attn") is None:
         raise ConfigError("attention flash_attention_2 needs the flash-attn package, which is not installed; use auto or sdpa.")
     return asked
+
+
+def _can_flash(family: Family, device: str, dtype: str) -> bool:
+    """Whether flash_attention_2 runs here: the package, an Ampere or newer card, half precision and no NaFlex."""
+    if family is Family.NAFLEX or device != "cuda" or dtype == "float32" or find_spec("flash_attn") is None:
+        return False
+    return torch.cuda.get_device_capability()[0] >= 8

@@ -63,7 +63,7 @@ def bound(node: object, found: dict[str, object]) -> dict[str, object]:
 def test_every_deployment_states_what_it_takes(path: Path, hardware: str) -> None:
     """num_cpus and bounds are always set, GPU shares as planned, and CPU deployments see no GPU (ray-serve facts 10)."""
     config = load_config(path).model_copy(update={"hardware": hardware})
-    plan = plan_service(config, detect_machine())
+    plan = plan_service(config, detect_machine)
     found = bound(build_graph(resolve_config(config, plan)), {})
     assert set(found) == DEPLOYMENTS
     for planned, name in zip((plan.deployments[n] for n in BLOCKS), BLOCKS.values(), strict=True):

@@ -31,7 +31,7 @@ def test_what_people_write(text: str, gpus: int, name: str | None, cpus: int) ->
     assert (found.gpus, found.accelerator.name if found.accelerator else None, found.cpus) == (gpus, name, cpus)
 
 
-@pytest.mark.parametrize("text", ["", "l5", "l4x0", "x2", "l4 x2", "cpu0", "gpu0x", "l4x2+cpu", "🚀"])
+@pytest.mark.parametrize("text", ["", "l5", "l4x0", "x2", "l4 x2", "cpu0", "gpu0gb", "rtx4090", "l4x2+cpu", "🚀"])
 def test_what_cannot_be_read_is_refused(text: str) -> None:
     """One line that shows how it is written."""
     with pytest.raises(ConfigError, match=r"known are|write for example"):
@@ -47,6 +47,8 @@ def test_what_cannot_be_read_is_refused(text: str) -> None:
         ("NVIDIA A100-SXM4-40GB, 40960\n", 1, "A100-40G", 40),
         ("NVIDIA H100 80GB HBM3, 81559\n", 1, "H100", 80),
         ("NVIDIA GeForce RTX 3060, 12288\n", 1, "GPU-12GB", 12),
+        ("GRID A100-10C, 10240\n", 1, "GPU-10GB", 10),
+        ("NVIDIA L4, 23034\nTesla T4, 15360\n", 2, "T4", 16),
         ("NVIDIA-SMI has failed\n", 0, None, 0),
     ],
 )
@@ -84,7 +86,8 @@ def test_nodes_of_a_cluster() -> None:
     assert (found.cpus, found.gpus, found.has_cpu_bfloat16) == (36, 4, True)
     assert found.accelerator is not None
     assert found.accelerator.name == "L4"
-    a100 = [{"resources": {"GPU": 1.0, "accelerator_type:A100": 1.0, "accelerator_type:A100-80G": 1.0}}]
+    labels = {"ray.io/accelerator-type": "A100"}
+    a100 = [{"resources": {"GPU": 1.0, "accelerator_type:A100": 1.0, "accelerator_type:A100-80G": 1.0}, "labels": labels}]
     assert hardware_of_nodes(a100, False, "test").accelerator.name == "A100-80G"  # type: ignore[union-attr]
     assert hardware_of_nodes(nodes[:1], False, "test").gpus == 0
 
@@ -112,3 +115,23 @@ def test_this_machine_is_read_alike_with_and_without_torch() -> None:
     from serve_app.siglip.runtime import cpu_has_bfloat16
 
     assert detection.cpu_has_bfloat16() == cpu_has_bfloat16()
+
+
+@pytest.mark.parametrize("text", ["l4x2+16cpu", "a100-80gx8+96cpu", "gpu24gbx1+8cpu", "cpu8"])
+def test_hardware_is_written_as_it_is_read(text: str) -> None:
+    """What was read is written as it was."""
+    assert parse_hardware(text).written == text
+
+
+def test_auto_is_this_machine() -> None:
+    """Also where a person writes it."""
+    assert parse_hardware("auto") == detect_machine()
+    assert detect_machine(with_gpus=False).gpus == 0
+
+
+def test_gpus_are_not_looked_at_where_the_device_is_the_cpu() -> None:
+    """Cards of an unknown kind do not stand in the way of a service on the CPU."""
+    nodes = [{"resources": {"CPU": 8.0, "GPU": 1.0, "accelerator_type:G": 1.0}}]
+    assert hardware_of_nodes(nodes, False, "test", with_gpus=False).gpus == 0
+    with pytest.raises(ConfigError):
+        hardware_of_nodes(nodes, False, "test")

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from serve_app.graph.autoscaling import Rates
 from serve_app.hardware.scaling import (
     DRAIN_S,
     HOLD_S,
@@ -17,17 +18,17 @@ from serve_app.hardware.scaling import (
     wanted_replicas,
 )
 
-IDLE = Load(0.0, 0.0, 100.0, 50.0, 0.0)
+IDLE = Load(0.0, 0.0, 0.0, 100.0, 50.0, 0.0)
 NAMES = ("ImageEncoder", "Preprocessor", "Postprocessor", "TextEncoder")
 
 
 def load(**changes: float | None) -> Load:
-    values = {name: getattr(IDLE, name) for name in ("arrivals", "waiting", "per_encoder", "per_preprocessor", "text_calls")}
+    values = {name: getattr(IDLE, name) for name in ("arrivals", "waiting", "undecoded", "per_encoder", "per_preprocessor", "text_calls")}
     return Load(**(values | changes))
 
 
 def wanted(given_load: Load, current: int = 1, least: int = 1, most: int = 50) -> dict[str, int]:
-    return wanted_replicas(given_load, {name: Bounds(current, least, most) for name in NAMES})
+    return wanted_replicas(given_load, {name: Bounds(current, current, least, most) for name in NAMES})
 
 
 @pytest.mark.parametrize(
@@ -42,6 +43,7 @@ def wanted(given_load: Load, current: int = 1, least: int = 1, most: int = 50) -
         (load(arrivals=1e9), "ImageEncoder", 50),
         (load(arrivals=UTILISATION * 100), "Preprocessor", 2),
         (load(arrivals=500.0, per_preprocessor=None), "Preprocessor", 1),
+        (load(undecoded=DRAIN_S * UTILISATION * 150), "Preprocessor", 3),
         (load(arrivals=UTILISATION * POSTPROCESSOR_PER_SECOND * 2.5), "Postprocessor", 3),
         (load(text_calls=TEXT_CALLS_PER_REPLICA * 3), "TextEncoder", 3),
     ],
@@ -102,9 +104,33 @@ def test_a_load_that_swings_does_not_swing_the_replicas() -> None:
     current, changes = 1, 0
     for second in range(0, 1_200, 2):
         arrivals = 600.0 if second // 30 % 2 else 300.0
-        wish = wanted_replicas(load(arrivals=arrivals), {"ImageEncoder": Bounds(current, 1, 50)})["ImageEncoder"]
+        wish = wanted_replicas(load(arrivals=arrivals), {"ImageEncoder": Bounds(current, current, 1, 50)})["ImageEncoder"]
         target, history = damp(wish, history, float(second))
         changes += target != current
         current = target
     assert current == 8
     assert changes == 2  # to what 300 and then what 600 a second ask for
+
+
+def test_without_a_measurement_replicas_follow_those_that_run() -> None:
+    """Asked ten times a second, the target stays a little above what runs, and grows from any number."""
+    unknown = load(per_encoder=None, waiting=50.0)
+    target = 1
+    for _ in range(20):
+        target = wanted_replicas(unknown, {"ImageEncoder": Bounds(target, 1, 1, 50)})["ImageEncoder"]
+    assert target == 2
+    assert wanted_replicas(unknown, {"ImageEncoder": Bounds(20, 20, 1, 50)})["ImageEncoder"] > 20
+
+
+def test_small_batches_do_not_ask_for_more_encoders() -> None:
+    """An encoder that takes 7 ms and 1.44 ms an image: its rate is that of full batches, however small they get."""
+    rates = Rates(0.0)
+    for images in (2, 16, 1, 1, 14, 1):
+        rates.work(images, 0.007 + 0.00144 * images, full=images >= 8)
+    _, full = rates.read(1.0)
+    assert full == pytest.approx(30 / (2 * 0.007 + 30 * 0.00144))
+    rates.work(1, 0.5, full=False)
+    assert rates.read(2.0) == (0.0, full)
+    small = Rates(0.0)
+    small.work(2, 0.5, full=False)
+    assert small.read(1.0)[1] == 4.0
