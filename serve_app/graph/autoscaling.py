@@ -4,7 +4,6 @@ It runs in Serve's controller ten times a second, so it only adds up a few numbe
 deployment's `autoscaling_config` once more, and starts a deployment with no replica by itself when a request waits.
 """
 
-import threading
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -17,45 +16,6 @@ POLICY = "serve_app.graph.autoscaling:GraphScaling"
 ARRIVALS, WAITING, UNDECODED = "images_arriving_per_second", "images_waiting", "images_undecoded"
 PER_PREPROCESSOR = "images_decodable_per_second"
 PER_ENCODER = "images_encodable_per_second"
-
-
-class Rates:
-    """Counters of one replica that are read as rates: what happened since they were read last.
-
-    What a busy second does is taken from full work only, once there was any: an encoder does fewer images a second in
-    small batches, and if those counted, more encoders would make the batches smaller and ask for more encoders.
-    """
-
-    def __init__(self, now_s: float) -> None:
-        self._lock = threading.Lock()  # counted in worker threads, read on the event loop
-        self._since_s = now_s
-        self._arrived = self._done = 0
-        self._busy_s = 0.0
-        self._seen_full = False
-        self._per_busy_second: float | None = None
-
-    def arrive(self, images: int) -> None:
-        """Add images that came in."""
-        with self._lock:
-            self._arrived += images
-
-    def work(self, images: int, busy_s: float, full: bool = True) -> None:
-        """Add work that was done; `full` says whether it was as much at once as this replica takes, or nearly."""
-        with self._lock:
-            if full and not self._seen_full:
-                self._seen_full, self._done, self._busy_s = True, 0, 0.0
-            if full or not self._seen_full:
-                self._done, self._busy_s = self._done + images, self._busy_s + busy_s
-
-    def read(self, now_s: float) -> tuple[float, float | None]:
-        """Return arrivals a second since the last reading, and images a busy second, the last known; starts anew."""
-        with self._lock:
-            arrived, done, busy_s = self._arrived, self._done, self._busy_s
-            elapsed_s = max(1e-3, now_s - self._since_s)
-            self._since_s, self._arrived, self._done, self._busy_s = now_s, 0, 0, 0.0
-        if done and busy_s:
-            self._per_busy_second = done / busy_s
-        return arrived / elapsed_s, self._per_busy_second
 
 
 class GraphScaling:

@@ -14,9 +14,10 @@ import numpy as np
 from ray import serve
 
 from serve_app.graph import metrics
-from serve_app.graph.autoscaling import PER_ENCODER, Rates
+from serve_app.graph.autoscaling import PER_ENCODER
 from serve_app.graph.messages import EncodeReply, EncoderState
 from serve_app.graph.microbatch import BatchLimits, MicroBatcher
+from serve_app.graph.rates import Rates
 from serve_app.siglip.hub import load_checkpoint
 from serve_app.siglip.inputs import FloatArray, ImageBatch, collate, concatenate
 from serve_app.siglip.outcomes import EncodedImages, encode_apart

@@ -22,10 +22,11 @@ from serve_app.api.app import create_app
 from serve_app.config import ServiceConfig
 from serve_app.errors import DeadlineExceeded, TaggerError, Unavailable
 from serve_app.graph import metrics
-from serve_app.graph.autoscaling import ARRIVALS, PER_PREPROCESSOR, UNDECODED, WAITING, Rates
+from serve_app.graph.autoscaling import ARRIVALS, PER_PREPROCESSOR, UNDECODED, WAITING
 from serve_app.graph.calls import DEFAULT_MESSAGE_BYTES, InnerCalls
 from serve_app.graph.messages import EncodeReply, EncoderState, PostprocessorState, ScoreReply, ScoreRequest
 from serve_app.graph.microbatch import BatchLimits, MicroBatcher
+from serve_app.graph.rates import Rates
 from serve_app.live import LiveBatching
 from serve_app.siglip.hub import load_checkpoint
 from serve_app.siglip.inputs import PreparedImage, collate

@@ -41,7 +41,7 @@ def feed(asked: Asked, rate: float, cpus: float, post_cpus: float, pre_cpus: flo
     wanted = max(1, math.ceil(rate / per_second))
     held = max(1, math.floor((cpus - post.num_cpus * post.max_replicas) / max(num_cpus, 0.01) + 1e-6))
     pre = bounded(scale, pre_cpus, 0.0, min(wanted, held), per_second)
-    why = f"decoding takes about {DECODE_S * 1000:.0f} ms of a CPU, so {wanted} of {num_cpus:g} CPUs would keep the encoders busy"
+    why = f"decoding takes about {DECODE_S * 1000:.0f} ms of a CPU, so {wanted} with {num_cpus:g} CPUs each would keep the encoders busy"
     if pre.max_replicas < wanted:
         limit = pre.max_replicas * per_second
         why += f"; the {cpus:g} CPUs beside the encoders hold {held}, so decoding is what limits: {limit:.0f} images/s"

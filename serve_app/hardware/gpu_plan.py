@@ -17,6 +17,9 @@ ENCODER_CPUS, TEXT_CPUS, POSTPROCESSOR_CPUS = 1.0, 0.5, 0.5
 SEED_BATCHES = ((24, "16 to 32"), (16, "8 to 16"), (8, "4 to 8"), (4, "1 to 2"))
 """Memory in GiB and images a batch: the plugin document's table, which knows neither checkpoint nor dtype."""
 
+SEED_MEMORY_GB = {768: 2, 1024: 4, 1152: 6, 1536: 12}
+"""Least memory in GB by the image tower's width (base, large, so400m, giant): the same document's, for both towers in float16."""
+
 
 def plan_gpus(name: str, shape: Architecture, asked: Asked, hardware: Hardware, resolved: Resolved) -> Plan:
     """Plan a checkpoint on GPUs.
@@ -56,6 +59,7 @@ def plan_gpus(name: str, shape: Architecture, asked: Asked, hardware: Hardware, 
         reasons=(
             *resolved.reasons,
             *_sharing_reasons(sharing, accelerator, image, hardware),
+            _memory_reason(shape, sharing, accelerator),
             Reason("images per second", f"{rate:.0f}", f"{gflop:.0f} GFLOP an image at 0.4 of the data sheet; an estimate"),
             feeding_why,
         ),
@@ -97,6 +101,14 @@ def _sharing_reasons(sharing: Sharing, accelerator: Accelerator, image: Deployme
         Reason("text_encoder", where, text_why),
         Reason("image_encoder replicas", f"at most {image.max_replicas}", f"{sharing.encoders} on each of {hardware.gpus} GPUs hold"),
     )
+
+
+def _memory_reason(shape: Architecture, sharing: Sharing, accelerator: Accelerator) -> Reason:
+    """Return what a card holds in all, beside the seed table's least memory for the checkpoint's size."""
+    taken = sharing.encoders * sharing.image.needed + (sharing.text.needed if sharing.text_gpus else 0)
+    seed = SEED_MEMORY_GB.get(shape.vision.hidden_size)
+    told = f"the seed table asks for {seed} GB" if seed else "the seed table does not know this size"
+    return Reason("memory of a card", f"{gib(taken)} of {gib(accelerator.memory_bytes)}", f"all replicas with their headroom; {told}")
 
 
 def _parts(footprint: Footprint) -> str:

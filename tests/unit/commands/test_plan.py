@@ -27,7 +27,7 @@ def test_the_table_has_a_reason_for_each_number(capsys: pytest.CaptureFixture[st
     """Values, reasons, and the seed table beside the computed batch."""
     assert main(["plan", str(ROOT / "configs" / "default.yaml"), "--hardware", "l4x2"]) == 0
     shown = capsys.readouterr().out
-    for part in ("2 × L4", "bfloat16", "seed table says 16 to 32", "image_encoder.num_gpus", "1 to 4"):
+    for part in ("2 × L4", "bfloat16", "seed table says 16 to 32", "image_encoder.num_gpus", "1 to 4", "seed table asks for 6 GB"):
         assert part in shown
 
 

@@ -4,7 +4,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_app.graph.autoscaling import Rates
 from serve_app.hardware.scaling import (
     DRAIN_S,
     HOLD_S,
@@ -120,17 +119,3 @@ def test_without_a_measurement_replicas_follow_those_that_run() -> None:
         target = wanted_replicas(unknown, {"ImageEncoder": Bounds(target, 1, 1, 50)})["ImageEncoder"]
     assert target == 2
     assert wanted_replicas(unknown, {"ImageEncoder": Bounds(20, 20, 1, 50)})["ImageEncoder"] > 20
-
-
-def test_small_batches_do_not_ask_for_more_encoders() -> None:
-    """An encoder that takes 7 ms and 1.44 ms an image: its rate is that of full batches, however small they get."""
-    rates = Rates(0.0)
-    for images in (2, 16, 1, 1, 14, 1):
-        rates.work(images, 0.007 + 0.00144 * images, full=images >= 8)
-    _, full = rates.read(1.0)
-    assert full == pytest.approx(30 / (2 * 0.007 + 30 * 0.00144))
-    rates.work(1, 0.5, full=False)
-    assert rates.read(2.0) == (0.0, full)
-    small = Rates(0.0)
-    small.work(2, 0.5, full=False)
-    assert small.read(1.0)[1] == 4.0
