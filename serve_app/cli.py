@@ -82,7 +82,9 @@ def _deploy(given: argparse.Namespace) -> int:
 
     config = load_config(given.config)
     cluster = Cluster(given.address)
-    plan_service(config, functools.partial(hardware_of_cluster, cluster))  # refuses what the cluster would only wait for
+    plan = plan_service(config, functools.partial(hardware_of_cluster, cluster))  # refuses what cannot work there
+    for line in plan.advice:
+        print(f"advice: {line}", file=sys.stderr)
     cluster.deploy(render_serve_config(config))
     cluster.wait_until_running(config.name, given.timeout, lambda state: print(state, file=sys.stderr))
     print(f"{config.name} runs at {given.address}")

@@ -63,7 +63,7 @@ def plan_gpus(name: str, shape: Architecture, asked: Asked, hardware: Hardware, 
             Reason("images per second", f"{rate:.0f}", f"{gflop:.0f} GFLOP an image at 0.4 of the data sheet; an estimate"),
             feeding_why,
         ),
-        advice=resolved.advice,
+        advice=(*resolved.advice, *_text_advice(asked, sharing)),
     )
 
 
@@ -109,6 +109,13 @@ def _memory_reason(shape: Architecture, sharing: Sharing, accelerator: Accelerat
     seed = SEED_MEMORY_GB.get(shape.vision.hidden_size)
     told = f"the seed table asks for {seed} GB" if seed else "the seed table does not know this size"
     return Reason("memory of a card", f"{gib(taken)} of {gib(accelerator.memory_bytes)}", f"all replicas with their headroom; {told}")
+
+
+def _text_advice(asked: Asked, sharing: Sharing) -> tuple[str, ...]:
+    """Say so where what was asked for explicitly is the image tower's only: a text tower on the CPU cannot follow it."""
+    if sharing.text_gpus or (asked.dtype == "auto" and asked.attention in ("auto", "sdpa")):
+        return ()
+    return ("the text tower stands on the CPU and takes the CPU's own dtype and sdpa; give text_encoder a part of a GPU for the others.",)
 
 
 def _parts(footprint: Footprint) -> str:

@@ -233,6 +233,14 @@ def test_replicas_fit_the_largest_node() -> None:
     assert any("largest node has 4" in line for line in make_plan(BASE, shape_of(BASE), asked, hardware).advice)
 
 
+def test_a_text_tower_on_the_cpu_is_told() -> None:
+    """A dtype that was asked for is the image tower's where the text tower has no part of a GPU."""
+    on_cpu = scales(text_encoder=AskedScale(num_gpus=0.0))
+    assert any("text tower stands on the CPU" in line for line in plan(BASE, "l4", dtype="float16", **on_cpu).advice)
+    assert plan(BASE, "l4", **on_cpu).advice == ()
+    assert plan(BASE, "l4", dtype="float16").advice == ()
+
+
 def test_a_cluster_without_cpus_is_refused() -> None:
     """As a head node that takes no work, before any worker came."""
     with pytest.raises(ConfigError, match="set hardware"):
