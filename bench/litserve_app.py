@@ -63,7 +63,7 @@ class UsualAPI(litserve.LitAPI):
     def setup(self, device: str) -> None:
         torch.set_num_threads(1)
         folder = self.config.siglip.model_source
-        self.labels = self.config.labels
+        self.labels = self.config.tag_settings().vocabulary.labels
         self.model = AutoModel.from_pretrained(folder).eval()
         self.processor = SiglipImageProcessorPil.from_pretrained(folder)
         length = self.model.config.text_config.max_position_embeddings

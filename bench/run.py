@@ -25,7 +25,7 @@ from serve_app.demo import scenes
 PORT = 8123
 URL = f"http://127.0.0.1:{PORT}"
 COMMAND = str(Path(sys.executable).with_name("siglip-serve"))
-LABELS = ROOT / "configs" / "vocabularies" / "shapes.txt"
+LABELS = ROOT / "configs" / "vocabularies" / "shapes.yaml"
 PICTURE_COUNT, PICTURE_PX = 32, (640, 480)
 CLIENTS = 32
 
@@ -43,7 +43,7 @@ def draw_pictures(folder: Path) -> list[str]:
 def write_config(folder: Path, name: str, model: str, encoder_cpus: float, batch_size: int) -> Path:
     """Write the service's configuration for this machine."""
     config = {
-        "labels": [line for line in LABELS.read_text().splitlines() if not line.startswith("#")],
+        "labels": str(LABELS),
         "plugins": {"siglip": {"model": model, "batch_size": batch_size, "confidence_threshold": 0.5, "dtype": "float32"}},
         "serving": {
             "port": PORT,

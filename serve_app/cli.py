@@ -8,8 +8,8 @@ from pathlib import Path
 import yaml
 
 from serve_app import __version__
-from serve_app.config import load_config
-from serve_app.errors import TaggerError
+from serve_app.config import ServiceConfig, load_config
+from serve_app.errors import ConfigError, TaggerError
 from serve_app.logs import configure_logging
 from serve_app.tagging.settings import TagOptions
 
@@ -49,6 +49,9 @@ def _parser() -> argparse.ArgumentParser:
     tag.add_argument("--threshold", type=float, help="least confidence of a tag")
     tag.add_argument("--config", type=Path, help="configuration; the embedded demo's if left out")
     tag.add_argument("--json", action="store_true", help="one JSON object a picture and line")
+    tag.add_argument("--quality", choices=("standard", "high"), default="standard", help="high: also look at overlapping tiles")
+    tag.add_argument("--save-embeddings", type=Path, metavar="FILE", help="store the embeddings (safetensors) for `score`")
+    _add_scoring(add)
     add("render", _render, "Print the Serve config of a configuration.").add_argument("config", type=Path)
     deploy = add("deploy", _deploy, "Apply a configuration to a running Ray cluster.")
     deploy.add_argument("config", type=Path)
@@ -64,6 +67,49 @@ def _parser() -> argparse.ArgumentParser:
     environment = add("env", _env, "Print the environment that every Ray node of a cluster needs.")
     environment.add_argument("--ingress", choices=("auto", "haproxy", "python"), default="auto")
     return parser
+
+
+def _add_scoring(add: Callable[[str, Callable[[argparse.Namespace], int], str], argparse.ArgumentParser]) -> None:
+    """Add the commands that concern what tags mean: score, vocab, calibrate, evaluate."""
+    score = add("score", _score, "Tag stored embeddings, without pixels.")
+    score.add_argument("embeddings", type=Path, help="a file of `tag --save-embeddings`, or .npy")
+    score.add_argument("--labels", help="labels to score instead of the configuration's, with commas between")
+    score.add_argument("--vocabulary", help="of the configuration, instead of its default one")
+    score.add_argument("--threshold", type=float, help="least confidence of a tag")
+    score.add_argument("--config", type=Path, help="configuration; the embedded demo's if left out")
+
+    vocab = add("vocab", _vocab_build, "Build, show or compare vocabularies.").add_subparsers(title="commands", required=True)
+    build = vocab.add_parser("build", help="encode a configuration's vocabularies ahead")
+    build.add_argument("config", type=Path)
+    build.add_argument(
+        "--near", type=float, nargs="?", const=0.95, help="also list tags that mean the same to the model, from this cosine on"
+    )
+    build.set_defaults(command=_vocab_build)
+    show = vocab.add_parser("show", help="what a vocabulary file holds")
+    show.add_argument("file", type=Path)
+    show.add_argument("--category", help="list the tags of one category")
+    show.set_defaults(command=_vocab_show)
+    diff = vocab.add_parser(
+        "diff", help="what changed from one vocabulary file to another, and what it costs; exit status 1 if anything did"
+    )
+    diff.add_argument("before", type=Path)
+    diff.add_argument("after", type=Path)
+    diff.set_defaults(command=_vocab_diff)
+
+    calibrate = add("calibrate", _calibrate, "Fit a vocabulary's scores to images, labelled or not.")
+    evaluate = add("evaluate", _evaluate, "Measure tags on images whose labels are known.")
+    for command in (calibrate, evaluate):
+        command.add_argument("images", type=Path, help="a folder: with labels.csv, with a folder for each label, or of images only")
+        command.add_argument("--labels", type=Path, help="a CSV with the columns file and labels (| between them)")
+        command.add_argument("--vocabulary", help="of the configuration, instead of its default one")
+        command.add_argument("--config", type=Path, help="configuration; the embedded demo's if left out")
+    calibrate.add_argument("--out", type=Path, default=Path("calibration.yaml"), help="the file to write")
+    calibrate.add_argument("--report", type=Path, help="a folder for a report with pictures")
+    calibrate.add_argument("--precision", type=float, help="labelled: least precision of the tags that are given; the best F1 if left out")
+    calibrate.add_argument("--percentile", type=float, default=95.0, help="unlabelled: of the logits of unrelated images")
+    calibrate.add_argument("--tags-per-image", type=float, default=5.0, help="unlabelled: how many tags are wanted on average")
+    evaluate.add_argument("--per-tag", action="store_true", help="also each tag's own numbers, the worst first")
+    evaluate.add_argument("--json", action="store_true", help="everything as one JSON object")
 
 
 def _serve(given: argparse.Namespace) -> int:
@@ -106,8 +152,22 @@ def _plan(given: argparse.Namespace) -> int:
 
 def _check(given: argparse.Namespace) -> int:
     config = load_config(given.config)
-    print(f"{given.config} is fine: {config.siglip.model}, {len(config.tag_settings().vocabulary.labels)} labels")
+    unread = _unread_by_checkpoint(config)
+    sizes = ", ".join(f"{len(v.vocabulary.tags):,} tags in {name}" for name, v in config.vocabularies.items())
+    print(f"{given.config} is fine: {config.siglip.model}, {sizes}{unread}")
     return 0
+
+
+def _unread_by_checkpoint(config: ServiceConfig) -> str:
+    """Raise `ConfigError` for labels that the checkpoint would not read to their end; say if it is not here to ask."""
+    from serve_app.commands.vocab import overlong_names
+    from serve_app.siglip.hub import is_here
+
+    if not is_here(config.siglip.model_source, config.revision):
+        return "; the checkpoint is not here, so the length of the labels was not checked"
+    if lines := overlong_names(config):
+        raise ConfigError("\n".join(lines))
+    return ""
 
 
 def _env(given: argparse.Namespace) -> int:
@@ -120,11 +180,66 @@ def _env(given: argparse.Namespace) -> int:
 
 def _tag(given: argparse.Namespace) -> int:
     from serve_app.commands.tag import tag_files
+
+    options = TagOptions(labels=_labels(given), confidence_threshold=given.threshold, quality=given.quality)
+    return tag_files(given.photos, _config(given), options, as_json=given.json, embeddings=given.save_embeddings)
+
+
+def _score(given: argparse.Namespace) -> int:
+    from serve_app.commands.score import score_file
+
+    options = TagOptions(labels=_labels(given), vocabulary=given.vocabulary, confidence_threshold=given.threshold)
+    return score_file(given.embeddings, _config(given), options)
+
+
+def _vocab_build(given: argparse.Namespace) -> int:
+    from serve_app.commands.vocab import build
+
+    return build(load_config(given.config), given.near)
+
+
+def _vocab_show(given: argparse.Namespace) -> int:
+    from serve_app.commands.vocab import show
+
+    return show(given.file, given.category)
+
+
+def _vocab_diff(given: argparse.Namespace) -> int:
+    from serve_app.commands.vocab import diff
+
+    return diff(given.before, given.after)
+
+
+def _calibrate(given: argparse.Namespace) -> int:
+    from serve_app.commands.calibrate import CalibrationOptions, calibrate
+
+    options = CalibrationOptions(
+        images=given.images,
+        labels=given.labels,
+        vocabulary=given.vocabulary,
+        out=given.out,
+        report=given.report,
+        precision=given.precision,
+        percentile=given.percentile,
+        tags_per_image=given.tags_per_image,
+    )
+    return calibrate(_config(given), options)
+
+
+def _evaluate(given: argparse.Namespace) -> int:
+    from serve_app.commands.evaluate import evaluate_folder
+
+    return evaluate_folder(given.images, _config(given), given.labels, given.vocabulary, per_tag=given.per_tag, as_json=given.json)
+
+
+def _config(given: argparse.Namespace) -> ServiceConfig:
     from serve_app.demo.settings import demo_config
 
-    labels = tuple(label.strip() for label in given.labels.split(",") if label.strip()) if given.labels else None
-    config = load_config(given.config) if given.config else demo_config()
-    return tag_files(given.photos, config, TagOptions(labels=labels, confidence_threshold=given.threshold), as_json=given.json)
+    return load_config(given.config) if given.config else demo_config()
+
+
+def _labels(given: argparse.Namespace) -> tuple[str, ...] | None:
+    return tuple(label.strip() for label in given.labels.split(",") if label.strip()) if given.labels else None
 
 
 def run() -> None:

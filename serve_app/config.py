@@ -12,16 +12,18 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, PrivateAttr, ValidationError, model_validator
 
-from serve_app.errors import ConfigError, InvalidRequest
+from serve_app.errors import ConfigError
 from serve_app.serving import Count, Serving, Settings
 from serve_app.siglip.images import ImageLimits
 from serve_app.siglip.naflex import MAX_PATCHES, MIN_PATCHES
 from serve_app.siglip.precision import Precision
 from serve_app.tagging.prompts import DEFAULT_TEMPLATE
+from serve_app.tagging.registered import DEFAULT_NAME, read_placed
 from serve_app.tagging.selection import SortBy
-from serve_app.tagging.settings import TagSettings, make_settings
+from serve_app.tagging.settings import RegisteredVocabulary, Selection, TagSettings
+from serve_app.tagging.vocabulary import canonical_name
 
 DEMO_MODEL = "demo"
 DEMO_CHECKPOINT = Path(__file__).parent / "demo" / "checkpoint"
@@ -36,6 +38,9 @@ MODEL_VARIANTS = {
 }
 """The plugin's short names. Source: the plugin's `configure()`; its `plugin.toml` spells them `v2-base`, also taken."""
 PLUGIN_ALIASES = {"variant": "model", "model_variant": "model", "threshold": "confidence_threshold", "limit": "max_tags"}
+VOCABULARY_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+VOCABULARY_SHORTHANDS = ("labels", "calibration")
+"""Keys beside `plugins` that stand for a vocabulary named `default`; `custom_vocabulary` is the plugin's word for `labels`."""
 AUTO_BATCH_SIZE = 16
 """Images a batch where `batch_size` is `auto`: the upper end of the seed table for 16 GB of memory."""
 
@@ -53,7 +58,6 @@ class SiglipPlugin(Settings):
     confidence_threshold: float = Field(0.01, ge=0, le=1)
     max_tags: Count = 50
     max_num_patches: int = Field(256, ge=MIN_PATCHES, le=MAX_PATCHES)
-    custom_vocabulary: str | tuple[str, ...] | None = None
     include_raw_scores: bool = False
     sort_by: SortBy = "confidence"
 
@@ -70,8 +74,6 @@ class SiglipPlugin(Settings):
             renamed[known] = value
         if isinstance(renamed.get("model"), str):
             renamed["model"] = _hub_id(renamed["model"])
-        if isinstance(renamed.get("custom_vocabulary"), list):
-            renamed["custom_vocabulary"] = tuple(renamed["custom_vocabulary"])  # strict about Python's lists, not JSON's
         return renamed
 
     @property
@@ -108,6 +110,7 @@ class Limits(Settings):
     max_image_bytes: Count = 20 * 2**20
     max_image_pixels: Count = 50_000_000
     max_images_per_request: Count = 64
+    max_embeddings_per_request: Count = 1_024
     max_labels_per_request: Count = 1_000
     max_cached_label_bytes: Count = 256 * 2**20
 
@@ -118,17 +121,29 @@ class ServiceConfig(Settings):
     name: str = Field("siglip-serve", pattern=r"^[a-z][a-z0-9-]{0,40}$")
     revision: str | None = None
     plugins: Plugins = Plugins()
-    labels: str | tuple[str, ...] = ()
+    vocabularies: dict[Annotated[str, Field(pattern=VOCABULARY_NAME)], RegisteredVocabulary] = {}
+    default_vocabulary: str | None = None
     prompt_templates: tuple[str, ...] = (DEFAULT_TEMPLATE,)
+    selection: Selection = Selection()
+    tag_banks: str | None = "auto"
     limits: Limits = Limits()
     hardware: str = Field("auto", pattern=r"^[A-Za-z0-9.+-]+$")
     serving: Serving = Serving()
+    _places: dict[tuple[str, str], str] = PrivateAttr(default_factory=dict)
 
     @model_validator(mode="after")
-    def _check_enabled(self) -> Self:
+    def _check(self) -> Self:
         if not self.siglip.enabled:
             raise ValueError("plugins.siglip.enabled is false, so there is nothing to serve")
+        if self.default_vocabulary is not None and self.vocabularies and self.default_vocabulary not in self.vocabularies:
+            raise ValueError(f"default_vocabulary {self.default_vocabulary!r} is none of vocabularies: {', '.join(self.vocabularies)}")
+        if self.selection.score == "calibrated" and any(v.calibration is None for v in self.vocabularies.values()):
+            raise ValueError("selection.score is calibrated and a vocabulary has no calibration; name its file, or leave score out")
         return self
+
+    def place_of(self, vocabulary: str, label: str) -> str:
+        """Return where a label was read, such as `general.yaml:17`; the vocabulary's name where that is not known."""
+        return self._places.get((vocabulary, label), vocabulary)
 
     @property
     def siglip(self) -> SiglipPlugin:
@@ -136,12 +151,17 @@ class ServiceConfig(Settings):
         return self.plugins.siglip
 
     def tag_settings(self) -> TagSettings:
-        """Return the vocabulary and selection that the file asks for."""
-        labels = self.labels or self.siglip.custom_vocabulary or ()
-        if isinstance(labels, str):
-            raise InvalidRequest(f"{labels} was not read; load the file with load_config.")
+        """Return the vocabularies and selection that the file asks for."""
         plugin = self.siglip
-        return make_settings(labels, self.prompt_templates, plugin.confidence_threshold, plugin.max_tags, plugin.sort_by)
+        return TagSettings(
+            vocabularies=self.vocabularies,
+            default=self.default_vocabulary or next(iter(self.vocabularies)),
+            confidence_threshold=plugin.confidence_threshold,
+            max_tags=plugin.max_tags,
+            sort_by=plugin.sort_by,
+            include_raw_scores=plugin.include_raw_scores,
+            selection=self.selection,
+        )
 
     def image_limits(self) -> ImageLimits:
         """Return what is refused before it is decoded."""
@@ -163,17 +183,22 @@ def parse_config(data: dict[str, Any], folder: Path = Path()) -> ServiceConfig:
     Raises:
         ConfigError: One line for each problem.
     """
-    data = _with_label_files(data, folder)
+    problems: list[str] = []
+    places: dict[tuple[str, str], str] = {}
+    read = _with_vocabularies(data, folder, problems, places)
     try:
-        config = ServiceConfig.model_validate_json(json.dumps(data))  # JSON: strict, and lists may become tuples
-        config.tag_settings()
-        return config
-    except InvalidRequest as error:
-        raise ConfigError(f"labels or prompt_templates: {error}") from error
+        config = ServiceConfig.model_validate_json(json.dumps(read))  # JSON: strict, and lists may become tuples
     except ValidationError as error:
-        raise ConfigError("\n".join(_describe(problem, data) for problem in error.errors())) from error
+        raise ConfigError("\n".join([*problems, *(_describe(problem, data) for problem in error.errors())])) from error
     except TypeError as error:
         raise ConfigError(f"the file holds a value that is neither text, number, list nor block: {error}") from error
+    if problems:
+        raise ConfigError("\n".join(problems))
+    if not config.vocabularies:
+        raise ConfigError("labels: there are none; give a list, a file with one label a line, or vocabularies.")
+    _check_selection(config)
+    config._places.update(places)
+    return config
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -190,24 +215,66 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return data
 
 
-def _with_label_files(data: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Replace `labels: FILE` and `custom_vocabulary: FILE` by the file's lines; `#` starts a comment line."""
+def _with_vocabularies(data: dict[str, Any], folder: Path, problems: list[str], places: dict[tuple[str, str], str]) -> dict[str, Any]:
+    """Read every vocabulary that is named, and the shorthands for one.
+
+    What is wrong with them is added to `problems`, where their labels stand to `places`.
+    """
+    data = dict(data)
     plugins = data.get("plugins")
     plugin = plugins.get("siglip") if isinstance(plugins, dict) else None
-    if isinstance(plugin, dict) and isinstance(plugin.get("custom_vocabulary"), str):
-        siglip = {**plugin, "custom_vocabulary": _read_labels(folder / plugin["custom_vocabulary"])}
-        data = {**data, "plugins": {**data["plugins"], "siglip": siglip}}
-    if isinstance(data.get("labels"), str):
-        data = {**data, "labels": _read_labels(folder / data["labels"])}
+    custom = None
+    if isinstance(plugin, dict) and "custom_vocabulary" in plugin:
+        custom = plugin["custom_vocabulary"]
+        data["plugins"] = {**data["plugins"], "siglip": {key: value for key, value in plugin.items() if key != "custom_vocabulary"}}
+    shorthand = {key: data.pop(key, None) for key in VOCABULARY_SHORTHANDS}
+    named = data.pop("vocabularies", None) or {}
+    if not isinstance(named, dict):
+        problems.append(f"vocabularies: must be a block of names, each a file, a list of labels or a block (got {named!r}).")
+        named = {}
+    templates = data.get("prompt_templates", [DEFAULT_TEMPLATE])
+    sources = {str(name): (f"vocabularies.{name}", value) for name, value in named.items()}
+    own = shorthand["labels"] or custom
+    if own:
+        if DEFAULT_NAME in sources:
+            problems.append(f"labels: vocabularies already has one named {DEFAULT_NAME}; keep one of them.")
+        block = {"file": own} if isinstance(own, str) else {"labels": own} if isinstance(own, list | tuple) else own
+        with_calibration = block | {"calibration": shorthand["calibration"]} if isinstance(block, dict) else block
+        sources = {DEFAULT_NAME: ("labels" if shorthand["labels"] else "custom_vocabulary", with_calibration)} | sources
+    elif shorthand["calibration"] is not None:
+        problems.append("calibration: belongs to labels, which are not given; for vocabularies name it in the vocabulary's block.")
+    if not isinstance(templates, list | tuple) or not all(isinstance(template, str) for template in templates):
+        return data  # told by the settings themselves
+    data["vocabularies"] = {}
+    for name, (where, value) in sources.items():
+        try:
+            registered, lines = read_placed(value, folder, where, templates)
+            data["vocabularies"][name] = registered.model_dump(mode="json", exclude_defaults=True)
+            places |= {(name, label): place for label, place in lines.items()}
+        except ConfigError as error:
+            problems.append(str(error))
     return data
 
 
-def _read_labels(path: Path) -> list[str]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"labels: {path} cannot be read: {type(error).__name__}") from error
-    return [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+def _check_selection(config: ServiceConfig) -> None:
+    """Raise `ConfigError` where `selection` names what no vocabulary has: it would be left out without a word."""
+    selection = config.selection
+    vocabularies = [registered.vocabulary for registered in config.vocabularies.values()]
+    names = {canonical_name(name) for v in vocabularies for tag in v.tags for name in (tag.label, *tag.aliases)}
+    categories = {tag.category for v in vocabularies for tag in v.tags}
+    unknown = [
+        f"selection.{kind}_labels: {label!r} is in no vocabulary."
+        for kind, labels in (("include", selection.include_labels), ("exclude", selection.exclude_labels))
+        for label in labels
+        if canonical_name(label) not in names
+    ] + [
+        f"selection.{kind}_categories: {category!r} is in no vocabulary."
+        for kind, wanted in (("include", selection.include_categories), ("exclude", selection.exclude_categories))
+        for category in wanted
+        if category not in categories
+    ]
+    if unknown:
+        raise ConfigError("\n".join(unknown))
 
 
 def _hub_id(model: str) -> str:
@@ -234,5 +301,5 @@ def _known_keys(location: tuple[Any, ...]) -> list[str]:
         annotation = block.model_fields[part].annotation if part in block.model_fields else None
         if isinstance(annotation, type) and issubclass(annotation, BaseModel):
             block = annotation
-    aliases = list(PLUGIN_ALIASES) if block is SiglipPlugin else []
-    return [*block.model_fields, *aliases]
+    others = {SiglipPlugin: [*PLUGIN_ALIASES, "custom_vocabulary"], ServiceConfig: list(VOCABULARY_SHORTHANDS)}
+    return [*block.model_fields, *others.get(block, [])]

@@ -7,12 +7,13 @@ part, so that a change of the live part alone leaves the application's `args`, a
 import json
 from typing import Any, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from serve_app.config import ServiceConfig
 from serve_app.serving import Settings
 from serve_app.tagging.selection import SortBy
-from serve_app.tagging.settings import TagSettings, make_settings
+from serve_app.tagging.settings import RegisteredVocabulary, Selection, TagSettings
+from serve_app.tagging.vocabulary_files import Entry, check_vocabulary
 
 SCALE_KEYS = ("max_ongoing_requests", "max_queued_requests")
 """Deployment options that Serve changes in place, so they stay out of `args` too."""
@@ -30,16 +31,34 @@ class _Live(Settings):
 class LiveTagging(_Live):
     """What the Postprocessor scores and selects by."""
 
-    labels: tuple[str, ...]
-    prompt_templates: tuple[str, ...]
+    vocabularies: dict[str, RegisteredVocabulary] = Field(min_length=1)
+    default_vocabulary: str
+    selection: Selection
     confidence_threshold: float = Field(ge=0, le=1)
     max_tags: int = Field(ge=1)
     sort_by: SortBy
     include_raw_scores: bool
 
+    @model_validator(mode="after")
+    def _check_default(self) -> Self:
+        if self.default_vocabulary not in self.vocabularies:
+            raise ValueError(f"default_vocabulary {self.default_vocabulary!r} is none of vocabularies")
+        for name, registered in self.vocabularies.items():  # again: a `user_config` may have been written by hand
+            own = registered.vocabulary
+            check_vocabulary([Entry(tag, name) for tag in own.tags], own.prompt_templates, own.background_prompts, name)
+        return self
+
     def tag_settings(self) -> TagSettings:
-        """Return the checked vocabulary and selection; raises `InvalidRequest` if they cannot work."""
-        return make_settings(self.labels, self.prompt_templates, self.confidence_threshold, self.max_tags, self.sort_by)
+        """Return the vocabularies and selection."""
+        return TagSettings(
+            vocabularies=self.vocabularies,
+            default=self.default_vocabulary,
+            confidence_threshold=self.confidence_threshold,
+            max_tags=self.max_tags,
+            sort_by=self.sort_by,
+            include_raw_scores=self.include_raw_scores,
+            selection=self.selection,
+        )
 
 
 class LiveBatching(_Live):
@@ -50,14 +69,15 @@ class LiveBatching(_Live):
 
 def live_tagging(config: ServiceConfig) -> LiveTagging:
     """Return the Postprocessor's live part."""
-    settings, plugin = config.tag_settings(), config.siglip
+    settings = config.tag_settings()
     return LiveTagging(
-        labels=settings.vocabulary.labels,
-        prompt_templates=settings.vocabulary.prompt_templates,
-        confidence_threshold=plugin.confidence_threshold,
-        max_tags=plugin.max_tags,
-        sort_by=plugin.sort_by,
-        include_raw_scores=plugin.include_raw_scores,
+        vocabularies=config.vocabularies,
+        default_vocabulary=settings.default,
+        selection=settings.selection,
+        confidence_threshold=settings.confidence_threshold,
+        max_tags=settings.max_tags,
+        sort_by=settings.sort_by,
+        include_raw_scores=settings.include_raw_scores,
     )
 
 
@@ -68,8 +88,8 @@ def live_batching(config: ServiceConfig) -> LiveBatching:
 
 def frozen_part(config: ServiceConfig) -> dict[str, Any]:
     """Return a configuration without the live part and the scale, every other key spelled out."""
-    data = config.model_dump(mode="json", exclude={"labels", "prompt_templates"})
-    for key in (*LiveTagging.model_fields, "custom_vocabulary"):
+    data = config.model_dump(mode="json", exclude={"vocabularies", "default_vocabulary", "prompt_templates", "selection"})
+    for key in LiveTagging.model_fields:
         data["plugins"]["siglip"].pop(key, None)
     for key in ("batch_wait_timeout_s", "scale_down_delay_s", "host", "port", "ingress"):
         del data["serving"][key]

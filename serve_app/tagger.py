@@ -5,13 +5,15 @@ Not here: the pipeline in one process (`local_tagger.py`), the graph of many (`g
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from serve_app import __version__
 from serve_app.config import ServiceConfig
 from serve_app.errors import TaggerError
 from serve_app.siglip.checkpoints import Checkpoint
+from serve_app.siglip.inputs import FloatArray
 from serve_app.siglip.precision import Runtime
+from serve_app.tagging.scores import Score
 from serve_app.tagging.selection import TagScore
 from serve_app.tagging.settings import TagOptions
 
@@ -25,13 +27,31 @@ class TagAnswer:
 
     Attributes:
         outcomes: One for each image, in the order they were given.
-        vocabulary: Fingerprint of the labels and templates that were scored.
-        include_raw_scores: Whether the logits are to be shown.
+        scored: What they were scored against; None where no image came that far.
+        image_embeds: One embedding (D,) for each image where they were asked for; None for one that failed.
+        views: How often each image was encoded; 0 for one that failed.
     """
 
     outcomes: tuple[TagOutcome, ...]
-    vocabulary: str
-    include_raw_scores: bool = False
+    scored: "ScoredBy | None" = None
+    image_embeds: tuple[FloatArray | None, ...] | None = None
+    views: tuple[int, ...] = ()
+
+
+class ScoredBy(NamedTuple):
+    """What an image was scored against.
+
+    Attributes:
+        vocabulary: Name of a registered vocabulary; None for labels that came with the request.
+        vocabulary_fingerprint: Changes with the checkpoint, the labels and how they are said.
+        score: What its confidences are.
+        include_raw_scores: Whether the logits are to be shown.
+    """
+
+    vocabulary: str | None
+    vocabulary_fingerprint: str
+    score: Score
+    include_raw_scores: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,16 +73,26 @@ class ModelCard:
     batch_size: int
     labels: int
     vocabulary: str
+    vocabulary_fingerprint: str
+    vocabularies: tuple[str, ...]
 
 
 class Tagger(Protocol):
     """Something that tags images: in one process, or by a graph of many."""
 
-    async def tag(self, images: Sequence[bytes], options: TagOptions) -> TagAnswer:
+    async def tag(self, images: Sequence[bytes], options: TagOptions, with_embeddings: bool = False) -> TagAnswer:
         """Tag encoded pictures; one that cannot be read has its error in the answer.
 
         Raises:
             InvalidRequest: The options cannot work.
+            ServiceError: Nothing could be tagged.
+        """
+
+    async def score(self, image_embeds: FloatArray, options: TagOptions) -> TagAnswer:
+        """Tag stored image embeddings (B, D) float32, unit norm; no pixels are needed.
+
+        Raises:
+            InvalidRequest: The options cannot work, or D is not the checkpoint's.
             ServiceError: Nothing could be tagged.
         """
 
@@ -74,7 +104,16 @@ class Tagger(Protocol):
         """
 
 
-def make_model_card(config: ServiceConfig, checkpoint: Checkpoint, runtime: Runtime, labels: int, vocabulary: str) -> ModelCard:
+class VocabularyState(NamedTuple):
+    """Which vocabularies are scored: the default one's name, fingerprint and number of labels, and the names of all."""
+
+    default: str
+    fingerprint: str
+    labels: int
+    names: tuple[str, ...]
+
+
+def make_model_card(config: ServiceConfig, checkpoint: Checkpoint, runtime: Runtime, vocabularies: VocabularyState) -> ModelCard:
     """Gather what `GET /v1/model` shows."""
     return ModelCard(
         model=config.siglip.model_shown,
@@ -90,6 +129,8 @@ def make_model_card(config: ServiceConfig, checkpoint: Checkpoint, runtime: Runt
         device=runtime.device,
         quantization=runtime.quantization,
         batch_size=config.siglip.resolved_batch_size,
-        labels=labels,
-        vocabulary=vocabulary,
+        labels=vocabularies.labels,
+        vocabulary=vocabularies.default,
+        vocabulary_fingerprint=vocabularies.fingerprint,
+        vocabularies=vocabularies.names,
     )

@@ -22,7 +22,10 @@ CORPUS = [
     "a photo of many cars",
     "a low resolution photo of the red bicycle",
     "sunset over the sea , mountain lake , people walking in the street , a bowl of fruit on a table",
-    "t - shirt snow leopard",
+    "this is a photo of a t shirt",
+    "this is a photo of a snow leopard",
+    "this is a photo of a mountain lake",
+    "this is a photo of red bicycle , an image of something , a blurry picture of a background , text .",
     "cat dog car bicycle sunset sea mountain street fruit table person woman man child tree house bird horse",
 ] * 40
 TOWER = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -40,7 +43,7 @@ def build(family: str, folder: Path) -> Path:
 def _build_siglip(folder: Path) -> None:
     buffer = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(CORPUS), model_writer=buffer, vocab_size=200, model_type="unigram", hard_vocab_limit=False,
+        sentence_iterator=iter(CORPUS), model_writer=buffer, vocab_size=400, model_type="unigram", hard_vocab_limit=False,
         pad_id=0, eos_id=1, unk_id=2, bos_id=-1, pad_piece="<pad>", eos_piece="</s>", unk_piece="<unk>", minloglevel=2,
     )  # fmt: skip
     (folder / "spiece.model").write_bytes(buffer.getvalue())

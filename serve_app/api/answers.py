@@ -1,5 +1,6 @@
 """The JSON of answers and errors: the plugin host's contract, and one shape for everything that went wrong."""
 
+import base64
 import time
 from typing import Any
 
@@ -9,9 +10,12 @@ from serve_app import __version__
 from serve_app.api.bodies import TagCall
 from serve_app.api.statuses import RETRY_AFTER_S, status_of
 from serve_app.errors import TaggerError
+from serve_app.siglip.inputs import FloatArray
 from serve_app.tagger import TagAnswer
 from serve_app.tagging.selection import TagScore
 
+SCORED_BY = ("vocabulary", "vocabulary_fingerprint", "score")
+"""Fields of `ScoredBy` that clients see."""
 SIGNIFICANT_DIGITS = 6
 """Of scores, not decimals: a true tag of SigLIP may well have a confidence of 0.00002."""
 
@@ -22,14 +26,18 @@ def tag_response(call: TagCall, answer: TagAnswer, model: str, started_s: float)
     Raises:
         TaggerError: One picture was sent and it failed.
     """
-    about = {"model": model, "version": __version__, "inference_time_ms": round((time.perf_counter() - started_s) * 1000, 2)}
-    if call.many:
-        results = [_result(outcome, answer.include_raw_scores) for outcome in answer.outcomes]
-        return JSONResponse({"results": results} | about)
-    (outcome,) = answer.outcomes
-    if isinstance(outcome, TaggerError):
-        raise outcome
-    return JSONResponse({"tags": _tags(outcome, answer.include_raw_scores)} | about)
+    if not call.many and isinstance(answer.outcomes[0], TaggerError):
+        raise answer.outcomes[0]
+    results = [_result(answer, at, call) for at in range(len(answer.outcomes))]
+    about = _about(answer, model, started_s)
+    return JSONResponse({"results": results} | about if call.many else results[0] | about)
+
+
+def score_response(answer: TagAnswer, model: str, started_s: float) -> JSONResponse:
+    """Return the answer to `POST /v1/score`: `results` in the order of the embeddings."""
+    raw_scores = answer.scored is not None and answer.scored.include_raw_scores
+    results = [error_body(o.code, o.message) if isinstance(o, TaggerError) else {"tags": _tags(o, raw_scores)} for o in answer.outcomes]
+    return JSONResponse({"results": results} | _about(answer, model, started_s))
 
 
 def error_response(error: TaggerError) -> JSONResponse:
@@ -49,10 +57,32 @@ def shorten(score: float) -> float:
     return float(f"{score:.{SIGNIFICANT_DIGITS}g}")
 
 
-def _result(outcome: tuple[TagScore, ...] | TaggerError, raw_scores: bool) -> dict[str, Any]:
+def _about(answer: TagAnswer, model: str, started_s: float) -> dict[str, Any]:
+    """Return what is said of the whole answer: by what it was scored, and what the plugin host knows."""
+    scored = answer.scored
+    by = {} if scored is None else dict(zip(SCORED_BY, scored, strict=False))
+    elapsed_ms = round((time.perf_counter() - started_s) * 1000, 2)
+    return by | {"model": model, "version": __version__, "inference_time_ms": elapsed_ms}
+
+
+def _result(answer: TagAnswer, at: int, call: TagCall) -> dict[str, Any]:
+    outcome = answer.outcomes[at]
     if isinstance(outcome, TaggerError):
         return error_body(outcome.code, outcome.message)
-    return {"tags": _tags(outcome, raw_scores)}
+    result: dict[str, Any] = {"tags": _tags(outcome, answer.scored is not None and answer.scored.include_raw_scores)}
+    if call.options.quality == "high":
+        result["metadata"] = {"quality": "high", "views": answer.views[at]}
+    embed = answer.image_embeds[at] if answer.image_embeds is not None else None
+    if embed is not None:
+        result["embedding"] = encode_embedding(embed, call.parameters.encoding_format)
+    return result
+
+
+def encode_embedding(embed: FloatArray, encoding_format: str) -> list[float] | str:
+    """Return an embedding as OpenAI's API writes them: numbers, or base64 of little-endian float32."""
+    if encoding_format == "base64":
+        return base64.b64encode(embed.astype("<f4").tobytes()).decode()
+    return [shorten(value) for value in embed.tolist()]
 
 
 def _tags(tags: tuple[TagScore, ...], raw_scores: bool) -> list[dict[str, Any]]:

@@ -20,8 +20,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serve_app import __version__
 from serve_app.api import openapi
-from serve_app.api.answers import error_body, error_response, tag_response
+from serve_app.api.answers import error_body, error_response, score_response, tag_response
 from serve_app.api.bodies import TagCall, read_tag_call
+from serve_app.api.embeddings import read_score_call
 from serve_app.config import ServiceConfig
 from serve_app.errors import RequestError, TaggerError
 from serve_app.tagger import TagAnswer, Tagger
@@ -43,6 +44,7 @@ def create_app(tagger: Tagger, config: ServiceConfig) -> ASGIApp:
     tag = _tag_endpoint(tagger, config)
     tag_route = app.post("/v1/tag", openapi_extra=openapi.TAG_REQUEST, responses=openapi.TAG_RESPONSES, summary="Tag one image or many")
     tag_route(tag)
+    _add_score(app, tagger, config)
     _add_state(app, tagger)
     _add_docs(app)
     app.add_exception_handler(TaggerError, _on_tagger_error)
@@ -85,12 +87,29 @@ def _tag_endpoint(tagger: Tagger, config: ServiceConfig) -> Endpoint:
 async def _tag_readable(tagger: Tagger, call: TagCall) -> TagAnswer:
     """Tag the images that could be unpacked and put the others' errors back in their places."""
     readable = [image for image in call.images if not isinstance(image, RequestError)]
+    with_embeddings = call.parameters.returned == "embedding"
     if len(readable) == len(call.images):
-        return await tagger.tag(readable, call.options)
-    answer = await tagger.tag(readable, call.options) if readable else TagAnswer((), "")
+        return await tagger.tag(readable, call.options, with_embeddings)
+    answer = await tagger.tag(readable, call.options, with_embeddings) if readable else TagAnswer(())
+    at = iter(range(len(readable)))
+    places = [None if isinstance(image, RequestError) else next(at) for image in call.images]
     tagged = iter(answer.outcomes)
-    outcomes = tuple(image if isinstance(image, RequestError) else next(tagged) for image in call.images)
-    return TagAnswer(outcomes, answer.vocabulary, answer.include_raw_scores)
+    outcomes = [image if isinstance(image, RequestError) else next(tagged) for image in call.images]
+    embeds = answer.image_embeds
+    return TagAnswer(
+        tuple(outcomes),
+        answer.scored,
+        None if embeds is None else tuple(None if at is None else embeds[at] for at in places),
+        tuple(0 if at is None else answer.views[at] for at in places),
+    )
+
+
+def _add_score(app: FastAPI, tagger: Tagger, config: ServiceConfig) -> None:
+    @app.post("/v1/score", openapi_extra=openapi.SCORE_REQUEST, responses=openapi.SCORE_RESPONSES, summary="Tag stored image embeddings")
+    async def score(request: Request) -> Response:
+        started_s = time.perf_counter()
+        call = await read_score_call(request, config.limits)
+        return score_response(await tagger.score(call.image_embeds, call.options), config.siglip.model_shown, started_s)
 
 
 def _add_state(app: FastAPI, tagger: Tagger) -> None:

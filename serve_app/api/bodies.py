@@ -6,56 +6,26 @@ Sizes are enforced while the body streams in, so a request that is too large is 
 import asyncio
 import base64
 import binascii
-import difflib
 import json
 import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar
+from typing import Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import Field
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message, Receive
 
+from serve_app.api.parameters import TagParameters, add_field, query_fields, validated
 from serve_app.config import Limits
 from serve_app.errors import InvalidRequest, PayloadTooLarge, RequestError
-from serve_app.tagging.prompts import DEFAULT_TEMPLATE
 from serve_app.tagging.settings import TagOptions
-from serve_app.tagging.vocabulary import make_vocabulary
 
 MAX_FORM_FIELDS = 100
 LARGE_JSON_BYTES = 256 * 1024
 _DATA_URI = re.compile(r"data:[\w.+-]+/[\w.+-]+(?:;[\w=.+-]+)*;base64,", re.IGNORECASE)
-
-
-def _split_commas(value: Any) -> Any:
-    """`a,b,c` and `["a,b", "c"]` from a query string or a form; a JSON list of labels is left as it is."""
-    if isinstance(value, str):
-        return [part.strip() for part in value.split(",") if part.strip()]
-    return value
-
-
-class TagParameters(BaseModel):
-    """What a request may ask for besides its images; what is left out is the service's own setting."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    labels: Annotated[tuple[str, ...], BeforeValidator(_split_commas)] | None = Field(
-        None, description="Labels to score instead of the service's own: a list, or one text with commas."
-    )
-    prompt_templates: tuple[str, ...] | None = Field(None, description="Sentences with {label}; several are averaged.")
-    confidence_threshold: float | None = Field(None, ge=0, le=1, description="Least confidence of a tag.")
-    max_tags: int | None = Field(None, ge=1, description="Most tags an image.")
-
-    def options(self, limits: Limits) -> TagOptions:
-        """Return what was asked for, its labels and templates checked; raises `InvalidRequest`."""
-        if self.labels is not None:
-            make_vocabulary(self.labels, self.prompt_templates or (DEFAULT_TEMPLATE,), limits.max_labels_per_request)
-        elif self.prompt_templates is not None:
-            make_vocabulary(("any",), self.prompt_templates, 1)
-        return TagOptions(self.labels, self.prompt_templates, self.confidence_threshold, self.max_tags)
 
 
 class TagBody(TagParameters):
@@ -65,8 +35,7 @@ class TagBody(TagParameters):
     images: tuple[str, ...] | None = Field(None, description="Several pictures, base64 or data URIs.")
 
 
-Model = TypeVar("Model", bound=BaseModel)
-NO_OPTIONS = TagOptions()
+NO_PARAMETERS, NO_OPTIONS = TagParameters(), TagOptions()
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +46,13 @@ class TagCall:
         images: Encoded pictures, or the error of one that could not even be unpacked, in order.
         options: What was asked for besides.
         many: Whether the answer is a list even for one picture.
+        parameters: The same before it was checked, with what concerns only the answer's form.
     """
 
     images: tuple[bytes | RequestError, ...]
     options: TagOptions
     many: bool
+    parameters: TagParameters = NO_PARAMETERS
 
 
 async def read_tag_call(request: Request, limits: Limits) -> TagCall:
@@ -107,16 +78,19 @@ async def read_tag_call(request: Request, limits: Limits) -> TagCall:
 
 
 async def _read_raw(request: Request, limits: Limits) -> TagCall:
-    data = await _read_body(request, min(limits.max_body_bytes, limits.max_image_bytes))
-    options = _query_options(request, limits) if request.url.query else NO_OPTIONS
-    return TagCall((data,) if data else (), options, many=False)
+    data = await read_body(request, min(limits.max_body_bytes, limits.max_image_bytes))
+    images = (data,) if data else ()
+    if not request.url.query:
+        return TagCall(images, NO_OPTIONS, many=False)
+    parameters = validated(TagParameters, query_fields(request))
+    return TagCall(images, parameters.options(limits), many=False, parameters=parameters)
 
 
 async def _read_json(request: Request, limits: Limits) -> TagCall:
-    raw = await _read_body(request, limits.max_body_bytes)
+    raw = await read_body(request, limits.max_body_bytes)
     if len(raw) < LARGE_JSON_BYTES:
-        return _parse_json(raw, _query(request), limits)
-    return await asyncio.to_thread(_parse_json, raw, _query(request), limits)  # 10 ms a megabyte: not on the event loop
+        return _parse_json(raw, query_fields(request), limits)
+    return await asyncio.to_thread(_parse_json, raw, query_fields(request), limits)  # 10 ms a megabyte: not on the event loop
 
 
 def _parse_json(raw: bytes, query: dict[str, Any], limits: Limits) -> TagCall:
@@ -126,73 +100,42 @@ def _parse_json(raw: bytes, query: dict[str, Any], limits: Limits) -> TagCall:
         raise InvalidRequest("The body is not JSON, although Content-Type says so.") from error
     if not isinstance(content, dict):
         raise InvalidRequest('The body must be a JSON object such as {"image": "<base64>"}.')
-    body = _validated(TagBody, content | query)
+    body = validated(TagBody, content | query)
     if (body.image is None) == (body.images is None):
         raise InvalidRequest("Give either image or images.")
     encoded = body.images if body.images is not None else (body.image or "",)
     if len(encoded) > limits.max_images_per_request:
         raise PayloadTooLarge(f"The request holds {len(encoded)} images; at most {limits.max_images_per_request} are taken.")
     images = tuple(_unpack(text, limits.max_image_bytes) for text in encoded)
-    return TagCall(images, body.options(limits), many=body.images is not None)
+    return TagCall(images, body.options(limits), many=body.images is not None, parameters=body)
 
 
 async def _read_form(request: Request, limits: Limits) -> TagCall:
     bounded = Request(request.scope, _bounded_receive(request.receive, limits.max_body_bytes))
     images: list[bytes | RequestError] = []
-    fields = _query(request)
+    fields = query_fields(request)
     try:
         async with bounded.form(max_files=limits.max_images_per_request, max_fields=MAX_FORM_FIELDS) as form:
             for name, value in form.multi_items():
                 if isinstance(value, UploadFile):
                     images.append(_within(await value.read(limits.max_image_bytes + 1), limits.max_image_bytes))
                 else:
-                    _add(fields, name, value)
+                    add_field(fields, name, value)
     except MultiPartException as error:
         if "Too many files" in error.message:
             raise PayloadTooLarge(f"The form holds more than {limits.max_images_per_request} files.") from error
         raise InvalidRequest("The multipart form cannot be read. Check its boundary and its fields.") from error
-    parameters = _validated(TagParameters, fields)
-    return TagCall(tuple(images), parameters.options(limits), many=len(images) > 1)
+    parameters = validated(TagParameters, fields)
+    return TagCall(tuple(images), parameters.options(limits), many=len(images) > 1, parameters=parameters)
 
 
-def _query_options(request: Request, limits: Limits) -> TagOptions:
-    return _validated(TagParameters, _query(request)).options(limits)
+async def read_body(request: Request, max_bytes: int) -> bytes:
+    """Read a body while its size is counted.
 
-
-def _query(request: Request) -> dict[str, Any]:
-    fields: dict[str, Any] = {}
-    for name, value in request.query_params.multi_items():
-        _add(fields, name, value)
-    return fields
-
-
-def _add(fields: dict[str, Any], name: str, value: str) -> None:
-    """Add a text field; labels and templates may be repeated, and a single `labels` may hold commas."""
-    if name == "labels":
-        fields[name] = [*fields.get(name, ()), *_split_commas(value)]
-    elif name == "prompt_templates":
-        fields[name] = [*fields.get(name, ()), value]
-    else:
-        fields[name] = value
-
-
-def _validated(model: type[Model], content: dict[str, Any]) -> Model:
-    try:
-        return model.model_validate(content)
-    except ValidationError as error:
-        raise InvalidRequest(" ".join(_sentence(problem, model) for problem in error.errors()[:5])) from error
-
-
-def _sentence(problem: Any, model: type[BaseModel]) -> str:
-    name = str(problem["loc"][0]) if problem["loc"] else "The request"
-    if problem["type"] == "extra_forbidden":
-        nearest = difflib.get_close_matches(name, model.model_fields, n=1, cutoff=0.5)
-        hint = f"did you mean {nearest[0]}?" if nearest else f"known are {', '.join(model.model_fields)}."
-        return f"{name[:60]!r} is not a parameter; {hint}"
-    return f"{name}: {problem['msg']}."
-
-
-async def _read_body(request: Request, max_bytes: int) -> bytes:
+    Raises:
+        PayloadTooLarge: It is, or says that it is, larger.
+        InvalidRequest: The client left.
+    """
     announced = request.headers.get("content-length", "")
     if announced.isdigit() and int(announced) > max_bytes:
         raise _too_large(max_bytes)

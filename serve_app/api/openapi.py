@@ -2,7 +2,9 @@
 
 from typing import Any
 
-from serve_app.api.bodies import TagBody, TagParameters
+from serve_app.api.bodies import TagBody
+from serve_app.api.embeddings import ScoreBody
+from serve_app.api.parameters import TagParameters
 
 DESCRIPTION = "Tag images with SigLIP. `POST /v1/tag` takes a picture as the body, files of a form, or JSON."
 
@@ -35,11 +37,16 @@ _TAG = {
     "required": ["label", "confidence"],
     "properties": {
         "label": {"type": "string"},
-        "confidence": {"type": "number", "minimum": 0, "maximum": 1},
+        "confidence": {"type": "number", "description": "0 to 1; any number where score is logit."},
         "raw_score": {"type": "number", "description": "The logit, where include_raw_scores is set."},
     },
 }
 _TAGS = {"type": "array", "items": _TAG}
+_BY = {
+    "vocabulary": {"type": "string", "nullable": True, "description": "Its name; null for labels of the request."},
+    "vocabulary_fingerprint": {"type": "string", "description": "Changes with the checkpoint, the labels and how they are said."},
+    "score": {"type": "string", "description": "What confidence is."},
+}
 _ABOUT = {"model": {"type": "string"}, "version": {"type": "string"}, "inference_time_ms": {"type": "number"}}
 _ERROR: dict[str, Any] = {
     "type": "object",
@@ -52,12 +59,16 @@ _ERROR: dict[str, Any] = {
         }
     },
 }
-_ONE = {"type": "object", "required": ["tags", *_ABOUT], "properties": {"tags": _TAGS} | _ABOUT}
-_RESULT = {"type": "object", "properties": {"tags": _TAGS, **_ERROR["properties"]}}
+_EXTRAS = {
+    "metadata": {"type": "object", "description": "With quality high: quality, and views, how many images were encoded."},
+    "embedding": {"description": "With return=embedding: D numbers of unit norm, or base64 of little-endian float32."},
+}
+_ONE = {"type": "object", "required": ["tags", *_ABOUT], "properties": {"tags": _TAGS} | _EXTRAS | _BY | _ABOUT}
+_RESULT = {"type": "object", "properties": {"tags": _TAGS, **_EXTRAS, **_ERROR["properties"]}}
 _MANY = {
     "type": "object",
     "required": ["results", *_ABOUT],
-    "properties": {"results": {"type": "array", "items": _RESULT, "description": "In the order sent."}} | _ABOUT,
+    "properties": {"results": {"type": "array", "items": _RESULT, "description": "In the order sent."}} | _BY | _ABOUT,
 }
 
 
@@ -68,6 +79,7 @@ def _refusal(description: str) -> dict[str, Any]:
 TAG_RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {"description": "Tags, the best first.", "content": {"application/json": {"schema": {"oneOf": [_ONE, _MANY]}}}},
     400: _refusal("A parameter or the body cannot be read."),
+    404: _refusal("There is no vocabulary of that name."),
     413: _refusal("Too many bytes or images."),
     415: _refusal("Not a picture in a format that is read."),
     422: _refusal("The picture is damaged or has too many pixels."),
@@ -77,3 +89,19 @@ TAG_RESPONSES: dict[int | str, dict[str, Any]] = {
     504: _refusal("No answer within the request's time."),
 }
 NOT_READY: dict[int | str, dict[str, Any]] = {503: _refusal("The models are not ready yet.")}
+
+SCORE_REQUEST: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": ScoreBody.model_json_schema(),
+                "example": {"embeddings": ["<base64 of D float16>"], "dtype": "float16", "confidence_threshold": 0.1},
+            }
+        },
+    }
+}
+SCORE_RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {"description": "Tags of each embedding.", "content": {"application/json": {"schema": _MANY}}},
+    **{status: TAG_RESPONSES[status] for status in (400, 404, 413, 429, 503, 504)},
+}

@@ -1,72 +1,62 @@
 """`siglip-serve tag`: pictures in, a table or JSON lines out, everything in this process."""
 
-import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
+from serve_app.commands.json_lines import json_line
+from serve_app.commands.pictures import expand, in_chunks
+from serve_app.commands.stored import StoredEmbeddings, write_embeddings
 from serve_app.config import ServiceConfig
-from serve_app.errors import InvalidRequest, TaggerError
+from serve_app.errors import TaggerError
 from serve_app.local_tagger import LocalTagger
+from serve_app.siglip.inputs import FloatArray
 from serve_app.tagger import TagOutcome
 from serve_app.tagging.selection import TagScore
 from serve_app.tagging.settings import TagOptions
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
-PROGRESS_FROM = 3
-"""Fewer pictures than this are done before a progress bar can be read."""
 
-
-def tag_files(photos: Sequence[Path], config: ServiceConfig, options: TagOptions, as_json: bool) -> int:
+def tag_files(photos: Sequence[Path], config: ServiceConfig, options: TagOptions, as_json: bool, embeddings: Path | None = None) -> int:
     """Tag files and print what they show; return 1 if one of them could not be tagged, else 0.
+
+    Args:
+        photos: Pictures, and folders of pictures.
+        config: The configuration.
+        options: What is asked for.
+        as_json: One JSON object a line instead of a table.
+        embeddings: Where to store the embeddings, to be tagged again by `siglip-serve score`.
 
     Raises:
         ConfigError: The checkpoint or a setting cannot work.
         InvalidRequest: A file is not there, or an option cannot work.
     """
-    files = _expand(photos)
+    files = expand(photos)
     tagger = LocalTagger(config)
     found: dict[Path, TagOutcome] = {}
-    with Progress(console=Console(stderr=True), transient=True, disable=len(files) < PROGRESS_FROM) as progress:
-        for path, outcome in progress.track(_tag(tagger, files, options), total=len(files), description="Tagging"):
-            found[path] = outcome
-            if as_json:
-                print(_json_line(path, outcome), flush=True)
+    kept: dict[str, FloatArray] = {}
+    for path, outcome, embed in _tag(tagger, files, options):
+        found[path] = outcome
+        if embed is not None:
+            kept[str(path)] = embed
+        if as_json:
+            print(json_line(str(path), outcome), flush=True)
     if not as_json:
         Console(width=None if sys.stdout.isatty() else 120).print(_table(found))
+    if embeddings is not None and kept:
+        write_embeddings(StoredEmbeddings(tuple(kept), np.stack(list(kept.values())), tagger.scorer.fingerprint), embeddings)
     return int(any(isinstance(outcome, TaggerError) for outcome in found.values()))
 
 
-def _expand(photos: Sequence[Path]) -> list[Path]:
-    files: list[Path] = []
-    for path in photos:
-        if path.is_dir():
-            files += sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
-        elif path.is_file():
-            files.append(path)
-        else:
-            raise InvalidRequest(f"{path} is not there.")
-    if not files:
-        raise InvalidRequest(f"no pictures in {', '.join(str(path) for path in photos)}; read are {', '.join(SUFFIXES)}")
-    return files
-
-
-def _tag(tagger: LocalTagger, files: Sequence[Path], options: TagOptions) -> Iterator[tuple[Path, TagOutcome]]:
-    for start in range(0, len(files), tagger.batch_size):
-        chunk = files[start : start + tagger.batch_size]
-        yield from zip(chunk, tagger.tag_pictures([file.read_bytes() for file in chunk], options).outcomes, strict=True)
-
-
-def _json_line(path: Path, outcome: TagOutcome) -> str:
-    if isinstance(outcome, TaggerError):
-        return json.dumps({"file": str(path), "error": {"code": outcome.code, "message": outcome.message}})
-    tags = [{"label": tag.label, "confidence": float(f"{tag.confidence:.6g}")} for tag in outcome]
-    return json.dumps({"file": str(path), "tags": tags}, ensure_ascii=False)
+def _tag(tagger: LocalTagger, files: Sequence[Path], options: TagOptions) -> Iterator[tuple[Path, TagOutcome, FloatArray | None]]:
+    for chunk in in_chunks(files, tagger.batch_size, "Tagging"):
+        answer = tagger.tag_pictures([file.read_bytes() for file in chunk], options, with_embeddings=True)
+        assert answer.image_embeds is not None, "embeddings were asked for"
+        yield from zip(chunk, answer.outcomes, answer.image_embeds, strict=True)
 
 
 def _table(found: dict[Path, TagOutcome]) -> Table:

@@ -27,8 +27,8 @@ import torch
 from transformers import SiglipConfig, SiglipModel, SiglipTokenizer
 
 from serve_app.demo import checkpoint_files, release, scenes
-from serve_app.demo.evaluate import mean_average_precision
 from serve_app.siglip.preprocess import resize_square
+from serve_app.tagging.evaluation import mean_average_precision
 
 CANVASES_PX = ((112, 96), (96, 112), (104, 104), (128, 96), (96, 128))
 """Widths and heights that training scenes are drawn at before they are squashed to the model's square."""

@@ -10,7 +10,7 @@ from ray.serve import Application
 
 from serve_app.config import ServiceConfig
 from serve_app.graph.encoders import EncoderSpec, ImageEncoder, TextEncoder
-from serve_app.graph.postprocessor import Postprocessor
+from serve_app.graph.postprocessor import Postprocessor, ScoringSpec
 from serve_app.graph.preprocessor import Preprocessor
 from serve_app.live import live_batching, live_tagging
 from serve_app.serving import DeploymentScale
@@ -36,14 +36,12 @@ def build_graph(config: ServiceConfig, image_encoder: type[Any] = ImageEncoder) 
             (`planning.resolve_config`): no `auto` of the hardware is left in it.
         image_encoder: The class of the ImageEncoder deployment; another one stands in for the model in benchmarks.
     """
-    plugin, serving, limits = config.siglip, config.serving, config.limits
+    serving = config.serving
     spec = {name: _spec(config, scale) for name, scale in encoder_scales(config).items()}
     texts = _deploy(TextEncoder, "TextEncoder", serving.text_encoder).bind(spec["TextEncoder"])
     images = _deploy(image_encoder, "ImageEncoder", serving.image_encoder).bind(spec["ImageEncoder"])
     postprocessor = _deploy(Postprocessor, "Postprocessor", serving.postprocessor, user_config(config).get("Postprocessor"))
-    post = postprocessor.bind(
-        plugin.model_source, config.revision, limits.max_labels_per_request, limits.max_cached_label_bytes, serving.request_timeout_s, texts
-    )
+    post = postprocessor.bind(_scoring_spec(config, spec["TextEncoder"].precision), texts)
     ingress = serve.ingress()(Preprocessor)
     preprocessor = _deploy(ingress, "Preprocessor", serving.preprocessor, user_config(config)["Preprocessor"])
     application: Application = preprocessor.bind(config, images, post)
@@ -61,9 +59,9 @@ def scales(config: ServiceConfig) -> dict[str, DeploymentScale]:
 
 
 def user_config(config: ServiceConfig) -> dict[str, dict[str, Any]]:
-    """Return what each deployment gets as `user_config`; no Postprocessor for a frozen part, which has no labels."""
+    """Return what each deployment gets as `user_config`; no Postprocessor for a frozen part, which has no vocabularies."""
     live: dict[str, dict[str, Any]] = {"Preprocessor": live_batching(config).model_dump(mode="json")}
-    if config.labels or config.siglip.custom_vocabulary:
+    if config.vocabularies:
         live["Postprocessor"] = live_tagging(config).model_dump(mode="json")
     return live
 
@@ -106,6 +104,19 @@ def _spec(config: ServiceConfig, scale: DeploymentScale) -> EncoderSpec:
         batch_size=plugin.resolved_batch_size,
         num_threads=max(1, int(num_cpus)),
         gpu_share=num_gpus,
+    )
+
+
+def _scoring_spec(config: ServiceConfig, text: Precision) -> ScoringSpec:
+    return ScoringSpec(
+        model=config.siglip.model_source,
+        revision=config.revision,
+        dtype=text.dtype,
+        quantization=text.quantization,
+        max_labels=config.limits.max_labels_per_request,
+        cache_bytes=config.limits.max_cached_label_bytes,
+        tag_banks=config.tag_banks,
+        timeout_s=config.serving.request_timeout_s,
     )
 
 

@@ -162,8 +162,14 @@ class TextEncoder(_Replica):
         self._loaded()
         self.merged.set_max_batch_size(spec.batch_size)
 
-    async def encode(self, prompts: list[str]) -> FloatArray:
-        """Return text_embeds (n, D) float32, unit norm, of finished prompts, encoded together with others that wait."""
+    async def encode(self, prompts: list[str], refuse_cut: bool = False) -> FloatArray:
+        """Return text_embeds (n, D) float32, unit norm, of finished prompts, encoded together with others that wait.
+
+        Raises:
+            InvalidRequest: `refuse_cut`, and a prompt has more tokens than the tower reads.
+        """
+        if refuse_cut:
+            self._tower.text_inputs.check_whole(prompts)
         embeds: FloatArray = await self.merged(prompts)
         return embeds
 

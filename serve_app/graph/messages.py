@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from serve_app.siglip.inputs import FloatArray
 from serve_app.siglip.outcomes import EncodedImages
 from serve_app.siglip.precision import Runtime
-from serve_app.tagger import TagOutcome
+from serve_app.tagger import ScoredBy, TagOutcome, VocabularyState
 from serve_app.tagging.settings import TagOptions
 
 
@@ -22,25 +22,25 @@ class EncodeReply:
 
 @dataclass(frozen=True, slots=True)
 class ScoreRequest:
-    """Embeddings to be tagged: `image_embeds` (B, D) float32, unit norm, and B options, one an image."""
+    """Embeddings to be tagged.
+
+    Attributes:
+        image_embeds: (V, D) float32, unit norm: every view of every image, each image's whole picture first.
+        options: B of them, one an image.
+        views: B numbers of views, which sum up to V; None where each image has one.
+    """
 
     image_embeds: FloatArray
     options: tuple[TagOptions, ...]
+    views: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ScoreReply:
-    """A Postprocessor's answer: B outcomes, and what they were scored against.
-
-    Attributes:
-        outcomes: Tags, or why there are none.
-        vocabularies: B fingerprints of the labels and templates.
-        include_raw_scores: Whether the configuration asks for logits in answers.
-    """
+    """A Postprocessor's answer: B outcomes, and what each was scored against (None for one that failed)."""
 
     outcomes: tuple[TagOutcome, ...]
-    vocabularies: tuple[str, ...]
-    include_raw_scores: bool
+    scored: tuple[ScoredBy | None, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +58,5 @@ class EncoderState:
 class PostprocessorState:
     """What a Postprocessor replica says of itself; `refused` is why the last configuration was not taken, if it was not."""
 
-    vocabulary: str
-    labels: int
+    vocabularies: VocabularyState
     refused: str | None

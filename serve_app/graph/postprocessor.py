@@ -8,6 +8,7 @@ import asyncio
 import functools
 import logging
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,44 +16,75 @@ from ray.serve.handle import DeploymentHandle
 
 from serve_app.errors import ServiceError, TaggerError
 from serve_app.graph import metrics
+from serve_app.graph.banks import BankBuilder
 from serve_app.graph.calls import InnerCalls
 from serve_app.graph.messages import PostprocessorState, ScoreReply, ScoreRequest
 from serve_app.live import LiveTagging
 from serve_app.siglip.hub import load_checkpoint
+from serve_app.siglip.identity import checkpoint_fingerprint, encoder_fingerprint
+from serve_app.siglip.scoring import check_width
 from serve_app.siglip.weights import read_similarity_head
-from serve_app.tagger import TagOutcome
-from serve_app.tagging.bank_cache import BankCache
-from serve_app.tagging.prompts import render_prompts
-from serve_app.tagging.selection import SelectionRule, tag_embeddings
-from serve_app.tagging.settings import TagOptions, TagSettings
-from serve_app.tagging.tag_bank import TagBank, build_tag_bank
-from serve_app.tagging.vocabulary import TagVocabulary
+from serve_app.tagger import ScoredBy, TagOutcome, VocabularyState
+from serve_app.tagging.byte_cache import ByteCache
+from serve_app.tagging.known_rows import KnownRows
+from serve_app.tagging.selection import SelectionRule
+from serve_app.tagging.settings import TagOptions, TagSettings, TextKey
+from serve_app.tagging.tag_bank import ScoredBank, scored_bank, tag_embeddings
 
 logger = logging.getLogger(__name__)
 
-PROMPTS_PER_CALL = 64
-"""Prompts sent to a TextEncoder at once: some seconds of work for a large tower on a CPU, and an answer of 0.4 MiB."""
-VOCABULARY_TIMEOUT_S = 900.0
-"""For one such call when the service's own vocabulary is encoded: the TextEncoder may have to start first."""
-MAX_REQUEST_BANKS = 4
-"""Vocabularies of requests that are encoded at the same time; the next waits."""
 RETRY_PAUSE_S = 2.0
+BANKS_SHARE = 4
+"""One part in this many of the cache's bytes is for whole banks of requests, the rest for their rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScoringSpec:
+    """What a Postprocessor scores with.
+
+    Attributes:
+        model: Folder or hub id.
+        revision: Of a hub id.
+        dtype: What the text tower was asked to run as.
+        quantization: The same.
+        max_labels: That a request may bring.
+        cache_bytes: Of text embeddings that requests asked for.
+        tag_banks: Where banks of registered vocabularies are stored; None for nowhere.
+        timeout_s: Of one call to the TextEncoder for a request.
+    """
+
+    model: str
+    revision: str | None
+    dtype: str
+    quantization: str
+    max_labels: int
+    cache_bytes: int
+    tag_banks: str | None
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Live:
+    """One configuration and the banks of its vocabularies, swapped as a whole."""
+
+    settings: TagSettings
+    banks: dict[str, ScoredBank]
 
 
 class Postprocessor:
     """Tag banks and what is done with them."""
 
-    def __init__(
-        self, model: str, revision: str | None, max_labels: int, cache_bytes: int, timeout_s: float, texts: DeploymentHandle
-    ) -> None:
-        self._head = read_similarity_head(load_checkpoint(model, revision).folder)
-        self._texts = InnerCalls(texts, timeout_s, metrics.inner_retries().inc)
-        self._request_banks = asyncio.Semaphore(MAX_REQUEST_BANKS)
-        self._max_labels = max_labels
-        self._cache = BankCache(cache_bytes)
-        self._encoding: dict[TagVocabulary, asyncio.Task[TagBank]] = {}
+    def __init__(self, spec: ScoringSpec, texts: DeploymentHandle) -> None:
+        checkpoint = load_checkpoint(spec.model, spec.revision)
+        self._spec, self._width = spec, checkpoint.embedding_width
+        self._head = read_similarity_head(checkpoint.folder)
+        self._fingerprint = checkpoint_fingerprint(checkpoint)
+        encoder = encoder_fingerprint(checkpoint, spec.dtype, spec.quantization)
+        known = KnownRows(encoder, spec.cache_bytes - spec.cache_bytes // BANKS_SHARE, spec.tag_banks)
+        self._banks = BankBuilder(InnerCalls(texts, spec.timeout_s, metrics.inner_retries().inc), known)
+        self._requested = ByteCache[TextKey, ScoredBank](spec.cache_bytes // BANKS_SHARE, lambda scored: scored.bank.nbytes)
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="score")
-        self._live: tuple[TagSettings, TagBank, bool] | None = None
+        self._live: _Live | None = None
         self._refused: str | None = None
         self._asked = 0
         self._later: asyncio.Task[None] | None = None
@@ -66,102 +98,108 @@ class Postprocessor:
         """
         self._asked += 1
         try:
-            live = LiveTagging.from_user_config(user_config)
-            settings = live.tag_settings()
-            await self._take(live, settings)
+            settings = LiveTagging.from_user_config(user_config).tag_settings()
+            await self._take(settings)
         except ServiceError:
             if self._live is None:
                 raise
-            self._later = asyncio.create_task(self._take_later(live, settings, self._asked))
+            self._later = asyncio.create_task(self._take_later(settings, self._asked))
         except Exception as error:
             if self._live is None:
                 raise
-            self._refused = str(error)
-            self._refusals.inc()
-            logger.error("the new configuration is refused, the last one stays: %s", error)
+            self._refuse(error)
 
-    async def _take(self, live: LiveTagging, settings: TagSettings) -> None:
+    def _refuse(self, error: Exception) -> None:
+        self._refused = str(error)
+        self._refusals.inc()
+        logger.error("the new configuration is refused, the last one stays: %s", error)
+
+    async def _take(self, settings: TagSettings) -> None:
         """Build the new state aside and swap it in."""
-        asked, bank = self._asked, self._live[1] if self._live else None
-        if bank is None or bank.vocabulary != settings.vocabulary:
-            bank = await self._encode(settings.vocabulary, VOCABULARY_TIMEOUT_S)
+        asked, before = self._asked, self._live.banks if self._live else {}
+        loaded = [scored.bank for scored in before.values()]
+        banks: dict[str, ScoredBank] = {}
+        for name, registered in settings.vocabularies.items():
+            if registered.calibration is not None:
+                registered.calibration.check_checkpoint(self._fingerprint)
+            same = (bank for bank in loaded if bank.vocabulary == registered.vocabulary)
+            bank = next(same, None) or await self._banks.registered(registered.vocabulary, loaded)
+            banks[name] = scored_bank(bank, name, registered.calibration)
         if asked == self._asked:  # else a newer one came while this one's labels were encoded
-            self._live, self._refused = (settings, bank, live.include_raw_scores), None
+            self._live, self._refused = _Live(settings, banks), None
 
-    async def _take_later(self, live: LiveTagging, settings: TagSettings, asked: int) -> None:
+    async def _take_later(self, settings: TagSettings, asked: int) -> None:
         while asked == self._asked:
             logger.warning("the new labels cannot be encoded yet; trying again")
             await asyncio.sleep(RETRY_PAUSE_S)
             try:
-                await self._take(live, settings)
+                await self._take(settings)
             except ServiceError:
                 continue
+            except Exception as error:
+                self._refuse(error)
             return
 
     async def score(self, request: ScoreRequest) -> ScoreReply:
-        """Tag a micro-batch of embeddings, each as its own options ask."""
-        settings, own_bank, include_raw_scores = self._current()
+        """Tag a micro-batch of embeddings, each as its own options ask, all by the same configuration."""
+        live = self._current()
         places: dict[TagOptions, list[int]] = {}
         for at, options in enumerate(request.options):
             places.setdefault(options, []).append(at)
         outcomes: list[TagOutcome] = [()] * len(request.options)
-        fingerprints = [own_bank.vocabulary.fingerprint] * len(request.options)
+        by: list[ScoredBy | None] = [None] * len(request.options)
         for options, rows in places.items():
             found: list[TagOutcome]
             try:
-                rule = settings.rule_for(options)
-                bank = await self._bank_for(settings.vocabulary_for(options, self._max_labels), own_bank)
-                found = await self._select(request, rows, bank, rule)
+                check_width(request.image_embeds, self._width)
+                scored = await self._bank_for(options, live)
+                rule = live.settings.rule_for(options, scored.table)
+                found = await self._select(request, rows, scored, rule)
             except TaggerError as error:
                 found = [error] * len(rows)
             else:
+                own = ScoredBy(scored.name, scored.bank.fingerprint, rule.score, live.settings.shows_raw_scores(options))
                 for row in rows:
-                    fingerprints[row] = bank.vocabulary.fingerprint
+                    by[row] = own
             for row, outcome in zip(rows, found, strict=True):
                 outcomes[row] = outcome
-        return ScoreReply(tuple(outcomes), tuple(fingerprints), include_raw_scores)
+        return ScoreReply(tuple(outcomes), tuple(by))
 
     async def prepare(self, options: TagOptions) -> None:
         """Encode a request's labels while its images are being encoded; problems are told by `score`."""
-        settings, own_bank, _ = self._current()
         try:
-            await self._bank_for(settings.vocabulary_for(options, self._max_labels), own_bank)
+            await self._bank_for(options, self._current())
         except TaggerError as error:
             logger.info("labels were not prepared: %s", error.code)
 
     async def state(self) -> PostprocessorState:
-        """Say which vocabulary is scored."""
-        settings, _, _ = self._current()
-        return PostprocessorState(settings.vocabulary.fingerprint, len(settings.vocabulary.labels), self._refused)
+        """Say which vocabularies are scored."""
+        live = self._current()
+        own = live.banks[live.settings.default]
+        vocabularies = VocabularyState(live.settings.default, own.bank.fingerprint, len(own.table), tuple(live.banks))
+        return PostprocessorState(vocabularies, self._refused)
 
-    def _current(self) -> tuple[TagSettings, TagBank, bool]:
+    def _current(self) -> _Live:
         assert self._live is not None, "Serve calls reconfigure before it sends requests"
         return self._live
 
-    async def _select(self, request: ScoreRequest, rows: list[int], bank: TagBank, rule: SelectionRule) -> list[TagOutcome]:
-        embeds = request.image_embeds if len(rows) == len(request.options) else request.image_embeds[rows]
-        work = functools.partial(tag_embeddings, embeds, bank, self._head, [rule] * len(rows))
+    async def _select(self, request: ScoreRequest, rows: list[int], scored: ScoredBank, rule: SelectionRule) -> list[TagOutcome]:
+        embeds, views = request.image_embeds, request.views
+        if len(rows) < len(request.options):
+            counts = np.ones(len(request.options), np.intp) if views is None else np.asarray(views)
+            embeds = embeds[np.repeat(np.isin(np.arange(len(counts)), rows), counts)]
+            views = None if views is None else tuple(views[row] for row in rows)
+        work = functools.partial(tag_embeddings, embeds, scored, self._head, rule, views)
         return list(await asyncio.get_running_loop().run_in_executor(self._executor, work))
 
-    async def _bank_for(self, vocabulary: TagVocabulary, own: TagBank) -> TagBank:
-        if vocabulary is own.vocabulary or vocabulary == own.vocabulary:
-            return own
-        bank = self._cache.get(vocabulary)
-        if bank is not None:
-            return bank
-        if vocabulary not in self._encoding:  # asked by several requests at once, encoded once
-            task = asyncio.create_task(self._encode_for_request(vocabulary))
-            self._encoding[vocabulary] = task
-            task.add_done_callback(lambda _: self._encoding.pop(vocabulary, None))
-        bank = await asyncio.shield(self._encoding[vocabulary])
-        self._cache.put(bank)
-        return bank
-
-    async def _encode_for_request(self, vocabulary: TagVocabulary) -> TagBank:
-        async with self._request_banks:
-            return await self._encode(vocabulary, None)
-
-    async def _encode(self, vocabulary: TagVocabulary, timeout_s: float | None) -> TagBank:
-        prompts = render_prompts(vocabulary.labels, vocabulary.prompt_templates)
-        parts = [prompts[start : start + PROMPTS_PER_CALL] for start in range(0, len(prompts), PROMPTS_PER_CALL)]
-        return build_tag_bank(vocabulary, np.concatenate([await self._texts("encode", part, timeout_s=timeout_s) for part in parts]))
+    async def _bank_for(self, options: TagOptions, live: _Live) -> ScoredBank:
+        """Return the bank that a request is scored by: a registered one, or one of its own labels or templates."""
+        asked = live.settings.vocabulary_for(options, self._spec.max_labels)
+        if asked.key is None:
+            assert asked.name is not None, "only a request's own bank has a key"
+            return live.banks[asked.name]
+        scored = self._requested.get(asked.key)
+        if scored is None:
+            scored = scored_bank(await self._banks.for_request(asked.vocabulary), asked.name)
+            self._requested.put(asked.key, scored)
+        return scored

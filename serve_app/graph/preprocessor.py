@@ -10,11 +10,12 @@ import os
 import sys
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
 from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
 
@@ -29,12 +30,14 @@ from serve_app.graph.microbatch import BatchLimits, MicroBatcher
 from serve_app.graph.rates import Rates
 from serve_app.live import LiveBatching
 from serve_app.siglip.hub import load_checkpoint
-from serve_app.siglip.inputs import PreparedImage, collate
+from serve_app.siglip.inputs import FloatArray, PreparedImage, collate
 from serve_app.siglip.prepare import ImagePreparer
-from serve_app.tagger import ModelCard, TagAnswer, TagOutcome, make_model_card
+from serve_app.siglip.scoring import check_width
+from serve_app.tagger import ModelCard, ScoredBy, TagAnswer, TagOutcome, make_model_card
 from serve_app.tagging.settings import TagOptions
 
 logger = logging.getLogger(__name__)
+Prepared = TypeVar("Prepared")
 
 STATE_TIMEOUT_S = 5.0
 MAX_WAITING_BYTES = 512 * 2**20
@@ -49,11 +52,26 @@ REMEMBERED_OPTIONS = 1_024
 
 
 @dataclass(frozen=True, slots=True)
-class _Scored:
-    """An image whose micro-batch is being scored: the call, and the image's place in it."""
+class _Encoded:
+    """An encoded image: its embedding (D,), and the call that scores its micro-batch with the image's place in it, if one does."""
 
-    call: "asyncio.Task[ScoreReply]"
-    at: int
+    embed: FloatArray
+    call: "asyncio.Task[ScoreReply] | None" = None
+    at: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Tagged:
+    """One image's outcome, what it was scored against, its embedding and how often it was encoded."""
+
+    outcome: TagOutcome
+    scored: ScoredBy | None = None
+    embed: FloatArray | None = None
+    views: int = 0
+
+
+_Item = tuple[PreparedImage, TagOptions | None]
+"""A prepared view, and the options to score it by; None where it is one view of several, which are scored together."""
 
 
 class Preprocessor:
@@ -73,7 +91,7 @@ class Preprocessor:
         self._encode = InnerCalls(images, timeout_s, retries.inc)
         self._score = InnerCalls(post, timeout_s, retries.inc)
         limits = BatchLimits(plugin.resolved_batch_size, _message_bytes(), MAX_WAITING_BYTES)
-        self._batcher = MicroBatcher[tuple[PreparedImage, TagOptions], _Scored](self._encode_batch, limits, wait_s=0.0, lead_s=LEAD_S)
+        self._batcher = MicroBatcher[_Item, _Encoded](self._encode_batch, limits, wait_s=0.0, lead_s=LEAD_S)
         self._sent_ahead: OrderedDict[TagOptions, None] = OrderedDict()
         self._background: set[asyncio.Task[Any]] = set()
         self._cores, self._rates, self._undecoded = min(float(threads), max(0.25, cpus)), Rates(time.monotonic()), 0
@@ -97,25 +115,38 @@ class Preprocessor:
         decodable = {PER_PREPROCESSOR: per_busy_second * self._cores} if per_busy_second else {}
         return {ARRIVALS: arriving, WAITING: float(self._batcher.waiting), UNDECODED: float(self._undecoded)} | decodable
 
-    async def tag(self, images: Sequence[bytes], options: TagOptions) -> TagAnswer:
+    async def tag(self, images: Sequence[bytes], options: TagOptions, with_embeddings: bool = False) -> TagAnswer:
         """Tag encoded pictures; see `Tagger.tag`."""
         self._send_labels_ahead(options)
+        tag_one = self._tag_views if options.quality == "high" else self._tag_one
         try:
             async with asyncio.timeout(self._config.serving.request_timeout_s):
                 if len(images) == 1:  # the usual request needs no task of its own
-                    results = [await self._tag_one(images[0], options)]
+                    tagged = [await tag_one(images[0], options)]
                 else:
-                    results = await asyncio.gather(*[self._tag_one(data, options) for data in images])
+                    tagged = await asyncio.gather(*[tag_one(data, options) for data in images])
         except TimeoutError as error:
             self._counted.add(DeadlineExceeded.code, len(images))
             raise DeadlineExceeded("The service took too long to answer. Try again, or send fewer images.") from error
-        outcomes = tuple(outcome for outcome, _ in results)
+        outcomes = tuple(one.outcome for one in tagged)
         for outcome in outcomes:
             self._counted.add(outcome.code if isinstance(outcome, TaggerError) else "ok")
-        reply, at = next((scored for _, scored in results if scored is not None), (None, 0))
-        if reply is None:
-            return TagAnswer(outcomes, "")
-        return TagAnswer(outcomes, reply.vocabularies[at], reply.include_raw_scores)
+        scored = next((one.scored for one in tagged if one.scored is not None), None)
+        embeds = tuple(one.embed for one in tagged) if with_embeddings else None
+        return TagAnswer(outcomes, scored, embeds, tuple(one.views for one in tagged))
+
+    async def score(self, image_embeds: FloatArray, options: TagOptions) -> TagAnswer:
+        """Tag stored embeddings, in as many calls as their bytes take; see `Tagger.score`."""
+        check_width(image_embeds, self._checkpoint.embedding_width)
+        rows = max(1, _message_bytes() // (4 * image_embeds.shape[1]))
+        parts = [image_embeds[start : start + rows] for start in range(0, len(image_embeds), rows)]
+        replies: list[ScoreReply] = await asyncio.gather(
+            *[self._score("score", ScoreRequest(part, (options,) * len(part))) for part in parts]
+        )
+        outcomes = tuple(outcome for reply in replies for outcome in reply.outcomes)
+        if isinstance(outcomes[0], TaggerError):  # the options are the same for all
+            raise outcomes[0]
+        return TagAnswer(outcomes, replies[0].scored[0])
 
     async def describe(self) -> ModelCard:
         """Ask the other deployments what they run; see `Tagger.describe`."""
@@ -127,57 +158,72 @@ class Preprocessor:
             )
         except TaggerError as error:
             raise Unavailable("The models are not ready yet. Try again in a few seconds.") from error
-        return make_model_card(self._config, self._checkpoint, encoder.runtime, post.labels, post.vocabulary)
+        return make_model_card(self._config, self._checkpoint, encoder.runtime, post.vocabularies)
 
-    async def _tag_one(self, data: bytes, options: TagOptions) -> tuple[TagOutcome, tuple[ScoreReply, int] | None]:
-        """Return one image's outcome, and the reply that it stands in if it came that far."""
+    async def _tag_one(self, data: bytes, options: TagOptions) -> _Tagged:
+        """Tag the whole of a picture."""
         try:
-            prepared = await self._decode(data)
-            scored = await self._batcher.submit((prepared, options), self._preparer.max_nbytes)
-            reply = await asyncio.shield(scored.call)
+            prepared = await self._decode(self._preparer.prepare, data)
+            encoded = await self._batcher.submit((prepared, options), self._preparer.max_nbytes)
+            assert encoded.call is not None, "an item with options is scored with its micro-batch"
+            reply = await asyncio.shield(encoded.call)
         except TaggerError as error:
-            return error, None
-        return reply.outcomes[scored.at], (reply, scored.at)
+            return _Tagged(error)
+        return _Tagged(reply.outcomes[encoded.at], reply.scored[encoded.at], encoded.embed, 1)
 
-    async def _decode(self, data: bytes) -> PreparedImage:
+    async def _tag_views(self, data: bytes, options: TagOptions) -> _Tagged:
+        """Tag a picture by the whole of it and its tiles, which go into the same micro-batches as everybody's images."""
+        try:
+            views = await self._decode(self._preparer.prepare_views, data)
+            nbytes = self._preparer.max_nbytes
+            encoded = await asyncio.gather(*[self._batcher.submit((view, None), nbytes) for view in views])
+            embeds = np.stack([one.embed for one in encoded])
+            reply: ScoreReply = await self._score("score", ScoreRequest(embeds, (options,), (len(views),)))
+        except TaggerError as error:
+            return _Tagged(error)
+        return _Tagged(reply.outcomes[0], reply.scored[0], encoded[0].embed, len(views))
+
+    async def _decode(self, prepare: Callable[[bytes], Prepared], data: bytes) -> Prepared:
         """Prepare one picture in a decoding thread."""
         self._rates.arrive(1)
         self._undecoded += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._decoders, self._prepare, data)
+            return await asyncio.get_running_loop().run_in_executor(self._decoders, self._prepare, prepare, data)
         finally:
             self._undecoded -= 1
 
-    def _prepare(self, data: bytes) -> PreparedImage:
+    def _prepare(self, prepare: Callable[[bytes], Prepared], data: bytes) -> Prepared:
         """Prepare one picture and count the processor time that it took."""
         started_s = time.thread_time()
         try:
-            return self._preparer.prepare(data)
+            return prepare(data)
         finally:
             self._rates.work(1, time.thread_time() - started_s)
 
-    async def _encode_batch(self, items: Sequence[tuple[PreparedImage, TagOptions]]) -> list[_Scored | Exception]:
+    async def _encode_batch(self, items: Sequence[_Item]) -> list[_Encoded | Exception]:
         """Encode a micro-batch; its scoring is started and not waited for, so that the encoder gets its next one."""
         reply: EncodeReply = await self._encode("encode", collate([image for image, _ in items]))
         self._batcher.receivers = max(1, reply.replicas)
-        results: list[_Scored | Exception | None] = list(reply.images.errors)
+        embeds = reply.images.image_embeds
+        results: list[_Encoded | Exception] = [error or _Encoded(embeds[at]) for at, error in enumerate(reply.images.errors)]
         # labels that came with a request are scored apart: others must not wait until those are encoded
-        groups: dict[object, list[int]] = {}
-        for at, error in enumerate(reply.images.errors):
-            if error is None:
-                groups.setdefault((items[at][1].labels, items[at][1].prompt_templates), []).append(at)
+        groups: dict[TagOptions | None, list[int]] = {}
+        for at, (_, options) in enumerate(items):
+            if options is not None and isinstance(results[at], _Encoded):
+                groups.setdefault(options.text_part() if options.asks_for_text else None, []).append(at)
         for rows in groups.values():
-            embeds = reply.images.image_embeds if len(rows) == len(items) else reply.images.image_embeds[rows]
-            call = self._spawn(self._score("score", ScoreRequest(embeds, tuple(items[at][1] for at in rows))))
+            part = embeds if len(rows) == len(items) else embeds[rows]
+            asked = tuple(options for at in rows if (options := items[at][1]) is not None)
+            call = self._spawn(self._score("score", ScoreRequest(part, asked)))
             for place, at in enumerate(rows):
-                results[at] = _Scored(call, place)
-        return [result for result in results if result is not None]
+                results[at] = _Encoded(embeds[at], call, place)
+        return results
 
     def _send_labels_ahead(self, options: TagOptions) -> None:
         """Have a request's own labels encoded while its images are; skipped for those sent lately."""
-        if options.labels is None and options.prompt_templates is None:
+        if not options.asks_for_text:
             return
-        key = TagOptions(labels=options.labels, prompt_templates=options.prompt_templates)
+        key = options.text_part()
         if key not in self._sent_ahead:
             self._spawn(self._score("prepare", key))
         self._sent_ahead[key] = None

@@ -45,6 +45,17 @@ def load_checkpoint(model: str, revision: str | None = None) -> Checkpoint:
     return read_checkpoint(_download(model, revision), name=model, revision=revision)
 
 
+def is_here(model: str, revision: str | None = None) -> bool:
+    """Return whether a checkpoint can be loaded without asking the hub."""
+    if Path(model).expanduser().is_dir():
+        return True
+    try:
+        snapshot_download(model, revision=revision, allow_patterns=list(FETCHED), local_files_only=True)
+    except (LocalEntryNotFoundError, HFValidationError):
+        return False
+    return True
+
+
 def _download(model: str, revision: str | None) -> Path:
     try:
         return Path(snapshot_download(model, revision=revision, allow_patterns=list(FETCHED)))

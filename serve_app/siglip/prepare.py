@@ -3,11 +3,14 @@
 import math
 from dataclasses import dataclass
 
+from PIL import Image
+
 from serve_app.siglip.checkpoints import Checkpoint
 from serve_app.siglip.images import DRAFT_MARGIN, ImageLimits, decode_image
 from serve_app.siglip.inputs import PreparedImage
 from serve_app.siglip.naflex import prepare_naflex
 from serve_app.siglip.preprocess import resize_square
+from serve_app.siglip.tiles import MAX_TILES, views_of
 
 JPEG_SIGNATURE = b"\xff\xd8\xff"
 
@@ -40,7 +43,18 @@ class ImagePreparer:
         Raises:
             RequestError: The picture cannot be read; see `decode_image`.
         """
-        image = decode_image(data, self.limits, self.target_px)
+        return self._resize(decode_image(data, self.limits, self.target_px), data)
+
+    def prepare_views(self, data: bytes) -> list[PreparedImage]:
+        """Decode one picture, and resize the whole of it and its tiles.
+
+        Raises:
+            RequestError: The picture cannot be read; see `decode_image`.
+        """
+        image = decode_image(data, self.limits, self.target_px * MAX_TILES // 2)
+        return [self._resize(view, data) for view in views_of(image, self.target_px)]
+
+    def _resize(self, image: Image.Image, data: bytes) -> PreparedImage:
         if self.checkpoint.image_size_px is None:
             return prepare_naflex(image, self.checkpoint.patch_size_px, self.max_num_patches, self.checkpoint.resample)
         gap = DRAFT_MARGIN if data.startswith(JPEG_SIGNATURE) else None  # only where decoding was approximate already

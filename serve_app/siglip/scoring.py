@@ -5,7 +5,9 @@ one small matrix product.
 """
 
 import numpy as np
+import numpy.typing as npt
 
+from serve_app.errors import InvalidRequest
 from serve_app.siglip.inputs import FloatArray
 
 
@@ -14,6 +16,27 @@ def unit_norm(embeddings: FloatArray) -> FloatArray:
     unit: FloatArray = np.asarray(embeddings, np.float32)
     unit = unit / np.linalg.norm(unit, axis=-1, keepdims=True)
     return unit
+
+
+def check_width(embeddings: FloatArray, width: int) -> None:
+    """Raise `InvalidRequest` for embeddings that are not (n, D) of a checkpoint's D."""
+    if embeddings.ndim != 2 or embeddings.shape[1] != width:
+        shape = "×".join(map(str, embeddings.shape))
+        raise InvalidRequest(f"The embeddings have the shape {shape}; this checkpoint's are n×{width}.")
+
+
+def stored_embeddings(values: npt.NDArray[np.floating]) -> FloatArray:
+    """Return embeddings (n, D) that came from outside as float32 of unit norm; float16 had left them a little off that.
+
+    Raises:
+        InvalidRequest: One of them is zero or not finite.
+    """
+    embeds = np.asarray(values, np.float32)
+    norms = np.linalg.norm(embeds, axis=-1)
+    bad = np.flatnonzero(~np.isfinite(norms) | (norms == 0))
+    if len(bad):
+        raise InvalidRequest(f"Embedding {int(bad[0])} is zero or not finite; it cannot be scored.")
+    return unit_norm(embeds)
 
 
 def pair_logits(image_embeds: FloatArray, text_embeds: FloatArray, logit_scale: float, logit_bias: float) -> FloatArray:

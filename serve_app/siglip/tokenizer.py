@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from transformers import PreTrainedTokenizerBase, Siglip2Tokenizer, SiglipTokenizer
 
-from serve_app.errors import ConfigError
+from serve_app.errors import ConfigError, InvalidRequest
 from serve_app.siglip.checkpoints import Checkpoint, Family
 from serve_app.siglip.text import canonicalize_text
 
@@ -31,7 +31,7 @@ class SiglipTextInputs:
         return canonicalize_text(prompt, self._checkpoint.strips_punctuation)
 
     def input_ids(self, prompts: Sequence[str]) -> npt.NDArray[np.int64]:
-        """Return (n, L) int64 token ids, L the checkpoint's context length; longer prompts are cut."""
+        """Return (n, L) int64 token ids, L the checkpoint's context length; longer prompts are cut (see `check_whole`)."""
         encoded = self._tokenizer(
             [self.canonicalize(prompt) for prompt in prompts],
             padding="max_length",
@@ -41,6 +41,23 @@ class SiglipTextInputs:
             return_tensors="np",
         )
         return np.asarray(encoded["input_ids"], np.int64)
+
+    def check_whole(self, prompts: Sequence[str]) -> None:
+        """Raise `InvalidRequest` for prompts of which the text tower would not read the end."""
+        for prompt, tokens in self.overlong(prompts):
+            raise InvalidRequest(
+                f"{prompt!r} has {tokens} tokens and this checkpoint reads {self._checkpoint.context_length}; say it shorter with a prompt."
+            )
+
+    def overlong(self, prompts: Sequence[str]) -> list[tuple[str, int]]:
+        """Return the prompts that have more tokens than the checkpoint reads, and how many."""
+        limit = self._checkpoint.context_length
+        # a token stands for a byte at least, and the end of the text takes one
+        suspects = [prompt for prompt in prompts if len(prompt.encode()) + 2 > limit]
+        if not suspects:
+            return []
+        ids = self._tokenizer([self.canonicalize(prompt) for prompt in suspects], return_attention_mask=False, verbose=False)["input_ids"]
+        return [(prompt, len(row)) for prompt, row in zip(suspects, ids, strict=True) if len(row) > limit]
 
 
 def _load(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:

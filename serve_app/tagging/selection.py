@@ -1,21 +1,30 @@
-"""Which tags an image gets: those at or above the threshold, the best first, no more than asked for."""
+"""Which tags an image gets: those at or above their thresholds, filtered, parents in order, the best first.
 
-from collections.abc import Sequence
+Everything is done for a whole batch at once; 10,000 tags of 32 images take a few milliseconds (bench/LOG.md).
+
+Not here: what a score is (`scores.py`), what a request may ask for (`settings.py`).
+"""
+
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
 
 from serve_app.siglip.inputs import FloatArray
-from serve_app.siglip.scoring import pair_logits, sigmoid
-from serve_app.siglip.weights import SimilarityHead
-from serve_app.tagging.tag_bank import TagBank
+from serve_app.siglip.scoring import sigmoid
+from serve_app.tagging.scores import Score, in_score, softmax_logits
+from serve_app.tagging.tag_table import BoolArray, IntArray, TagTable, logit_of
 
 SortBy = Literal["confidence", "alphabetical"]
+Parents = Literal["independent", "propagate", "suppress"]
+SUPPRESS_WITHIN = 1.0
+"""Logits: a parent this much above its child, or less, says nothing that the child does not."""
+OWN_THRESHOLDS = ("sigmoid", "logit", "calibrated")
+"""Scores for which a tag's own threshold holds; a margin and a share are on other scales."""
 
 
 class TagScore(NamedTuple):
-    """One tag of one image: `confidence` in [0, 1], independent of every other tag's, and the logit it comes from.
+    """One tag of one image: its confidence, and the model's own logit.
 
     A tuple, since hundreds of them cross processes every second: a frozen dataclass takes seven times as long to unpickle.
     """
@@ -27,41 +36,131 @@ class TagScore(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class SelectionRule:
-    """How tags are chosen: `confidence_threshold` in [0, 1], at most `max_tags`, and their order."""
+    """How tags are chosen.
+
+    Attributes:
+        confidence_threshold: Least confidence, in [0, 1], where a tag has none of its own.
+        max_tags: Most tags.
+        sort_by: Their order.
+        score: What is compared with thresholds.
+        min_tags: The best so many are given even below their thresholds.
+        parents: Whether a parent's score is at least its children's, or a parent is left out beside its child.
+        for_all: Whether the threshold holds for all tags, also those that have their own: a request asked for it.
+        allowed: (T,) which tags may be given; None for all.
+    """
 
     confidence_threshold: float
     max_tags: int
     sort_by: SortBy = "confidence"
+    score: Score = "sigmoid"
+    min_tags: int = 0
+    parents: Parents = "independent"
+    for_all: bool = False
+    allowed: BoolArray | None = None
 
 
-def select_tags(labels: Sequence[str], logits: FloatArray, rule: SelectionRule) -> tuple[TagScore, ...]:
-    """Choose the tags of one image.
-
-    Args:
-        labels: T labels.
-        logits: (T,) one image's logits.
-        rule: Threshold, number and order.
-    """
-    scores = sigmoid(logits)
-    passing = np.flatnonzero(scores >= np.float32(rule.confidence_threshold))
-    best = passing[np.argsort(-logits[passing], kind="stable")][: rule.max_tags]
-    tags = [TagScore(labels[t], float(scores[t]), float(logits[t])) for t in best.tolist()]
-    if rule.sort_by == "alphabetical":
-        tags.sort(key=lambda tag: tag.label)
-    return tuple(tags)
-
-
-def tag_embeddings(
-    image_embeds: FloatArray, bank: TagBank, head: SimilarityHead, rules: Sequence[SelectionRule]
+def select_tags(
+    logits: FloatArray, table: TagTable, rule: SelectionRule, background: FloatArray | None = None
 ) -> list[tuple[TagScore, ...]]:
-    """Score images against one tag bank and choose each one's tags.
+    """Choose the tags of each image.
 
     Args:
-        image_embeds: (B, D) float32, unit norm.
-        bank: T labels and their embeddings.
-        head: The checkpoint's temperature and bias.
-        rules: One rule an image.
+        logits: (B, T) the model's logits, one for each tag.
+        table: The vocabulary's arrays.
+        rule: How.
+        background: (B, G) logits of the background prompts, for `score: margin`.
+
+    Raises:
+        InvalidRequest: The vocabulary has not what the score needs.
     """
-    logits = pair_logits(image_embeds, bank.text_embeds, head.logit_scale, head.logit_bias)
-    labels = bank.vocabulary.labels
-    return [select_tags(labels, row, rule) for row, rule in zip(logits, rules, strict=True)]
+    scores = in_score(logits, background, table, rule.score)
+    if rule.score == "softmax":
+        scores = softmax_logits(scores if rule.allowed is None else np.where(rule.allowed, scores, np.float32(-np.inf)))
+    passing = scores >= least_scores(table, rule)
+    if rule.allowed is not None:
+        passing &= rule.allowed
+    if rule.parents != "independent" and table.has_parents:
+        scores, passing = _with_parents(scores, passing, table, rule)
+    if rule.min_tags:
+        passing |= _best(scores, passing, rule)
+    return _listed(passing, scores, logits, table, rule)
+
+
+def least_scores(table: TagTable, rule: SelectionRule) -> FloatArray:
+    """Return the least score that each tag (T,) needs, as a logit.
+
+    A request's threshold goes before all; then a tag's own of the vocabulary, its calibration's, and the general one.
+    """
+    general = np.float32(logit_of(rule.confidence_threshold))
+    least = np.full(len(table), general, np.float32)
+    if rule.for_all:
+        return least
+    if rule.score == "calibrated" and table.lines is not None:
+        least = table.lines.least
+    if rule.score in OWN_THRESHOLDS and table.own_least is not None:
+        least = np.where(np.isnan(table.own_least), least, table.own_least)
+    return least
+
+
+def _with_parents(scores: FloatArray, passing: BoolArray, table: TagTable, rule: SelectionRule) -> tuple[FloatArray, BoolArray]:
+    """Give parents their children's scores, or take parents out that say no more than a child."""
+    rows, children, ancestors = _lineage(passing, table)
+    if rule.parents == "suppress":
+        passing = passing.copy()
+        said = scores[rows, ancestors] <= scores[rows, children] + np.float32(SUPPRESS_WITHIN)
+        passing[rows[said], ancestors[said]] = False
+        return scores, passing
+    if rule.allowed is not None:
+        kept = rule.allowed[ancestors]
+        rows, children, ancestors = rows[kept], children[kept], ancestors[kept]
+    raised, passing = scores.copy(), passing.copy()
+    np.maximum.at(raised, (rows, ancestors), scores[rows, children])
+    passing[rows, ancestors] = True
+    return raised, passing
+
+
+def _lineage(passing: BoolArray, table: TagTable) -> tuple[IntArray, IntArray, IntArray]:
+    """Return every passing tag with each of its ancestors: images, tags, ancestors."""
+    starts, counts, ancestors = table.ancestors
+    rows, tags = np.nonzero(passing)
+    lengths = counts[tags]
+    offsets = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    return np.repeat(rows, lengths), np.repeat(tags, lengths), ancestors[np.repeat(starts[tags], lengths) + offsets]
+
+
+def _best(scores: FloatArray, passing: BoolArray, rule: SelectionRule) -> BoolArray:
+    """Return the `min_tags` best allowed tags of the images that have fewer."""
+    lacking = passing.sum(axis=1, keepdims=True) < rule.min_tags
+    allowed = np.broadcast_to(lacking, scores.shape) if rule.allowed is None else lacking & rule.allowed
+    best = np.zeros(scores.shape, np.bool_)
+    best[_ranked(scores, allowed, rule.min_tags)] = True
+    return best
+
+
+def _ranked(scores: FloatArray, passing: BoolArray, most: int) -> tuple[IntArray, IntArray]:
+    """Return images and tags, at most so many an image, the best first, the vocabulary's order among equals."""
+    best = [_best_of_row(row, np.flatnonzero(may), most) for row, may in zip(scores, passing, strict=True)]
+    return np.repeat(np.arange(len(best)), [len(tags) for tags in best]), np.concatenate(best)
+
+
+def _best_of_row(scores: FloatArray, tags: IntArray, most: int) -> IntArray:
+    """Return at most so many of some tags of one image, the best first."""
+    found = scores[tags]
+    if len(tags) > most:  # sort only what may be among them
+        kept = np.flatnonzero(found >= np.partition(found, -most)[-most])
+        tags, found = tags[kept], found[kept]
+    return tags[np.argsort(-found, kind="stable")[:most]]
+
+
+def _listed(passing: BoolArray, scores: FloatArray, logits: FloatArray, table: TagTable, rule: SelectionRule) -> list[tuple[TagScore, ...]]:
+    """Write each image's tags out, in the order that is asked for."""
+    rows, tags = _ranked(scores, passing, rule.max_tags)
+    found = scores[rows, tags]
+    confidences = (found if rule.score == "logit" else sigmoid(found)).tolist()
+    labels = [table.labels[tag] for tag in tags.tolist()]
+    every = [TagScore(*values) for values in zip(labels, confidences, logits[rows, tags].tolist(), strict=True)]
+    ends = np.cumsum(np.bincount(rows, minlength=len(scores))).tolist()
+    answers = [tuple(every[start:end]) for start, end in zip([0, *ends], ends, strict=False)]
+    if rule.sort_by == "alphabetical":
+        return [tuple(sorted(tags, key=lambda tag: tag.label)) for tags in answers]
+    return answers

@@ -1,40 +1,122 @@
-"""The labels that images are tagged with, checked before anything is encoded.
+"""The labels that images are tagged with, and all that is known of them before anything is encoded.
 
-Not here: how labels become prompts (`prompts.py`), their embeddings (`tag_bank.py`).
+Not here: reading them from files (`vocabulary_files.py`), how labels become prompts (`prompts.py`), their embeddings
+(`tag_bank.py`), thresholds fitted on images (`calibration.py`).
 """
 
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from functools import cached_property
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 
 from serve_app.errors import InvalidRequest
-from serve_app.tagging.prompts import check_templates, check_text
+from serve_app.siglip.text import canonicalize_text
+from serve_app.tagging.prompts import DEFAULT_TEMPLATE, check_templates, check_text
 
 MAX_LABEL_CHARACTERS = 256
 """Source: `MAX_TAG_LABEL_LENGTH` of the plugin host's `constants.py`."""
 MAX_REQUEST_PROMPTS = 4_000
 """Labels times templates of one request; a registered vocabulary has no bound."""
+DEFAULT_BACKGROUND = ("a photo.", "an image.", "a picture of something.", "a blurry picture.", "a background.", "text.")
+"""Sentences that fit any picture: what `score: margin` compares with."""
 
 
-@dataclass(frozen=True, slots=True)
-class TagVocabulary:
-    """Labels, in order and without repeats, and the templates they are said in. Build it with `make_vocabulary`."""
+class Tag(BaseModel):
+    """One thing that an image may show.
 
-    labels: tuple[str, ...]
-    prompt_templates: tuple[str, ...]
+    Attributes:
+        label: What clients get back, as it was written.
+        prompt: What is said to the model instead of the label, in the label's place of a template.
+        aliases: Other names of the same thing; a tag's score is that of its best name.
+        category: A group of tags, to include or exclude together.
+        parents: Labels of broader tags of the same vocabulary.
+        threshold: Least confidence of this tag, in [0, 1], instead of the general one.
+        bias: Added to the tag's logit.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    label: str
+    prompt: str | None = None
+    aliases: tuple[str, ...] = ()
+    category: str | None = None
+    parents: tuple[str, ...] = ()
+    threshold: float | None = Field(None, ge=0, le=1)
+    bias: float = 0.0
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """What is said to the model: the prompt or the label, then the aliases."""
+        return (self.prompt or self.label, *self.aliases)
+
+
+def _tag_from(value: Any) -> Any:
+    return {"label": value} if isinstance(value, str) else value
+
+
+def _tag_to(tag: Tag) -> str | dict[str, Any]:
+    """Write a tag as short as it goes: thousands of them travel in Serve's `user_config`."""
+    filled = tag.model_dump(mode="json", exclude_defaults=True)
+    return tag.label if len(filled) == 1 else filled
+
+
+TagEntry = Annotated[Tag, BeforeValidator(_tag_from), PlainSerializer(_tag_to)]
+"""A tag, or only its label."""
+
+
+class TagVocabulary(BaseModel):
+    """Tags, in order and without repeats, and the sentences they are said in.
+
+    Build one of a request with `make_vocabulary`; `vocabulary_checks.py` checks registered ones.
+
+    Attributes:
+        tags: T tags.
+        prompt_templates: K sentences with a place for the label; a tag's row is the mean of its prompts' embeddings.
+        background_prompts: Finished sentences for `score: margin`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    tags: tuple[TagEntry, ...]
+    prompt_templates: tuple[str, ...] = (DEFAULT_TEMPLATE,)
+    background_prompts: tuple[str, ...] = ()
+
+    @cached_property
+    def labels(self) -> tuple[str, ...]:
+        """T labels."""
+        return tuple(tag.label for tag in self.tags)
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """What is said to the model, R of them: every tag's prompt or label first, then all aliases in the tags' order."""
+        return (*(tag.names[0] for tag in self.tags), *(alias for tag in self.tags for alias in tag.aliases))
+
+    @cached_property
+    def alias_owners(self) -> tuple[int, ...]:
+        """The tag's number of each alias, in the order that they have in `names`."""
+        return tuple(at for at, tag in enumerate(self.tags) for _ in tag.aliases)
+
+    @cached_property
     def fingerprint(self) -> str:
-        """Sixteen hex digits that change whenever a label or a template does."""
-        content = json.dumps([self.labels, self.prompt_templates], ensure_ascii=False)
-        return hashlib.sha256(content.encode()).hexdigest()[:16]
+        """Sixteen hex digits that change whenever something that is scored does: labels, names, templates, background."""
+        content = [self.labels, self.names, self.alias_owners, self.prompt_templates, self.background_prompts]
+        return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode()).hexdigest()[:16]
 
 
-def make_vocabulary(labels: Iterable[str], prompt_templates: Sequence[str], max_labels: int | None) -> TagVocabulary:
-    """Check labels and templates and return them as a vocabulary; a label said twice is kept once.
+def canonical_name(text: str) -> str:
+    """Return what two names share that no checkpoint tells apart: case, `_` and `-`, and spaces do not count."""
+    return canonicalize_text(text.replace("-", " "), strip_punctuation=False)
 
-    `max_labels` bounds what came with a request, and its prompts too; None for a registered vocabulary.
+
+def make_vocabulary(
+    labels: Iterable[str], prompt_templates: Sequence[str], max_labels: int | None, background_prompts: Sequence[str] = ()
+) -> TagVocabulary:
+    """Check a request's labels and templates and return them as a vocabulary; a label said twice is kept once.
+
+    `max_labels` bounds the labels, and their prompts too; None for no bound.
 
     Raises:
         InvalidRequest: No labels, too many, one that is empty or too long, or a template that cannot work.
@@ -45,16 +127,26 @@ def make_vocabulary(labels: Iterable[str], prompt_templates: Sequence[str], max_
     if max_labels is not None and len(kept) > max_labels:
         raise InvalidRequest(f"There are {len(kept):,} labels; at most {max_labels:,} are taken in one request.")
     for label in kept:
-        check_text(label)
-        if not any(c.isalnum() for c in label):
-            raise InvalidRequest(f"The label {label!r} has no letter or digit; every label needs a word.")
-        if len(label) > MAX_LABEL_CHARACTERS:
-            raise InvalidRequest(f"The label {label[:40]!r}… has {len(label)} characters; at most {MAX_LABEL_CHARACTERS} are taken.")
+        check_label(label)
     check_templates(prompt_templates)
-    prompts = len(kept) * len(prompt_templates)
-    if max_labels is not None and prompts > MAX_REQUEST_PROMPTS:
+    check_prompt_count(len(kept), len(prompt_templates), bounded=max_labels is not None)
+    tags = tuple(Tag.model_construct(label=label) for label in kept)
+    return TagVocabulary.model_construct(tags=tags, prompt_templates=tuple(prompt_templates), background_prompts=tuple(background_prompts))
+
+
+def check_label(label: str) -> None:
+    """Raise `InvalidRequest` for a label without a word, too long, or not Unicode."""
+    check_text(label)
+    if not any(c.isalnum() for c in label):
+        raise InvalidRequest(f"The label {label!r} has no letter or digit; every label needs a word.")
+    if len(label) > MAX_LABEL_CHARACTERS:
+        raise InvalidRequest(f"The label {label[:40]!r}… has {len(label)} characters; at most {MAX_LABEL_CHARACTERS} are taken.")
+
+
+def check_prompt_count(names: int, templates: int, bounded: bool) -> None:
+    """Raise `InvalidRequest` for more prompts than are encoded for one request."""
+    if bounded and names * templates > MAX_REQUEST_PROMPTS:
         raise InvalidRequest(
-            f"{len(kept):,} labels under {len(prompt_templates)} templates are {prompts:,} prompts; "
+            f"{names:,} labels under {templates} templates are {names * templates:,} prompts; "
             f"at most {MAX_REQUEST_PROMPTS:,} are encoded for one request."
         )
-    return TagVocabulary(kept, tuple(prompt_templates))

@@ -145,7 +145,7 @@ def test_refused_live_configuration_keeps_the_last_good_one(service: Service) ->
     bad = {**good, "deployments": [dict(d) for d in good["deployments"]]}
     for deployment in bad["deployments"]:
         if deployment["name"] == "Postprocessor":
-            deployment["user_config"] = deployment["user_config"] | {"labels": [], "confidence_threshold": 7}
+            deployment["user_config"] = deployment["user_config"] | {"vocabularies": {}, "confidence_threshold": 7}
     port = service.config["serving"]["port"]
     top = {"proxy_location": "EveryNode", "http_options": {"host": "0.0.0.0", "port": port}}
     replicas, url = service.replica_ids(), f"{service.cluster}/api/serve/applications/"
@@ -180,7 +180,8 @@ async def test_killed_replica_costs_no_request(service: Service, deployment: str
 def test_graph_equals_local_tagger_on_every_family(service: Service, tiny: Callable[[str], Path], family: str) -> None:
     """Through HTTP, processes and batches: the logits of one process, which parity/ holds against transformers."""
     config = demo_config(model=str(tiny(family)), confidence_threshold=0.0, max_num_patches=64, include_raw_scores=True) | {
-        "labels": list(LABELS)
+        "labels": list(LABELS),
+        "prompt_templates": ["a photo of {label}"],
     }
     service.deploy(config)
     pictures = [encoded(random_picture(width, height, seed)) for seed, (width, height) in enumerate([(120, 200), (300, 90), (64, 64)])]

@@ -7,7 +7,6 @@ import pytest
 
 from serve_app.config import DEMO_CHECKPOINT
 from serve_app.demo import scenes
-from serve_app.demo.evaluate import mean_average_precision
 from serve_app.siglip.encoder import ImageTower, TextTower
 from serve_app.siglip.hub import load_checkpoint
 from serve_app.siglip.inputs import FloatArray, PreparedImage, collate
@@ -15,6 +14,7 @@ from serve_app.siglip.precision import Precision
 from serve_app.siglip.preprocess import resize_square
 from serve_app.siglip.scoring import pair_logits
 from serve_app.siglip.weights import read_similarity_head
+from serve_app.tagging.evaluation import mean_average_precision
 from serve_app.tagging.prompts import DEFAULT_TEMPLATE, render_prompts
 
 SCENES, BATCH, SEED = 240, 48, 2_024

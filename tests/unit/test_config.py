@@ -45,7 +45,6 @@ def test_defaults_are_those_of_the_plugin_schema() -> None:
         ({"model": "base-naflex"}, "model", "google/siglip2-base-patch16-naflex"),
         ({"threshold": 0.3}, "confidence_threshold", 0.3),
         ({"limit": 5}, "max_tags", 5),
-        ({"custom_vocabulary": ["a"]}, "custom_vocabulary", ("a",)),
         ({"include_raw_scores": True}, "include_raw_scores", True),
         ({"sort_by": "alphabetical"}, "sort_by", "alphabetical"),
         ({"confidence_threshold": 1}, "confidence_threshold", 1.0),
@@ -75,7 +74,7 @@ def test_every_variant_names_a_hub_id(variant: str) -> None:
         (siglip(confidence_threshold=1.01), "plugins.siglip.confidence_threshold"),
         (siglip(enabled=False), "nothing to serve"),
         (siglip(threshold=0.1, confidence_threshold=0.2), "keep one of them"),
-        ({"plugins": {"siglip": {}}}, "labels is empty"),
+        ({"plugins": {"siglip": {}}}, "there are none"),
         ({"labels": ["a"], "prompt_templates": ["no place"]}, "{label}"),
         ({"labels": ["a"], "name": "No Spaces"}, "name"),
     ],
@@ -122,11 +121,21 @@ def test_every_shipped_configuration_loads(path: Path) -> None:
     assert load_config(path).tag_settings().vocabulary.labels
 
 
-@pytest.mark.parametrize("change", [{"confidence_threshold": 7.0}, {"max_tags": 0}, {"labels": 3}, {"nonsense": 1}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"confidence_threshold": 7.0},
+        {"max_tags": 0},
+        {"vocabularies": 3},
+        {"vocabularies": {}},
+        {"default_vocabulary": "x"},
+        {"nonsense": 1},
+    ],
+)
 def test_live_settings_are_checked_again_where_they_arrive(change: dict[str, object]) -> None:
     """What reaches a replica past our own check is refused there, by the same bounds."""
     good = live_tagging(parse_config(siglip())).model_dump(mode="json")
-    assert LiveTagging.from_user_config(good).labels == ("cat",)
+    assert LiveTagging.from_user_config(good).tag_settings().vocabulary.labels == ("cat",)
     with pytest.raises(ValueError, match=next(iter(change))):
         LiveTagging.from_user_config(good | change)
 
@@ -134,7 +143,7 @@ def test_live_settings_are_checked_again_where_they_arrive(change: dict[str, obj
 def test_demo_vocabulary_file_is_what_the_demo_knows() -> None:
     """configs/demo.yaml and the demo without a file say the same."""
     config = load_config(ROOT / "configs" / "demo.yaml")
-    assert list(config.labels) == demo_labels()
+    assert list(config.tag_settings().vocabulary.labels) == demo_labels()
     assert config.siglip.confidence_threshold == demo_config().siglip.confidence_threshold
 
 

@@ -50,7 +50,8 @@ def tags(client: TestClient) -> list[dict[str, object]]:
 def test_answer_is_the_contract_of_the_plugin(client: TestClient) -> None:
     """Tags with label and confidence, the best first, and the host's model, version and time."""
     answer = client.post("/v1/tag", content=PICTURE).json()
-    assert set(answer) == {"tags", "model", "version", "inference_time_ms"}
+    assert set(answer) == {"tags", "vocabulary", "vocabulary_fingerprint", "score", "model", "version", "inference_time_ms"}
+    assert (answer["vocabulary"], answer["score"]) == ("default", "sigmoid")
     assert len(answer["tags"]) == 2
     confidences = [tag["confidence"] for tag in answer["tags"]]
     assert confidences == sorted(confidences, reverse=True)
@@ -213,7 +214,7 @@ def test_state_says_what_is_served(client: TestClient, config: ServiceConfig) ->
     assert card["model"] == Path(config.siglip.model).name  # and not where it lies
     assert (card["family"], card["image_size"], card["context_length"], card["labels"]) == ("siglip", 32, 16, 3)
     assert (card["dtype"], card["attention"], card["device"], card["quantization"]) == ("float32", "sdpa", card["device"], "none")
-    assert len(card["vocabulary"]) == 16
+    assert (card["vocabulary"], card["vocabularies"], len(card["vocabulary_fingerprint"])) == ("default", ["default"], 16)
 
 
 def test_documentation_needs_no_other_host(client: TestClient) -> None:
@@ -223,7 +224,7 @@ def test_documentation_needs_no_other_host(client: TestClient) -> None:
     for asset in ("swagger-ui-bundle.js", "swagger-ui.css"):
         assert client.get(f"/docs/assets/{asset}").status_code == 200
     paths = client.get("/openapi.json").json()["paths"]
-    assert set(paths) == {"/v1/tag", "/v1/model", "/healthz", "/readyz"}
+    assert set(paths) == {"/v1/tag", "/v1/score", "/v1/model", "/healthz", "/readyz"}
     assert {"200", "400", "413", "415", "422", "429", "503", "504"} <= set(paths["/v1/tag"]["post"]["responses"])
 
 
@@ -233,7 +234,7 @@ class Failing:
     def __init__(self, error: Exception) -> None:
         self.error = error
 
-    async def tag(self, images: object, options: TagOptions) -> TagAnswer:
+    async def tag(self, images: object, options: TagOptions, with_embeddings: bool = False) -> TagAnswer:
         raise self.error
 
     async def describe(self) -> ModelCard:

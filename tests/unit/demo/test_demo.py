@@ -8,10 +8,10 @@ import pytest
 
 from serve_app.config import DEMO_CHECKPOINT
 from serve_app.demo import scenes
-from serve_app.demo.evaluate import average_precision, mean_average_precision
 from serve_app.demo.settings import demo_config
 from serve_app.local_tagger import LocalTagger
 from serve_app.siglip.scoring import pair_logits
+from serve_app.tagging.evaluation import average_precision, mean_average_precision
 from serve_app.tagging.settings import TagOptions
 from tests.conftest import encoded
 
@@ -36,7 +36,7 @@ def fresh(tagger: LocalTagger) -> dict[str, float]:
     embeds = np.stack(tagger.embed_pictures([encoded(scenes.draw(s, 160, 120), "JPEG", quality=92) for s in drawn]))  # type: ignore[arg-type]
     measured = {}
     for name, (labels, _) in GROUPS.items():
-        bank = tagger.bank_for(TagOptions(labels=tuple(labels)))
+        bank = tagger.scorer.bank_for(TagOptions(labels=tuple(labels))).bank
         truth = np.array([[label in scenes.labels_in(scene) for label in labels] for scene in drawn])
         measured[name] = mean_average_precision(
             pair_logits(embeds, bank.text_embeds, tagger.head.logit_scale, tagger.head.logit_bias), truth

@@ -1,27 +1,45 @@
-"""Vocabularies, prompts, banks and selection, by hand-made examples."""
+"""Labels and prompts of requests, banks, and what a request may change, by hand-made examples."""
 
 import numpy as np
 import pytest
 
-from serve_app.errors import InvalidRequest
+from serve_app.errors import InvalidRequest, UnknownVocabulary
 from serve_app.siglip.weights import SimilarityHead
-from serve_app.tagging.bank_cache import BankCache
+from serve_app.tagging.byte_cache import ENTRY_BYTES, ByteCache
 from serve_app.tagging.prompts import check_templates, fill_template, render_prompts
-from serve_app.tagging.selection import SelectionRule, select_tags, tag_embeddings
-from serve_app.tagging.settings import TagOptions, make_settings
-from serve_app.tagging.tag_bank import TagBank, build_tag_bank
-from serve_app.tagging.vocabulary import make_vocabulary
+from serve_app.tagging.selection import SelectionRule
+from serve_app.tagging.settings import RegisteredVocabulary, Selection, TagOptions, TagSettings
+from serve_app.tagging.tag_bank import (
+    TagBank,
+    assemble_bank,
+    bank_fingerprint,
+    mean_rows,
+    prompts_of,
+    row_keys,
+    scored_bank,
+    tag_embeddings,
+)
+from serve_app.tagging.tag_table import TagTable
+from serve_app.tagging.vocabulary import Tag, TagVocabulary, make_vocabulary
 
 TEMPLATES = ("{label}",)
 
 
-def bank_of(name: str, megabytes: float = 1.0) -> TagBank:
-    rows = int(megabytes * 2**20 / 4 / 64)
-    return TagBank(make_vocabulary([name], TEMPLATES, 1), np.zeros((rows, 64), np.float32))
+def vocabulary_of(*tags: Tag | str, templates: tuple[str, ...] = TEMPLATES, background: tuple[str, ...] = ()) -> TagVocabulary:
+    return TagVocabulary(
+        tags=tuple(Tag(label=tag) if isinstance(tag, str) else tag for tag in tags),
+        prompt_templates=templates,
+        background_prompts=background,
+    )
+
+
+def settings_of(*tags: Tag | str, threshold: float = 0.2, max_tags: int = 7, **selection: object) -> TagSettings:
+    registered = {"default": RegisteredVocabulary(vocabulary=vocabulary_of(*tags))}
+    return TagSettings(registered, "default", threshold, max_tags, selection=Selection(**selection))  # type: ignore[arg-type]
 
 
 def test_labels_are_kept_once_and_as_written() -> None:
-    """Case and underscores come back as they were registered; a repeat is dropped, order stays."""
+    """Case and underscores come back as they were sent; a repeat is dropped, order stays."""
     vocabulary = make_vocabulary(["Red_Car", " cat ", "cat", "t-shirt"], TEMPLATES, 10)
     assert vocabulary.labels == ("Red_Car", "cat", "t-shirt")
 
@@ -52,15 +70,21 @@ def test_prompts_of_a_request_are_bounded_and_registered_ones_are_not() -> None:
     assert len(make_vocabulary(labels, templates, None).labels) == 500
 
 
-def test_fingerprint_changes_with_labels_order_and_templates() -> None:
-    """Anything that changes a score or its place changes the fingerprint; nothing else does."""
-    one = make_vocabulary(["a", "b"], TEMPLATES, 9).fingerprint
-    assert one == make_vocabulary(["a", "b"], TEMPLATES, 5).fingerprint
+def test_fingerprint_changes_with_everything_that_is_said_and_nothing_else() -> None:
+    """Labels, their order, prompts, aliases, templates and background change it; thresholds and categories do not."""
+    plain = vocabulary_of("a", "b").fingerprint
+    assert plain == vocabulary_of(Tag(label="a", threshold=0.5, category="letters", bias=1.0), "b").fingerprint
     others = [
-        make_vocabulary(labels, t, 9).fingerprint
-        for labels, t in [(["b", "a"], TEMPLATES), (["a"], TEMPLATES), (["a", "b"], ("a {label}",))]
+        vocabulary_of("b", "a"),
+        vocabulary_of("a"),
+        vocabulary_of("a", "b", templates=("a {label}",)),
+        vocabulary_of("a", "b", background=("a photo",)),
+        vocabulary_of(Tag(label="a", prompt="A"), "b"),
+        vocabulary_of(Tag(label="a", aliases=("alpha",)), "b"),
+        vocabulary_of("a", Tag(label="b", aliases=("alpha",))),
     ]
-    assert len({one, *others}) == 4
+    assert len({plain, *(o.fingerprint for o in others)}) == 1 + len(others)
+    assert bank_fingerprint(others[0], "one checkpoint") != bank_fingerprint(others[0], "another")
 
 
 @pytest.mark.parametrize(
@@ -79,74 +103,110 @@ def test_templates_take_both_placeholders_and_other_braces() -> None:
     assert render_prompts(["a", "b"], ["1 {label}", "2 {label}"]) == ["1 a", "2 a", "1 b", "2 b"]
 
 
+def test_what_is_said_is_the_prompt_then_the_aliases() -> None:
+    """A prompt stands in the label's place of every template; background prompts are said as they are."""
+    crane = Tag(label="crane (bird)", prompt="a crane, a bird", aliases=("grus",))
+    own = vocabulary_of(crane, "dog", templates=("1 {label}", "2 {label}"), background=("a photo.",))
+    said = [prompts_of(key) for key in row_keys(own)]
+    assert said == [["1 a crane, a bird", "2 a crane, a bird"], ["1 dog", "2 dog"], ["1 grus", "2 grus"], ["a photo."]]
+
+
 def test_ensemble_is_a_plain_mean() -> None:
-    """Rows are averaged per label and left un-normalised."""
-    vocabulary = make_vocabulary(["a", "b"], ("1 {label}", "2 {label}"), 9)
-    embeds = np.array([[1, 0], [0, 1], [1, 0], [1, 0]], np.float32)
-    np.testing.assert_array_equal(build_tag_bank(vocabulary, embeds).text_embeds, [[0.5, 0.5], [1, 0]])
+    """Rows are averaged per name and left un-normalised."""
+    own = vocabulary_of("a", "b", templates=("1 {label}", "2 {label}"), background=("a photo",))
+    embeds = np.array([[1, 0], [0, 1], [1, 0], [1, 0], [0, 1]], np.float32)
+    bank = assemble_bank(own, mean_rows(row_keys(own), embeds), "")
+    np.testing.assert_array_equal(bank.text_embeds, [[0.5, 0.5], [1, 0], [0, 1]])
 
 
-def test_selection_keeps_the_best_above_the_threshold() -> None:
-    """Threshold is inclusive, the best come first, no more than max_tags."""
-    logits = np.array([0.0, 2.0, -2.0, 5.0, 1.0], np.float32)
-    tags = select_tags("abcde", logits, SelectionRule(0.5, 3))
-    assert [tag.label for tag in tags] == ["d", "b", "e"]
-    assert [round(tag.confidence, 3) for tag in tags] == [0.993, 0.881, 0.731]
-    assert [tag.label for tag in select_tags("abcde", logits, SelectionRule(0.5, 50))] == ["d", "b", "e", "a"]
-    assert [tag.label for tag in select_tags("abcde", logits, SelectionRule(0.5, 3, "alphabetical"))] == ["b", "d", "e"]
+def test_a_tags_score_is_that_of_its_best_name() -> None:
+    """The alias fits the picture and the label does not: the tag is given, under its label."""
+    own = vocabulary_of(Tag(label="puma", aliases=("cougar", "mountain lion")), "dog", Tag(label="cat", aliases=("kitty",)))
+    embeds = np.array([[0, 1], [0, 1], [0.2, 0.98], [0, 1], [1, 0], [0, 1]], np.float32)  # puma dog cat cougar lion kitty
+    (tags,) = tag_embeddings(
+        np.array([[1, 0]], np.float32), scored_bank(TagBank(own, embeds)), SimilarityHead(10.0, -5.0), SelectionRule(0.5, 9)
+    )
+    assert [(tag.label, tag.logit) for tag in tags] == [("puma", 5.0)]
 
 
-def test_selection_orders_scores_that_float32_cannot_tell_apart() -> None:
-    """Sigmoids of 40 and 60 are both 1.0 in float32; the order is the logits'."""
-    assert [tag.label for tag in select_tags("ab", np.array([40.0, 60.0], np.float32), SelectionRule(0.5, 2))] == ["b", "a"]
-
-
-def test_every_image_has_its_own_rule() -> None:
-    """Two images of one batch, two thresholds."""
-    bank = build_tag_bank(make_vocabulary(["a", "b"], TEMPLATES, 9), np.eye(2, dtype=np.float32))
-    rules = [SelectionRule(0.0, 9), SelectionRule(0.9, 9)]
-    found = tag_embeddings(np.eye(2, dtype=np.float32), bank, SimilarityHead(10.0, -5.0), rules)
-    assert [[tag.label for tag in tags] for tags in found] == [["a", "b"], ["b"]]
+def test_tiles_must_beat_the_whole_by_a_margin() -> None:
+    """A tile's hit counts three logits less than the picture's own; the second picture has no tiles."""
+    own = vocabulary_of("a", "b")
+    views = np.array([[0.5, 0], [0, 1], [0.6, 0], [0, 0.1]], np.float32)
+    found = tag_embeddings(
+        views, scored_bank(TagBank(own, np.eye(2, dtype=np.float32))), SimilarityHead(10.0, 0.0), SelectionRule(0.0, 9), views=[3, 1]
+    )
+    logits = [{tag.label: round(tag.logit, 4) for tag in tags} for tags in found]
+    assert logits == [{"b": 7.0, "a": 5.0}, {"b": 1.0, "a": 0.0}]
 
 
 def test_requests_override_only_what_they_name() -> None:
     """A request's threshold leaves the labels, and its labels leave the threshold."""
-    settings = make_settings(("cat", "dog"), TEMPLATES, 0.2, 7, "confidence")
-    assert settings.vocabulary_for(TagOptions(max_tags=1), 9) is settings.vocabulary
-    assert settings.rule_for(TagOptions(max_tags=1)) == SelectionRule(0.2, 1)
-    assert settings.vocabulary_for(TagOptions(labels=("bird",)), 9).labels == ("bird",)
-    own = settings.vocabulary_for(TagOptions(prompt_templates=("a {label}",)), 1)
-    assert (own.labels, own.prompt_templates) == (("cat", "dog"), ("a {label}",))
+    settings = settings_of("cat", "dog")
+    own = settings.vocabulary_for(TagOptions(max_tags=1), 9)
+    assert (own.vocabulary, own.key) == (settings.vocabulary, None)
+    table = TagTable(settings.vocabulary)
+    assert settings.rule_for(TagOptions(max_tags=1), table) == SelectionRule(0.2, 1)
+    bird = settings.vocabulary_for(TagOptions(labels=("bird",)), 9)
+    assert (bird.vocabulary.labels, bird.name) == (("bird",), None)
+    changed = settings.vocabulary_for(TagOptions(prompt_templates=("a {label}",)), 1)
+    assert (changed.vocabulary.labels, changed.vocabulary.prompt_templates) == (("cat", "dog"), ("a {label}",))
+    assert changed.key is not None
+
+
+def test_an_unknown_vocabulary_is_told_with_those_that_are_there() -> None:
+    """404 with the names; labels and a vocabulary at once are refused too."""
+    with pytest.raises(UnknownVocabulary, match="default"):
+        settings_of("cat").vocabulary_for(TagOptions(vocabulary="x"), 9)
+    with pytest.raises(InvalidRequest, match="either"):
+        settings_of("cat").vocabulary_for(TagOptions(vocabulary="default", labels=("a",)), 9)
 
 
 @pytest.mark.parametrize(
-    "options", [TagOptions(confidence_threshold=1.5), TagOptions(confidence_threshold=float("nan")), TagOptions(max_tags=0)]
+    "options",
+    [
+        TagOptions(confidence_threshold=1.5),
+        TagOptions(confidence_threshold=float("nan")),
+        TagOptions(max_tags=0),
+        TagOptions(min_tags=-1),
+        TagOptions(min_tags=9),
+    ],
 )
 def test_options_out_of_bounds_are_refused(options: TagOptions) -> None:
     """Bounds hold for callers that do not come by HTTP too."""
     with pytest.raises(InvalidRequest):
-        make_settings(("cat",), TEMPLATES, 0.2, 7, "confidence").rule_for(options)
+        settings_of("cat").rule_for(options, TagTable(vocabulary_of("cat")))
+
+
+def test_filters_of_a_request_must_name_what_is_there() -> None:
+    """A slip of the pen is told with what was meant; the service's own filters are for all of its vocabularies."""
+    settings = settings_of("cat", "dog", exclude_labels=("bird",))
+    table = TagTable(settings.vocabulary)
+    with pytest.raises(InvalidRequest, match="did you mean 'dog'"):
+        settings.rule_for(TagOptions(exclude_labels=("dgo",)), table)
+    with pytest.raises(InvalidRequest, match="category"):
+        settings.rule_for(TagOptions(include_categories=("animals",)), table)
+    rule = settings.rule_for(TagOptions(exclude_labels=("DOG",)), table)
+    assert rule.allowed is not None
+    assert rule.allowed.tolist() == [True, False]
 
 
 def test_cache_drops_the_least_recently_used_beyond_its_bytes() -> None:
-    """Three banks of 1 MiB in a cache of 2 MiB: the one not touched goes."""
-    cache = BankCache(2 * 2**20)
-    a, b, c = bank_of("a"), bank_of("b"), bank_of("c")
-    cache.put(a)
-    cache.put(b)
-    assert cache.get(a.vocabulary) is a
-    cache.put(c)
-    assert cache.get(b.vocabulary) is None
-    assert cache.get(a.vocabulary) is a
-    assert cache.get(c.vocabulary) is c
+    """Three values of one size in a cache of two: the one not touched goes."""
+    cache = ByteCache[str, bytes](2 * (100 + ENTRY_BYTES), len)
+    cache.put("a", bytes(100))
+    cache.put("b", bytes(100))
+    assert cache.get("a") is not None
+    cache.put("c", bytes(100))
+    assert [cache.get(key) is not None for key in "abc"] == [True, False, True]
+    assert cache.nbytes == 2 * (100 + ENTRY_BYTES)
 
 
 def test_cache_refuses_what_is_larger_than_itself() -> None:
-    """A bank that would push everything out is not kept, and replacing one counts its bytes once."""
-    cache = BankCache(2 * 2**20)
-    a = bank_of("a")
-    cache.put(a)
-    cache.put(bank_of("huge", 3))
-    cache.put(a)
-    cache.put(bank_of("b"))
-    assert cache.get(a.vocabulary) is a
+    """A value that would push everything out is not kept, and replacing one counts its bytes once."""
+    cache = ByteCache[str, bytes](2 * (100 + ENTRY_BYTES), len)
+    cache.put("a", bytes(100))
+    cache.put("huge", bytes(1_000))
+    cache.put("a", bytes(100))
+    cache.put("b", bytes(100))
+    assert [cache.get(key) is not None for key in ("a", "huge", "b")] == [True, False, True]

@@ -1,0 +1,119 @@
+"""What a request may ask for besides its images or embeddings: one model for every transport, checked once.
+
+Not here: the bodies that they come in (`bodies.py`, `embeddings.py`).
+"""
+
+import difflib
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from starlette.requests import Request
+
+from serve_app.config import Limits
+from serve_app.errors import InvalidRequest
+from serve_app.tagging.prompts import DEFAULT_TEMPLATE
+from serve_app.tagging.scores import Score
+from serve_app.tagging.selection import Parents, SortBy
+from serve_app.tagging.settings import Quality, TagOptions
+from serve_app.tagging.vocabulary import make_vocabulary
+
+MAX_FILTERS = 1_000
+"""Labels or categories that one request may include or exclude."""
+
+
+def split_commas(value: Any) -> Any:
+    """`a,b,c` and `["a,b", "c"]` from a query string or a form; a JSON list of labels is left as it is."""
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    return value
+
+
+Listed = Annotated[tuple[str, ...], BeforeValidator(split_commas)]
+"""Several labels: a list, or one text with commas."""
+Filter = Annotated[Listed, Field(max_length=MAX_FILTERS)]
+
+
+class ScoreParameters(BaseModel):
+    """How tags are scored and chosen; what is left out is the service's own setting."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    labels: Listed | None = Field(None, description="Labels to score instead of the service's own: a list, or one text with commas.")
+    vocabulary: str | None = Field(None, description="Name of a vocabulary of the service, instead of its default one.")
+    prompt_templates: tuple[str, ...] | None = Field(None, description="Sentences with {label}; several are averaged.")
+    confidence_threshold: float | None = Field(
+        None, ge=0, le=1, description="Least confidence of every tag, also of those that have a threshold of their own."
+    )
+    max_tags: int | None = Field(None, ge=1, description="Most tags an image.")
+    min_tags: int | None = Field(None, ge=0, description="The best so many are given even below the threshold.")
+    score: Score | None = Field(None, description="What confidence is: sigmoid, calibrated, margin, softmax, or the bare logit.")
+    sort_by: SortBy | None = Field(None, description="Order of the tags.")
+    parents: Parents | None = Field(None, description="Give broader tags their narrower ones' score, or leave them out beside them.")
+    include_labels: Filter = Field((), description="Only these labels, and those of include_categories.")
+    exclude_labels: Filter = Field((), description="Never these labels.")
+    include_categories: Filter = Field((), description="Only labels of these categories, and include_labels.")
+    exclude_categories: Filter = Field((), description="Never labels of these categories.")
+    include_raw_scores: bool | None = Field(None, description="Also give the model's logit of each tag.")
+
+    def options(self, limits: Limits) -> TagOptions:
+        """Return what was asked for, its labels and templates checked; raises `InvalidRequest`."""
+        if self.labels is not None:
+            make_vocabulary(self.labels, self.prompt_templates or (DEFAULT_TEMPLATE,), limits.max_labels_per_request)
+        elif self.prompt_templates is not None:
+            make_vocabulary(("any",), self.prompt_templates, 1)
+        return TagOptions(**self.model_dump(include=_OPTION_FIELDS & self.model_fields_set))
+
+
+class TagParameters(ScoreParameters):
+    """The same for pictures, and how they are looked at."""
+
+    quality: Quality = Field("standard", description="high: also encode overlapping tiles, for small things; costs 5 to 9 images.")
+    returned: Literal["tags", "embedding"] = Field("tags", alias="return", description="embedding: give the image's embedding too.")
+    encoding_format: Literal["float", "base64"] = Field("float", description="Of embeddings: numbers, or base64 of little-endian float32.")
+
+
+_OPTION_FIELDS = set(TagOptions._fields)
+LIST_FIELDS = {name for name, field in ScoreParameters.model_fields.items() if name.endswith(("labels", "_categories"))}
+"""Fields that may be repeated in a query or a form, or hold commas."""
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def query_fields(request: Request) -> dict[str, Any]:
+    """Return the parameters of a query string."""
+    fields: dict[str, Any] = {}
+    for name, value in request.query_params.multi_items():
+        add_field(fields, name, value)
+    return fields
+
+
+def add_field(fields: dict[str, Any], name: str, value: str) -> None:
+    """Add a text field; labels and templates may be repeated, and a single list of labels may hold commas."""
+    if name in LIST_FIELDS:
+        fields[name] = [*fields.get(name, ()), *split_commas(value)]
+    elif name == "prompt_templates":
+        fields[name] = [*fields.get(name, ()), value]
+    else:
+        fields[name] = value
+
+
+def validated(model: type[Model], content: dict[str, Any]) -> Model:
+    """Check a request's fields.
+
+    Raises:
+        InvalidRequest: One sentence for each of the first problems, with the field and the nearest known one.
+    """
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        raise InvalidRequest(" ".join(_sentence(problem, model) for problem in error.errors()[:5])) from error
+
+
+def _sentence(problem: Any, model: type[BaseModel]) -> str:
+    name = str(problem["loc"][0]) if problem["loc"] else "The request"
+    if problem["type"] == "extra_forbidden":
+        known = [field.alias or name for name, field in model.model_fields.items()]
+        nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        hint = f"did you mean {nearest[0]}?" if nearest else f"known are {', '.join(known)}."
+        return f"{name[:60]!r} is not a parameter; {hint}"
+    return f"{name}: {problem['msg']}."

@@ -1,0 +1,145 @@
+"""`siglip-serve evaluate`: how good the tags of a configuration are on images whose labels are known."""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from serve_app.commands.pictures import EmbeddedFiles, embed_files, expand
+from serve_app.config import ServiceConfig
+from serve_app.errors import InvalidRequest
+from serve_app.local_tagger import LocalTagger
+from serve_app.siglip.inputs import FloatArray
+from serve_app.siglip.scoring import pair_logits
+from serve_app.tagging.evaluation import Measures, measure
+from serve_app.tagging.labelled import LabelledImages, read_labelled
+from serve_app.tagging.scores import Score, best_names, in_score
+from serve_app.tagging.selection import SelectionRule, least_scores
+from serve_app.tagging.tag_bank import ScoredBank
+from serve_app.tagging.tag_table import TagTable
+
+PLAIN_WIDTH = 120
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredFolder:
+    """Images of a folder, encoded and scored.
+
+    Attributes:
+        logits: (B, T) the model's.
+        labelled: What is known of the images that could be read; None where nothing is.
+        scored: The vocabulary.
+        problems: Files that could not be read.
+    """
+
+    logits: FloatArray
+    labelled: LabelledImages | None
+    scored: ScoredBank
+    embedded: EmbeddedFiles
+
+
+def score_folder(tagger: LocalTagger, images: Path, table: Path | None, vocabulary: str | None) -> MeasuredFolder:
+    """Encode the images of a folder and score them against a vocabulary; unreadable ones are told and left out.
+
+    Raises:
+        InvalidRequest: The folder or the vocabulary is not there.
+        ConfigError: The labels cannot be read.
+    """
+    if not images.is_dir():
+        raise InvalidRequest(f"{images} is not a folder.")
+    name = vocabulary or tagger.settings.default
+    if name not in tagger.settings.vocabularies:
+        raise InvalidRequest(f"there is no vocabulary {name!r}; the configuration has {', '.join(tagger.settings.vocabularies)}.")
+    scored = tagger.scorer.registered(name)
+    labelled = read_labelled(images, table, scored.table)
+    embedded = embed_files(tagger, labelled.files if labelled else expand([images]))
+    for path, problem in embedded.problems:
+        print(f"left out: {path}: {problem}", file=sys.stderr)
+    if labelled is not None and embedded.problems:
+        kept = list(embedded.kept)
+        labelled = LabelledImages(tuple(labelled.files[at] for at in kept), labelled.truth[kept])
+    logits = pair_logits(embedded.image_embeds, scored.bank.text_embeds, tagger.head.logit_scale, tagger.head.logit_bias)
+    return MeasuredFolder(best_names(logits, scored.table), labelled, scored, embedded)
+
+
+def measure_score(logits: FloatArray, labelled: LabelledImages, table: TagTable, score: Score, threshold: float) -> Measures:
+    """Measure one score at its shipped thresholds, over the tags that were looked at."""
+    rule = SelectionRule(threshold, len(table), score=score)
+    known = labelled.known
+    labels = [label for label, looked_at in zip(table.labels, known, strict=True) if looked_at]
+    scores = in_score(logits, None, table, score)
+    return measure(scores[:, known], least_scores(table, rule)[known], labelled.truth[:, known], labels)
+
+
+def evaluate_folder(images: Path, config: ServiceConfig, table: Path | None, vocabulary: str | None, per_tag: bool, as_json: bool) -> int:
+    """Measure a configuration on a labelled folder and print it.
+
+    Raises:
+        ConfigError: The checkpoint or a setting cannot work, or the labels cannot be read.
+        InvalidRequest: The folder is not there or not labelled.
+    """
+    tagger = LocalTagger(config)
+    folder = score_folder(tagger, images, table, vocabulary)
+    if folder.labelled is None:
+        raise InvalidRequest(f"nothing is known of the images in {images}: give --labels, a labels.csv, or a folder for each label.")
+    scores: tuple[Score, ...] = ("sigmoid", "calibrated") if folder.scored.table.lines is not None else ("sigmoid",)
+    threshold = config.siglip.confidence_threshold
+    found: dict[str, Measures] = {}
+    for score in scores:
+        found[score] = measure_score(folder.logits, folder.labelled, folder.scored.table, score, threshold)
+    if as_json:
+        print(json.dumps({score: _as_json(measures) for score, measures in found.items()}, indent=2, ensure_ascii=False))
+        return 0
+    console = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH, highlight=False)
+    known = int(folder.labelled.known.sum())
+    console.print(f"{len(folder.logits):,} images, {known} of {len(folder.scored.table)} tags occur; others are not measured\n")
+    console.print(summary_table(found))
+    if per_tag:
+        console.print(tag_table(found[scores[-1]]))
+    return 0
+
+
+def summary_table(found: Mapping[str, Measures]) -> Table:
+    """Return the measures of several scores side by side."""
+    columns = ("score", "mAP", "precision", "recall", "F1", "macro F1", "calibration error", "tags an image")
+    table = Table(*columns, box=None, pad_edge=False)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for name, m in found.items():
+        numbers = (m.mean_average_precision, m.micro.precision, m.micro.recall, m.micro.f1, m.macro_f1)
+        table.add_row(name, *(f"{number:.4f}" for number in numbers), f"{m.calibration_error:.4f}", f"{m.tags_per_image:.2f}")
+    return table
+
+
+def tag_table(measures: Measures) -> Table:
+    """Return each tag's own measures, the worst F1 first."""
+    table = Table("tag", "true", "given", "precision", "recall", "F1", "AP", box=None, pad_edge=False)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for tag in sorted(measures.tags, key=lambda tag: (tag.rates.f1, tag.label)):
+        numbers = (tag.rates.precision, tag.rates.recall, tag.rates.f1, tag.average_precision)
+        table.add_row(tag.label, str(tag.true), str(tag.given), *(f"{number:.3f}" for number in numbers))
+    return table
+
+
+def _as_json(measures: Measures) -> dict[str, object]:
+    content = dataclasses.asdict(measures)
+    content["micro"]["f1"] = measures.micro.f1
+    for entry, tag in zip(content["tags"], measures.tags, strict=True):
+        entry["rates"]["f1"] = tag.rates.f1
+    return content
+
+
+def half(folder: MeasuredFolder, first: bool) -> tuple[FloatArray, LabelledImages]:
+    """Return every other image of a labelled folder, from the first or from the second on."""
+    assert folder.labelled is not None, "only labelled folders are divided"
+    rows = np.arange(len(folder.logits)) % 2 == (0 if first else 1)
+    truth = folder.labelled.truth[rows]
+    files = tuple(file for file, kept in zip(folder.labelled.files, rows, strict=True) if kept)
+    return folder.logits[rows], LabelledImages(files, truth, folder.labelled.known)

@@ -1,0 +1,151 @@
+"""`siglip-serve vocab build|show|diff`: encode a configuration's vocabularies ahead, look at one, compare two."""
+
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from serve_app.config import ServiceConfig
+from serve_app.errors import ConfigError, InvalidRequest
+from serve_app.local_scorer import LocalScorer
+from serve_app.tagging.prompts import DEFAULT_TEMPLATE
+from serve_app.tagging.registered import read_registered
+from serve_app.tagging.tag_bank import TagBank, prompts_of, row_keys
+from serve_app.tagging.vocabulary import Tag, TagVocabulary
+
+PLAIN_WIDTH = 120
+NEAR_COSINE = 0.95
+"""From here on two tags mean the same to the model."""
+MOST_NEAR = 50
+
+
+def build(config: ServiceConfig, near: float | None) -> int:
+    """Encode what is not stored yet of every vocabulary of a configuration, and say where it lies.
+
+    Raises:
+        ConfigError: The checkpoint or a setting cannot work.
+        InvalidRequest: A name has more tokens than the checkpoint reads.
+    """
+    scorer = LocalScorer(config)
+    store = scorer.known.store
+    table = Table("vocabulary", "tags", "prompts", "encoded now", "fingerprint", box=None, pad_edge=False)
+    found: list[tuple[str, TagBank]] = []
+    for name, registered in scorer.settings.vocabularies.items():
+        before = scorer.prompts_encoded
+        bank = scorer.registered(name).bank
+        prompts = sum(len(prompts_of(key)) for key in row_keys(registered.vocabulary))
+        table.add_row(name, f"{len(bank.table):,}", f"{prompts:,}", f"{scorer.prompts_encoded - before:,}", bank.fingerprint)
+        found.append((name, bank))
+    console = _console()
+    console.print(table)
+    console.print("kept nowhere: tag_banks is null" if store is None else f"kept in {store.folder}")
+    for name, bank in found if near is not None else ():
+        for left, right, cosine in near_tags(bank, near or NEAR_COSINE):
+            console.print(f"{name}: {left!r} and {right!r} are nearly one to the model (cosine {cosine:.3f})")
+    return 0
+
+
+def near_tags(bank: TagBank, least: float) -> list[tuple[str, str, float]]:
+    """Return pairs of tags whose embeddings have at least some cosine, the nearest first, at most `MOST_NEAR`."""
+    rows = np.asarray(bank.text_embeds[: len(bank.table)])
+    unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    cosines = np.triu(unit @ unit.T, k=1)
+    left, right = np.nonzero(cosines >= least)
+    order = np.argsort(-cosines[left, right], kind="stable")[:MOST_NEAR]
+    labels = bank.table.labels
+    return [(labels[left[at]], labels[right[at]], float(cosines[left[at], right[at]])) for at in order]
+
+
+def show(path: Path, category: str | None) -> int:
+    """Print what a vocabulary file holds: its categories, or the tags of one.
+
+    Raises:
+        ConfigError: The file cannot work; one line for each problem.
+        InvalidRequest: There is no such category.
+    """
+    own, console = _read(path), _console()
+    if category is None:
+        aliases, parents = sum(len(tag.aliases) for tag in own.tags), sum(bool(tag.parents) for tag in own.tags)
+        prompts = sum(tag.prompt is not None for tag in own.tags)
+        console.print(f"{path}: {len(own.tags):,} tags, {prompts:,} with a prompt, {aliases:,} aliases, {parents:,} with parents")
+        console.print(f"said as: {', '.join(own.prompt_templates)}")
+        table = Table("category", "tags", "for example", box=None, pad_edge=False)
+        for name, count in Counter(tag.category or "" for tag in own.tags).most_common():
+            table.add_row(name or "none", f"{count:,}", ", ".join(tag.label for tag in own.tags if (tag.category or "") == name)[:60])
+        console.print(table)
+        return 0
+    tags = [tag for tag in own.tags if tag.category == category]
+    if not tags:
+        raise InvalidRequest(
+            f"{path} has no category {category!r}; it has {', '.join(sorted({t.category for t in own.tags if t.category}))}."
+        )
+    table = Table("label", "said as", "aliases", "parents", "threshold", "bias", box=None, pad_edge=False)
+    for tag in tags:
+        threshold = "" if tag.threshold is None else f"{tag.threshold:g}"
+        table.add_row(
+            tag.label, tag.prompt or "", ", ".join(tag.aliases), ", ".join(tag.parents), threshold, f"{tag.bias:g}" if tag.bias else ""
+        )
+    console.print(table)
+    return 0
+
+
+def diff(before: Path, after: Path) -> int:
+    """Print what one vocabulary file has that another has not, and how many prompts the change costs; 1 if they differ.
+
+    Raises:
+        ConfigError: One of them cannot work.
+    """
+    old, new = _read(before), _read(after)
+    known, now = {tag.label: tag for tag in old.tags}, {tag.label: tag for tag in new.tags}
+    for label in known.keys() - now.keys():
+        print(f"- {label}")
+    for label, tag in now.items():
+        if label not in known:
+            print(f"+ {label}")
+        elif tag != known[label]:
+            print(f"~ {label}: {', '.join(_changes(known[label], tag))}")
+    if old.prompt_templates != new.prompt_templates:
+        print(f"~ prompt_templates: {list(old.prompt_templates)} → {list(new.prompt_templates)}")
+    rows = set(row_keys(old))
+    prompts = sum(len(prompts_of(key)) for key in row_keys(new) if key not in rows)
+    print(f"{prompts:,} of {sum(len(prompts_of(key)) for key in row_keys(new)):,} prompts have to be encoded")
+    return int(old != new)
+
+
+def overlong_names(config: ServiceConfig) -> list[str]:
+    """Return one line for each prompt of a configuration that has more tokens than its checkpoint reads.
+
+    Raises:
+        ConfigError: The checkpoint cannot be read.
+    """
+    from serve_app.siglip.tokenizer import SiglipTextInputs
+
+    scorer = LocalScorer(config)
+    inputs = SiglipTextInputs(scorer.checkpoint)
+    lines: list[str] = []
+    for name, registered in config.vocabularies.items():
+        own = registered.vocabulary
+        owners = [*own.labels, *(own.labels[at] for at in own.alias_owners), *own.background_prompts]
+        for key, label in zip(row_keys(own), owners, strict=True):
+            for prompt, tokens in inputs.overlong(prompts_of(key)):
+                limit, place = scorer.checkpoint.context_length, config.place_of(name, label)
+                lines.append(f"{place}: {prompt!r} has {tokens} tokens and the checkpoint reads {limit}; say it shorter with a prompt.")
+    return lines
+
+
+def _changes(old: Tag, new: Tag) -> Sequence[str]:
+    return [f"{key} {getattr(old, key)!r} → {getattr(new, key)!r}" for key in Tag.model_fields if getattr(old, key) != getattr(new, key)]
+
+
+def _read(path: Path) -> TagVocabulary:
+    if not path.is_file():
+        raise ConfigError(f"{path} is not a file.")
+    return read_registered(path.name, path.parent, str(path), (DEFAULT_TEMPLATE,)).vocabulary
+
+
+def _console() -> Console:
+    return Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH, highlight=False)

@@ -1,0 +1,72 @@
+"""Building tag banks in a Postprocessor: what is known is taken, what is missing is encoded once, by the TextEncoder."""
+
+import asyncio
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from serve_app.graph.calls import InnerCalls
+from serve_app.siglip.inputs import FloatArray
+from serve_app.tagging.known_rows import KnownRows, missing_rows
+from serve_app.tagging.tag_bank import RowKey, TagBank, assemble_bank, mean_rows, prompts_of, row_keys
+from serve_app.tagging.vocabulary import TagVocabulary
+
+PROMPTS_PER_CALL = 64
+"""Prompts sent to a TextEncoder at once: some seconds of work for a large tower on a CPU, and an answer of 0.4 MiB."""
+VOCABULARY_TIMEOUT_S = 900.0
+"""For one such call when a registered vocabulary is encoded: the TextEncoder may have to start first."""
+MAX_REQUESTS_ENCODING = 4
+"""Requests whose labels are encoded at the same time; the next waits."""
+
+
+class BankBuilder:
+    """Makes the bank of a vocabulary; the same row asked for by several at once is encoded once."""
+
+    def __init__(self, texts: InnerCalls, known: KnownRows) -> None:
+        self._texts, self._known = texts, known
+        self._requests = asyncio.Semaphore(MAX_REQUESTS_ENCODING)
+        self._pending: dict[RowKey, asyncio.Task[dict[RowKey, FloatArray]]] = {}
+
+    async def registered(self, vocabulary: TagVocabulary, banks: Iterable[TagBank]) -> TagBank:
+        """Return the bank of a registered vocabulary: the stored one, or one built from known rows and new ones.
+
+        Raises:
+            ServiceError: The TextEncoder does not answer.
+            InvalidRequest: A name is too long for the checkpoint.
+        """
+        stored = await asyncio.to_thread(self._known.stored, vocabulary)
+        if stored is not None:
+            return stored
+        found = await asyncio.to_thread(self._known.find, row_keys(vocabulary), list(banks))
+        new = await self._encode(missing_rows(vocabulary, found), VOCABULARY_TIMEOUT_S, refuse_cut=True)
+        return await asyncio.to_thread(self._known.keep, vocabulary, found | new)
+
+    async def for_request(self, vocabulary: TagVocabulary) -> TagBank:
+        """Return the bank of labels that came with a request.
+
+        Raises:
+            ServiceError: The TextEncoder does not answer.
+        """
+        rows = self._known.cached(row_keys(vocabulary))
+        missing = missing_rows(vocabulary, rows)
+        if new := [key for key in missing if key not in self._pending]:
+            task = asyncio.create_task(self._encode_for_request(new))
+            self._pending |= dict.fromkeys(new, task)
+            task.add_done_callback(lambda _: [self._pending.pop(key) for key in new])
+        for task in {self._pending[key]: None for key in missing}:
+            rows |= await asyncio.shield(task)  # others may wait for it too
+        return assemble_bank(vocabulary, rows, self._known.encoder)
+
+    async def _encode_for_request(self, keys: Sequence[RowKey]) -> dict[RowKey, FloatArray]:
+        async with self._requests:
+            rows = await self._encode(keys, None, refuse_cut=False)
+        self._known.remember(rows)
+        return rows
+
+    async def _encode(self, keys: Sequence[RowKey], timeout_s: float | None, refuse_cut: bool) -> dict[RowKey, FloatArray]:
+        prompts = [prompt for key in keys for prompt in prompts_of(key)]
+        if not prompts:
+            return {}
+        parts = [prompts[start : start + PROMPTS_PER_CALL] for start in range(0, len(prompts), PROMPTS_PER_CALL)]
+        embeds = [await self._texts("encode", part, refuse_cut, timeout_s=timeout_s) for part in parts]
+        return mean_rows(keys, np.concatenate(embeds))

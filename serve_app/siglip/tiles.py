@@ -1,0 +1,57 @@
+"""Overlapping tiles of a picture, for things too small to be seen in the whole of it.
+
+A tower's pooled embedding is dominated by the main subject. Tiles keep the picture's proportions: nearly square ones,
+more of them along the longer side. Source: the SigLIP 2 authors' advice (google-research/big_vision #168).
+
+Not here: what a tile's score counts (`tagging/scores.py`).
+"""
+
+import math
+
+from PIL import Image
+
+OVERLAP = 0.2
+"""Of a tile's side: something that a cut goes through is whole in a neighbour if it is no larger than this."""
+MAX_TILES = 8
+
+Box = tuple[int, int, int, int]
+"""Left, upper, right, lower, in pixels."""
+
+
+def tile_grid(width: int, height: int) -> tuple[int, int]:
+    """Return rows and columns of tiles: two along the shorter side, as many along the longer as keeps them nearly square.
+
+    A strip whose sides differ by more than a factor of `MAX_TILES` / 2 is cut along its longer side only.
+    """
+    long, short = max(width, height), max(1, min(width, height))
+    along = round(2 * long / short)
+    across = 2
+    if across * along > MAX_TILES:
+        across, along = 1, min(MAX_TILES, max(2, round(long / short)))
+    return (across, along) if width >= height else (along, across)
+
+
+def tile_boxes(width: int, height: int) -> list[Box]:
+    """Return the tiles of a picture, row by row; together they cover it, neighbours share `OVERLAP` of their side."""
+    rows, columns = tile_grid(width, height)
+    return [(left, upper, right, lower) for upper, lower in _spans(height, rows) for left, right in _spans(width, columns)]
+
+
+def views_of(image: Image.Image, least_px: int) -> list[Image.Image]:
+    """Return the whole picture and its tiles; the picture alone where it has no more pixels than the model sees anyway.
+
+    Args:
+        image: Any size.
+        least_px: Side in pixels of what the model takes; a picture within it is not cut.
+    """
+    if image.width <= least_px and image.height <= least_px:
+        return [image]
+    return [image, *(image.crop(box) for box in tile_boxes(image.width, image.height))]
+
+
+def _spans(length: int, count: int) -> list[tuple[int, int]]:
+    if count == 1:
+        return [(0, length)]
+    side = min(length, math.ceil(length / (count - (count - 1) * OVERLAP)))
+    step = (length - side) / (count - 1)
+    return [(round(step * at), round(step * at) + side) for at in range(count)]

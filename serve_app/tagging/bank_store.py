@@ -1,0 +1,229 @@
+"""Tag banks on disk, and in object storage beside: built once, memory-mapped by every process of a node.
+
+A bank is a safetensors file named by its fingerprint, so it is never wrong and never written over. Its metadata says
+what each row follows from, so that a vocabulary with one label more is built from the rows of the one before.
+"""
+
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from serve_app.errors import ConfigError
+from serve_app.siglip.inputs import FloatArray
+from serve_app.siglip.weights import read_header
+from serve_app.tagging.tag_bank import RowKey, TagBank, bank_fingerprint, row_keys
+from serve_app.tagging.vocabulary import TagVocabulary
+
+logger = logging.getLogger(__name__)
+
+SUFFIX = ".tagbank.safetensors"
+TENSOR = "text_embeds"
+MAX_BANKS = 64
+"""Files kept on disk; the least recently used go."""
+AUTO = "auto"
+"""Says `cache_folder`."""
+
+
+def cache_folder() -> Path:
+    """Return where banks are kept on this machine: below `XDG_CACHE_HOME`, which is `~/.cache` unless set."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "siglip-serve" / "tag-banks"
+
+
+class BankStore:
+    """A folder of tag banks, which may be the copy of a prefix in object storage."""
+
+    def __init__(self, location: str) -> None:
+        """Open a store.
+
+        Args:
+            location: A folder, `auto` for `cache_folder`, or a URI that pyarrow reads, such as `s3://bucket/prefix?endpoint_override=…`.
+
+        Raises:
+            ConfigError: The URI cannot be read, or pyarrow is not installed.
+        """
+        remote = "://" in location
+        self.folder = cache_folder() if remote or location == AUTO else Path(location).expanduser()
+        self._remote = _open_remote(location) if remote else None
+
+    def load(self, vocabulary: TagVocabulary, encoder: str) -> TagBank | None:
+        """Return the bank of a vocabulary, memory-mapped, or None where there is none."""
+        path = self._path(vocabulary, encoder)
+        if not path.is_file() and not self._fetch(path):
+            return None
+        try:
+            embeds, keys = _read(path)
+        except ConfigError as error:
+            logger.warning("a stored tag bank is not used: %s", error)
+            return None
+        if keys != row_keys(vocabulary):
+            logger.warning("%s holds other rows than its name says; it is not used", path)
+            return None
+        _touch(path)
+        return TagBank(vocabulary, embeds, encoder)
+
+    def rows(self, wanted: Iterable[RowKey], encoder: str) -> dict[RowKey, FloatArray]:
+        """Return those rows that some stored bank of the same encoder has, the newest banks first."""
+        missing, found = set(wanted), {}
+        for path in self._newest():
+            if not missing:
+                break
+            try:
+                header = read_header(path)
+                if header.metadata.get("encoder") != encoder:
+                    continue
+                embeds, keys = _read(path)
+            except ConfigError as error:
+                logger.warning("a stored tag bank is not used: %s", error)
+                continue
+            for key, row in zip(keys, embeds, strict=True):
+                if key in missing:
+                    found[key] = np.array(row)
+                    missing.discard(key)
+        return found
+
+    def save(self, bank: TagBank) -> TagBank:
+        """Store a bank and return it memory-mapped; where that cannot be done, say so in the log and return it as it is."""
+        path = self._path(bank.vocabulary, bank.encoder)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=self.folder, prefix=".writing-", delete=False) as file:
+                temporary = Path(file.name)
+            try:
+                save_file({TENSOR: np.ascontiguousarray(bank.text_embeds)}, temporary, _metadata(bank))
+                temporary.chmod(0o644)
+                os.replace(temporary, path)  # whole or not at all, also for those who read at this moment
+            finally:
+                temporary.unlink(missing_ok=True)
+        except OSError as error:
+            logger.warning("the tag bank could not be stored in %s: %s", self.folder, type(error).__name__)
+            return bank
+        self._send(path)
+        self._drop_oldest()
+        return self.load(bank.vocabulary, bank.encoder) or bank
+
+    def has(self, vocabulary: TagVocabulary, encoder: str) -> bool:
+        """Return whether a bank is on this machine."""
+        return self._path(vocabulary, encoder).is_file()
+
+    def _path(self, vocabulary: TagVocabulary, encoder: str) -> Path:
+        return self.folder / f"{bank_fingerprint(vocabulary, encoder)}{SUFFIX}"
+
+    def _newest(self) -> list[Path]:
+        if not self.folder.is_dir():
+            return []
+        return [path for _, path in sorted(_with_times(self.folder), reverse=True)]
+
+    def _drop_oldest(self) -> None:
+        for path in self._newest()[MAX_BANKS:]:
+            path.unlink(missing_ok=True)
+
+    def _fetch(self, path: Path) -> bool:
+        """Copy a bank from object storage; False where it has none or cannot be reached."""
+        if self._remote is None:
+            return False
+        try:
+            data = self._remote.read(path.name)
+            if data is None:
+                return False
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=self.folder, prefix=".reading-", delete=False) as file:
+                file.write(data)
+            os.replace(file.name, path)
+        except OSError as error:
+            logger.warning("the object store of tag banks could not be read: %s", type(error).__name__)
+            return False
+        return True
+
+    def _send(self, path: Path) -> None:
+        if self._remote is None:
+            return
+        try:
+            self._remote.write(path.name, path.read_bytes())
+        except OSError as error:
+            logger.warning("the tag bank could not be sent to the object store: %s", type(error).__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Remote:
+    """A prefix of an object store, through `pyarrow.fs`."""
+
+    files: Any
+    prefix: str
+
+    def read(self, name: str) -> bytes | None:
+        """Return an object, or None if there is none."""
+        from pyarrow import fs
+
+        path = f"{self.prefix}/{name}"
+        if self.files.get_file_info(path).type != fs.FileType.File:
+            return None
+        with self.files.open_input_file(path) as file:
+            return bytes(file.read())
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write an object; it appears whole."""
+        with self.files.open_output_stream(f"{self.prefix}/{name}") as file:
+            file.write(data)
+
+
+def _open_remote(uri: str) -> _Remote:
+    try:
+        from pyarrow import ArrowException, fs
+    except ImportError as error:
+        raise ConfigError("tag_banks: object storage needs pyarrow; install siglip-serve[storage].") from error
+    try:
+        files, prefix = fs.FileSystem.from_uri(uri)
+    except (ArrowException, OSError, ValueError) as error:
+        raise ConfigError(f"tag_banks: {uri.partition('?')[0]} cannot be opened: {error}") from error
+    return _Remote(files, prefix.rstrip("/"))
+
+
+def _metadata(bank: TagBank) -> dict[str, str]:
+    own = bank.vocabulary
+    said = {"names": own.names, "prompt_templates": own.prompt_templates, "background_prompts": own.background_prompts}
+    return {"encoder": bank.encoder, "fingerprint": bank.fingerprint} | {
+        key: json.dumps(value, ensure_ascii=False) for key, value in said.items()
+    }
+
+
+def _read(path: Path) -> tuple[FloatArray, list[RowKey]]:
+    """Return the rows of a file, memory-mapped, and what each follows from.
+
+    Raises:
+        ConfigError: It is not a bank, or not all of one.
+    """
+    header = read_header(path)
+    try:
+        dtype, shape, (begin, end) = header.tensors[TENSOR]
+        templates = tuple(json.loads(header.metadata["prompt_templates"]))
+        keys: list[RowKey] = [(templates, name) for name in json.loads(header.metadata["names"])]
+        keys += [((), prompt) for prompt in json.loads(header.metadata["background_prompts"])]
+        whole = dtype == "F32" and shape[0] == len(keys) and path.stat().st_size == header.start + end
+    except (KeyError, ValueError, IndexError) as error:
+        raise ConfigError(f"{path} is not a tag bank.") from error
+    if not whole:
+        raise ConfigError(f"{path} is damaged.")
+    return np.memmap(path, "<f4", "r", header.start + begin, shape), keys
+
+
+def _with_times(folder: Path) -> Iterator[tuple[float, Path]]:
+    for path in folder.glob(f"*{SUFFIX}"):
+        try:
+            yield path.stat().st_mtime, path
+        except FileNotFoundError:  # another process dropped it
+            continue
+
+
+def _touch(path: Path) -> None:
+    try:
+        os.utime(path)
+    except OSError:  # a read-only store has no need of it
+        logger.debug("%s is read-only", path)

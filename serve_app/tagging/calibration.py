@@ -1,0 +1,106 @@
+"""What was fitted on images: for every tag a line that turns its logit into one that means the same for all tags.
+
+Not here: the fitting (`fitting.py`), measuring what it gained (`evaluation.py`).
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from serve_app.errors import ConfigError
+from serve_app.tagging.lined_yaml import parse_lined_yaml, read_text
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+DIGITS = 5
+_HEADER = """\
+# Written by `siglip-serve calibrate`; name it as `calibration` of its vocabulary. A tag's calibrated logit is
+# scale × logit + offset; tags that are not listed have the pooled line. Fitted again when the checkpoint or the
+# prompt templates change.
+"""
+
+
+class Fit(BaseModel):
+    """One tag's line: calibrated logit = `scale` × logit + `offset`, and the least calibrated confidence where it has its own."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    scale: float = Field(1.0, gt=0)
+    offset: float = 0.0
+    threshold: Probability | None = None
+
+
+class Calibration(BaseModel):
+    """A calibration file.
+
+    Attributes:
+        method: `platt` from labelled images, `background` from unlabelled ones.
+        checkpoint: Fingerprint of the checkpoint whose logits were fitted.
+        prompt_templates: Under which the labels were said.
+        images: How many images there were.
+        threshold: Least calibrated confidence of tags without their own, in [0, 1].
+        pooled: The line of tags that have none.
+        tags: Lines by label.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    method: Literal["platt", "background"]
+    checkpoint: str
+    prompt_templates: tuple[str, ...]
+    images: int = Field(ge=1)
+    threshold: Probability
+    pooled: Fit = Fit()
+    tags: dict[str, Fit] = {}
+
+    def check_checkpoint(self, fingerprint: str) -> None:
+        """Raise `ConfigError` if this was fitted on another checkpoint's logits, which say nothing of this one's."""
+        if self.checkpoint != fingerprint:
+            raise ConfigError(
+                f"the calibration was fitted for the checkpoint with fingerprint {self.checkpoint}, and this one has {fingerprint}; "
+                "run siglip-serve calibrate again."
+            )
+
+
+def read_calibration(path: Path) -> Calibration:
+    """Read a calibration file.
+
+    Raises:
+        ConfigError: One line for each problem, with the file's line and the reason.
+    """
+    content = parse_lined_yaml(read_text(path), path)
+    if not isinstance(content.data, dict):
+        raise ConfigError(f"{path}: holds no calibration; siglip-serve calibrate writes one.")
+    try:
+        return Calibration.model_validate(content.data)
+    except ValidationError as error:
+        problems = [f"{path}:{content.line_of(problem['loc'])}: {_sentence(problem)}" for problem in error.errors()]
+        raise ConfigError("\n".join(problems)) from error
+
+
+def write_calibration(calibration: Calibration, path: Path) -> None:
+    """Write a calibration file; the same calibration always gives the same bytes."""
+    data = calibration.model_dump(mode="json", exclude={"tags"})
+    data["pooled"] = _short(calibration.pooled)
+    data["threshold"] = round(calibration.threshold, DIGITS)
+    head = yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=10_000)
+    lines = (
+        yaml.safe_dump({label: _short(fit)}, allow_unicode=True, width=10_000, default_flow_style=None)
+        for label, fit in calibration.tags.items()
+    )
+    tags = "tags:\n" + "".join(f"  {line}" for line in lines) if calibration.tags else "tags: {}\n"
+    path.write_text(_HEADER + head + tags, encoding="utf-8")
+
+
+def _short(fit: Fit) -> dict[str, float]:
+    return {key: round(value, DIGITS) for key, value in fit.model_dump(exclude_none=True).items()}
+
+
+def _sentence(problem: Any) -> str:
+    where = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "missing":
+        return f"{where} is missing."
+    if problem["type"] == "extra_forbidden":
+        return f"unknown key {where}."
+    return f"{where}: {problem['msg'][0].lower()}{problem['msg'][1:]} (got {problem['input']!r})."

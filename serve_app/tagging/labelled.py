@@ -1,0 +1,114 @@
+"""Images of which is known what they show: a table of files and labels, or a folder for each label.
+
+Not here: what is measured or fitted with them (`evaluation.py`, `fitting.py`).
+"""
+
+import csv
+import difflib
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from serve_app.errors import ConfigError
+from serve_app.tagging.evaluation import BoolArray
+from serve_app.tagging.lined_yaml import read_text
+from serve_app.tagging.tag_table import TagTable
+from serve_app.tagging.vocabulary import canonical_name
+from serve_app.tagging.vocabulary_files import LIST_SEPARATOR, raise_problems
+
+TABLE = "labels.csv"
+"""Looked for in a folder of images."""
+FILE, LABELS = "file", "labels"
+"""The table's columns."""
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledImages:
+    """Files, and what is known of them.
+
+    Attributes:
+        files: B of them, in a fixed order.
+        truth: (B, T) which tag is true of which file.
+        looked_at: (T,) which tags were looked at; those that occur at all if left out.
+    """
+
+    files: tuple[Path, ...]
+    truth: BoolArray
+    looked_at: BoolArray | None = None
+
+    @property
+    def known(self) -> BoolArray:
+        """Which tags (T,) were looked at."""
+        return np.asarray(self.truth.any(axis=0)) if self.looked_at is None else self.looked_at
+
+
+def pictures_in(folder: Path) -> list[Path]:
+    """Return the pictures of a folder and of the folders in it, by their suffix, in a fixed order."""
+    return sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+
+
+def read_labelled(images: Path, table: Path | None, tags: TagTable) -> LabelledImages | None:
+    """Read what is known of some images; None where nothing is: a folder without a table and without labels as folders.
+
+    Args:
+        images: A folder.
+        table: A CSV with the columns `file` and `labels` (`|` between them); `labels.csv` of the folder if left out.
+        tags: The vocabulary that the labels are of; case, `_` and aliases do not matter.
+
+    Raises:
+        ConfigError: One line for each problem: a file that is not there, a label that is not in the vocabulary.
+    """
+    if table is None and (images / TABLE).is_file():
+        table = images / TABLE
+    if table is not None:
+        return _from_table(images, table, tags)
+    folders = sorted(folder for folder in images.iterdir() if folder.is_dir())
+    if not folders or not any(canonical_name(folder.name) in tags.numbers for folder in folders):
+        return None
+    return _from_folders(folders, tags)
+
+
+def _from_table(images: Path, table: Path, tags: TagTable) -> LabelledImages:
+    reader = csv.DictReader(io.StringIO(read_text(table), newline=""))
+    if not {FILE, LABELS} <= set(reader.fieldnames or ()):
+        raise ConfigError(f"{table}:1: the first line must name the columns {FILE} and {LABELS}.")
+    known: dict[Path, list[str]] = {}
+    problems: list[str] = []
+    for row in reader:
+        where, name = f"{table}:{reader.line_num}", (row[FILE] or "").strip()
+        path = images / name
+        labels = [label.strip() for label in (row[LABELS] or "").split(LIST_SEPARATOR) if label.strip()]
+        if not name or not path.is_file():
+            problems.append(f"{where}: the file {name!r} is not in {images}.")
+        elif path in known:
+            problems.append(f"{where}: the file {name!r} stands here twice.")
+        problems += [f"{where}: {problem}" for label in labels if (problem := _unknown(label, tags))]
+        known[path] = labels
+    raise_problems(problems)
+    return _labelled(known, tags, table)
+
+
+def _from_folders(folders: Sequence[Path], tags: TagTable) -> LabelledImages:
+    raise_problems([f"{folder}: {problem}" for folder in folders if (problem := _unknown(folder.name, tags))])
+    return _labelled({file: [folder.name] for folder in folders for file in pictures_in(folder)}, tags, folders[0].parent)
+
+
+def _labelled(known: dict[Path, list[str]], tags: TagTable, where: Path) -> LabelledImages:
+    if not known:
+        raise ConfigError(f"{where}: there are no images in it.")
+    files = sorted(known)
+    truth = np.zeros((len(files), len(tags)), np.bool_)
+    for row, file in enumerate(files):
+        truth[row, [tags.numbers[canonical_name(label)] for label in known[file]]] = True
+    return LabelledImages(tuple(files), truth)
+
+
+def _unknown(label: str, tags: TagTable) -> str | None:
+    if canonical_name(label) in tags.numbers:
+        return None
+    nearest = difflib.get_close_matches(canonical_name(label), tags.numbers, n=1, cutoff=0.6)
+    return f"{label!r} is not in the vocabulary" + (f"; did you mean {nearest[0]!r}?" if nearest else ".")

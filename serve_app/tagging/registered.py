@@ -1,0 +1,93 @@
+"""From what the configuration says of its vocabularies to checked ones: files read, templates and calibrations joined.
+
+The configuration's `labels` and `calibration` are short for one vocabulary named `default`; `vocabularies` names several.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from serve_app.errors import ConfigError
+from serve_app.tagging.calibration import Calibration, read_calibration
+from serve_app.tagging.settings import RegisteredVocabulary
+from serve_app.tagging.vocabulary import DEFAULT_BACKGROUND
+from serve_app.tagging.vocabulary_files import VocabularyFile, check_vocabulary, inline_entries, read_vocabulary_file
+
+DEFAULT_NAME = "default"
+"""Of the vocabulary that `labels` gives."""
+
+
+class VocabularySource(BaseModel):
+    """One vocabulary as the configuration writes it: a file or a list of labels, and what holds for it alone."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    file: str | None = None
+    labels: tuple[Any, ...] | None = None
+    prompt_templates: tuple[str, ...] | None = None
+    background_prompts: tuple[str, ...] | None = None
+    calibration: str | None = None
+
+
+def read_registered(value: Any, folder: Path, where: str, prompt_templates: Sequence[str]) -> RegisteredVocabulary:
+    """Read one vocabulary of the configuration; see `read_placed`."""
+    return read_placed(value, folder, where, prompt_templates)[0]
+
+
+def read_placed(value: Any, folder: Path, where: str, prompt_templates: Sequence[str]) -> tuple[RegisteredVocabulary, dict[str, str]]:
+    """Read one vocabulary of the configuration, and where each of its labels stands, such as `general.yaml:17`.
+
+    Args:
+        value: A file's name, a list of labels, or a block of `VocabularySource`.
+        folder: From which files are looked for.
+        where: The key that it stands under.
+        prompt_templates: Where neither it nor its file has some.
+
+    Raises:
+        ConfigError: One line for each problem, with the file's line and the reason.
+    """
+    source = _source(value, where)
+    if source.file is not None:
+        content = read_vocabulary_file(folder / source.file)
+    else:
+        content = VocabularyFile(inline_entries(source.labels or (), where))
+    templates = source.prompt_templates or content.prompt_templates or tuple(prompt_templates)
+    background = next((b for b in (source.background_prompts, content.background_prompts) if b is not None), DEFAULT_BACKGROUND)
+    vocabulary = check_vocabulary(content.entries, templates, background, source.file or where)
+    calibration = None
+    if source.calibration is not None:
+        calibration = read_calibration(folder / source.calibration)
+        _check_fits(calibration, vocabulary.labels, templates, source.calibration)
+    places = {entry.tag.label: entry.where for entry in content.entries}
+    return RegisteredVocabulary(vocabulary=vocabulary, calibration=calibration), places
+
+
+def _source(value: Any, where: str) -> VocabularySource:
+    if isinstance(value, str):
+        return VocabularySource(file=value)
+    if isinstance(value, list | tuple):
+        return VocabularySource(labels=tuple(value))
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{where}: must be a file's name, a list of labels or a block with file or labels (got {value!r}).")
+    try:
+        source = VocabularySource.model_validate(value)
+    except ValidationError as error:
+        known = ", ".join(VocabularySource.model_fields)
+        raise ConfigError(
+            "\n".join(f"{where}.{'.'.join(map(str, p['loc']))}: {p['msg']}; known are {known}." for p in error.errors())
+        ) from error
+    if (source.file is None) == (source.labels is None):
+        raise ConfigError(f"{where}: give either file or labels.")
+    return source
+
+
+def _check_fits(calibration: Calibration, labels: Sequence[str], templates: Sequence[str], file: str) -> None:
+    if calibration.prompt_templates != tuple(templates):
+        raise ConfigError(
+            f"{file}: was fitted with the prompt_templates {list(calibration.prompt_templates)}, and the vocabulary has {list(templates)}; "
+            "run siglip-serve calibrate again."
+        )
+    if calibration.tags and not any(label in calibration.tags for label in labels):
+        raise ConfigError(f"{file}: none of its tags is in the vocabulary; it was fitted for another one.")

@@ -1,0 +1,254 @@
+"""Reading vocabularies from files: YAML, CSV, or plain text with one label a line.
+
+Every problem of a file is told with its line, all of them at once.
+
+Not here: what a tag is (`vocabulary.py`).
+"""
+
+import csv
+import difflib
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from serve_app.errors import ConfigError, InvalidRequest
+from serve_app.tagging.lined_yaml import LinedYaml, parse_lined_yaml, read_text
+from serve_app.tagging.prompts import check_templates, check_text
+from serve_app.tagging.vocabulary import Tag, TagEntry, TagVocabulary, canonical_name, check_label
+
+LIST_COLUMNS = ("aliases", "parents")
+LIST_SEPARATOR = "|"
+MAX_PROBLEMS = 50
+"""Lines that are told; a file with more has one cause for all of them."""
+COMMENT = "#"
+
+
+class _File(BaseModel):
+    """The YAML form."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    tags: tuple[TagEntry, ...]
+    prompt_templates: tuple[str, ...] | None = None
+    background_prompts: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A tag and where it stands, such as `general.yaml:17`."""
+
+    tag: Tag
+    where: str
+
+
+@dataclass(frozen=True, slots=True)
+class VocabularyFile:
+    """What a file holds: its tags, and its templates and background prompts where it has some."""
+
+    entries: tuple[Entry, ...]
+    prompt_templates: tuple[str, ...] | None = None
+    background_prompts: tuple[str, ...] | None = None
+
+
+def read_vocabulary_file(path: Path) -> VocabularyFile:
+    """Read a vocabulary by its suffix: `.yaml` or `.yml`, `.csv`, anything else as one label a line.
+
+    Raises:
+        ConfigError: One line for each problem, with the file's line and the reason.
+    """
+    text = read_text(path)
+    match path.suffix.lower():
+        case ".yaml" | ".yml":
+            return _from_yaml(parse_lined_yaml(text, path), path)
+        case ".csv":
+            return VocabularyFile(_from_csv(text, path))
+        case _:
+            lines = ((number, line.strip()) for number, line in enumerate(text.splitlines(), 1))
+            kept = [(number, line) for number, line in lines if line and not line.startswith(COMMENT)]
+            return VocabularyFile(tuple(Entry(Tag(label=label), f"{path}:{number}") for number, label in kept))
+
+
+def inline_entries(labels: Sequence[Any], where: str) -> tuple[Entry, ...]:
+    """Return the tags of a list that stands in the configuration itself.
+
+    Raises:
+        ConfigError: One of them is neither a label nor a block of a tag's keys.
+    """
+    entries: list[Entry] = []
+    problems: list[str] = []
+    for at, value in enumerate(labels, 1):
+        place = f"{where}[{at}]"
+        try:
+            entries.append(Entry(_File.model_validate({"tags": [value]}).tags[0], place))
+        except ValidationError as error:
+            problems += [f"{place}: {_sentence(problem)}" for problem in error.errors()]
+    raise_problems(problems)
+    return tuple(entries)
+
+
+def check_vocabulary(
+    entries: Sequence[Entry], prompt_templates: Sequence[str], background_prompts: Sequence[str], name: str
+) -> TagVocabulary:
+    """Check the tags of a registered vocabulary together and return them.
+
+    Raises:
+        ConfigError: One line for each problem: two tags of one name, no word, an unknown parent, parents in a circle.
+    """
+    problems = _problems_of_names(entries) + _problems_of_parents(entries)
+    if not entries:
+        problems.append(f"{name}: there are no labels in it; give at least one.")
+    try:
+        check_templates(prompt_templates)
+        for prompt in background_prompts:
+            check_text(prompt)
+            check_label(prompt)
+    except InvalidRequest as error:
+        problems.append(f"{name}: prompt_templates or background_prompts: {error}")
+    raise_problems(problems)
+    return TagVocabulary(
+        tags=tuple(entry.tag for entry in entries),
+        prompt_templates=tuple(prompt_templates),
+        background_prompts=tuple(background_prompts),
+    )
+
+
+def _from_yaml(content: LinedYaml, path: Path) -> VocabularyFile:
+    data = {"tags": content.data} if isinstance(content.data, list) else content.data
+    nested = data is content.data
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: holds neither a list of labels nor a block with tags.")
+    try:
+        file = _File.model_validate(data)
+    except ValidationError as error:
+        problems = []
+        for problem in error.errors():
+            place = tuple(part for part in problem["loc"] if part != "function-before[_tag_from(), Tag]")
+            line = content.line_of(place if nested else place[1:])
+            problems.append(f"{path}:{line}: {_sentence(problem)}")
+        raise_problems(problems)
+        raise
+    prefix = ("tags",) if nested else ()
+    entries = tuple(Entry(tag, f"{path}:{content.line_of((*prefix, at))}") for at, tag in enumerate(file.tags))
+    return VocabularyFile(entries, file.prompt_templates, file.background_prompts)
+
+
+def _from_csv(text: str, path: Path) -> tuple[Entry, ...]:
+    reader = csv.DictReader(io.StringIO(text, newline=""), restkey="", strict=True)
+    columns = list(reader.fieldnames or ())
+    unknown = [column for column in columns if column not in Tag.model_fields]
+    if "label" not in columns or unknown:
+        raise ConfigError(
+            f"{path}:1: the first line must name columns, label and any of {', '.join(Tag.model_fields)}; got {', '.join(columns)}."
+        )
+    entries: list[Entry] = []
+    problems: list[str] = []
+    begins = 2
+    try:
+        for row in reader:
+            where, begins = f"{path}:{begins}", reader.line_num + 1
+            if "" in row:
+                problems.append(f"{where}: there are more fields than columns; a field that holds a comma needs quotes.")
+                continue
+            cells = {name: value.strip() for name, value in row.items() if value and value.strip()}
+            if not cells:
+                continue
+            listed = {name: tuple(part.strip() for part in cells[name].split(LIST_SEPARATOR)) for name in LIST_COLUMNS if name in cells}
+            try:
+                entries.append(Entry(Tag.model_validate({"label": "", **cells, **listed}), where))
+            except ValidationError as error:
+                problems += [f"{where}: {_sentence(problem)}" for problem in error.errors()]
+    except csv.Error as error:
+        problems.append(f"{path}:{begins}: not CSV: {error}.")
+    raise_problems(problems)
+    return tuple(entries)
+
+
+def _problems_of_names(entries: Sequence[Entry]) -> list[str]:
+    problems: list[str] = []
+    taken: dict[str, str] = {}
+    for entry in entries:
+        for name in (entry.tag.label, *entry.tag.aliases):
+            try:
+                check_label(name.strip())
+            except InvalidRequest as error:
+                problems.append(f"{entry.where}: {error}")
+                continue
+            if name != name.strip():
+                problems.append(f"{entry.where}: {name!r} has spaces around it; take them away.")
+            canonical = canonical_name(name)
+            if canonical in taken:
+                problems.append(f"{entry.where}: {name!r} is the same to the model as a name at {taken[canonical]}; keep one of them.")
+            taken.setdefault(canonical, entry.where)
+        if entry.tag.prompt is not None:
+            try:
+                check_label(entry.tag.prompt)
+            except InvalidRequest as error:
+                problems.append(f"{entry.where}: prompt: {error}")
+    return problems
+
+
+def _problems_of_parents(entries: Sequence[Entry]) -> list[str]:
+    known = {entry.tag.label: entry for entry in entries}
+    problems: list[str] = []
+    for entry in entries:
+        for parent in entry.tag.parents:
+            if parent not in known:
+                nearest = difflib.get_close_matches(parent, known, n=1, cutoff=0.6)
+                hint = f"; did you mean {nearest[0]!r}?" if nearest else "; add it as a tag of its own."
+                problems.append(f"{entry.where}: the parent {parent!r} is not a label of this vocabulary{hint}")
+    if not problems and (circle := _circle(known)):
+        problems.append(f"{known[circle[0]].where}: parents go round in a circle: {' → '.join(circle)}.")
+    return problems
+
+
+def _circle(known: dict[str, Entry]) -> list[str]:
+    """Return the labels of a circle of parents, or nothing."""
+    finished: set[str] = set()
+    for start in known:
+        path: list[str] = [start]
+        pending = [iter(known[start].tag.parents)]
+        while pending:
+            parent = next(pending[-1], None)
+            if parent is None:
+                pending.pop()
+                finished.add(path.pop())
+            elif parent in path:
+                return [*path[path.index(parent) :], parent]
+            elif parent not in finished:
+                path.append(parent)
+                pending.append(iter(known[parent].tag.parents))
+    return []
+
+
+def _sentence(problem: Any) -> str:
+    """Return what is wrong with one value of a file."""
+    key = next((str(part) for part in reversed(problem["loc"]) if part in Tag.model_fields or part in _File.model_fields), "")
+    match problem["type"]:
+        case "extra_forbidden":
+            known = [*Tag.model_fields, *_File.model_fields]
+            nearest = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1, cutoff=0.5)
+            hint = f"did you mean {nearest[0]}?" if nearest else f"known are {', '.join(Tag.model_fields)}."
+            return f"unknown key {problem['loc'][-1]}; {hint}"
+        case "string_type":
+            return f"{key} is {problem['input']!r}, which YAML does not read as text; put it in quotes."
+        case "missing":
+            return f"{problem['loc'][-1]} is missing."
+        case "tuple_type":
+            return f"{key} must be a list, such as [{problem['input']}]."
+        case "model_type" | "model_attributes_type" | "dict_type":
+            return f"{problem['input']!r} is neither a label nor a block of a tag's keys; a label that looks like a number needs quotes."
+        case _:
+            message = problem["msg"].removeprefix("Value error, ")
+            return f"{key}: {message[0].lower()}{message[1:]} (got {problem['input']!r})."
+
+
+def raise_problems(problems: Sequence[str]) -> None:
+    """Raise `ConfigError` if there are problems, one line each, cut where there are many."""
+    if not problems:
+        return
+    more = len(problems) - MAX_PROBLEMS
+    raise ConfigError("\n".join([*problems[:MAX_PROBLEMS], *([f"… and {more} more"] if more > 0 else [])]))

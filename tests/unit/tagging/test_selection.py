@@ -1,0 +1,160 @@
+"""Scores, thresholds, filters, parents and order, against a plain loop and by hand-made examples."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from serve_app.errors import InvalidRequest
+from serve_app.tagging.calibration import Calibration, Fit
+from serve_app.tagging.scores import in_score, softmax_logits
+from serve_app.tagging.selection import SUPPRESS_WITHIN, SelectionRule, select_tags
+from serve_app.tagging.tag_table import TagTable
+from serve_app.tagging.vocabulary import Tag, TagVocabulary
+
+ANIMALS = (
+    Tag(label="animal"),
+    Tag(label="cat", parents=("animal",), category="pets"),
+    Tag(label="kitten", parents=("cat",), category="pets", aliases=("baby cat",)),
+    Tag(label="car", category="things"),
+)
+
+
+def table_of(*tags: Tag | str, calibration: Calibration | None = None) -> TagTable:
+    whole = tuple(Tag(label=tag) if isinstance(tag, str) else tag for tag in tags)
+    return TagTable(TagVocabulary(tags=whole, prompt_templates=("{label}",)), calibration)
+
+
+def chosen(logits: list[float], table: TagTable, rule: SelectionRule) -> list[str]:
+    (tags,) = select_tags(np.array([logits], np.float32), table, rule)
+    return [tag.label for tag in tags]
+
+
+def calibration(**fits: Fit) -> Calibration:
+    return Calibration(method="platt", checkpoint="x", prompt_templates=("{label}",), images=9, threshold=0.5, tags=fits)
+
+
+def test_selection_keeps_the_best_above_the_threshold() -> None:
+    """Threshold is inclusive, the best come first, no more than max_tags."""
+    logits, table = [0.0, 2.0, -2.0, 5.0, 1.0], table_of(*"abcde")
+    (tags,) = select_tags(np.array([logits], np.float32), table, SelectionRule(0.5, 3))
+    assert [tag.label for tag in tags] == ["d", "b", "e"]
+    assert [round(tag.confidence, 3) for tag in tags] == [0.993, 0.881, 0.731]
+    assert chosen(logits, table, SelectionRule(0.5, 50)) == ["d", "b", "e", "a"]
+    assert chosen(logits, table, SelectionRule(0.5, 3, "alphabetical")) == ["b", "d", "e"]
+
+
+def test_a_threshold_of_one_asks_for_what_rounds_to_one() -> None:
+    """Sigmoids of 40 and 60 are both 1.0 in float32 and pass; their order is the logits'."""
+    assert chosen([40.0, 60.0, 9.0], table_of(*"abc"), SelectionRule(1.0, 3)) == ["b", "a"]
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.lists(st.integers(-6, 6), min_size=7, max_size=7), min_size=1, max_size=4),
+    st.integers(0, 7), st.integers(1, 8), st.sampled_from([0.0, 0.1, 0.5, 0.9, 1.0]), st.lists(st.booleans(), min_size=7, max_size=7),
+)  # fmt: skip
+def test_selection_equals_a_plain_loop(rows: list[list[int]], min_tags: int, max_tags: int, threshold: float, allowed: list[bool]) -> None:
+    """Whatever the logits, ties among them, and the rule: the tags that sorting one image by hand gives."""
+    min_tags = min(min_tags, max_tags)
+    rule = SelectionRule(threshold, max_tags, min_tags=min_tags, allowed=np.array(allowed))
+    found = select_tags(np.array(rows, np.float32), table_of(*"abcdefg"), rule)
+    least = -math.inf if threshold == 0 else 16.64 if threshold == 1 else math.log(threshold / (1 - threshold))
+    for row, tags in zip(rows, found, strict=True):
+        order = [at for at in sorted(range(7), key=lambda at: (-row[at], at)) if allowed[at]]
+        passing = [at for at in order if row[at] >= least]
+        expected = (passing if len(passing) >= min_tags else order[: max(min_tags, 0)])[:max_tags]
+        assert [tag.label for tag in tags] == ["abcdefg"[at] for at in expected]
+
+
+def test_min_tags_never_leaves_an_image_empty() -> None:
+    """Nothing passes, two are given all the same, the best two of those that may be."""
+    rule = SelectionRule(0.9, 5, min_tags=2, allowed=np.array([True, False, True, True]))
+    assert chosen([-3.0, 1.0, -1.0, -2.0], table_of(*"abcd"), rule) == ["c", "d"]
+
+
+def test_thresholds_go_from_the_request_to_the_tag_to_the_calibration_to_the_general_one() -> None:
+    """Each is used where those before it say nothing."""
+    plain = table_of(Tag(label="a", threshold=0.9), "b")
+    assert chosen([1.0, 1.0], plain, SelectionRule(0.5, 9)) == ["b"]
+    assert chosen([1.0, 1.0], plain, SelectionRule(0.5, 9, for_all=True)) == ["a", "b"]
+    fitted = table_of(Tag(label="a", threshold=0.1), "b", "c", calibration=calibration(b=Fit(threshold=0.9)))
+    assert chosen([0.0, 1.0, 1.0], fitted, SelectionRule(0.99, 9, score="calibrated")) == ["c", "a"]
+    assert chosen([0.0, 1.0, 1.0], fitted, SelectionRule(0.7, 9)) == ["b", "c", "a"]
+
+
+def test_calibrated_scores_are_each_tags_own_line_and_bias_is_added() -> None:
+    """Scale × logit + offset + bias, by hand; what is not listed has the pooled line."""
+    fitted = calibration(a=Fit(scale=2.0, offset=-1.0)).model_copy(update={"pooled": Fit(scale=0.5, offset=0.25)})
+    table = table_of(Tag(label="a", bias=0.5), "b", calibration=fitted)
+    logits = np.array([[3.0, 3.0]], np.float32)
+    np.testing.assert_allclose(in_score(logits, None, table, "calibrated"), [[5.5, 1.75]])
+    np.testing.assert_allclose(in_score(logits, None, table, "sigmoid"), [[3.5, 3.0]])
+    (tags,) = select_tags(logits, table, SelectionRule(0.0, 9, score="calibrated"))
+    assert [tag.logit for tag in tags] == [3.0, 3.0]  # what the model said
+
+
+def test_margin_is_measured_from_the_best_background() -> None:
+    """A tag no better than "a photo" has a confidence of one half."""
+    logits, background = np.array([[-8.0, -11.0]], np.float32), np.array([[-8.0, -9.0]], np.float32)
+    (tags,) = select_tags(logits, table_of("a", "b"), SelectionRule(0.0, 9, score="margin"), background)
+    assert [(tag.label, round(tag.confidence, 4)) for tag in tags] == [("a", 0.5), ("b", 0.0474)]
+
+
+def test_softmax_is_over_the_tags_that_may_be_given() -> None:
+    """Single choice: confidences sum up to 1 over the allowed tags, and keep their order where they round to 1."""
+    rule = SelectionRule(0.0, 9, score="softmax", allowed=np.array([True, True, False]))
+    (tags,) = select_tags(np.array([[-5.0, -6.0, 3.0]], np.float32), table_of(*"abc"), rule)
+    assert [tag.label for tag in tags] == ["a", "b"]
+    assert sum(tag.confidence for tag in tags) == pytest.approx(1, abs=1e-6)
+    assert tags[0].confidence == pytest.approx(1 / (1 + math.exp(-1)), abs=1e-6)
+    logits = np.random.default_rng(0).normal(size=(4, 9)).astype(np.float32) * 30
+    shares = np.exp(logits - logits.max(1, keepdims=True))
+    np.testing.assert_allclose(1 / (1 + np.exp(-softmax_logits(logits))), shares / shares.sum(1, keepdims=True), atol=1e-6)
+    assert softmax_logits(np.array([[1.0]], np.float32))[0, 0] == np.inf
+
+
+def test_the_bare_logit_may_be_asked_for() -> None:
+    """Confidence is then the logit; the threshold still compares its sigmoid."""
+    (tags,) = select_tags(np.array([[-3.0, -5.0]], np.float32), table_of("a", "b"), SelectionRule(0.02, 9, score="logit"))
+    assert [(tag.label, tag.confidence) for tag in tags] == [("a", -3.0)]
+
+
+def test_scores_that_a_vocabulary_cannot_have_are_refused() -> None:
+    """No calibration, no background: the sentence says what to do."""
+    for score, said in (("calibrated", "calibrate"), ("margin", "background")):
+        with pytest.raises(InvalidRequest, match=said):
+            select_tags(np.zeros((1, 1), np.float32), table_of("a"), SelectionRule(0.5, 1, score=score), np.zeros((1, 0), np.float32))  # type: ignore[arg-type]
+
+
+def test_parents_are_given_their_childrens_score() -> None:
+    """A kitten is a cat and an animal, with its confidence; a car is neither."""
+    rule = SelectionRule(0.5, 9, parents="propagate")
+    (tags,) = select_tags(np.array([[-9.0, -2.0, 3.0, 1.0]], np.float32), table_of(*ANIMALS), rule)
+    assert [tag.label for tag in tags] == ["animal", "cat", "kitten", "car"]
+    assert len({tag.confidence for tag in tags[:3]}) == 1
+    assert [tag.logit for tag in tags] == [-9.0, -2.0, 3.0, 1.0]
+    without = SelectionRule(0.5, 9, parents="propagate", allowed=np.array([False, True, True, True]))
+    assert chosen([-9.0, -2.0, 3.0, 1.0], table_of(*ANIMALS), without) == ["cat", "kitten", "car"]
+
+
+def test_parents_that_say_no_more_than_a_child_are_left_out() -> None:
+    """Within the margin of a child that is given the parent goes; further above it stays; without the child it stays."""
+    rule, table = SelectionRule(0.5, 9, parents="suppress"), table_of(*ANIMALS)
+    assert chosen([2.0, 2.0, 1.5, -9.0], table, rule) == ["kitten"]
+    assert chosen([2.0 + 2 * SUPPRESS_WITHIN, 2.0, -1.0, -9.0], table, rule) == ["animal", "cat"]
+    assert chosen([2.0, -1.0, -1.0, -9.0], table, rule) == ["animal"]
+
+
+def test_filters_know_labels_aliases_and_categories() -> None:
+    """Case, underscores and aliases do not matter; includes and categories add up."""
+    table = table_of(*ANIMALS)
+    assert table.mask(("Baby_Cat",), ("things",), "include", True).tolist() == [False, False, True, True]
+    assert table.mask((), ("pets",), "include", True).tolist() == [False, True, True, False]
+
+
+def test_many_ties_at_the_end_keep_the_vocabularys_order() -> None:
+    """Five equal tags for three places: the first three."""
+    assert chosen([0.0, 1.0, 0.0, 0.0, 0.0], table_of(*"abcde"), SelectionRule(0.1, 3)) == ["b", "a", "c"]
