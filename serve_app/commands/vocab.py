@@ -53,8 +53,8 @@ def near_tags(bank: TagBank, least: float) -> list[tuple[str, str, float]]:
     """Return pairs of tags whose embeddings have at least some cosine, the nearest first, at most `MOST_NEAR`."""
     rows = np.asarray(bank.text_embeds[: len(bank.table)])
     unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
-    cosines = np.triu(unit @ unit.T, k=1)
-    left, right = np.nonzero(cosines >= least)
+    cosines = unit @ unit.T
+    left, right = np.nonzero(np.triu(cosines >= least, k=1))
     order = np.argsort(-cosines[left, right], kind="stable")[:MOST_NEAR]
     labels = bank.table.labels
     return [(labels[left[at]], labels[right[at]], float(cosines[left[at], right[at]])) for at in order]

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 from safetensors.numpy import save_file
@@ -182,7 +183,9 @@ def _open_remote(uri: str) -> _Remote:
     try:
         files, prefix = fs.FileSystem.from_uri(uri)
     except (ArrowException, OSError, ValueError) as error:
-        raise ConfigError(f"tag_banks: {uri.partition('?')[0]} cannot be opened: {error}") from error
+        parts = urlsplit(uri)  # user and query may hold secrets
+        shown = f"{parts.scheme}://{parts.hostname or ''}{parts.path}"
+        raise ConfigError(f"tag_banks: {shown} cannot be opened: {str(error).replace(uri, shown)}") from error
     return _Remote(files, prefix.rstrip("/"))
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from transformers import Siglip2Tokenizer, SiglipTokenizer
 
-from serve_app.errors import ConfigError
+from serve_app.errors import ConfigError, InvalidRequest
 from serve_app.siglip.checkpoints import read_checkpoint
 from serve_app.siglip.tokenizer import SiglipTextInputs
 
@@ -60,6 +60,19 @@ def test_ids_are_padded_right_to_the_context_length_of_the_checkpoint(checkpoint
 def test_long_text_is_cut(checkpoint_folder: Path, family: str) -> None:
     """More words than the context holds are cut, not refused and not longer."""
     assert text_inputs(checkpoint_folder).input_ids(["cat " * 200]).shape == (1, CONTEXT[family])
+
+
+def test_what_would_be_cut_is_told(checkpoint_folder: Path, family: str) -> None:
+    """Prompts of which the tower would not read the end, with their number of tokens; those that just fit are none."""
+    inputs = text_inputs(checkpoint_folder)
+    long = "cat " * 200
+    ((prompt, tokens),) = inputs.overlong(["a photo of a cat", long])
+    assert (prompt, tokens > CONTEXT[family]) == (long, True)
+    words = next(n for n in range(1, 200) if inputs.overlong(["dog " * n])) - 1
+    assert (inputs.input_ids(["dog " * words]) != inputs.input_ids(["dog " * (words - 1)])).any()
+    inputs.check_whole(["dog " * words])
+    with pytest.raises(InvalidRequest, match=f"reads {CONTEXT[family]}"):
+        inputs.check_whole(["dog " * (words + 1)])
 
 
 def test_tokenizer_without_settings_still_gives_ids_only(tiny: Callable[[str], Path], tmp_path: Path) -> None:
