@@ -4,6 +4,7 @@ Shape: the released one (https://huggingface.co/google/siglip-base-patch16-224/b
 the demo's tokenizer and so a smaller vocabulary, which no image ever meets.
 """
 
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from transformers import SiglipConfig, SiglipModel, SiglipTokenizer
 from serve_app.config import DEMO_CHECKPOINT
 from serve_app.demo import checkpoint_files
 
+IMAGE_SIZE_PX, CONTEXT_LENGTH = 224, 64
 TOWER = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
 
 
@@ -24,15 +26,27 @@ def build_base_checkpoint(folder: Path) -> Path:
         shutil.copy(DEMO_CHECKPOINT / name, folder / name)
     vocab_size = len(SiglipTokenizer.from_pretrained(folder))
     torch.manual_seed(0)
-    text = TOWER | {"vocab_size": vocab_size, "max_position_embeddings": 64, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
-    vision = TOWER | {"image_size": 224, "patch_size": 16}
+    text = TOWER | {
+        "vocab_size": vocab_size,
+        "max_position_embeddings": CONTEXT_LENGTH,
+        "bos_token_id": 0,
+        "eos_token_id": 1,
+        "pad_token_id": 1,
+    }
+    vision = TOWER | {"image_size": IMAGE_SIZE_PX, "patch_size": 16}
     model = SiglipModel(SiglipConfig(text_config=text, vision_config=vision))
     with torch.no_grad():
         model.logit_scale.fill_(4.77)
         model.logit_bias.fill_(-12.9)
     model.save_pretrained(folder)
     checkpoint_files.write_processor(folder)
+    _replace(folder / "preprocessor_config.json", size={"height": IMAGE_SIZE_PX, "width": IMAGE_SIZE_PX})  # not the demo's
+    _replace(folder / "tokenizer_config.json", model_max_length=CONTEXT_LENGTH)
     return folder
+
+
+def _replace(path: Path, **values: object) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
 if __name__ == "__main__":

@@ -17,6 +17,8 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 from transformers import pipeline
 
+from serve_app.tagging.vocabulary_files import read_vocabulary_file
+
 
 def make_app(checkpoint: str, labels: list[str]) -> Starlette:
     classify = pipeline("zero-shot-image-classification", model=checkpoint, device="cpu")
@@ -40,5 +42,5 @@ def make_app(checkpoint: str, labels: list[str]) -> Starlette:
 
 if __name__ == "__main__":
     torch.set_num_threads(2)
-    words = [line for line in Path(sys.argv[2]).read_text().splitlines() if line and not line.startswith("#")]
+    words = [entry.tag.label for entry in read_vocabulary_file(Path(sys.argv[2])).entries]
     uvicorn.run(make_app(sys.argv[1], words), port=int(sys.argv[3]), log_level="error")

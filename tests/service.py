@@ -19,6 +19,7 @@ import yaml
 
 COMMAND = str(Path(sys.executable).with_name("siglip-serve"))
 START_TIMEOUT_S = 180.0
+METRIC_DELAY_S = 12.0
 READY = re.compile(r"Ready: (?P<url>\S+) .*cluster (?P<cluster>[^)]+)\)")
 
 
@@ -98,6 +99,16 @@ class Service:
                     name, value = line.partition("{")[0].split(" ")[0], float(line.rsplit(" ", 1)[1])
                     found[name] = found.get(name, 0.0) + value
         return found
+
+    def settled_metric(self, name: str) -> float:
+        """Return a metric once it has stayed the same for longer than it takes from a replica to the exporter."""
+        value, since = self.metrics().get(name, 0.0), time.monotonic()
+        while time.monotonic() - since < METRIC_DELAY_S:
+            time.sleep(1)
+            now = self.metrics().get(name, 0.0)
+            if now != value:
+                value, since = now, time.monotonic()
+        return value
 
     def stop(self, number: int = signal.SIGINT) -> int:
         """End the service as Ctrl-C does and return its exit status."""

@@ -14,6 +14,7 @@ import pytest
 from serve_app.config import parse_config
 from serve_app.demo import scenes
 from serve_app.local_tagger import LocalTagger
+from serve_app.tagging.settings import TagOptions
 from tests.cluster.conftest import demo_config
 from tests.conftest import encoded, random_picture
 from tests.service import Service, wait_for
@@ -104,6 +105,21 @@ def test_graph_equals_local_tagger_on_the_demo(service: Service) -> None:
     assert {t["label"] for t in own} == {"red", "green thing"}
 
 
+def test_tiles_and_stored_embeddings_go_through_the_graph(service: Service) -> None:
+    """quality=high has the logits of one process; an embedding that was given is scored again to the same tags."""
+    local, (picture, *_) = LocalTagger(parse_config(demo_config(include_raw_scores=True))), PICTURES
+    asked = {"quality": "high", "return": "embedding", "include_raw_scores": "true"}
+    answer = httpx.post(f"{service.url}/v1/tag", content=picture, params=asked).json()
+    (expected,) = local.tag_pictures([picture], TagOptions(quality="high")).outcomes
+    assert answer["metadata"] == {"quality": "high", "views": 7}
+    assert {t["label"]: t["raw_score"] for t in answer["tags"]} == pytest.approx({t.label: t.logit for t in expected}, abs=1e-3)  # type: ignore[union-attr]
+    again = httpx.post(f"{service.url}/v1/score", json={"embeddings": [answer["embedding"]] * 300}).json()
+    plain = httpx.post(f"{service.url}/v1/tag", content=picture).json()
+    assert len(again["results"]) == 300
+    assert [t["label"] for t in again["results"][-1]["tags"]] == [t["label"] for t in plain["tags"]]
+    assert again["vocabulary_fingerprint"] == plain["vocabulary_fingerprint"]
+
+
 async def test_live_threshold_changes_under_load_without_a_reload(service: Service) -> None:
     """Another threshold changes the answers within seconds, reloads no model, restarts no replica and fails no request."""
     replicas, loads = service.replica_ids(), service.metrics()["ray_siglip_model_loads_total"]
@@ -122,19 +138,51 @@ async def test_live_threshold_changes_under_load_without_a_reload(service: Servi
     assert service.metrics()["ray_siglip_model_loads_total"] == loads
 
 
-async def test_live_vocabulary_and_templates_change_too(service: Service) -> None:
-    """New labels are encoded aside and swapped in; no replica restarts and no request fails."""
+def two_thousand(reverse: bool) -> list[dict[str, str]]:
+    """Return 2,000 tags whose labels say nothing of what is said to the model; the other way round each means something else."""
+    said = [f"{color} {number}" for number in range(250) for color in scenes.COLORS]
+    return [{"label": f"tag {at}", "prompt": prompt} for at, prompt in enumerate(reversed(said) if reverse else said)]
+
+
+async def test_two_thousand_tags_are_swapped_under_32_clients(service: Service) -> None:
+    """No request fails, no replica restarts, and every answer has one vocabulary's labels, scores and fingerprint; then one
+    tag more costs the prompts of that tag alone.
+    """
+    options = {"confidence_threshold": 0.0, "max_tags": 50, "include_raw_scores": True}
+    tags = {reverse: two_thousand(reverse) for reverse in (False, True)}
+    configs = {
+        reverse: demo_config(**options) | {"labels": own, "prompt_templates": ["a {label}." if reverse else "{label}"]}
+        for reverse, own in tags.items()
+    }
+    service.deploy(configs[False])
+    await asyncio.to_thread(wait_for, lambda: httpx.get(f"{service.url}/v1/model").json()["labels"] == 2_000)
     replicas = service.replica_ids()
 
     async def change() -> None:
-        config = demo_config(confidence_threshold=0.0) | {"labels": ["red", "circle"], "prompt_templates": ["a photo of a {label}."]}
-        await asyncio.to_thread(service.deploy, config)
-        await asyncio.sleep(3)
+        await asyncio.sleep(1)
+        await asyncio.to_thread(service.deploy, configs[True])
+        await asyncio.sleep(4)
 
-    answers = await under_load(service, 4, change)
+    answers = await under_load(service, 32, change)
     assert {a.status_code for a in answers} == {200}
-    assert {t["label"] for t in answers[-1].json()["tags"]} == {"red", "circle"}
     assert service.replica_ids() == replicas
+    expected: dict[str, list[dict[str, float]]] = {}
+    for config in configs.values():
+        local = LocalTagger(parse_config(config))
+        outcomes = local.tag_pictures(PICTURES, TagOptions(max_tags=2_000)).outcomes
+        expected[local.scorer.registered("default").bank.fingerprint] = [{t.label: t.logit for t in tags} for tags in outcomes]  # type: ignore[union-attr]
+    bodies = [a.json() for a in answers]
+    assert {body["vocabulary_fingerprint"] for body in bodies} == set(expected)
+    for body in bodies:
+        got = {tag["label"]: tag["raw_score"] for tag in body["tags"]}
+        off = [max(abs(table[label] - value) for label, value in got.items()) for table in expected[body["vocabulary_fingerprint"]]]
+        assert min(off) < 1e-3  # of one of the sixteen pictures
+
+    encoded_before = await asyncio.to_thread(service.settled_metric, "ray_siglip_encoder_items_total")
+    grown = configs[True] | {"labels": [{"label": "one more"}, *tags[True]]}
+    await asyncio.to_thread(service.deploy, grown)
+    await asyncio.to_thread(wait_for, lambda: httpx.get(f"{service.url}/v1/model").json()["labels"] == 2_001)
+    assert await asyncio.to_thread(service.settled_metric, "ray_siglip_encoder_items_total") == encoded_before + 1
 
 
 def test_refused_live_configuration_keeps_the_last_good_one(service: Service) -> None:
