@@ -20,10 +20,9 @@ from serve_app.siglip.images import ImageLimits
 from serve_app.siglip.naflex import MAX_PATCHES, MIN_PATCHES
 from serve_app.siglip.precision import Precision
 from serve_app.tagging.prompts import DEFAULT_TEMPLATE
-from serve_app.tagging.registered import DEFAULT_NAME, read_placed
+from serve_app.tagging.registered import SHORTHANDS, check_selection, with_vocabularies
 from serve_app.tagging.selection import SortBy
 from serve_app.tagging.settings import RegisteredVocabulary, Selection, TagSettings
-from serve_app.tagging.vocabulary import canonical_name
 
 DEMO_MODEL = "demo"
 DEMO_CHECKPOINT = Path(__file__).parent / "demo" / "checkpoint"
@@ -39,8 +38,6 @@ MODEL_VARIANTS = {
 """The plugin's short names. Source: the plugin's `configure()`; its `plugin.toml` spells them `v2-base`, also taken."""
 PLUGIN_ALIASES = {"variant": "model", "model_variant": "model", "threshold": "confidence_threshold", "limit": "max_tags"}
 VOCABULARY_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
-VOCABULARY_SHORTHANDS = ("labels", "calibration")
-"""Keys beside `plugins` that stand for a vocabulary named `default`; `custom_vocabulary` is the plugin's word for `labels`."""
 AUTO_BATCH_SIZE = 16
 """Images a batch where `batch_size` is `auto`: the upper end of the seed table for 16 GB of memory."""
 
@@ -185,7 +182,7 @@ def parse_config(data: dict[str, Any], folder: Path = Path()) -> ServiceConfig:
     """
     problems: list[str] = []
     places: dict[tuple[str, str], str] = {}
-    read = _with_vocabularies(data, folder, problems, places)
+    read = with_vocabularies(data, folder, problems, places)
     try:
         config = ServiceConfig.model_validate_json(json.dumps(read))  # JSON: strict, and lists may become tuples
     except ValidationError as error:
@@ -196,7 +193,7 @@ def parse_config(data: dict[str, Any], folder: Path = Path()) -> ServiceConfig:
         raise ConfigError("\n".join(problems))
     if not config.vocabularies:
         raise ConfigError("labels: there are none; give a list, a file with one label a line, or vocabularies.")
-    _check_selection(config)
+    check_selection(config.selection, config.vocabularies)
     config._places.update(places)
     return config
 
@@ -213,68 +210,6 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise ConfigError(f"{path} holds no settings; see configs/demo.yaml for an example.")
     return data
-
-
-def _with_vocabularies(data: dict[str, Any], folder: Path, problems: list[str], places: dict[tuple[str, str], str]) -> dict[str, Any]:
-    """Read every vocabulary that is named, and the shorthands for one.
-
-    What is wrong with them is added to `problems`, where their labels stand to `places`.
-    """
-    data = dict(data)
-    plugins = data.get("plugins")
-    plugin = plugins.get("siglip") if isinstance(plugins, dict) else None
-    custom = None
-    if isinstance(plugin, dict) and "custom_vocabulary" in plugin:
-        custom = plugin["custom_vocabulary"]
-        data["plugins"] = {**data["plugins"], "siglip": {key: value for key, value in plugin.items() if key != "custom_vocabulary"}}
-    shorthand = {key: data.pop(key, None) for key in VOCABULARY_SHORTHANDS}
-    named = data.pop("vocabularies", None) or {}
-    if not isinstance(named, dict):
-        problems.append(f"vocabularies: must be a block of names, each a file, a list of labels or a block (got {named!r}).")
-        named = {}
-    templates = data.get("prompt_templates", [DEFAULT_TEMPLATE])
-    sources = {str(name): (f"vocabularies.{name}", value) for name, value in named.items()}
-    own = shorthand["labels"] or custom
-    if own:
-        if DEFAULT_NAME in sources:
-            problems.append(f"labels: vocabularies already has one named {DEFAULT_NAME}; keep one of them.")
-        block = {"file": own} if isinstance(own, str) else {"labels": own} if isinstance(own, list | tuple) else own
-        with_calibration = block | {"calibration": shorthand["calibration"]} if isinstance(block, dict) else block
-        sources = {DEFAULT_NAME: ("labels" if shorthand["labels"] else "custom_vocabulary", with_calibration)} | sources
-    elif shorthand["calibration"] is not None:
-        problems.append("calibration: belongs to labels, which are not given; for vocabularies name it in the vocabulary's block.")
-    if not isinstance(templates, list | tuple) or not all(isinstance(template, str) for template in templates):
-        return data  # told by the settings themselves
-    data["vocabularies"] = {}
-    for name, (where, value) in sources.items():
-        try:
-            registered, lines = read_placed(value, folder, where, templates)
-            data["vocabularies"][name] = registered.model_dump(mode="json", exclude_defaults=True)
-            places |= {(name, label): place for label, place in lines.items()}
-        except ConfigError as error:
-            problems.append(str(error))
-    return data
-
-
-def _check_selection(config: ServiceConfig) -> None:
-    """Raise `ConfigError` where `selection` names what no vocabulary has: it would be left out without a word."""
-    selection = config.selection
-    vocabularies = [registered.vocabulary for registered in config.vocabularies.values()]
-    names = {canonical_name(name) for v in vocabularies for tag in v.tags for name in (tag.label, *tag.aliases)}
-    categories = {tag.category for v in vocabularies for tag in v.tags}
-    unknown = [
-        f"selection.{kind}_labels: {label!r} is in no vocabulary."
-        for kind, labels in (("include", selection.include_labels), ("exclude", selection.exclude_labels))
-        for label in labels
-        if canonical_name(label) not in names
-    ] + [
-        f"selection.{kind}_categories: {category!r} is in no vocabulary."
-        for kind, wanted in (("include", selection.include_categories), ("exclude", selection.exclude_categories))
-        for category in wanted
-        if category not in categories
-    ]
-    if unknown:
-        raise ConfigError("\n".join(unknown))
 
 
 def _hub_id(model: str) -> str:
@@ -301,5 +236,5 @@ def _known_keys(location: tuple[Any, ...]) -> list[str]:
         annotation = block.model_fields[part].annotation if part in block.model_fields else None
         if isinstance(annotation, type) and issubclass(annotation, BaseModel):
             block = annotation
-    others = {SiglipPlugin: [*PLUGIN_ALIASES, "custom_vocabulary"], ServiceConfig: list(VOCABULARY_SHORTHANDS)}
+    others = {SiglipPlugin: [*PLUGIN_ALIASES, "custom_vocabulary"], ServiceConfig: list(SHORTHANDS)}
     return [*block.model_fields, *others.get(block, [])]

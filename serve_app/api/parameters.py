@@ -11,11 +11,11 @@ from starlette.requests import Request
 
 from serve_app.config import Limits
 from serve_app.errors import InvalidRequest
-from serve_app.tagging.prompts import DEFAULT_TEMPLATE
+from serve_app.tagging.prompts import DEFAULT_TEMPLATE, check_templates
 from serve_app.tagging.scores import Score
 from serve_app.tagging.selection import Parents, SortBy
 from serve_app.tagging.settings import Quality, TagOptions
-from serve_app.tagging.vocabulary import make_vocabulary
+from serve_app.tagging.vocabulary import MAX_LABEL_CHARACTERS, make_vocabulary
 
 MAX_FILTERS = 1_000
 """Labels or categories that one request may include or exclude."""
@@ -30,7 +30,9 @@ def split_commas(value: Any) -> Any:
 
 Listed = Annotated[tuple[str, ...], BeforeValidator(split_commas)]
 """Several labels: a list, or one text with commas."""
-Filter = Annotated[Listed, Field(max_length=MAX_FILTERS)]
+Filter = Annotated[
+    tuple[Annotated[str, Field(max_length=MAX_LABEL_CHARACTERS)], ...], BeforeValidator(split_commas), Field(max_length=MAX_FILTERS)
+]
 
 
 class ScoreParameters(BaseModel):
@@ -49,19 +51,19 @@ class ScoreParameters(BaseModel):
     score: Score | None = Field(None, description="What confidence is: sigmoid, calibrated, margin, softmax, or the bare logit.")
     sort_by: SortBy | None = Field(None, description="Order of the tags.")
     parents: Parents | None = Field(None, description="Give broader tags their narrower ones' score, or leave them out beside them.")
-    include_labels: Filter = Field((), description="Only these labels, and those of include_categories.")
-    exclude_labels: Filter = Field((), description="Never these labels.")
-    include_categories: Filter = Field((), description="Only labels of these categories, and include_labels.")
-    exclude_categories: Filter = Field((), description="Never labels of these categories.")
+    include_labels: Filter | None = Field(None, description="Only these labels, and those of include_categories.")
+    exclude_labels: Filter | None = Field(None, description="Never these labels.")
+    include_categories: Filter | None = Field(None, description="Only labels of these categories, and include_labels.")
+    exclude_categories: Filter | None = Field(None, description="Never labels of these categories.")
     include_raw_scores: bool | None = Field(None, description="Also give the model's logit of each tag.")
 
     def options(self, limits: Limits) -> TagOptions:
         """Return what was asked for, its labels and templates checked; raises `InvalidRequest`."""
+        if self.prompt_templates is not None:
+            check_templates(self.prompt_templates)
         if self.labels is not None:
             make_vocabulary(self.labels, self.prompt_templates or (DEFAULT_TEMPLATE,), limits.max_labels_per_request)
-        elif self.prompt_templates is not None:
-            make_vocabulary(("any",), self.prompt_templates, 1)
-        return TagOptions(**self.model_dump(include=_OPTION_FIELDS & self.model_fields_set))
+        return TagOptions(**self.model_dump(include=_OPTION_FIELDS, exclude_none=True))
 
 
 class TagParameters(ScoreParameters):

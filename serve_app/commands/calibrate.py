@@ -10,7 +10,7 @@ from rich.console import Console
 from serve_app.commands.evaluate import PLAIN_WIDTH, MeasuredFolder, half, measure_score, score_folder, summary_table
 from serve_app.commands.report import LabelledReport, UnlabelledReport, write_labelled_report, write_unlabelled_report
 from serve_app.config import ServiceConfig
-from serve_app.errors import InvalidRequest
+from serve_app.errors import ConfigError, InvalidRequest
 from serve_app.local_tagger import LocalTagger
 from serve_app.siglip.inputs import FloatArray
 from serve_app.tagging.calibration import Calibration, write_calibration
@@ -56,21 +56,24 @@ def calibrate(config: ServiceConfig, options: CalibrationOptions) -> int:
     """
     tagger = LocalTagger(config)
     folder = score_folder(tagger, options.images, options.labels, options.vocabulary)
-    of = FittedTo(tagger.scorer.fingerprint, folder.scored.bank.vocabulary.prompt_templates, folder.scored.table.labels)
+    table = folder.scored.table
+    of = FittedTo(tagger.scorer.fingerprint, folder.scored.bank.vocabulary.prompt_templates, table.labels, table.bias)
+    goal, known = Goal(options.precision), folder.labelled
+    if known is None:
+        calibration = fit_background(folder.logits, of, options.percentile, options.tags_per_image)
+    else:
+        calibration = fit_labelled(folder.logits, known.truth, known.known, of, goal)
+    console = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH, highlight=False, markup=False, emoji=False)
     threshold = config.siglip.confidence_threshold
-    console = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH, highlight=False)
     try:
-        if folder.labelled is None:
-            calibration = fit_background(folder.logits, of, options.percentile, options.tags_per_image)
+        write_calibration(calibration, options.out)
+        console.print(f"written: {options.out}. Name it as calibration of the vocabulary; its score is then calibrated by default.\n")
+        if known is None:
             _show_unlabelled(folder, calibration, threshold, options, console)
         else:
-            goal = Goal(options.precision)
-            calibration = fit_labelled(folder.logits, folder.labelled.truth, folder.labelled.known, of, goal)
             _show_labelled(folder, of, goal, threshold, options, console)
-        write_calibration(calibration, options.out)
     except OSError as error:
         raise InvalidRequest(f"{error.filename} cannot be written: {error.strerror}.") from error
-    console.print(f"\nwritten: {options.out}. Name it as calibration of the vocabulary; its score is then calibrated by default.")
     return 0
 
 
@@ -79,7 +82,11 @@ def _show_labelled(
 ) -> None:
     """Measure on the half of the images that a fit to the other half has not seen."""
     (fit_logits, fit_known), (logits, labelled) = half(folder, first=True), half(folder, first=False)
-    trial = fit_labelled(fit_logits, fit_known.truth, fit_known.known, of, goal)
+    try:
+        trial = fit_labelled(fit_logits, fit_known.truth, fit_known.known, of, goal)
+    except ConfigError as error:
+        console.print(f"what it gains was not measured, for which half of the images is fitted alone: {error}")
+        return
     vocabulary = folder.scored.bank.vocabulary
     raw, fitted = TagTable(vocabulary), TagTable(vocabulary, trial)
     found = {
@@ -105,6 +112,7 @@ def _at_best(
     """Measure raw scores at the one threshold that a user could have found on the same images."""
     known = labelled.known
     best = best_threshold(fit_logits[:, known].astype(np.float64).ravel(), fit_known.truth[:, known].ravel(), goal)
+    best = np.inf if best is None else best
     labels = [label for label, looked_at in zip(table.labels, known, strict=True) if looked_at]
     return measure(logits[:, known], np.full(len(labels), best, np.float32), labelled.truth[:, known], labels)
 

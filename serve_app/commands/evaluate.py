@@ -96,7 +96,7 @@ def evaluate_folder(images: Path, config: ServiceConfig, table: Path | None, voc
     if as_json:
         print(json.dumps({score: _as_json(measures) for score, measures in found.items()}, indent=2, ensure_ascii=False))
         return 0
-    console = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH, highlight=False)
+    console = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH, highlight=False, markup=False, emoji=False)
     known = int(folder.labelled.known.sum())
     console.print(f"{len(folder.logits):,} images, {known} of {len(folder.scored.table)} tags occur; others are not measured\n")
     console.print(summary_table(found))
@@ -137,9 +137,10 @@ def _as_json(measures: Measures) -> dict[str, object]:
 
 
 def half(folder: MeasuredFolder, first: bool) -> tuple[FloatArray, LabelledImages]:
-    """Return every other image of a labelled folder, from the first or from the second on."""
+    """Return one half of a labelled folder's images or the other, always the same ones, whatever order they are named in."""
     assert folder.labelled is not None, "only labelled folders are divided"
-    rows = np.arange(len(folder.logits)) % 2 == (0 if first else 1)
+    shuffled = np.random.default_rng(0).permutation(len(folder.logits))
+    rows = (shuffled < len(folder.logits) / 2) == first
     truth = folder.labelled.truth[rows]
     files = tuple(file for file, kept in zip(folder.labelled.files, rows, strict=True) if kept)
     return folder.logits[rows], LabelledImages(files, truth, folder.labelled.known)

@@ -36,6 +36,11 @@ def expand(photos: Sequence[Path]) -> list[Path]:
     return files
 
 
+def shown(path: Path) -> str:
+    """Return a path as text that can be printed and stored, also where its bytes are no Unicode."""
+    return str(path).encode(errors="backslashreplace").decode()
+
+
 def in_chunks(files: Sequence[Path], size: int, description: str) -> Iterator[Sequence[Path]]:
     """Yield files in chunks, with a progress bar on standard error."""
     with Progress(console=Console(stderr=True), transient=True, disable=len(files) < PROGRESS_FROM) as progress:

@@ -54,6 +54,8 @@ def read_embeddings(path: Path) -> StoredEmbeddings:
         raise InvalidRequest(f"{path} holds no tensor {TENSOR}.") from error
     except (OSError, ValueError, TypeError, SafetensorError, ConfigError) as error:
         raise InvalidRequest(f"{path} cannot be read as .npy or safetensors: {error}.") from error
+    if not isinstance(values, np.ndarray):
+        raise InvalidRequest(f"{path} holds several arrays; expected one (n, D).")
     if values.ndim != 2 or not np.issubdtype(values.dtype, np.floating) or len(names) != len(values):
         raise InvalidRequest(f"{path} holds {values.dtype} of the shape {values.shape}; expected (n, D) floating-point numbers.")
     return StoredEmbeddings(names, stored_embeddings(values), metadata.get("checkpoint") or None)

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from serve_app.commands.json_lines import json_line
-from serve_app.commands.pictures import expand, in_chunks
+from serve_app.commands.pictures import expand, in_chunks, shown
 from serve_app.commands.stored import StoredEmbeddings, write_embeddings
 from serve_app.config import ServiceConfig
 from serve_app.errors import TaggerError
@@ -42,11 +43,11 @@ def tag_files(photos: Sequence[Path], config: ServiceConfig, options: TagOptions
     for path, outcome, embed in _tag(tagger, files, options):
         found[path] = outcome
         if embed is not None:
-            kept[str(path)] = embed
+            kept[shown(path)] = embed
         if as_json:
-            print(json_line(str(path), outcome), flush=True)
+            print(json_line(shown(path), outcome), flush=True)
     if not as_json:
-        Console(width=None if sys.stdout.isatty() else 120).print(_table(found))
+        Console(width=None if sys.stdout.isatty() else 120, markup=False, emoji=False, highlight=False).print(_table(found))
     if embeddings is not None and kept:
         write_embeddings(StoredEmbeddings(tuple(kept), np.stack(list(kept.values())), tagger.scorer.fingerprint), embeddings)
     return int(any(isinstance(outcome, TaggerError) for outcome in found.values()))
@@ -60,21 +61,22 @@ def _tag(tagger: LocalTagger, files: Sequence[Path], options: TagOptions) -> Ite
 
 
 def _table(found: dict[Path, TagOutcome]) -> Table:
-    shared = os.path.commonpath([path.resolve().parent for path in found]) if len(found) > 1 else ""
+    shared_folder = os.path.commonpath([path.resolve().parent for path in found]) if len(found) > 1 else ""
     table = Table("picture", "tag", "confidence", box=None, pad_edge=False)
     table.columns[2].justify = "right"
     for path, outcome in found.items():
-        name = os.path.relpath(path.resolve(), shared) if shared else str(path)
+        name = shown(Path(os.path.relpath(path.resolve(), shared_folder)) if shared_folder else path)
         if isinstance(outcome, TaggerError):
-            table.add_row(name, f"[red]{outcome.message}[/red]", "")
+            table.add_row(name, Text(outcome.message, "red"), "")
             continue
         for row, tag in enumerate(outcome or (None,)):
-            table.add_row(name if row == 0 else "", *_cells(tag))
+            label, confidence = _cells(tag)
+            table.add_row(name if row == 0 else "", label, confidence)
     return table
 
 
-def _cells(tag: TagScore | None) -> tuple[str, str]:
+def _cells(tag: TagScore | None) -> tuple[str | Text, str]:
     if tag is None:
-        return "[dim]nothing above the threshold[/dim]", ""
-    shown = f"{tag.confidence:.3f}" if tag.confidence >= 0.001 else f"{tag.confidence:.1e}"
-    return tag.label, shown
+        return Text("nothing above the threshold", "dim"), ""
+    confidence = f"{tag.confidence:.3f}" if tag.confidence >= 0.001 else f"{tag.confidence:.1e}"
+    return tag.label, confidence

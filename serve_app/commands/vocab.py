@@ -18,8 +18,6 @@ from serve_app.tagging.tag_bank import TagBank, prompts_of, row_keys
 from serve_app.tagging.vocabulary import Tag, TagVocabulary
 
 PLAIN_WIDTH = 120
-NEAR_COSINE = 0.95
-"""From here on two tags mean the same to the model."""
 MOST_NEAR = 50
 
 
@@ -43,8 +41,10 @@ def build(config: ServiceConfig, near: float | None) -> int:
     console = _console()
     console.print(table)
     console.print("kept nowhere: tag_banks is null" if store is None else f"kept in {store.folder}")
-    for name, bank in found if near is not None else ():
-        for left, right, cosine in near_tags(bank, near or NEAR_COSINE):
+    if near is None:
+        return 0
+    for name, bank in found:
+        for left, right, cosine in near_tags(bank, near):
             console.print(f"{name}: {left!r} and {right!r} are nearly one to the model (cosine {cosine:.3f})")
     return 0
 
@@ -101,8 +101,9 @@ def diff(before: Path, after: Path) -> int:
     """
     old, new = _read(before), _read(after)
     known, now = {tag.label: tag for tag in old.tags}, {tag.label: tag for tag in new.tags}
-    for label in known.keys() - now.keys():
-        print(f"- {label}")
+    for label in known:
+        if label not in now:
+            print(f"- {label}")
     for label, tag in now.items():
         if label not in known:
             print(f"+ {label}")
@@ -148,4 +149,4 @@ def _read(path: Path) -> TagVocabulary:
 
 
 def _console() -> Console:
-    return Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH, highlight=False)
+    return Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH, highlight=False, markup=False, emoji=False)

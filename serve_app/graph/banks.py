@@ -1,7 +1,7 @@
 """Building tag banks in a Postprocessor: what is known is taken, what is missing is encoded once, by the TextEncoder."""
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -59,14 +59,28 @@ class BankBuilder:
 
     async def _encode_for_request(self, keys: Sequence[RowKey]) -> dict[RowKey, FloatArray]:
         async with self._requests:
-            rows = await self._encode(keys, None, refuse_cut=False)
-        self._known.remember(rows)
-        return rows
+            return await self._encode(keys, None, refuse_cut=False)
 
     async def _encode(self, keys: Sequence[RowKey], timeout_s: float | None, refuse_cut: bool) -> dict[RowKey, FloatArray]:
-        prompts = [prompt for key in keys for prompt in prompts_of(key)]
-        if not prompts:
-            return {}
-        parts = [prompts[start : start + PROMPTS_PER_CALL] for start in range(0, len(prompts), PROMPTS_PER_CALL)]
-        embeds = [await self._texts("encode", part, refuse_cut, timeout_s=timeout_s) for part in parts]
-        return mean_rows(keys, np.concatenate(embeds))
+        rows: dict[RowKey, FloatArray] = {}
+        for part in _in_parts(keys):
+            prompts = [prompt for key in part for prompt in prompts_of(key)]
+            calls = [prompts[start : start + PROMPTS_PER_CALL] for start in range(0, len(prompts), PROMPTS_PER_CALL)]
+            embeds = [await self._texts("encode", call, refuse_cut, timeout_s=timeout_s) for call in calls]
+            new = mean_rows(part, np.concatenate(embeds))
+            self._known.remember(new)  # also where the next part fails: it is then tried again from here
+            rows |= new
+        return rows
+
+
+def _in_parts(keys: Sequence[RowKey]) -> Iterator[Sequence[RowKey]]:
+    """Yield rows in parts of about `PROMPTS_PER_CALL` prompts, each row whole."""
+    start = prompts = 0
+    for at, (templates, _) in enumerate(keys):
+        size = max(1, len(templates))
+        if prompts and prompts + size > PROMPTS_PER_CALL:
+            yield keys[start:at]
+            start, prompts = at, 0
+        prompts += size
+    if start < len(keys):
+        yield keys[start:]

@@ -36,6 +36,8 @@ logger = logging.getLogger(__name__)
 RETRY_PAUSE_S = 2.0
 BANKS_SHARE = 4
 """One part in this many of the cache's bytes is for whole banks of requests, the rest for their rows."""
+BYTES_PER_TAG = 1024
+"""Of a bank that a request made, besides its embeddings: tags, tables and what it is known by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +67,11 @@ class ScoringSpec:
 
 @dataclass(frozen=True, slots=True)
 class _Live:
-    """One configuration and the banks of its vocabularies, swapped as a whole."""
+    """One configuration, the banks of its vocabularies, and those that requests made of them; swapped as a whole."""
 
     settings: TagSettings
     banks: dict[str, ScoredBank]
+    requested: ByteCache[TextKey, ScoredBank]
 
 
 class Postprocessor:
@@ -82,7 +85,6 @@ class Postprocessor:
         encoder = encoder_fingerprint(checkpoint, spec.dtype, spec.quantization)
         known = KnownRows(encoder, spec.cache_bytes - spec.cache_bytes // BANKS_SHARE, spec.tag_banks)
         self._banks = BankBuilder(InnerCalls(texts, spec.timeout_s, metrics.inner_retries().inc), known)
-        self._requested = ByteCache[TextKey, ScoredBank](spec.cache_bytes // BANKS_SHARE, lambda scored: scored.bank.nbytes)
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="score")
         self._live: _Live | None = None
         self._refused: str | None = None
@@ -97,13 +99,14 @@ class Postprocessor:
         works or the configuration changes once more.
         """
         self._asked += 1
+        asked = self._asked
         try:
             settings = LiveTagging.from_user_config(user_config).tag_settings()
-            await self._take(settings)
+            await self._take(settings, asked)
         except ServiceError:
             if self._live is None:
                 raise
-            self._later = asyncio.create_task(self._take_later(settings, self._asked))
+            self._later = asyncio.create_task(self._take_later(settings, asked))
         except Exception as error:
             if self._live is None:
                 raise
@@ -114,9 +117,9 @@ class Postprocessor:
         self._refusals.inc()
         logger.error("the new configuration is refused, the last one stays: %s", error)
 
-    async def _take(self, settings: TagSettings) -> None:
-        """Build the new state aside and swap it in."""
-        asked, before = self._asked, self._live.banks if self._live else {}
+    async def _take(self, settings: TagSettings, asked: int) -> None:
+        """Build the new state aside and swap it in, unless a newer one was asked for meanwhile."""
+        before = self._live.banks if self._live else {}
         loaded = [scored.bank for scored in before.values()]
         banks: dict[str, ScoredBank] = {}
         for name, registered in settings.vocabularies.items():
@@ -126,18 +129,22 @@ class Postprocessor:
             bank = next(same, None) or await self._banks.registered(registered.vocabulary, loaded)
             banks[name] = scored_bank(bank, name, registered.calibration)
         if asked == self._asked:  # else a newer one came while this one's labels were encoded
-            self._live, self._refused = _Live(settings, banks), None
+            requested = ByteCache[TextKey, ScoredBank](self._spec.cache_bytes // BANKS_SHARE, _bank_bytes)
+            self._live, self._refused = _Live(settings, banks, requested), None
 
     async def _take_later(self, settings: TagSettings, asked: int) -> None:
         while asked == self._asked:
             logger.warning("the new labels cannot be encoded yet; trying again")
             await asyncio.sleep(RETRY_PAUSE_S)
+            if asked != self._asked:
+                return
             try:
-                await self._take(settings)
+                await self._take(settings, asked)
             except ServiceError:
                 continue
             except Exception as error:
-                self._refuse(error)
+                if asked == self._asked:
+                    self._refuse(error)
             return
 
     async def score(self, request: ScoreRequest) -> ScoreReply:
@@ -198,8 +205,12 @@ class Postprocessor:
         if asked.key is None:
             assert asked.name is not None, "only a request's own bank has a key"
             return live.banks[asked.name]
-        scored = self._requested.get(asked.key)
+        scored = live.requested.get(asked.key)
         if scored is None:
             scored = scored_bank(await self._banks.for_request(asked.vocabulary), asked.name)
-            self._requested.put(asked.key, scored)
+            live.requested.put(asked.key, scored)
         return scored
+
+
+def _bank_bytes(_: TextKey, scored: ScoredBank) -> int:
+    return scored.bank.nbytes + BYTES_PER_TAG * len(scored.table)

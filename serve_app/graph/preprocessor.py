@@ -21,7 +21,7 @@ from starlette.types import ASGIApp
 
 from serve_app.api.app import create_app
 from serve_app.config import ServiceConfig
-from serve_app.errors import DeadlineExceeded, TaggerError, Unavailable
+from serve_app.errors import DeadlineExceeded, InvalidRequest, TaggerError, Unavailable, UnknownVocabulary
 from serve_app.graph import metrics
 from serve_app.graph.autoscaling import ARRIVALS, PER_PREPROCESSOR, UNDECODED, WAITING
 from serve_app.graph.calls import DEFAULT_MESSAGE_BYTES, InnerCalls
@@ -47,6 +47,8 @@ LEAD_S = 0.02
 SWITCH_INTERVAL_S = 0.0005
 """Of the interpreter; its own is 5 ms, and a decoding thread waits that long for the event loop every time it comes
 back from Pillow's C code, up to ten times a picture."""
+SCORE_TRIES = 3
+"""Of a request in several calls, each time one vocabulary has replaced another between them."""
 REMEMBERED_OPTIONS = 1_024
 """Requests' label lists of which it is remembered that they were sent ahead to the Postprocessor."""
 
@@ -62,12 +64,16 @@ class _Encoded:
 
 @dataclass(frozen=True, slots=True)
 class _Tagged:
-    """One image's outcome, what it was scored against, its embedding and how often it was encoded."""
+    """One image's outcome, what it was scored against, and its views' embeddings (V, D), the whole picture's first."""
 
     outcome: TagOutcome
     scored: ScoredBy | None = None
-    embed: FloatArray | None = None
-    views: int = 0
+    embeds: FloatArray | None = None
+
+    @property
+    def views(self) -> int:
+        """How often it was encoded."""
+        return 0 if self.embeds is None else len(self.embeds)
 
 
 _Item = tuple[PreparedImage, TagOptions | None]
@@ -125,28 +131,45 @@ class Preprocessor:
                     tagged = [await tag_one(images[0], options)]
                 else:
                     tagged = await asyncio.gather(*[tag_one(data, options) for data in images])
+                    if len({one.scored for one in tagged if one.scored is not None}) > 1:
+                        tagged = await self._score_together(tagged, options)
         except TimeoutError as error:
             self._counted.add(DeadlineExceeded.code, len(images))
             raise DeadlineExceeded("The service took too long to answer. Try again, or send fewer images.") from error
         outcomes = tuple(one.outcome for one in tagged)
         for outcome in outcomes:
             self._counted.add(outcome.code if isinstance(outcome, TaggerError) else "ok")
+        for outcome in outcomes:
+            if isinstance(outcome, InvalidRequest | UnknownVocabulary):  # said of the options, which are the same for all
+                raise outcome
         scored = next((one.scored for one in tagged if one.scored is not None), None)
-        embeds = tuple(one.embed for one in tagged) if with_embeddings else None
+        embeds = tuple(None if one.embeds is None else one.embeds[0] for one in tagged) if with_embeddings else None
         return TagAnswer(outcomes, scored, embeds, tuple(one.views for one in tagged))
+
+    async def _score_together(self, tagged: Sequence[_Tagged], options: TagOptions) -> list[_Tagged]:
+        """Score all images of a request again in one call: a new vocabulary came between the micro-batches that they were in."""
+        encoded = [one for one in tagged if one.embeds is not None]
+        embeds = np.concatenate([one.embeds for one in encoded if one.embeds is not None])
+        views = tuple(one.views for one in encoded)
+        reply: ScoreReply = await self._score("score", ScoreRequest(embeds, (options,) * len(encoded), views))
+        again = iter(zip(reply.outcomes, reply.scored, strict=True))
+        return [one if one.embeds is None else _Tagged(*next(again), one.embeds) for one in tagged]
 
     async def score(self, image_embeds: FloatArray, options: TagOptions) -> TagAnswer:
         """Tag stored embeddings, in as many calls as their bytes take; see `Tagger.score`."""
         check_width(image_embeds, self._checkpoint.embedding_width)
         rows = max(1, _message_bytes() // (4 * image_embeds.shape[1]))
         parts = [image_embeds[start : start + rows] for start in range(0, len(image_embeds), rows)]
-        replies: list[ScoreReply] = await asyncio.gather(
-            *[self._score("score", ScoreRequest(part, (options,) * len(part))) for part in parts]
-        )
-        outcomes = tuple(outcome for reply in replies for outcome in reply.outcomes)
-        if isinstance(outcomes[0], TaggerError):  # the options are the same for all
-            raise outcomes[0]
-        return TagAnswer(outcomes, replies[0].scored[0])
+        for _ in range(SCORE_TRIES):
+            replies: list[ScoreReply] = await asyncio.gather(
+                *[self._score("score", ScoreRequest(part, (options,) * len(part))) for part in parts]
+            )
+            outcomes = tuple(outcome for reply in replies for outcome in reply.outcomes)
+            if isinstance(outcomes[0], TaggerError):  # the options are the same for all
+                raise outcomes[0]
+            if len({scored for reply in replies for scored in reply.scored}) == 1:
+                return TagAnswer(outcomes, replies[0].scored[0])
+        raise Unavailable("The vocabulary is being replaced. Try again in a second.")
 
     async def describe(self) -> ModelCard:
         """Ask the other deployments what they run; see `Tagger.describe`."""
@@ -169,7 +192,7 @@ class Preprocessor:
             reply = await asyncio.shield(encoded.call)
         except TaggerError as error:
             return _Tagged(error)
-        return _Tagged(reply.outcomes[encoded.at], reply.scored[encoded.at], encoded.embed, 1)
+        return _Tagged(reply.outcomes[encoded.at], reply.scored[encoded.at], encoded.embed[None])
 
     async def _tag_views(self, data: bytes, options: TagOptions) -> _Tagged:
         """Tag a picture by the whole of it and its tiles, which go into the same micro-batches as everybody's images."""
@@ -181,7 +204,7 @@ class Preprocessor:
             reply: ScoreReply = await self._score("score", ScoreRequest(embeds, (options,), (len(views),)))
         except TaggerError as error:
             return _Tagged(error)
-        return _Tagged(reply.outcomes[0], reply.scored[0], encoded[0].embed, len(views))
+        return _Tagged(reply.outcomes[0], reply.scored[0], embeds)
 
     async def _decode(self, prepare: Callable[[bytes], Prepared], data: bytes) -> Prepared:
         """Prepare one picture in a decoding thread."""

@@ -7,7 +7,9 @@ a checkpoint trained further loses it.
 import hashlib
 from pathlib import Path
 
+from serve_app.errors import ConfigError
 from serve_app.siglip.checkpoints import WEIGHTS, Checkpoint, weight_files
+from serve_app.siglip.weights import read_header
 
 CLEANING = "nfc-lower-underscore-1"
 """How `text.py` writes text; changed whenever the same label would be written otherwise."""
@@ -20,12 +22,17 @@ SMALL_FILES = (
     "preprocessor_config.json",
 )
 """Read whole; those that a checkpoint does not have are skipped."""
-SAMPLES, SAMPLE_BYTES = 64, 4096
-"""Of each weights file: training changes every weight, so samples of it tell, and 4 GB need not be read at every start."""
+SAMPLE_BYTES = 4096
+"""Read of every tensor at its beginning, middle and end; smaller ones whole. Training changes every weight of a tensor that it
+changes at all, so samples tell, and 4 GB need not be read at every start."""
 
 
 def checkpoint_fingerprint(checkpoint: Checkpoint) -> str:
-    """Return sixteen hex digits that change with the weights, the tokenizer and how text is cleaned."""
+    """Return sixteen hex digits that change with the weights, the tokenizer and how text is cleaned.
+
+    Raises:
+        ConfigError: A weights file is missing or cannot be read.
+    """
     digest = hashlib.sha256(CLEANING.encode())
     for name in SMALL_FILES:
         path = checkpoint.folder / name
@@ -38,14 +45,22 @@ def checkpoint_fingerprint(checkpoint: Checkpoint) -> str:
 
 
 def encoder_fingerprint(checkpoint: Checkpoint, dtype: str, quantization: str) -> str:
-    """Return what text embeddings follow from besides the text: the checkpoint, and what its text tower runs as."""
+    """Return what text embeddings follow from besides the text: the checkpoint, and what its text tower was asked to run as.
+
+    `auto` stands for itself: what it becomes is known where the tower is loaded, which may be another machine.
+    """
     return f"{checkpoint_fingerprint(checkpoint)}-{dtype}-{quantization}"
 
 
 def _add_samples(digest: "hashlib._Hash", path: Path) -> None:
-    size = path.stat().st_size
-    digest.update(size.to_bytes(8, "little"))
-    with path.open("rb") as file:
-        for at in range(SAMPLES):
-            file.seek(max(0, (size - SAMPLE_BYTES) * at // (SAMPLES - 1)))
-            digest.update(file.read(SAMPLE_BYTES))
+    header = read_header(path)
+    try:
+        with path.open("rb") as file:
+            for name, (dtype, shape, (begin, end)) in sorted(header.tensors.items()):
+                digest.update(f"{name} {dtype} {shape} {end - begin}".encode())
+                last = max(begin, end - SAMPLE_BYTES)
+                for at in (begin, (begin + last) // 2, last):
+                    file.seek(header.start + at)
+                    digest.update(file.read(min(SAMPLE_BYTES, end - at)))
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {type(error).__name__}.") from error

@@ -87,7 +87,9 @@ def read_header(path: Path) -> SafetensorsHeader:
             if header_bytes > MAX_HEADER_BYTES:
                 raise ValueError("its header is longer than the format allows")
             content = json.loads(file.read(header_bytes))
-        metadata = content.pop("__metadata__", {})
+        metadata = content.pop("__metadata__", None) or {}
+        if not isinstance(metadata, dict):
+            raise ValueError("its metadata is no block")
         tensors = {name: (t["dtype"], tuple(t["shape"]), tuple(t["data_offsets"])) for name, t in content.items()}
     except FileNotFoundError as error:
         raise ConfigError(f"{path} is missing; it should hold weights.") from error

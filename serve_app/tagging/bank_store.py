@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from serve_app.errors import ConfigError
@@ -57,11 +58,11 @@ class BankStore:
     def load(self, vocabulary: TagVocabulary, encoder: str) -> TagBank | None:
         """Return the bank of a vocabulary, memory-mapped, or None where there is none."""
         path = self._path(vocabulary, encoder)
-        if not path.is_file() and not self._fetch(path):
-            return None
         try:
+            if not path.is_file() and not self._fetch(path):
+                return None
             embeds, keys = _read(path)
-        except ConfigError as error:
+        except (ConfigError, OSError) as error:
             logger.warning("a stored tag bank is not used: %s", error)
             return None
         if keys != row_keys(vocabulary):
@@ -77,8 +78,7 @@ class BankStore:
             if not missing:
                 break
             try:
-                header = read_header(path)
-                if header.metadata.get("encoder") != encoder:
+                if _encoder_of(path) != encoder:
                     continue
                 embeds, keys = _read(path)
             except ConfigError as error:
@@ -103,16 +103,12 @@ class BankStore:
                 os.replace(temporary, path)  # whole or not at all, also for those who read at this moment
             finally:
                 temporary.unlink(missing_ok=True)
-        except OSError as error:
+            self._drop_oldest()
+        except (OSError, SafetensorError) as error:  # a full disk is the latter
             logger.warning("the tag bank could not be stored in %s: %s", self.folder, type(error).__name__)
             return bank
         self._send(path)
-        self._drop_oldest()
         return self.load(bank.vocabulary, bank.encoder) or bank
-
-    def has(self, vocabulary: TagVocabulary, encoder: str) -> bool:
-        """Return whether a bank is on this machine."""
-        return self._path(vocabulary, encoder).is_file()
 
     def _path(self, vocabulary: TagVocabulary, encoder: str) -> Path:
         return self.folder / f"{bank_fingerprint(vocabulary, encoder)}{SUFFIX}"
@@ -136,8 +132,13 @@ class BankStore:
                 return False
             self.folder.mkdir(parents=True, exist_ok=True)
             with tempfile.NamedTemporaryFile(dir=self.folder, prefix=".reading-", delete=False) as file:
+                temporary = Path(file.name)
                 file.write(data)
-            os.replace(file.name, path)
+            try:
+                temporary.chmod(0o644)
+                os.replace(temporary, path)
+            finally:
+                temporary.unlink(missing_ok=True)
         except OSError as error:
             logger.warning("the object store of tag banks could not be read: %s", type(error).__name__)
             return False
@@ -171,6 +172,8 @@ class _Remote:
 
     def write(self, name: str, data: bytes) -> None:
         """Write an object; it appears whole."""
+        if self.files.type_name == "local":
+            self.files.create_dir(self.prefix)
         with self.files.open_output_stream(f"{self.prefix}/{name}") as file:
             file.write(data)
 
@@ -206,15 +209,30 @@ def _read(path: Path) -> tuple[FloatArray, list[RowKey]]:
     header = read_header(path)
     try:
         dtype, shape, (begin, end) = header.tensors[TENSOR]
-        templates = tuple(json.loads(header.metadata["prompt_templates"]))
-        keys: list[RowKey] = [(templates, name) for name in json.loads(header.metadata["names"])]
-        keys += [((), prompt) for prompt in json.loads(header.metadata["background_prompts"])]
-        whole = dtype == "F32" and shape[0] == len(keys) and path.stat().st_size == header.start + end
-    except (KeyError, ValueError, IndexError) as error:
+        templates = _texts(header.metadata["prompt_templates"])
+        keys: list[RowKey] = [(templates, name) for name in _texts(header.metadata["names"])]
+        keys += [((), prompt) for prompt in _texts(header.metadata["background_prompts"])]
+        rows, width = shape
+        whole = dtype == "F32" and rows == len(keys) and end - begin == 4 * rows * width and path.stat().st_size == header.start + end
+        if not whole:
+            raise ConfigError(f"{path} is damaged.")
+        embeds = np.memmap(path, "<f4", "r", header.start + begin, (rows, width))
+    except (KeyError, ValueError, TypeError, OSError) as error:
         raise ConfigError(f"{path} is not a tag bank.") from error
-    if not whole:
-        raise ConfigError(f"{path} is damaged.")
-    return np.memmap(path, "<f4", "r", header.start + begin, shape), keys
+    if not np.isfinite(embeds).all():
+        raise ConfigError(f"{path} holds numbers that are not finite.")
+    return embeds, keys
+
+
+def _texts(written: str) -> tuple[str, ...]:
+    values = json.loads(written)
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise ValueError("expected a list of texts")
+    return tuple(values)
+
+
+def _encoder_of(path: Path) -> str | None:
+    return read_header(path).metadata.get("encoder")
 
 
 def _with_times(folder: Path) -> Iterator[tuple[float, Path]]:

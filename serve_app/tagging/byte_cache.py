@@ -8,13 +8,13 @@ Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
 
 ENTRY_BYTES = 200
-"""What an entry takes besides its value: its key, their objects, its place."""
+"""What an entry takes besides what `size_of` counts: objects, its place."""
 
 
 class ByteCache(Generic[Key, Value]):
     """An LRU of values, bounded in the bytes that they take."""
 
-    def __init__(self, max_bytes: int, size_of: Callable[[Value], int]) -> None:
+    def __init__(self, max_bytes: int, size_of: Callable[[Key, Value], int]) -> None:
         self._max_bytes, self._size_of = max_bytes, size_of
         self._entries: OrderedDict[Key, Value] = OrderedDict()
         self.nbytes = 0
@@ -31,13 +31,13 @@ class ByteCache(Generic[Key, Value]):
 
     def put(self, key: Key, value: Value) -> None:
         """Keep a value; one larger than the whole cache is not kept."""
-        if self._cost(value) > self._max_bytes:
+        if self._cost(key, value) > self._max_bytes:
             return
         replaced = self._entries.pop(key, None)
-        self.nbytes += self._cost(value) - (0 if replaced is None else self._cost(replaced))
+        self.nbytes += self._cost(key, value) - (0 if replaced is None else self._cost(key, replaced))
         self._entries[key] = value
         while self.nbytes > self._max_bytes:
-            self.nbytes -= self._cost(self._entries.popitem(last=False)[1])
+            self.nbytes -= self._cost(*self._entries.popitem(last=False))
 
-    def _cost(self, value: Value) -> int:
-        return self._size_of(value) + ENTRY_BYTES
+    def _cost(self, key: Key, value: Value) -> int:
+        return self._size_of(key, value) + ENTRY_BYTES

@@ -3,6 +3,7 @@
 Not here: the fitting (`fitting.py`), measuring what it gained (`evaluation.py`).
 """
 
+import textwrap
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,7 +14,10 @@ from serve_app.errors import ConfigError
 from serve_app.tagging.lined_yaml import parse_lined_yaml, read_text
 
 Probability = Annotated[float, Field(ge=0, le=1)]
-DIGITS = 5
+SIGNIFICANT_DIGITS = 6
+"""Not decimals: a threshold of 0.0000004 is nothing unusual, and 0 would give every tag."""
+MAX_LINE = 1e4
+"""Bounds scales and offsets, far beyond what logits are."""
 _HEADER = """\
 # Written by `siglip-serve calibrate`; name it as `calibration` of its vocabulary. A tag's calibrated logit is
 # scale × logit + offset; tags that are not listed have the pooled line. Fitted again when the checkpoint or the
@@ -26,8 +30,8 @@ class Fit(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    scale: float = Field(1.0, gt=0)
-    offset: float = 0.0
+    scale: float = Field(1.0, gt=0, le=MAX_LINE)
+    offset: float = Field(0.0, ge=-MAX_LINE, le=MAX_LINE)
     threshold: Probability | None = None
 
 
@@ -83,18 +87,23 @@ def write_calibration(calibration: Calibration, path: Path) -> None:
     """Write a calibration file; the same calibration always gives the same bytes."""
     data = calibration.model_dump(mode="json", exclude={"tags"})
     data["pooled"] = _short(calibration.pooled)
-    data["threshold"] = round(calibration.threshold, DIGITS)
-    head = yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=10_000)
-    lines = (
-        yaml.safe_dump({label: _short(fit)}, allow_unicode=True, width=10_000, default_flow_style=None)
-        for label, fit in calibration.tags.items()
-    )
-    tags = "tags:\n" + "".join(f"  {line}" for line in lines) if calibration.tags else "tags: {}\n"
+    data["threshold"] = _rounded(calibration.threshold)
+    head = _dump(data, default_flow_style=False)
+    lines = [_dump({label: _short(fit)}, default_flow_style=None) for label, fit in calibration.tags.items()]
+    tags = "tags:\n" + textwrap.indent("".join(lines), "  ") if lines else "tags: {}\n"
     path.write_text(_HEADER + head + tags, encoding="utf-8")
 
 
+def _dump(data: dict[str, Any], default_flow_style: bool | None) -> str:
+    return str(yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=10_000, default_flow_style=default_flow_style))
+
+
 def _short(fit: Fit) -> dict[str, float]:
-    return {key: round(value, DIGITS) for key, value in fit.model_dump(exclude_none=True).items()}
+    return {key: _rounded(value) for key, value in fit.model_dump(exclude_none=True).items()}
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.{SIGNIFICANT_DIGITS}g}")
 
 
 def _sentence(problem: Any) -> str:

@@ -13,21 +13,20 @@ from serve_app.siglip.inputs import FloatArray
 from serve_app.siglip.scoring import sigmoid
 
 BoolArray = npt.NDArray[np.bool_]
+Curve = npt.NDArray[np.float64]
 CALIBRATION_BINS = 15
 """Of equal width. Source: Guo et al. 2017, On Calibration of Modern Neural Networks."""
 
 
 def average_precision(scores: npt.NDArray[np.floating], truth: BoolArray) -> float:
-    """Return the mean, over the true items, of the precision at their rank.
+    """Return the precision at every cut of the ranking, weighted by the recall that the cut adds; equal scores are cut together.
 
     Args:
         scores: (B,) any monotone score.
         truth: (B,) which items are true; at least one is.
     """
-    order = np.argsort(-scores, kind="stable")
-    hits = truth[order]
-    precision = np.cumsum(hits) / np.arange(1, len(hits) + 1)
-    return float(precision[hits].mean())
+    precision, recall, _ = precision_recall_curve(scores, truth)
+    return float((np.diff(recall, prepend=0.0) * precision).sum())
 
 
 def mean_average_precision(scores: npt.NDArray[np.floating], truth: BoolArray) -> float:
@@ -134,7 +133,7 @@ def measure(scores: FloatArray, least: FloatArray, truth: BoolArray, labels: Seq
     )
 
 
-def precision_recall_curve(scores: npt.NDArray[np.floating], truth: BoolArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+def precision_recall_curve(scores: npt.NDArray[np.floating], truth: BoolArray) -> tuple[Curve, Curve, npt.NDArray[np.floating]]:
     """Return precision, recall and the score at every cut of a ranking, the strictest first; equal scores are cut together.
 
     Args:
@@ -146,7 +145,7 @@ def precision_recall_curve(scores: npt.NDArray[np.floating], truth: BoolArray) -
     last = np.flatnonzero(np.append(np.diff(ranked) != 0, True))
     precision = hits[last] / (last + 1)
     recall = hits[last] / max(1, int(truth.sum()))
-    return precision.astype(np.float32), recall.astype(np.float32), ranked[last].astype(np.float32)
+    return precision, recall, ranked[last]
 
 
 def _measure_tag(label: str, scores: FloatArray, given: BoolArray, truth: BoolArray) -> TagMeasure:

@@ -43,11 +43,23 @@ class Goal:
 
 @dataclass(frozen=True, slots=True)
 class FittedTo:
-    """What a calibration is of: the checkpoint's fingerprint, the templates and the labels."""
+    """What a calibration is of.
+
+    Attributes:
+        checkpoint: Its fingerprint.
+        prompt_templates: Under which the labels were said.
+        labels: T labels.
+        bias: (T,) what the vocabulary adds to calibrated logits, which thresholds have to allow for; None for nothing.
+    """
 
     checkpoint: str
     prompt_templates: tuple[str, ...]
     labels: Sequence[str]
+    bias: FloatArray | None = None
+
+    def biases(self) -> FloatArray:
+        """Return (T,) biases."""
+        return np.zeros(len(self.labels), np.float32) if self.bias is None else self.bias
 
 
 def fit_labelled(logits: FloatArray, truth: BoolArray, known: BoolArray, of: FittedTo, goal: Goal = Goal()) -> Calibration:
@@ -61,8 +73,10 @@ def fit_labelled(logits: FloatArray, truth: BoolArray, known: BoolArray, of: Fit
         goal: What thresholds are for.
 
     Raises:
-        ConfigError: There are too few examples, or the scores say nothing of the labels.
+        ConfigError: There are too few examples, the scores say nothing of the labels, or the precision is never reached.
     """
+    if goal.precision is not None and not 0 < goal.precision <= 1:
+        raise ConfigError(f"the wanted precision is {goal.precision:g}; it must lie between 0 and 1.")
     z, y = logits[:, known].astype(np.float64), truth[:, known]
     if min(int(y.sum()), int((~y).sum())) < MIN_EXAMPLES:
         raise ConfigError(f"there are fewer than {MIN_EXAMPLES} images with a label, or without; label some more.")
@@ -71,20 +85,24 @@ def fit_labelled(logits: FloatArray, truth: BoolArray, known: BoolArray, of: Fit
         raise ConfigError("scores are no higher for images with a label than without; is this the right checkpoint and labels file?")
     prior = _information(z.ravel(), pooled) * (PRIOR_IMAGES / z.size)
     lines = [_line_of(z[:, t], y[:, t], pooled, prior) for t in range(z.shape[1])]
-    calibrated = np.stack([scale * z[:, t] + offset for t, (scale, offset) in enumerate(lines)], axis=1)
-    threshold = _probability(best_threshold(calibrated.ravel(), y.ravel(), goal))
+    calibrated = np.stack([scale * z[:, t] + offset for t, (scale, offset) in enumerate(lines)], axis=1) + of.biases()[known].astype(
+        np.float64
+    )
+    threshold = best_threshold(calibrated.ravel(), y.ravel(), goal)
+    if threshold is None:
+        raise ConfigError(f"a precision of {goal.precision:g} is not reached at any threshold; ask for less.")
     numbers = np.flatnonzero(known)
     tags: dict[str, Fit] = {}
     for t, (scale, offset) in enumerate(lines):
         enough = min(int(y[:, t].sum()), int((~y[:, t]).sum())) >= MIN_EXAMPLES_FOR_THRESHOLD
-        own = _probability(best_threshold(calibrated[:, t], y[:, t], goal)) if enough else None
-        tags[of.labels[numbers[t]]] = Fit(scale=float(scale), offset=float(offset), threshold=own)
+        own = best_threshold(calibrated[:, t], y[:, t], goal) if enough else None
+        tags[of.labels[numbers[t]]] = Fit(scale=float(scale), offset=float(offset), threshold=None if own is None else _probability(own))
     return Calibration(
         method="platt",
         checkpoint=of.checkpoint,
         prompt_templates=of.prompt_templates,
         images=len(logits),
-        threshold=threshold,
+        threshold=_probability(threshold),
         pooled=Fit(scale=float(pooled[0]), offset=float(pooled[1])),
         tags=tags,
     )
@@ -110,12 +128,14 @@ def fit_background(
     images, tags = logits.shape
     if images < MIN_UNRELATED:
         raise ConfigError(f"there are {images} images; at least {MIN_UNRELATED} are needed, and some hundreds are better.")
+    if not 0 <= percentile <= 100:
+        raise ConfigError(f"the percentile is {percentile:g}; it must lie between 0 and 100.")
     if not 0 < tags_per_image <= tags:
         raise ConfigError(f"{tags_per_image:g} tags an image are wanted, and the vocabulary has {tags}.")
     unrelated = ~_related(logits)
     high = np.array([np.percentile(_background(logits[:, t], unrelated[:, t]), percentile) for t in range(tags)])
     offsets = np.median(high) - high
-    shifted = np.sort((logits + offsets).ravel())[::-1]
+    shifted = np.sort((logits + offsets + of.biases()).ravel())[::-1]
     wanted = min(len(shifted), max(1, round(tags_per_image * images)))
     return Calibration(
         method="background",
@@ -160,17 +180,19 @@ def fit_line(z: Matrix, y: BoolArray, start: Matrix, prior: Matrix) -> Matrix:
     return line
 
 
-def best_threshold(scores: Matrix, truth: BoolArray, goal: Goal) -> float:
+def best_threshold(scores: Matrix, truth: BoolArray, goal: Goal) -> float | None:
     """Return the score from which on tags are given: midway between the last that is and the first that is not.
 
-    Where a wanted precision is never reached, it is that of the strictest cut.
+    None where a wanted precision is never reached.
     """
     precision, recall, cuts = precision_recall_curve(scores, truth)
     if goal.precision is None:
         at = int(np.argmax(precision * recall / np.maximum(precision + recall, 1e-12)))
     else:
         reached = np.flatnonzero(precision >= goal.precision)
-        at = int(reached[-1]) if len(reached) else 0
+        if not len(reached):
+            return None
+        at = int(reached[-1])
     below = float(cuts[at + 1]) if at + 1 < len(cuts) else float(cuts[at]) - 1.0
     return (float(cuts[at]) + below) / 2
 

@@ -24,7 +24,7 @@ class KnownRows:
             ConfigError: `tag_banks` cannot be opened.
         """
         self.encoder = encoder
-        self._cache = ByteCache[RowKey, FloatArray](cache_bytes, lambda row: row.nbytes)
+        self._cache = ByteCache[RowKey, FloatArray](cache_bytes, _row_bytes)
         self.store = None if tag_banks is None else BankStore(tag_banks)
 
     def stored(self, vocabulary: TagVocabulary) -> TagBank | None:
@@ -54,6 +54,11 @@ class KnownRows:
         """Assemble a registered vocabulary's bank and store it."""
         bank = assemble_bank(vocabulary, rows, self.encoder)
         return bank if self.store is None else self.store.save(bank)
+
+
+def _row_bytes(key: RowKey, row: FloatArray) -> int:
+    templates, said = key
+    return row.nbytes + 4 * (len(said) + sum(len(template) for template in templates))
 
 
 def missing_rows(vocabulary: TagVocabulary, found: dict[RowKey, FloatArray]) -> list[RowKey]:

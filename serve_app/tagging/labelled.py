@@ -73,23 +73,35 @@ def read_labelled(images: Path, table: Path | None, tags: TagTable) -> LabelledI
 
 
 def _from_table(images: Path, table: Path, tags: TagTable) -> LabelledImages:
-    reader = csv.DictReader(io.StringIO(read_text(table), newline=""))
-    if not {FILE, LABELS} <= set(reader.fieldnames or ()):
-        raise ConfigError(f"{table}:1: the first line must name the columns {FILE} and {LABELS}.")
+    reader = csv.DictReader(io.StringIO(read_text(table), newline=""), restkey="", strict=True)
     known: dict[Path, list[str]] = {}
     problems: list[str] = []
-    for row in reader:
-        where, name = f"{table}:{reader.line_num}", (row[FILE] or "").strip()
-        path = images / name
-        labels = [label.strip() for label in (row[LABELS] or "").split(LIST_SEPARATOR) if label.strip()]
-        if not name or not path.is_file():
-            problems.append(f"{where}: the file {name!r} is not in {images}.")
-        elif path in known:
-            problems.append(f"{where}: the file {name!r} stands here twice.")
-        problems += [f"{where}: {problem}" for label in labels if (problem := _unknown(label, tags))]
-        known[path] = labels
+    try:
+        if not {FILE, LABELS} <= set(reader.fieldnames or ()):
+            raise ConfigError(f"{table}:1: the first line must name the columns {FILE} and {LABELS}.")
+        for row in reader:
+            where, name = f"{table}:{reader.line_num}", (row[FILE] or "").strip()
+            path = images / name
+            labels = [label.strip() for label in (row[LABELS] or "").split(LIST_SEPARATOR) if label.strip()]
+            if "" in row:
+                problems.append(f"{where}: there are more fields than columns; several labels go with {LIST_SEPARATOR} between them.")
+            elif not name or not _is_file(path):
+                problems.append(f"{where}: the file {name[:100]!r} is not in {images}.")
+            elif path in known:
+                problems.append(f"{where}: the file {name!r} stands here twice.")
+            problems += [f"{where}: {problem}" for label in labels if (problem := _unknown(label, tags))]
+            known[path] = labels
+    except csv.Error as error:
+        problems.append(f"{table}:{reader.line_num}: not CSV: {error}.")
     raise_problems(problems)
     return _labelled(known, tags, table)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name too long, or with a null character
+        return False
 
 
 def _from_folders(folders: Sequence[Path], tags: TagTable) -> LabelledImages:

@@ -11,12 +11,15 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from serve_app.errors import ConfigError
 from serve_app.tagging.calibration import Calibration, read_calibration
-from serve_app.tagging.settings import RegisteredVocabulary
-from serve_app.tagging.vocabulary import DEFAULT_BACKGROUND
+from serve_app.tagging.prompts import DEFAULT_TEMPLATE
+from serve_app.tagging.settings import RegisteredVocabulary, Selection
+from serve_app.tagging.vocabulary import DEFAULT_BACKGROUND, canonical_name
 from serve_app.tagging.vocabulary_files import VocabularyFile, check_vocabulary, inline_entries, read_vocabulary_file
 
 DEFAULT_NAME = "default"
 """Of the vocabulary that `labels` gives."""
+SHORTHANDS = ("labels", "calibration")
+"""Keys beside `plugins` that stand for a vocabulary named `default`; `custom_vocabulary` is the plugin's word for `labels`."""
 
 
 class VocabularySource(BaseModel):
@@ -62,6 +65,70 @@ def read_placed(value: Any, folder: Path, where: str, prompt_templates: Sequence
         _check_fits(calibration, vocabulary.labels, templates, source.calibration)
     places = {entry.tag.label: entry.where for entry in content.entries}
     return RegisteredVocabulary(vocabulary=vocabulary, calibration=calibration), places
+
+
+def with_vocabularies(data: dict[str, Any], folder: Path, problems: list[str], places: dict[tuple[str, str], str]) -> dict[str, Any]:
+    """Read every vocabulary that is named, and the shorthands for one.
+
+    What is wrong with them is added to `problems`, where their labels stand to `places`.
+    """
+    data = dict(data)
+    plugins = data.get("plugins")
+    plugin = plugins.get("siglip") if isinstance(plugins, dict) else None
+    custom = None
+    if isinstance(plugin, dict) and "custom_vocabulary" in plugin:
+        custom = plugin["custom_vocabulary"]
+        data["plugins"] = {**data["plugins"], "siglip": {key: value for key, value in plugin.items() if key != "custom_vocabulary"}}
+    shorthand = {key: data.pop(key, None) for key in SHORTHANDS}
+    named = data.pop("vocabularies", None) or {}
+    if not isinstance(named, dict):
+        problems.append(f"vocabularies: must be a block of names, each a file, a list of labels or a block (got {named!r}).")
+        named = {}
+    templates = data.get("prompt_templates", [DEFAULT_TEMPLATE])
+    sources = {str(name): (f"vocabularies.{name}", value) for name, value in named.items()}
+    own = shorthand["labels"] or custom
+    if own:
+        if DEFAULT_NAME in sources:
+            problems.append(f"labels: vocabularies already has one named {DEFAULT_NAME}; keep one of them.")
+        block = {"file": own} if isinstance(own, str) else {"labels": own} if isinstance(own, list | tuple) else own
+        if shorthand["labels"] and custom:
+            problems.append("custom_vocabulary: labels say the same beside plugins; keep one of them.")
+        named_beside = shorthand["calibration"] is not None and isinstance(block, dict)
+        with_calibration = block | {"calibration": shorthand["calibration"]} if named_beside else block
+        sources = {DEFAULT_NAME: ("labels" if shorthand["labels"] else "custom_vocabulary", with_calibration)} | sources
+    elif shorthand["calibration"] is not None:
+        problems.append("calibration: belongs to labels, which are not given; for vocabularies name it in the vocabulary's block.")
+    if not isinstance(templates, list | tuple) or not all(isinstance(template, str) for template in templates):
+        return data  # told by the settings themselves
+    data["vocabularies"] = {}
+    for name, (where, value) in sources.items():
+        try:
+            registered, lines = read_placed(value, folder, where, templates)
+            data["vocabularies"][name] = registered.model_dump(mode="json", exclude_defaults=True)
+            places |= {(name, label): place for label, place in lines.items()}
+        except ConfigError as error:
+            problems.append(str(error))
+    return data
+
+
+def check_selection(selection: Selection, registered: Mapping[str, RegisteredVocabulary]) -> None:
+    """Raise `ConfigError` where `selection` names what no vocabulary has: it would be left out without a word."""
+    vocabularies = [one.vocabulary for one in registered.values()]
+    names = {canonical_name(name) for v in vocabularies for tag in v.tags for name in (tag.label, *tag.aliases)}
+    categories = {tag.category for v in vocabularies for tag in v.tags}
+    unknown = [
+        f"selection.{kind}_labels: {label!r} is in no vocabulary."
+        for kind, labels in (("include", selection.include_labels), ("exclude", selection.exclude_labels))
+        for label in labels
+        if canonical_name(label) not in names
+    ] + [
+        f"selection.{kind}_categories: {category!r} is in no vocabulary."
+        for kind, wanted in (("include", selection.include_categories), ("exclude", selection.exclude_categories))
+        for category in wanted
+        if category not in categories
+    ]
+    if unknown:
+        raise ConfigError("\n".join(unknown))
 
 
 def _source(value: Any, where: str) -> VocabularySource:

@@ -15,6 +15,7 @@ from serve_app.siglip.inputs import FloatArray
 from serve_app.tagging.tag_table import TagTable
 
 Score = Literal["sigmoid", "logit", "calibrated", "margin", "softmax"]
+NO_CALIBRATION = "score calibrated: there is no calibration for these labels and templates; run siglip-serve calibrate, or ask for sigmoid."
 TILE_MARGIN = 3.0
 """Logits by which a tile's hit counts less than the whole picture's: the best of several looks is higher by chance alone,
 and a tile may show half of a thing that looks like another. Measured on the demo's scenes (2026-11-23, 150 a size, F1):
@@ -65,9 +66,7 @@ def in_score(logits: FloatArray, background: FloatArray | None, table: TagTable,
     match score:
         case "calibrated":
             if table.lines is None:
-                raise InvalidRequest(
-                    "score calibrated: this vocabulary has no calibration; run siglip-serve calibrate, or ask for sigmoid."
-                )
+                raise InvalidRequest(NO_CALIBRATION)
             scores = logits * table.lines.scale + table.lines.offset
         case "margin":
             if background is None or not background.shape[1]:
@@ -84,6 +83,8 @@ def softmax_logits(logits: FloatArray) -> FloatArray:
     The logit of a share p is log p - log(1 - p), where 1 - p is the sum of all other shares and not a difference, so
     that shares which round to 1 keep their order.
     """
+    if not len(logits) or np.isneginf(logits[0]).all():  # no tag may be given; which ones may is the same for all images
+        return logits
     shifted = logits - logits.max(axis=1, keepdims=True)
     powers = np.exp(shifted)
     rows, best = np.arange(len(powers)), powers.argmax(axis=1)

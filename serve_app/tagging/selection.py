@@ -79,10 +79,12 @@ def select_tags(
     passing = scores >= least_scores(table, rule)
     if rule.allowed is not None:
         passing &= rule.allowed
+    before = passing
     if rule.parents != "independent" and table.has_parents:
         scores, passing = _with_parents(scores, passing, table, rule)
     if rule.min_tags:
-        passing |= _best(scores, passing, rule)
+        left_out = before & ~passing  # parents beside their children stay left out
+        passing = passing | _fill(scores, passing, left_out, rule)
     return _listed(passing, scores, logits, table, rule)
 
 
@@ -128,13 +130,14 @@ def _lineage(passing: BoolArray, table: TagTable) -> tuple[IntArray, IntArray, I
     return np.repeat(rows, lengths), np.repeat(tags, lengths), ancestors[np.repeat(starts[tags], lengths) + offsets]
 
 
-def _best(scores: FloatArray, passing: BoolArray, rule: SelectionRule) -> BoolArray:
-    """Return the `min_tags` best allowed tags of the images that have fewer."""
-    lacking = passing.sum(axis=1, keepdims=True) < rule.min_tags
-    allowed = np.broadcast_to(lacking, scores.shape) if rule.allowed is None else lacking & rule.allowed
-    best = np.zeros(scores.shape, np.bool_)
-    best[_ranked(scores, allowed, rule.min_tags)] = True
-    return best
+def _fill(scores: FloatArray, passing: BoolArray, left_out: BoolArray, rule: SelectionRule) -> BoolArray:
+    """Return the best allowed tags that each image lacks for its `min_tags`."""
+    filled = np.zeros(scores.shape, np.bool_)
+    may = ~(passing | left_out) if rule.allowed is None else rule.allowed & ~(passing | left_out)
+    for row, lacking in enumerate(rule.min_tags - passing.sum(axis=1)):
+        if lacking > 0:
+            filled[row, _best_of_row(scores[row], np.flatnonzero(may[row]), int(lacking))] = True
+    return filled
 
 
 def _ranked(scores: FloatArray, passing: BoolArray, most: int) -> tuple[IntArray, IntArray]:

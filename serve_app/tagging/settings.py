@@ -87,7 +87,8 @@ class RegisteredVocabulary(BaseModel):
 
 
 TextKey = tuple[str | None, tuple[str, ...] | None, tuple[str, ...], bool]
-"""What a request's own bank follows from: the registered vocabulary it changes, labels, templates, with a background or not."""
+"""What a request's own bank follows from, within one configuration: the name of the vocabulary it changes, labels, templates,
+with a background or not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +140,7 @@ class TagSettings:
         check_templates(templates)
         check_prompt_count(len(own.names), len(templates), bounded=True)
         changed = TagVocabulary.model_construct(tags=own.tags, prompt_templates=tuple(templates), background_prompts=own.background_prompts)
-        return AskedVocabulary(name, changed, (own.fingerprint, None, changed.prompt_templates, True))
+        return AskedVocabulary(name, changed, (name, None, changed.prompt_templates, True))
 
     def rule_for(self, options: TagOptions, table: TagTable) -> SelectionRule:
         """Return how tags are chosen for a request, from the tags of a table.
@@ -186,6 +187,8 @@ class TagSettings:
             included = table.mask(options.include_labels, options.include_categories, "include", True)
         elif own.include_labels or own.include_categories:
             included = table.mask(own.include_labels, own.include_categories, "include", False)
+            if not included.any():  # they are another vocabulary's
+                included = None
         if not (options.exclude_labels or options.exclude_categories or own.exclude_labels or own.exclude_categories):
             return included
         excluded = table.mask(options.exclude_labels, options.exclude_categories, "exclude", True)

@@ -4,7 +4,7 @@ import difflib
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -52,7 +52,7 @@ class TagTable:
         self.has_parents = any(tag.parents for tag in tags)
         owners = np.array(vocabulary.alias_owners, np.intp)
         self.alias_owners, self.alias_starts = np.unique(owners, return_index=True)
-        self.mask = lru_cache(MAX_MASKS)(self._mask)
+        self._masks: dict[tuple[tuple[str, ...], tuple[str, ...]], BoolArray] = {}
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -60,8 +60,16 @@ class TagTable:
     @cached_property
     def numbers(self) -> dict[str, int]:
         """The number of each tag, by the canonical form of its label and of its aliases."""
-        known = {canonical_name(alias): at for at, tag in enumerate(self.vocabulary.tags) for alias in tag.aliases}
-        return known | {canonical_name(label): at for at, label in enumerate(self.labels)}
+        return {name: numbers[0] for name, numbers in self._places.items()}
+
+    @cached_property
+    def _places(self) -> dict[str, list[int]]:
+        """The same for labels of requests, of which several may have one canonical form."""
+        places: dict[str, list[int]] = {}
+        for at, tag in enumerate(self.vocabulary.tags):
+            for name in (tag.label, *tag.aliases):
+                places.setdefault(canonical_name(name), []).append(at)
+        return places
 
     @cached_property
     def categories(self) -> dict[str, BoolArray]:
@@ -73,39 +81,45 @@ class TagTable:
     def ancestors(self) -> tuple[IntArray, IntArray, IntArray]:
         """Every tag's parents, their parents and so on: where each tag's begin (T,), how many they are (T,), and all of them."""
         number = {label: at for at, label in enumerate(self.labels)}
-        found: dict[int, tuple[int, ...]] = {}
+        parents = [[number[parent] for parent in tag.parents] for tag in self.vocabulary.tags]
+        above: list[list[int]] = []
+        for own in parents:
+            found, pending = dict.fromkeys(own), list(own)
+            while pending:
+                new = [parent for parent in parents[pending.pop()] if parent not in found]
+                found |= dict.fromkeys(new)
+                pending += new
+            above.append(list(found))
+        counts = np.array([len(one) for one in above], np.intp)
+        return np.cumsum(counts) - counts, counts, np.array([at for one in above for at in one], np.intp)
 
-        def above(at: int) -> tuple[int, ...]:
-            if at not in found:
-                parents = [number[parent] for parent in self.vocabulary.tags[at].parents]
-                found[at] = tuple(dict.fromkeys(a for parent in parents for a in (parent, *above(parent))))
-            return found[at]
-
-        counts = np.array([len(above(at)) for at in range(len(self))], np.intp)
-        everything = [a for at in range(len(self)) for a in found[at]]
-        return np.cumsum(counts) - counts, counts, np.array(everything, np.intp)
-
-    def _mask(self, labels: tuple[str, ...], categories: tuple[str, ...], field: str, strict: bool) -> BoolArray:
+    def mask(self, labels: tuple[str, ...], categories: tuple[str, ...], field: str, strict: bool) -> BoolArray:
         """Return which tags (T,) some labels, aliases and categories name.
 
         Raises:
             InvalidRequest: `strict`, and one of them is not in this vocabulary; names the nearest.
         """
-        mask = np.zeros(len(self), np.bool_)
-        for label in labels:
-            at = self.numbers.get(canonical_name(label))
-            if at is not None:
-                mask[at] = True
-            elif strict:
-                raise InvalidRequest(
-                    f"{field}_labels: {label[:60]!r} is not in the vocabulary{_nearest(canonical_name(label), self.numbers)}"
-                )
-        for category in categories:
-            if category in self.categories:
-                mask |= self.categories[category]
-            elif strict:
-                raise InvalidRequest(f"{field}_categories: {category[:60]!r} is no category of it{_nearest(category, self.categories)}")
+        if strict:
+            self._check_known(labels, categories, field)
+        mask = self._masks.get((labels, categories))
+        if mask is None:
+            mask = np.zeros(len(self), np.bool_)
+            mask[[at for label in labels for at in self._places.get(canonical_name(label), ())]] = True
+            for category in categories:
+                mask |= self.categories.get(category, False)
+            if len(self._masks) >= MAX_MASKS:
+                self._masks.clear()
+            self._masks[labels, categories] = mask
         return mask
+
+    def _check_known(self, labels: tuple[str, ...], categories: tuple[str, ...], field: str) -> None:
+        for label in labels:
+            if canonical_name(label) not in self._places:
+                hint = _nearest(canonical_name(label), self._places)
+                raise InvalidRequest(f"{field}_labels: {label[:60]!r} is not in the vocabulary{hint}")
+        for category in categories:
+            if category not in self.categories:
+                raise InvalidRequest(f"{field}_categories: {category[:60]!r} is no category of it{_nearest(category, self.categories)}")
 
 
 def _lines(labels: tuple[str, ...], calibration: Calibration) -> CalibratedLines:

@@ -18,6 +18,8 @@ from serve_app.tagging.prompts import DEFAULT_TEMPLATE, check_templates, check_t
 
 MAX_LABEL_CHARACTERS = 256
 """Source: `MAX_TAG_LABEL_LENGTH` of the plugin host's `constants.py`."""
+MAX_BIAS = 1_000.0
+"""Logits, either way."""
 MAX_REQUEST_PROMPTS = 4_000
 """Labels times templates of one request; a registered vocabulary has no bound."""
 DEFAULT_BACKGROUND = ("a photo.", "an image.", "a picture of something.", "a blurry picture.", "a background.", "text.")
@@ -45,7 +47,7 @@ class Tag(BaseModel):
     category: str | None = None
     parents: tuple[str, ...] = ()
     threshold: float | None = Field(None, ge=0, le=1)
-    bias: float = 0.0
+    bias: float = Field(0.0, ge=-MAX_BIAS, le=MAX_BIAS)
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -138,9 +138,12 @@ def _from_yaml(content: LinedYaml, path: Path) -> VocabularyFile:
 
 def _from_csv(text: str, path: Path) -> tuple[Entry, ...]:
     reader = csv.DictReader(io.StringIO(text, newline=""), restkey="", strict=True)
-    columns = list(reader.fieldnames or ())
+    try:
+        columns = list(reader.fieldnames or ())
+    except csv.Error as error:
+        raise ConfigError(f"{path}:1: not CSV: {error}.") from error
     unknown = [column for column in columns if column not in Tag.model_fields]
-    if "label" not in columns or unknown:
+    if "label" not in columns or unknown or len(set(columns)) < len(columns):
         raise ConfigError(
             f"{path}:1: the first line must name columns, label and any of {', '.join(Tag.model_fields)}; got {', '.join(columns)}."
         )
@@ -171,11 +174,17 @@ def _problems_of_names(entries: Sequence[Entry]) -> list[str]:
     problems: list[str] = []
     taken: dict[str, str] = {}
     for entry in entries:
-        for name in (entry.tag.label, *entry.tag.aliases):
+        tag = entry.tag
+        names = {canonical_name(name): name for name in (tag.label, tag.prompt) if name is not None}  # one may repeat the other
+        said = [
+            *names.values(),
+            *(alias for alias in tag.aliases if tag.prompt is None or canonical_name(alias) != canonical_name(tag.prompt)),
+        ]
+        for name in said:
             try:
                 check_label(name.strip())
             except InvalidRequest as error:
-                problems.append(f"{entry.where}: {error}")
+                problems.append(f"{entry.where}: {'prompt: ' if name is tag.prompt else ''}{error}")
                 continue
             if name != name.strip():
                 problems.append(f"{entry.where}: {name!r} has spaces around it; take them away.")
@@ -183,11 +192,6 @@ def _problems_of_names(entries: Sequence[Entry]) -> list[str]:
             if canonical in taken:
                 problems.append(f"{entry.where}: {name!r} is the same to the model as a name at {taken[canonical]}; keep one of them.")
             taken.setdefault(canonical, entry.where)
-        if entry.tag.prompt is not None:
-            try:
-                check_label(entry.tag.prompt)
-            except InvalidRequest as error:
-                problems.append(f"{entry.where}: prompt: {error}")
     return problems
 
 

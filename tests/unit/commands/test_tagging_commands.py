@@ -16,7 +16,7 @@ from serve_app.demo.settings import demo_labels
 
 ROOT = Path(__file__).parents[3]
 SHAPES = ROOT / "configs" / "vocabularies" / "shapes.yaml"
-SCENES = 160
+SCENES = 400
 LOOKED_AT = {label for label in demo_labels() if not label.startswith("white ")}
 
 

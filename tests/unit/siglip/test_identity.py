@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from serve_app.errors import ConfigError
 from serve_app.siglip.checkpoints import read_checkpoint
 from serve_app.siglip.identity import checkpoint_fingerprint, encoder_fingerprint
+from serve_app.siglip.weights import read_header
 
 
 @pytest.fixture
@@ -20,6 +22,27 @@ def test_a_moved_folder_keeps_it_and_a_name_or_revision_says_nothing(folder: Pat
     """Embeddings of the same weights are comparable wherever they lie."""
     moved = shutil.copytree(folder, tmp_path / "elsewhere")
     assert checkpoint_fingerprint(read_checkpoint(folder)) == checkpoint_fingerprint(read_checkpoint(moved, "other/name", "main"))
+
+
+def test_every_tensor_counts(folder: Path) -> None:
+    """One byte in the middle of any tensor of the file, the two scalars of the head among them."""
+    path = folder / "model.safetensors"
+    data, header = path.read_bytes(), read_header(path)
+    before = checkpoint_fingerprint(read_checkpoint(folder))
+    for begin, end in (offsets for _, _, offsets in header.tensors.values()):
+        changed = bytearray(data)
+        changed[header.start + (begin + end) // 2] ^= 1
+        path.write_bytes(changed)
+        assert checkpoint_fingerprint(read_checkpoint(folder)) != before
+
+
+def test_a_missing_shard_is_told(folder: Path) -> None:
+    """Named by an index and not there."""
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
+    index = {"weight_map": {"logit_bias": "model-00001-of-00002.safetensors", "logit_scale": "model-00002-of-00002.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ConfigError, match="model-00002-of-00002"):
+        checkpoint_fingerprint(read_checkpoint(folder))
 
 
 @pytest.mark.parametrize("change", ["weights", "tokenizer", "config"])

@@ -83,6 +83,27 @@ def test_a_damaged_file_is_not_used(tmp_path: Path, damage: str) -> None:
     np.testing.assert_array_equal(found.text_embeds, bank.text_embeds)
 
 
+@pytest.mark.parametrize(
+    "metadata", [{"names": "5"}, {"names": '[["a"]]'}, {"names": "[1]"}, {"background_prompts": "{}"}, {"prompt_templates": "x"}, {}]
+)
+def test_a_foreign_bank_stops_nobody(tmp_path: Path, metadata: dict[str, str]) -> None:
+    """A file of our name with other things in it is skipped where rows are looked for, and others are found."""
+    good = {"encoder": ENCODER, "names": '["a"]', "background_prompts": "[]", "prompt_templates": '["a {label}"]'}
+    save_file({"text_embeds": np.ones((1, 8), np.float32)}, tmp_path / "x.tagbank.safetensors", good | metadata if metadata else {})
+    store, bank = BankStore(str(tmp_path)), bank_of("cat")
+    store.save(bank)
+    assert len(store.rows([*row_keys(bank.vocabulary), (("a {label}",), "b")], ENCODER)) == 3
+
+
+def test_rows_that_are_not_finite_are_not_used(tmp_path: Path) -> None:
+    """NaN would make every score of the vocabulary NaN."""
+    bank = bank_of("cat")
+    bank.text_embeds[1, 1] = np.nan
+    store = BankStore(str(tmp_path))
+    store.save(bank)
+    assert store.load(bank.vocabulary, ENCODER) is None
+
+
 def test_a_folder_that_cannot_be_written_is_no_failure(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """The bank is used from memory, and the log says why. A file stands where the folder should be: root writes anywhere else."""
     (tmp_path / "file").write_text("")

@@ -37,6 +37,33 @@ def test_a_file_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert read_calibration(tmp_path / "c.yaml").tags == {}
 
 
+def test_small_numbers_and_long_labels_come_back(tmp_path: Path) -> None:
+    """A threshold of 4e-7 is not 0, which would give every tag; a label of 256 characters stays one key."""
+    tiny = Calibration(
+        method="platt", checkpoint="x", prompt_templates=TEMPLATES, images=1, threshold=3.9e-7, pooled=Fit(scale=2e-6, offset=-1e-7),
+        tags={"long label " * 23: Fit(threshold=1e-9), "é'\"\n": Fit()},
+    )  # fmt: skip
+    write_calibration(tiny, tmp_path / "c.yaml")
+    assert read_calibration(tmp_path / "c.yaml") == tiny
+
+
+def test_a_precision_that_is_never_reached_is_refused() -> None:
+    """And one that is no precision."""
+    logits, truth = drawn(10, 400, np.full(6, 0.05), np.zeros(6))
+    for precision in (0.999, 2.0, 0.0):
+        with pytest.raises(ConfigError, match="precision"):
+            fit_labelled(logits, truth, np.ones(6, bool), OF, Goal(precision))
+
+
+def test_a_bias_is_allowed_for_in_thresholds() -> None:
+    """The wanted number of tags is given with the vocabulary's biases added."""
+    logits, _ = drawn(11, 300, np.ones(6), np.zeros(6))
+    bias = np.array([3, -3, 0, 0, 1, 0], np.float32)
+    fitted = fit_background(logits, FittedTo("x", TEMPLATES, LABELS, bias), tags_per_image=2)
+    shifted = logits + np.array([fitted.tags[label].offset for label in LABELS]) + bias
+    assert (1 / (1 + np.exp(-shifted)) >= fitted.threshold).sum() / 300 == pytest.approx(2, abs=0.02)
+
+
 BAD = [
     ("threshold: 0.4", "threshold: 4", "c.yaml:9: threshold: input should be less than or equal to 1"),
     ("threshold: 0.4", "treshold: 0.4", "c.yaml:9: unknown key treshold"),
@@ -148,7 +175,7 @@ def test_thresholds_are_those_of_the_best_f1_or_the_wanted_precision() -> None:
     truth = np.array([1, 1, 0, 1, 0, 0, 0, 0], bool)
     assert best_threshold(scores, truth, Goal()) == 4.5
     assert best_threshold(scores, truth, Goal(precision=1.0)) == 6.5
-    assert best_threshold(scores, ~truth, Goal(precision=0.99)) == 7.5  # never reached: the strictest cut
+    assert best_threshold(scores, ~truth, Goal(precision=0.99)) is None  # never reached
     tied = np.array([2.0, 2.0, 1.0])
     assert best_threshold(tied, np.array([True, False, False]), Goal()) == 1.5
 

@@ -22,6 +22,12 @@ def test_average_precision_by_hand() -> None:
     assert mean_average_precision(scores, truth) == pytest.approx((1 + 2 / 3) / 2)
 
 
+def test_equal_scores_have_no_order() -> None:
+    """Four equal scores, one true: a quarter, whichever it is."""
+    for at in range(4):
+        assert mean_average_precision(np.zeros((4, 1)), np.eye(4, dtype=bool)[:, at : at + 1]) == pytest.approx(0.25)
+
+
 def test_measures_by_hand() -> None:
     """Two images, two tags: one right, one wrong, one missed."""
     scores, least = np.array([[2.0, 2.0], [-2.0, -2.0]], np.float32), np.zeros(2, np.float32)
@@ -78,6 +84,9 @@ def test_images_without_labels_are_none(tmp_path: Path) -> None:
         ("file,labels\nz.jpg,dog\n", "labels.csv:2: the file 'z.jpg' is not in"),
         ("file,labels\na.jpg,dog\na.jpg,cat\n", "labels.csv:3: the file 'a.jpg' stands here twice"),
         ("file,labels\na.jpg,dgo\n", "labels.csv:2: 'dgo' is not in the vocabulary; did you mean 'dog'?"),
+        ("file,labels\na.jpg,dog,cat\n", "labels.csv:2: there are more fields than columns"),
+        ('file,labels\n"a.jpg,dog\n', "not CSV"),
+        (f"file,labels\n{'x' * 300},dog\n", "labels.csv:2: the file 'xxx"),
         ("file,labels\n", "no images"),
     ],
 )

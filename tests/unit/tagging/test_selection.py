@@ -75,6 +75,28 @@ def test_min_tags_never_leaves_an_image_empty() -> None:
     assert chosen([-3.0, 1.0, -1.0, -2.0], table_of(*"abcd"), rule) == ["c", "d"]
 
 
+def test_min_tags_adds_and_takes_nothing_away() -> None:
+    """What passes by a low threshold of its own stays beside better tags that do not pass; suppressed parents stay out."""
+    table = table_of(Tag(label="a", threshold=0.9), Tag(label="b", threshold=0.9), Tag(label="c", threshold=0.01))
+    assert chosen([1.0, 0.5, -1.0], table, SelectionRule(0.5, 2)) == ["c"]
+    assert chosen([1.0, 0.5, -1.0], table, SelectionRule(0.5, 5, min_tags=2)) == ["a", "c"]
+    assert chosen([1.0, 0.5, -1.0], table, SelectionRule(0.5, 2, min_tags=2)) == ["a", "c"]
+    assert chosen([2.0, 2.0, 1.5, -9.0], table_of(*ANIMALS), SelectionRule(0.5, 9, parents="suppress", min_tags=2)) == ["kitten", "car"]
+
+
+def test_no_tag_at_all_may_be_given() -> None:
+    """Everything is excluded: an empty answer for every score, and no warning of numpy's."""
+    nothing = np.zeros(2, np.bool_)
+    for score in ("sigmoid", "softmax"):
+        assert chosen([1.0, 2.0], table_of("a", "b"), SelectionRule(0.0, 9, score=score, allowed=nothing, min_tags=1)) == []  # type: ignore[arg-type]
+
+
+def test_a_long_line_of_parents_is_no_trouble() -> None:
+    """Two thousand generations: the last is given every ancestor."""
+    tags = [Tag(label="0"), *(Tag(label=str(n), parents=(str(n - 1),)) for n in range(1, 2_000))]
+    assert len(chosen([-9.0] * 1_999 + [5.0], table_of(*tags), SelectionRule(0.5, 9_999, parents="propagate"))) == 2_000
+
+
 def test_thresholds_go_from_the_request_to_the_tag_to_the_calibration_to_the_general_one() -> None:
     """Each is used where those before it say nothing."""
     plain = table_of(Tag(label="a", threshold=0.9), "b")

@@ -191,9 +191,22 @@ def test_filters_of_a_request_must_name_what_is_there() -> None:
     assert rule.allowed.tolist() == [True, False]
 
 
+def test_the_services_includes_are_for_vocabularies_that_have_them() -> None:
+    """Labels of a request, and other vocabularies, are not emptied by them."""
+    settings = settings_of("cat", "dog", include_labels=("cat",))
+    assert settings.rule_for(TagOptions(), TagTable(settings.vocabulary)).allowed.tolist() == [True, False]  # type: ignore[union-attr]
+    assert settings.rule_for(TagOptions(), TagTable(vocabulary_of("boat"))).allowed is None
+
+
+def test_labels_of_one_canonical_form_are_all_meant() -> None:
+    """A request may bring `Cat` and `CAT`; a filter for cat is for both."""
+    own = TagTable(make_vocabulary(["Cat", "dog", "CAT"], TEMPLATES, 9))
+    assert own.mask(("cat",), (), "include", True).tolist() == [True, False, True]
+
+
 def test_cache_drops_the_least_recently_used_beyond_its_bytes() -> None:
     """Three values of one size in a cache of two: the one not touched goes."""
-    cache = ByteCache[str, bytes](2 * (100 + ENTRY_BYTES), len)
+    cache = ByteCache[str, bytes](2 * (100 + ENTRY_BYTES), lambda _, value: len(value))
     cache.put("a", bytes(100))
     cache.put("b", bytes(100))
     assert cache.get("a") is not None
@@ -204,7 +217,7 @@ def test_cache_drops_the_least_recently_used_beyond_its_bytes() -> None:
 
 def test_cache_refuses_what_is_larger_than_itself() -> None:
     """A value that would push everything out is not kept, and replacing one counts its bytes once."""
-    cache = ByteCache[str, bytes](2 * (100 + ENTRY_BYTES), len)
+    cache = ByteCache[str, bytes](2 * (100 + ENTRY_BYTES), lambda _, value: len(value))
     cache.put("a", bytes(100))
     cache.put("huge", bytes(1_000))
     cache.put("a", bytes(100))

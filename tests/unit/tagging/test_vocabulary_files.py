@@ -95,6 +95,7 @@ BAD_YAML = [
         ["a.yaml: prompt_templates or background_prompts: The prompt template 'no place' must hold"],
     ),
     ("tags:\n  - {label: cat, prompt: '?'}\n", ["a.yaml:2: prompt: The label '?' has no letter"]),
+    ("tags:\n  - dog\n  - {label: a bird, prompt: Dog}\n", ["a.yaml:3: 'Dog' is the same to the model as a name at"]),
 ]  # fmt: skip
 
 
@@ -113,6 +114,8 @@ BAD_CSV = [
     ("label,bias\ncat,x\n", "a.csv:2: bias: input should be a valid number"),
     ("label,prompt\ncrane,a crane, a bird\n", "a.csv:2: there are more fields than columns"),
     ('label,prompt\ncrane,"a crane\n', "a.csv:2: not CSV"),
+    ('label,"prompt\ncrane\n', "a.csv:1: not CSV"),
+    ("label,label\na,b\n", "a.csv:1: the first line must name columns"),
     ("label,prompt\n,a crane\n", "a.csv:2: The label '' has no letter"),
 ]
 
@@ -146,6 +149,8 @@ def test_many_problems_are_cut(tmp_path: Path) -> None:
         ({"vocabularies": {"x": {"fil": "a"}}}, "vocabularies.x.fil"),
         ({"vocabularies": {"x y": ["a"]}}, "vocabularies"),
         ({"vocabularies": ["a"]}, "must be a block of names"),
+        ({"labels": ["a"], "plugins": {"siglip": {"custom_vocabulary": ["b"]}}}, "keep one of them"),
+        ({"labels": {"labels": ["a"], "calibration": "nowhere.yaml"}}, "nowhere.yaml does not exist"),
         ({"vocabularies": {"default": ["a"]}, "labels": ["b"]}, "already has one named default"),
         ({"vocabularies": {"x": ["a"]}, "default_vocabulary": "y"}, "none of vocabularies"),
         ({"vocabularies": {"x": ["a"]}, "calibration": "c.yaml"}, "belongs to labels"),
