@@ -20,7 +20,6 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 from serve_app.config import load_config
 from serve_app.local_tagger import LocalTagger
 from serve_app.siglip.inputs import collate
-from serve_app.tagging.selection import tag_embeddings
 from serve_app.tagging.settings import TagOptions
 
 
@@ -49,7 +48,7 @@ class TagAPI(litserve.LitAPI):
 
     def encode_response(self, embeds: Any) -> dict[str, Any]:
         options = TagOptions()
-        (tags,) = tag_embeddings(embeds[None], self.tagger.bank_for(options), self.tagger.head, [self.tagger.settings.rule_for(options)])
+        (tags,), _ = self.tagger.scorer.tag(embeds[None], options)
         return {"tags": [{"label": tag.label, "confidence": tag.confidence} for tag in tags]}
 
 
