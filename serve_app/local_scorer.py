@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from serve_app.config import ServiceConfig
 from serve_app.siglip.hub import load_checkpoint
 from serve_app.siglip.identity import checkpoint_fingerprint, encoder_fingerprint
@@ -84,6 +86,19 @@ class LocalScorer:
             bank = self.known.stored(registered.vocabulary) or self._build(registered.vocabulary)
             self._registered[name] = scored_bank(bank, name, registered.calibration)
         return self._registered[name]
+
+    def every_registered(self) -> dict[str, ScoredBank]:
+        """Return the banks of all of the configuration's vocabularies."""
+        return {name: self.registered(name) for name in self.settings.vocabularies}
+
+    def embed_texts(self, texts: Sequence[str]) -> FloatArray:
+        """Return embeddings (n, D) float32, unit norm, of texts as they are."""
+        keys: list[RowKey] = [((), text) for text in texts]
+        rows = self.known.cached(keys)
+        new = self._encode([key for key in dict.fromkeys(keys) if key not in rows], refuse_cut=False)
+        self.known.remember(new)
+        rows |= new
+        return np.stack([rows[key] for key in keys])
 
     def tag(
         self, image_embeds: FloatArray, options: TagOptions = TagOptions(), views: Sequence[int] | None = None

@@ -17,7 +17,17 @@ from serve_app.siglip.inputs import FloatArray, PreparedImage, collate
 from serve_app.siglip.outcomes import encode_apart
 from serve_app.siglip.prepare import ImagePreparer
 from serve_app.siglip.selfcheck import check_image_tower
-from serve_app.tagger import ModelCard, TagAnswer, TagOutcome, VocabularyState, make_model_card
+from serve_app.tagger import (
+    ModelCard,
+    TagAnswer,
+    TagOutcome,
+    VocabularyCard,
+    VocabularyDetail,
+    VocabularyState,
+    make_model_card,
+    vocabulary_cards,
+    vocabulary_detail,
+)
 from serve_app.tagging.settings import Quality, TagOptions
 
 
@@ -89,6 +99,22 @@ class LocalTagger:
         """Tag stored embeddings; see `Tagger.score`."""
         tags, scored = await asyncio.to_thread(self.scorer.tag, image_embeds, options)
         return TagAnswer(tuple(tags), scored)
+
+    async def embed_images(self, images: Sequence[bytes]) -> tuple[FloatArray | TaggerError, ...]:
+        """Encode without blocking the event loop; see `Tagger.embed_images`."""
+        return tuple(await asyncio.to_thread(self.embed_pictures, images))
+
+    async def embed_texts(self, texts: Sequence[str]) -> FloatArray:
+        """Encode texts; see `Tagger.embed_texts`."""
+        return await asyncio.to_thread(self.scorer.embed_texts, texts)
+
+    async def vocabularies(self) -> tuple[VocabularyCard, ...]:
+        """Return what the configuration names; see `Tagger.vocabularies`."""
+        return vocabulary_cards(self.settings, await asyncio.to_thread(self.scorer.every_registered))
+
+    async def vocabulary(self, name: str) -> VocabularyDetail:
+        """Return one of them; see `Tagger.vocabulary`."""
+        return vocabulary_detail(self.settings, await asyncio.to_thread(self.scorer.every_registered), name)
 
     async def describe(self) -> ModelCard:
         """Return what is loaded."""

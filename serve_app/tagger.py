@@ -3,7 +3,8 @@
 Not here: the pipeline in one process (`local_tagger.py`), the graph of many (`graph/preprocessor.py`). No torch.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -15,7 +16,9 @@ from serve_app.siglip.inputs import FloatArray
 from serve_app.siglip.precision import Runtime
 from serve_app.tagging.scores import Score
 from serve_app.tagging.selection import TagScore
-from serve_app.tagging.settings import TagOptions
+from serve_app.tagging.settings import TagOptions, TagSettings
+from serve_app.tagging.tag_bank import ScoredBank
+from serve_app.tagging.vocabulary import Tag
 
 TagOutcome = tuple[TagScore, ...] | TaggerError
 """One image's tags, or why it has none."""
@@ -77,6 +80,37 @@ class ModelCard:
     vocabularies: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class VocabularyCard:
+    """A vocabulary as `GET /v1/vocabularies` lists it.
+
+    Attributes:
+        name: As requests name it.
+        default: Whether it holds where a request names none.
+        fingerprint: Changes with the checkpoint, the labels and how they are said.
+        tags: How many.
+        categories: How many tags each has.
+        prompt_templates: In which labels are said.
+        calibrated: Whether it has a calibration.
+    """
+
+    name: str
+    default: bool
+    fingerprint: str
+    tags: int
+    categories: dict[str, int]
+    prompt_templates: tuple[str, ...]
+    calibrated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class VocabularyDetail:
+    """A vocabulary with its tags, as `GET /v1/vocabularies/{name}` shows it."""
+
+    card: VocabularyCard
+    tags: tuple[Tag, ...]
+
+
 class Tagger(Protocol):
     """Something that tags images: in one process, or by a graph of many."""
 
@@ -94,6 +128,35 @@ class Tagger(Protocol):
         Raises:
             InvalidRequest: The options cannot work, or D is not the checkpoint's.
             ServiceError: Nothing could be tagged.
+        """
+
+    async def embed_images(self, images: Sequence[bytes]) -> tuple[FloatArray | TaggerError, ...]:
+        """Return one embedding (D,) float32, unit norm, for each encoded picture, or why it has none.
+
+        Raises:
+            ServiceError: Nothing could be encoded.
+        """
+
+    async def embed_texts(self, texts: Sequence[str]) -> FloatArray:
+        """Return embeddings (n, D) float32, unit norm, of texts as they are, without a template.
+
+        Raises:
+            ServiceError: They could not be encoded.
+        """
+
+    async def vocabularies(self) -> tuple[VocabularyCard, ...]:
+        """Return what vocabularies there are, the default one first.
+
+        Raises:
+            Unavailable: A part of the service is not ready.
+        """
+
+    async def vocabulary(self, name: str) -> VocabularyDetail:
+        """Return a vocabulary with its tags.
+
+        Raises:
+            UnknownVocabulary: There is none of that name.
+            Unavailable: A part of the service is not ready.
         """
 
     async def describe(self) -> ModelCard:
@@ -134,3 +197,22 @@ def make_model_card(config: ServiceConfig, checkpoint: Checkpoint, runtime: Runt
         vocabulary_fingerprint=vocabularies.fingerprint,
         vocabularies=vocabularies.names,
     )
+
+
+def vocabulary_cards(settings: TagSettings, banks: Mapping[str, ScoredBank]) -> tuple[VocabularyCard, ...]:
+    """Gather what `GET /v1/vocabularies` lists, the default one first."""
+    names = sorted(banks, key=lambda name: name != settings.default)
+    return tuple(_card(name, banks[name], name == settings.default) for name in names)
+
+
+def vocabulary_detail(settings: TagSettings, banks: Mapping[str, ScoredBank], name: str) -> VocabularyDetail:
+    """Gather what `GET /v1/vocabularies/{name}` shows; raises `UnknownVocabulary` if there is none of that name."""
+    settings.check_known(name)
+    return VocabularyDetail(_card(name, banks[name], name == settings.default), banks[name].bank.vocabulary.tags)
+
+
+def _card(name: str, scored: ScoredBank, default: bool) -> VocabularyCard:
+    own = scored.bank.vocabulary
+    categories = Counter(tag.category for tag in own.tags if tag.category)
+    calibrated = scored.table.lines is not None
+    return VocabularyCard(name, default, scored.bank.fingerprint, len(own.tags), dict(categories), own.prompt_templates, calibrated)

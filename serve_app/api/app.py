@@ -22,6 +22,9 @@ from serve_app import __version__
 from serve_app.api import openapi
 from serve_app.api.answers import error_body, error_response, score_response, tag_response
 from serve_app.api.bodies import TagCall, read_tag_call
+from serve_app.api.dialects.hugging_face import add_hugging_face
+from serve_app.api.dialects.open_inference import add_open_inference
+from serve_app.api.dialects.openai import add_openai
 from serve_app.api.embeddings import read_score_call
 from serve_app.config import ServiceConfig
 from serve_app.errors import RequestError, TaggerError
@@ -45,7 +48,11 @@ def create_app(tagger: Tagger, config: ServiceConfig) -> ASGIApp:
     tag_route = app.post("/v1/tag", openapi_extra=openapi.TAG_REQUEST, responses=openapi.TAG_RESPONSES, summary="Tag one image or many")
     tag_route(tag)
     _add_score(app, tagger, config)
+    _add_vocabularies(app, tagger)
     _add_state(app, tagger)
+    add_openai(app, tagger, config)
+    add_hugging_face(app, tagger, config)
+    add_open_inference(app, tagger, config)
     _add_docs(app)
     app.add_exception_handler(TaggerError, _on_tagger_error)
     app.add_exception_handler(HTTPException, _on_http_exception)
@@ -110,6 +117,17 @@ def _add_score(app: FastAPI, tagger: Tagger, config: ServiceConfig) -> None:
         started_s = time.perf_counter()
         call = await read_score_call(request, config.limits)
         return score_response(await tagger.score(call.image_embeds, call.options), config.siglip.model_shown, started_s)
+
+
+def _add_vocabularies(app: FastAPI, tagger: Tagger) -> None:
+    @app.get("/v1/vocabularies", responses=openapi.NOT_READY, summary="What vocabularies there are, the default one first")
+    async def vocabularies() -> JSONResponse:
+        return JSONResponse({"vocabularies": [asdict(card) for card in await tagger.vocabularies()]})
+
+    @app.get("/v1/vocabularies/{name}", responses=openapi.NOT_READY | openapi.UNKNOWN_VOCABULARY, summary="One vocabulary with its tags")
+    async def vocabulary(name: str) -> JSONResponse:
+        detail = await tagger.vocabulary(name)
+        return JSONResponse(asdict(detail.card) | {"tags": [tag.model_dump(mode="json", exclude_defaults=True) for tag in detail.tags]})
 
 
 def _add_state(app: FastAPI, tagger: Tagger) -> None:

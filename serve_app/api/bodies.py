@@ -87,26 +87,39 @@ async def _read_raw(request: Request, limits: Limits) -> TagCall:
 
 
 async def _read_json(request: Request, limits: Limits) -> TagCall:
+    content, query = await read_json_object(request, limits), query_fields(request)
+    announced = request.headers.get("content-length", "")
+    if announced.isdigit() and int(announced) < LARGE_JSON_BYTES:
+        return _tag_call(content, query, limits)
+    return await asyncio.to_thread(_tag_call, content, query, limits)  # base64 takes its time: not on the event loop
+
+
+async def read_json_object(request: Request, limits: Limits) -> dict[str, Any]:
+    """Read a body that must be a JSON object.
+
+    Raises:
+        PayloadTooLarge: More bytes than `limits` allow.
+        InvalidRequest: It is something else.
+    """
     raw = await read_body(request, limits.max_body_bytes)
-    if len(raw) < LARGE_JSON_BYTES:
-        return _parse_json(raw, query_fields(request), limits)
-    return await asyncio.to_thread(_parse_json, raw, query_fields(request), limits)  # 10 ms a megabyte: not on the event loop
-
-
-def _parse_json(raw: bytes, query: dict[str, Any], limits: Limits) -> TagCall:
     try:
-        content = json.loads(raw)
+        # 10 ms a megabyte: not on the event loop
+        content = json.loads(raw) if len(raw) < LARGE_JSON_BYTES else await asyncio.to_thread(json.loads, raw)
     except (ValueError, RecursionError) as error:
-        raise InvalidRequest("The body is not JSON, although Content-Type says so.") from error
+        raise InvalidRequest("The body is not JSON.") from error
     if not isinstance(content, dict):
         raise InvalidRequest('The body must be a JSON object such as {"image": "<base64>"}.')
+    return content
+
+
+def _tag_call(content: dict[str, Any], query: dict[str, Any], limits: Limits) -> TagCall:
     body = validated(TagBody, content | query)
     if (body.image is None) == (body.images is None):
         raise InvalidRequest("Give either image or images.")
     encoded = body.images if body.images is not None else (body.image or "",)
     if len(encoded) > limits.max_images_per_request:
         raise PayloadTooLarge(f"The request holds {len(encoded)} images; at most {limits.max_images_per_request} are taken.")
-    images = tuple(_unpack(text, limits.max_image_bytes) for text in encoded)
+    images = tuple(unpack_image(text, limits.max_image_bytes) for text in encoded)
     return TagCall(images, body.options(limits), many=body.images is not None, parameters=body)
 
 
@@ -172,7 +185,7 @@ def _bounded_receive(receive: Receive, max_bytes: int) -> Receive:
     return bounded
 
 
-def _unpack(text: str, max_bytes: int) -> bytes | RequestError:
+def unpack_image(text: str, max_bytes: int) -> bytes | RequestError:
     """Return the bytes of base64 or of a data URI, or why there are none."""
     prefix = _DATA_URI.match(text[:256])
     payload = text[prefix.end() :] if prefix else text

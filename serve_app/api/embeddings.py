@@ -3,7 +3,6 @@
 import asyncio
 import base64
 import binascii
-import json
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,7 +10,7 @@ import numpy as np
 from pydantic import Field
 from starlette.requests import Request
 
-from serve_app.api.bodies import read_body
+from serve_app.api.bodies import read_json_object
 from serve_app.api.parameters import ScoreParameters, query_fields, validated
 from serve_app.config import Limits
 from serve_app.errors import InvalidRequest, PayloadTooLarge
@@ -46,17 +45,10 @@ async def read_score_call(request: Request, limits: Limits) -> ScoreCall:
         PayloadTooLarge: More bytes or embeddings than `limits` allow.
         InvalidRequest: The body or a parameter cannot be read.
     """
-    raw = await read_body(request, limits.max_body_bytes)
-    return await asyncio.to_thread(_parse, raw, query_fields(request), limits)
+    return await asyncio.to_thread(_parse, await read_json_object(request, limits), query_fields(request), limits)
 
 
-def _parse(raw: bytes, query: dict[str, Any], limits: Limits) -> ScoreCall:
-    try:
-        content = json.loads(raw)
-    except (ValueError, RecursionError) as error:
-        raise InvalidRequest('The body must be JSON, such as {"embeddings": [[0.1, …]]}.') from error
-    if not isinstance(content, dict):
-        raise InvalidRequest('The body must be a JSON object such as {"embeddings": [[0.1, …]]}.')
+def _parse(content: dict[str, Any], query: dict[str, Any], limits: Limits) -> ScoreCall:
     given = content.get("embeddings")
     if isinstance(given, list) and len(given) > limits.max_embeddings_per_request:
         raise PayloadTooLarge(f"The request holds {len(given):,} embeddings; at most {limits.max_embeddings_per_request:,} are taken.")

@@ -88,6 +88,7 @@ TAG_RESPONSES: dict[int | str, dict[str, Any]] = {
     503: _refusal("A part of the service is starting; see Retry-After."),
     504: _refusal("No answer within the request's time."),
 }
+UNKNOWN_VOCABULARY: dict[int | str, dict[str, Any]] = {404: _refusal("There is no vocabulary of that name.")}
 NOT_READY: dict[int | str, dict[str, Any]] = {503: _refusal("The models are not ready yet.")}
 
 SCORE_REQUEST: dict[str, Any] = {

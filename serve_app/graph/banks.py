@@ -47,15 +47,23 @@ class BankBuilder:
         Raises:
             ServiceError: The TextEncoder does not answer.
         """
-        rows = self._known.cached(row_keys(vocabulary))
-        missing = missing_rows(vocabulary, rows)
+        return assemble_bank(vocabulary, await self.rows(row_keys(vocabulary)), self._known.encoder)
+
+    async def rows(self, keys: Sequence[RowKey]) -> dict[RowKey, FloatArray]:
+        """Return rows that a request needs, encoding those that are new; what others have asked for already is waited for.
+
+        Raises:
+            ServiceError: The TextEncoder does not answer.
+        """
+        rows = self._known.cached(keys)
+        missing = [key for key in dict.fromkeys(keys) if key not in rows]
         if new := [key for key in missing if key not in self._pending]:
             task = asyncio.create_task(self._encode_for_request(new))
             self._pending |= dict.fromkeys(new, task)
             task.add_done_callback(lambda _: [self._pending.pop(key) for key in new])
         for task in {self._pending[key]: None for key in missing}:
             rows |= await asyncio.shield(task)  # others may wait for it too
-        return assemble_bank(vocabulary, rows, self._known.encoder)
+        return rows
 
     async def _encode_for_request(self, keys: Sequence[RowKey]) -> dict[RowKey, FloatArray]:
         async with self._requests:

@@ -22,9 +22,10 @@ from serve_app.graph.messages import PostprocessorState, ScoreReply, ScoreReques
 from serve_app.live import LiveTagging
 from serve_app.siglip.hub import load_checkpoint
 from serve_app.siglip.identity import checkpoint_fingerprint, encoder_fingerprint
+from serve_app.siglip.inputs import FloatArray
 from serve_app.siglip.scoring import check_width
 from serve_app.siglip.weights import read_similarity_head
-from serve_app.tagger import ScoredBy, TagOutcome, VocabularyState
+from serve_app.tagger import ScoredBy, TagOutcome, VocabularyCard, VocabularyDetail, VocabularyState, vocabulary_cards, vocabulary_detail
 from serve_app.tagging.byte_cache import ByteCache
 from serve_app.tagging.known_rows import KnownRows
 from serve_app.tagging.selection import SelectionRule
@@ -178,6 +179,21 @@ class Postprocessor:
             await self._bank_for(options, self._current())
         except TaggerError as error:
             logger.info("labels were not prepared: %s", error.code)
+
+    async def embed_texts(self, texts: tuple[str, ...]) -> FloatArray:
+        """Return embeddings (n, D) float32, unit norm, of texts as they are; lately asked ones are kept."""
+        rows = await self._banks.rows([((), text) for text in texts])
+        return np.stack([rows[(), text] for text in texts])
+
+    async def vocabularies(self) -> tuple[VocabularyCard, ...]:
+        """Return what vocabularies are scored."""
+        live = self._current()
+        return vocabulary_cards(live.settings, live.banks)
+
+    async def vocabulary(self, name: str) -> VocabularyDetail:
+        """Return one of them with its tags; raises `UnknownVocabulary` if there is none of that name."""
+        live = self._current()
+        return vocabulary_detail(live.settings, live.banks, name)
 
     async def state(self) -> PostprocessorState:
         """Say which vocabularies are scored."""

@@ -33,7 +33,7 @@ from serve_app.siglip.hub import load_checkpoint
 from serve_app.siglip.inputs import FloatArray, PreparedImage, collate
 from serve_app.siglip.prepare import ImagePreparer
 from serve_app.siglip.scoring import check_width
-from serve_app.tagger import ModelCard, ScoredBy, TagAnswer, TagOutcome, make_model_card
+from serve_app.tagger import ModelCard, ScoredBy, TagAnswer, TagOutcome, VocabularyCard, VocabularyDetail, make_model_card
 from serve_app.tagging.settings import TagOptions
 
 logger = logging.getLogger(__name__)
@@ -170,6 +170,39 @@ class Preprocessor:
             if len({scored for reply in replies for scored in reply.scored}) == 1:
                 return TagAnswer(outcomes, replies[0].scored[0])
         raise Unavailable("The vocabulary is being replaced. Try again in a second.")
+
+    async def embed_images(self, images: Sequence[bytes]) -> tuple[FloatArray | TaggerError, ...]:
+        """Encode pictures in everybody's micro-batches; see `Tagger.embed_images`."""
+        try:
+            async with asyncio.timeout(self._config.serving.request_timeout_s):
+                return tuple(await asyncio.gather(*[self._embed_one(data) for data in images]))
+        except TimeoutError as error:
+            raise DeadlineExceeded("The service took too long to answer. Try again, or send fewer images.") from error
+
+    async def _embed_one(self, data: bytes) -> FloatArray | TaggerError:
+        try:
+            prepared = await self._decode(self._preparer.prepare, data)
+            encoded = await self._batcher.submit((prepared, None), self._preparer.max_nbytes)
+        except TaggerError as error:
+            self._counted.add(error.code)
+            return error
+        self._counted.add("ok")
+        return encoded.embed
+
+    async def embed_texts(self, texts: Sequence[str]) -> FloatArray:
+        """Have texts encoded; see `Tagger.embed_texts`."""
+        embeds: FloatArray = await self._score("embed_texts", tuple(texts))
+        return embeds
+
+    async def vocabularies(self) -> tuple[VocabularyCard, ...]:
+        """Ask a Postprocessor; see `Tagger.vocabularies`."""
+        cards: tuple[VocabularyCard, ...] = await self._score("vocabularies", timeout_s=STATE_TIMEOUT_S)
+        return cards
+
+    async def vocabulary(self, name: str) -> VocabularyDetail:
+        """Ask a Postprocessor; see `Tagger.vocabulary`."""
+        detail: VocabularyDetail = await self._score("vocabulary", name, timeout_s=STATE_TIMEOUT_S)
+        return detail
 
     async def describe(self) -> ModelCard:
         """Ask the other deployments what they run; see `Tagger.describe`."""

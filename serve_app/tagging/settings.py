@@ -125,8 +125,7 @@ class TagSettings:
             InvalidRequest: Its labels or templates cannot work.
         """
         name = options.vocabulary or self.default
-        if name not in self.vocabularies:
-            raise UnknownVocabulary(f"There is no vocabulary {name[:60]!r}; loaded are {', '.join(self.vocabularies)}.")
+        self.check_known(name)
         own = self.vocabularies[name].vocabulary
         templates = options.prompt_templates or own.prompt_templates
         if options.labels is not None:
@@ -141,6 +140,11 @@ class TagSettings:
         check_prompt_count(len(own.names), len(templates), bounded=True)
         changed = TagVocabulary.model_construct(tags=own.tags, prompt_templates=tuple(templates), background_prompts=own.background_prompts)
         return AskedVocabulary(name, changed, (name, None, changed.prompt_templates, True))
+
+    def check_known(self, name: str) -> None:
+        """Raise `UnknownVocabulary` for a name that is not loaded."""
+        if name not in self.vocabularies:
+            raise UnknownVocabulary(f"There is no vocabulary {name[:60]!r}; loaded are {', '.join(self.vocabularies)}.")
 
     def rule_for(self, options: TagOptions, table: TagTable) -> SelectionRule:
         """Return how tags are chosen for a request, from the tags of a table.

@@ -120,6 +120,20 @@ def test_tiles_and_stored_embeddings_go_through_the_graph(service: Service) -> N
     assert again["vocabulary_fingerprint"] == plain["vocabulary_fingerprint"]
 
 
+def test_embeddings_and_vocabularies_go_through_the_graph(service: Service) -> None:
+    """Texts and images in one list have the embeddings of one process; the vocabulary is listed with its tags."""
+    local, picture = LocalTagger(parse_config(demo_config())), PICTURES[0]
+    uri = f"data:image/jpeg;base64,{base64.b64encode(picture).decode()}"
+    answer = httpx.post(f"{service.url}/v1/embeddings", json={"input": ["red", uri, "blue star", "red"]}).json()
+    rows = np.array([entry["embedding"] for entry in answer["data"]])
+    np.testing.assert_allclose(rows[[0, 2, 3]], local.scorer.embed_texts(["red", "blue star", "red"]), atol=1e-4)
+    np.testing.assert_allclose(rows[1], local.embed_pictures([picture])[0], atol=1e-4)  # type: ignore[arg-type]
+    (card,) = httpx.get(f"{service.url}/v1/vocabularies").json()["vocabularies"]
+    shown = httpx.get(f"{service.url}/v1/vocabularies/{card['name']}").json()
+    assert [tag["label"] for tag in shown["tags"]] == list(local.settings.vocabulary.labels)
+    assert httpx.get(f"{service.url}/v1/vocabularies/other").status_code == 404
+
+
 async def test_live_threshold_changes_under_load_without_a_reload(service: Service) -> None:
     """Another threshold changes the answers within seconds, reloads no model, restarts no replica and fails no request."""
     replicas, loads = service.replica_ids(), service.metrics()["ray_siglip_model_loads_total"]

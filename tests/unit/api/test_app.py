@@ -224,7 +224,9 @@ def test_documentation_needs_no_other_host(client: TestClient) -> None:
     for asset in ("swagger-ui-bundle.js", "swagger-ui.css"):
         assert client.get(f"/docs/assets/{asset}").status_code == 200
     paths = client.get("/openapi.json").json()["paths"]
-    assert set(paths) == {"/v1/tag", "/v1/score", "/v1/model", "/healthz", "/readyz"}
+    native = {"/v1/tag", "/v1/score", "/v1/model", "/v1/vocabularies", "/v1/vocabularies/{name}", "/healthz", "/readyz"}
+    dialects = {"/v1/embeddings", "/v1/models", "/hf", "/predict", "/", "/v2", "/v2/health/live", "/v2/health/ready", "/v2/models/{model}"}
+    assert set(paths) == native | dialects
     assert {"200", "400", "413", "415", "422", "429", "503", "504"} <= set(paths["/v1/tag"]["post"]["responses"])
 
 
