@@ -8,12 +8,10 @@ import logging
 import math
 import os
 import sys
-import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from ray.serve.handle import DeploymentHandle
@@ -25,9 +23,9 @@ from serve_app.errors import DeadlineExceeded, InvalidRequest, TaggerError, Unav
 from serve_app.graph import metrics
 from serve_app.graph.autoscaling import ARRIVALS, PER_PREPROCESSOR, UNDECODED, WAITING
 from serve_app.graph.calls import DEFAULT_MESSAGE_BYTES, InnerCalls
+from serve_app.graph.decoding import DecodingThreads
 from serve_app.graph.messages import EncodeReply, EncoderState, PostprocessorState, ScoreReply, ScoreRequest
 from serve_app.graph.microbatch import BatchLimits, MicroBatcher
-from serve_app.graph.rates import Rates
 from serve_app.live import LiveBatching
 from serve_app.siglip.hub import load_checkpoint
 from serve_app.siglip.inputs import FloatArray, PreparedImage, collate
@@ -37,7 +35,6 @@ from serve_app.tagger import ModelCard, ScoredBy, TagAnswer, TagOutcome, Vocabul
 from serve_app.tagging.settings import TagOptions
 
 logger = logging.getLogger(__name__)
-Prepared = TypeVar("Prepared")
 
 STATE_TIMEOUT_S = 5.0
 MAX_WAITING_BYTES = 512 * 2**20
@@ -91,7 +88,7 @@ class Preprocessor:
         self._preparer = ImagePreparer(self._checkpoint, config.image_limits(), plugin.max_num_patches)
         cpus = 1.0 if scale.num_cpus == "auto" else scale.num_cpus
         threads = max(2, math.ceil(cpus)) if scale.decode_threads == "auto" else scale.decode_threads
-        self._decoders = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+        self._decoding = DecodingThreads(threads, cpus)
         retries = metrics.inner_retries()
         timeout_s = config.serving.request_timeout_s
         self._encode = InnerCalls(images, timeout_s, retries.inc)
@@ -100,7 +97,6 @@ class Preprocessor:
         self._batcher = MicroBatcher[_Item, _Encoded](self._encode_batch, limits, wait_s=0.0, lead_s=LEAD_S)
         self._sent_ahead: OrderedDict[TagOptions, None] = OrderedDict()
         self._background: set[asyncio.Task[Any]] = set()
-        self._cores, self._rates, self._undecoded = min(float(threads), max(0.25, cpus)), Rates(time.monotonic()), 0
         self._counted, self._refusals = metrics.OutcomeTally(metrics.images()), metrics.config_refusals()
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
@@ -117,9 +113,9 @@ class Preprocessor:
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """Tell Serve what `graph/autoscaling.py` goes by; Serve calls this a few times a second."""
-        arriving, per_busy_second = self._rates.read(time.monotonic())
-        decodable = {PER_PREPROCESSOR: per_busy_second * self._cores} if per_busy_second else {}
-        return {ARRIVALS: arriving, WAITING: float(self._batcher.waiting), UNDECODED: float(self._undecoded)} | decodable
+        arriving, decodable = self._decoding.read()
+        load = {ARRIVALS: arriving, WAITING: float(self._batcher.waiting), UNDECODED: float(self._decoding.undecoded)}
+        return load if decodable is None else load | {PER_PREPROCESSOR: decodable}
 
     async def tag(self, images: Sequence[bytes], options: TagOptions, with_embeddings: bool = False) -> TagAnswer:
         """Tag encoded pictures; see `Tagger.tag`."""
@@ -181,7 +177,7 @@ class Preprocessor:
 
     async def _embed_one(self, data: bytes) -> FloatArray | TaggerError:
         try:
-            prepared = await self._decode(self._preparer.prepare, data)
+            prepared = await self._decoding.run(self._preparer.prepare, data)
             encoded = await self._batcher.submit((prepared, None), self._preparer.max_nbytes)
         except TaggerError as error:
             self._counted.add(error.code)
@@ -219,7 +215,7 @@ class Preprocessor:
     async def _tag_one(self, data: bytes, options: TagOptions) -> _Tagged:
         """Tag the whole of a picture."""
         try:
-            prepared = await self._decode(self._preparer.prepare, data)
+            prepared = await self._decoding.run(self._preparer.prepare, data)
             encoded = await self._batcher.submit((prepared, options), self._preparer.max_nbytes)
             assert encoded.call is not None, "an item with options is scored with its micro-batch"
             reply = await asyncio.shield(encoded.call)
@@ -230,7 +226,7 @@ class Preprocessor:
     async def _tag_views(self, data: bytes, options: TagOptions) -> _Tagged:
         """Tag a picture by the whole of it and its tiles, which go into the same micro-batches as everybody's images."""
         try:
-            views = await self._decode(self._preparer.prepare_views, data)
+            views = await self._decoding.run(self._preparer.prepare_views, data)
             nbytes = self._preparer.max_nbytes
             encoded = await asyncio.gather(*[self._batcher.submit((view, None), nbytes) for view in views])
             embeds = np.stack([one.embed for one in encoded])
@@ -238,23 +234,6 @@ class Preprocessor:
         except TaggerError as error:
             return _Tagged(error)
         return _Tagged(reply.outcomes[0], reply.scored[0], embeds)
-
-    async def _decode(self, prepare: Callable[[bytes], Prepared], data: bytes) -> Prepared:
-        """Prepare one picture in a decoding thread."""
-        self._rates.arrive(1)
-        self._undecoded += 1
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._decoders, self._prepare, prepare, data)
-        finally:
-            self._undecoded -= 1
-
-    def _prepare(self, prepare: Callable[[bytes], Prepared], data: bytes) -> Prepared:
-        """Prepare one picture and count the processor time that it took."""
-        started_s = time.thread_time()
-        try:
-            return prepare(data)
-        finally:
-            self._rates.work(1, time.thread_time() - started_s)
 
     async def _encode_batch(self, items: Sequence[_Item]) -> list[_Encoded | Exception]:
         """Encode a micro-batch; its scoring is started and not waited for, so that the encoder gets its next one."""

@@ -128,3 +128,24 @@ def test_a_broken_picture_fails_alone(checkpoint_folder: Path) -> None:
     pictures = [PICTURES[0], b"not a picture", PICTURES[1], PICTURES[2][:100], PICTURES[2]]
     outcomes = make_tagger(checkpoint_folder).tag_pictures(pictures).outcomes
     assert [isinstance(outcome, tuple) for outcome in outcomes] == [True, False, True, False, True]
+
+
+def test_spellings_mean_what_the_family_was_trained_on(checkpoint_folder: Path, family: str) -> None:
+    """`_`, case and composed accents never matter; `-` and punctuation do not for SigLIP and do for SigLIP 2. Labels of every
+    alphabet come back exactly as they were sent.
+    """
+    pairs = [
+        ("Snow_Leopard", "snow leopard"),
+        ("CAFE\u0301", "caf\u00e9"),
+        ("\u041a\u041e\u0428\u041a\u0410", "\u043a\u043e\u0448\u043a\u0430"),
+    ]
+    cut = [("t-shirt", "t shirt"), ("cat!", "cat")]
+    labels = (*(label for pair in (*pairs, *cut) for label in pair), "\u72ac")
+    tagger = make_tagger(checkpoint_folder)
+    (tags,) = tagger.tag_pictures(PICTURES[:1], TagOptions(labels=labels, prompt_templates=("{label}",))).outcomes
+    logits = {tag.label: tag.logit for tag in tags}  # type: ignore[union-attr]
+    assert set(logits) == set(labels)
+    for one, other in pairs:
+        assert logits[one] == pytest.approx(logits[other], abs=1e-5)
+    for one, other in cut:
+        assert (logits[one] == pytest.approx(logits[other], abs=1e-5)) == (family == "siglip")
