@@ -52,9 +52,9 @@ class LocalScorer:
         self.fingerprint = checkpoint_fingerprint(self.checkpoint)
         self.head = read_similarity_head(self.checkpoint.folder)
         self.settings = config.tag_settings()
-        for registered in self.settings.vocabularies.values():
+        for name, registered in self.settings.vocabularies.items():
             if registered.calibration is not None:
-                registered.calibration.check_checkpoint(self.fingerprint)
+                registered.calibration.check_checkpoint(self.fingerprint, name)
         encoder = encoder_fingerprint(self.checkpoint, plugin.dtype, plugin.quantization)
         self.known = KnownRows(encoder, config.limits.max_cached_label_bytes, config.tag_banks)
         self._registered: dict[str, ScoredBank] = {}

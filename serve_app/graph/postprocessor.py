@@ -125,7 +125,7 @@ class Postprocessor:
         banks: dict[str, ScoredBank] = {}
         for name, registered in settings.vocabularies.items():
             if registered.calibration is not None:
-                registered.calibration.check_checkpoint(self._fingerprint)
+                registered.calibration.check_checkpoint(self._fingerprint, name)
             same = (bank for bank in loaded if bank.vocabulary == registered.vocabulary)
             bank = next(same, None) or await self._banks.registered(registered.vocabulary, loaded)
             banks[name] = scored_bank(bank, name, registered.calibration)

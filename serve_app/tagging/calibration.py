@@ -58,11 +58,11 @@ class Calibration(BaseModel):
     pooled: Fit = Fit()
     tags: dict[str, Fit] = {}
 
-    def check_checkpoint(self, fingerprint: str) -> None:
+    def check_checkpoint(self, fingerprint: str, vocabulary: str) -> None:
         """Raise `ConfigError` if this was fitted on another checkpoint's logits, which say nothing of this one's."""
         if self.checkpoint != fingerprint:
             raise ConfigError(
-                f"the calibration was fitted for the checkpoint with fingerprint {self.checkpoint}, and this one has {fingerprint}; "
+                f"vocabulary {vocabulary}: its calibration was fitted for the checkpoint with fingerprint {self.checkpoint}, and this one has {fingerprint}; "
                 "run siglip-serve calibrate again."
             )
 

@@ -97,7 +97,7 @@ def test_a_calibration_for_something_else_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="none of its tags"):
         read_registered(block | {"labels": ["z"]}, tmp_path, "x", TEMPLATES)
     with pytest.raises(ConfigError, match="fitted for the checkpoint"):
-        GOOD.check_checkpoint("another")
+        GOOD.check_checkpoint("another", "default")
 
 
 def test_a_line_is_where_the_likelihood_is_greatest() -> None:
