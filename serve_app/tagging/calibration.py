@@ -62,8 +62,8 @@ class Calibration(BaseModel):
         """Raise `ConfigError` if this was fitted on another checkpoint's logits, which say nothing of this one's."""
         if self.checkpoint != fingerprint:
             raise ConfigError(
-                f"vocabulary {vocabulary}: its calibration was fitted for the checkpoint with fingerprint {self.checkpoint}, and this one has {fingerprint}; "
-                "run siglip-serve calibrate again."
+                f"vocabulary {vocabulary}: its calibration was fitted for the checkpoint with fingerprint {self.checkpoint}, "
+                f"and this one has {fingerprint}; run siglip-serve calibrate again."
             )
 
 
