@@ -77,7 +77,10 @@ class LocalScorer:
             InvalidRequest: The request's labels or templates cannot work.
         """
         asked = self.settings.vocabulary_for(options, self._config.limits.max_labels_per_request)
-        return self.registered(asked.name or "") if asked.key is None else self._requested(asked)
+        if asked.key is not None:
+            return self._requested(asked)
+        assert asked.name is not None, "only a request's own bank has a key"
+        return self.registered(asked.name)
 
     def registered(self, name: str) -> ScoredBank:
         """Return the bank of one of the configuration's vocabularies."""

@@ -1,7 +1,7 @@
 """Building tag banks in a Postprocessor: what is known is taken, what is missing is encoded once, by the TextEncoder."""
 
 import asyncio
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -26,9 +26,12 @@ class BankBuilder:
         self._texts, self._known = texts, known
         self._requests = asyncio.Semaphore(MAX_REQUESTS_ENCODING)
         self._pending: dict[RowKey, asyncio.Task[dict[RowKey, FloatArray]]] = {}
+        self._unfinished: dict[RowKey, FloatArray] = {}
 
     async def registered(self, vocabulary: TagVocabulary, banks: Iterable[TagBank]) -> TagBank:
         """Return the bank of a registered vocabulary: the stored one, or one built from known rows and new ones.
+
+        What was encoded before a failure is kept, and the next try goes on from there.
 
         Raises:
             ServiceError: The TextEncoder does not answer.
@@ -37,9 +40,13 @@ class BankBuilder:
         stored = await asyncio.to_thread(self._known.stored, vocabulary)
         if stored is not None:
             return stored
-        found = await asyncio.to_thread(self._known.find, row_keys(vocabulary), list(banks))
-        new = await self._encode(missing_rows(vocabulary, found), VOCABULARY_TIMEOUT_S, refuse_cut=True)
-        return await asyncio.to_thread(self._known.keep, vocabulary, found | new)
+        found = self._unfinished | await asyncio.to_thread(self._known.find, row_keys(vocabulary), list(banks))
+        async for new in self._encode(missing_rows(vocabulary, found), VOCABULARY_TIMEOUT_S, refuse_cut=True):
+            self._unfinished |= new
+            found |= new
+        bank = await asyncio.to_thread(self._known.keep, vocabulary, found)
+        self._unfinished.clear()
+        return bank
 
     async def for_request(self, vocabulary: TagVocabulary) -> TagBank:
         """Return the bank of labels that came with a request.
@@ -67,18 +74,19 @@ class BankBuilder:
 
     async def _encode_for_request(self, keys: Sequence[RowKey]) -> dict[RowKey, FloatArray]:
         async with self._requests:
-            return await self._encode(keys, None, refuse_cut=False)
+            rows: dict[RowKey, FloatArray] = {}
+            async for new in self._encode(keys, None, refuse_cut=False):
+                self._known.remember(new)
+                rows |= new
+            return rows
 
-    async def _encode(self, keys: Sequence[RowKey], timeout_s: float | None, refuse_cut: bool) -> dict[RowKey, FloatArray]:
-        rows: dict[RowKey, FloatArray] = {}
+    async def _encode(self, keys: Sequence[RowKey], timeout_s: float | None, refuse_cut: bool) -> AsyncIterator[dict[RowKey, FloatArray]]:
+        """Yield rows as they are encoded, part by part."""
         for part in _in_parts(keys):
             prompts = [prompt for key in part for prompt in prompts_of(key)]
             calls = [prompts[start : start + PROMPTS_PER_CALL] for start in range(0, len(prompts), PROMPTS_PER_CALL)]
             embeds = [await self._texts("encode", call, refuse_cut, timeout_s=timeout_s) for call in calls]
-            new = mean_rows(part, np.concatenate(embeds))
-            self._known.remember(new)  # also where the next part fails: it is then tried again from here
-            rows |= new
-        return rows
+            yield mean_rows(part, np.concatenate(embeds))
 
 
 def _in_parts(keys: Sequence[RowKey]) -> Iterator[Sequence[RowKey]]:

@@ -41,8 +41,11 @@ class KnownRows:
             self._cache.put(key, row.copy())  # and not a view, which would keep the whole batch
 
     def find(self, keys: Sequence[RowKey], banks: Iterable[TagBank]) -> dict[RowKey, FloatArray]:
-        """Return those rows that the cache, some loaded banks or the stored ones have."""
-        found = self.cached(keys)
+        """Return those rows that some loaded banks or the stored ones have.
+
+        Not those of the cache: a request's name may have been cut, which a registered one must not be.
+        """
+        found: dict[RowKey, FloatArray] = {}
         for bank in banks:
             if bank.encoder == self.encoder and len(found) < len(keys):
                 rows = bank.rows()

@@ -72,32 +72,8 @@ def with_vocabularies(data: dict[str, Any], folder: Path, problems: list[str], p
 
     What is wrong with them is added to `problems`, where their labels stand to `places`.
     """
-    data = dict(data)
-    plugins = data.get("plugins")
-    plugin = plugins.get("siglip") if isinstance(plugins, dict) else None
-    custom = None
-    if isinstance(plugin, dict) and "custom_vocabulary" in plugin:
-        custom = plugin["custom_vocabulary"]
-        data["plugins"] = {**data["plugins"], "siglip": {key: value for key, value in plugin.items() if key != "custom_vocabulary"}}
-    shorthand = {key: data.pop(key, None) for key in SHORTHANDS}
-    named = data.pop("vocabularies", None) or {}
-    if not isinstance(named, dict):
-        problems.append(f"vocabularies: must be a block of names, each a file, a list of labels or a block (got {named!r}).")
-        named = {}
+    data, sources = _take_sources(data, problems)
     templates = data.get("prompt_templates", [DEFAULT_TEMPLATE])
-    sources = {str(name): (f"vocabularies.{name}", value) for name, value in named.items()}
-    own = shorthand["labels"] or custom
-    if own:
-        if DEFAULT_NAME in sources:
-            problems.append(f"labels: vocabularies already has one named {DEFAULT_NAME}; keep one of them.")
-        block = {"file": own} if isinstance(own, str) else {"labels": own} if isinstance(own, list | tuple) else own
-        if shorthand["labels"] and custom:
-            problems.append("custom_vocabulary: labels say the same beside plugins; keep one of them.")
-        named_beside = shorthand["calibration"] is not None and isinstance(block, dict)
-        with_calibration = block | {"calibration": shorthand["calibration"]} if named_beside else block
-        sources = {DEFAULT_NAME: ("labels" if shorthand["labels"] else "custom_vocabulary", with_calibration)} | sources
-    elif shorthand["calibration"] is not None:
-        problems.append("calibration: belongs to labels, which are not given; for vocabularies name it in the vocabulary's block.")
     if not isinstance(templates, list | tuple) or not all(isinstance(template, str) for template in templates):
         return data  # told by the settings themselves
     data["vocabularies"] = {}
@@ -109,6 +85,36 @@ def with_vocabularies(data: dict[str, Any], folder: Path, problems: list[str], p
         except ConfigError as error:
             problems.append(str(error))
     return data
+
+
+def _take_sources(data: dict[str, Any], problems: list[str]) -> tuple[dict[str, Any], dict[str, tuple[str, Any]]]:
+    """Return the configuration without what names vocabularies, and each vocabulary's key and value; the shorthand's first."""
+    data = dict(data)
+    plugins = data.get("plugins")
+    plugin = plugins.get("siglip") if isinstance(plugins, dict) else None
+    custom = None
+    if isinstance(plugin, dict) and "custom_vocabulary" in plugin:
+        custom = plugin["custom_vocabulary"]
+        data["plugins"] = {**data["plugins"], "siglip": {key: value for key, value in plugin.items() if key != "custom_vocabulary"}}
+    labels, calibration = (data.pop(key, None) for key in SHORTHANDS)
+    named = data.pop("vocabularies", None) or {}
+    if not isinstance(named, dict):
+        problems.append(f"vocabularies: must be a block of names, each a file, a list of labels or a block (got {named!r}).")
+        named = {}
+    sources = {str(name): (f"vocabularies.{name}", value) for name, value in named.items()}
+    own = labels or custom
+    if not own:
+        if calibration is not None:
+            problems.append("calibration: belongs to labels, which are not given; for vocabularies name it in the vocabulary's block.")
+        return data, sources
+    if DEFAULT_NAME in sources:
+        problems.append(f"labels: vocabularies already has one named {DEFAULT_NAME}; keep one of them.")
+    if labels and custom:
+        problems.append("custom_vocabulary: labels say the same beside plugins; keep one of them.")
+    block = {"file": own} if isinstance(own, str) else {"labels": own} if isinstance(own, list | tuple) else own
+    if calibration is not None and isinstance(block, dict):
+        block = block | {"calibration": calibration}
+    return data, {DEFAULT_NAME: ("labels" if labels else "custom_vocabulary", block)} | sources
 
 
 def check_selection(selection: Selection, registered: Mapping[str, RegisteredVocabulary]) -> None:

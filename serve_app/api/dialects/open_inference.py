@@ -35,6 +35,7 @@ def add_open_inference(app: FastAPI, tagger: Tagger, config: ServiceConfig) -> N
 
     @with_errors(error_shape)
     async def metadata(request: Request) -> Response:
+        """Say what the served model takes and gives, or that it is ready."""
         name: str = request.path_params["model"]
         if name.removesuffix("/ready") != model:
             return JSONResponse({"error": f"There is no model {name[:100]!r}; this server has {model}."}, 404)

@@ -55,6 +55,7 @@ def add_openai(app: FastAPI, tagger: Tagger, config: ServiceConfig) -> None:
     @app.post("/v1/embeddings", openapi_extra=_REQUEST, responses=_RESPONSES, summary="Embed texts and images (OpenAI)")
     @with_errors(error_shape)
     async def embeddings(request: Request) -> Response:
+        """Embed every input of a request, or none."""
         body = validated(EmbeddingsBody, await read_json_object(request, config.limits))
         items = read_items(body, config)
         rows = await _embed(tagger, items)

@@ -22,8 +22,11 @@ def with_errors(shape: ErrorShape) -> Callable[[Endpoint], Endpoint]:
     """Return a decorator that answers every error of an endpoint in a dialect's shape, and shows nothing of unexpected ones."""
 
     def decorate(endpoint: Endpoint) -> Endpoint:
+        """Wrap one endpoint."""
+
         @functools.wraps(endpoint)
         async def answer(request: Request) -> Response:
+            """Answer a request, whatever goes wrong."""
             try:
                 return await endpoint(request)
             except TaggerError as error:

@@ -29,11 +29,16 @@ class Texts:
         self.let = asyncio.Event()
         self.let.set()
         self.failing = False
+        self.fails_after: int | None = None
+        self.refused_cut: list[bool] = []
 
     async def __call__(self, method: str, prompts: Sequence[str], refuse_cut: bool, timeout_s: float | None = None) -> np.ndarray:
         assert method == "encode"
+        if self.fails_after is not None and self.calls >= self.fails_after:
+            raise Unavailable("gone")
         self.calls += 1
         self.asked += prompts
+        self.refused_cut.append(refuse_cut)
         await self.let.wait()
         if self.failing:
             raise Unavailable("gone")
@@ -104,6 +109,28 @@ async def test_a_failure_is_told_to_all_and_tried_again_next_time() -> None:
     assert all(isinstance(result, Unavailable) for result in results)
     texts.failing = False
     assert len((await own.for_request(vocabulary_of("cat"))).text_embeds) == 1
+
+
+async def test_a_vocabulary_is_encoded_on_from_where_it_failed() -> None:
+    """The second part fails; the next try does not encode the first again."""
+    texts, own = Texts(), vocabulary_of(*[f"label {n}" for n in range(2 * PROMPTS_PER_CALL)])
+    made = builder(texts)
+    texts.fails_after = 1
+    with pytest.raises(Unavailable):
+        await made.registered(own, [])
+    texts.fails_after, texts.asked = None, []
+    assert len((await made.registered(own, [])).text_embeds) == 2 * PROMPTS_PER_CALL
+    assert len(texts.asked) == PROMPTS_PER_CALL
+
+
+async def test_a_name_that_a_request_had_cut_is_still_refused_in_a_vocabulary() -> None:
+    """A request's row may be of a cut name, so a registered one is encoded, and with that checked, all the same."""
+    texts = Texts()
+    made = builder(texts)
+    await made.for_request(vocabulary_of("cat"))
+    await made.registered(vocabulary_of("cat"), [])
+    assert texts.asked == ["a cat", "a cat"]
+    assert texts.refused_cut == [False, True]
 
 
 async def test_a_cache_too_small_for_a_request_still_answers_it() -> None:
