@@ -64,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     where.add_argument("--cluster", nargs="?", const="http://127.0.0.1:8265", help="ask the cluster with this dashboard")
     plan.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     add("check", _check, "Say what is wrong with a configuration, one line a problem.").add_argument("config", type=Path)
+    add("key", _key, "Make an API key for somebody.").add_argument("name", help="whose it is, as logs show it")
     environment = add("env", _env, "Print the environment that every Ray node of a cluster needs.")
     environment.add_argument("--ingress", choices=("auto", "haproxy", "python"), default="auto")
     return parser
@@ -168,6 +169,12 @@ def _unread_by_checkpoint(config: ServiceConfig) -> str:
     if lines := overlong_names(config):
         raise ConfigError("\n".join(lines))
     return ""
+
+
+def _key(given: argparse.Namespace) -> int:
+    from serve_app.commands.key import new_key
+
+    return new_key(given.name)
 
 
 def _env(given: argparse.Namespace) -> int:

@@ -9,13 +9,14 @@ Not here: what `auto` becomes (`siglip/runtime.py`, `graph/builder.py`), how it 
 import difflib
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
 from pydantic import BaseModel, Field, PrivateAttr, ValidationError, model_validator
 
+from serve_app.access import Access, Fetching, Telemetry
 from serve_app.errors import ConfigError
-from serve_app.serving import Count, Serving, Settings
+from serve_app.serving import Count, Seconds, Serving, Settings
 from serve_app.siglip.images import ImageLimits
 from serve_app.siglip.naflex import MAX_PATCHES, MIN_PATCHES
 from serve_app.siglip.precision import Precision
@@ -38,6 +39,8 @@ MODEL_VARIANTS = {
 """The plugin's short names. Source: the plugin's `configure()`; its `plugin.toml` spells them `v2-base`, also taken."""
 PLUGIN_ALIASES = {"variant": "model", "model_variant": "model", "threshold": "confidence_threshold", "limit": "max_tags"}
 VOCABULARY_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+ImageFormat = Literal["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF"]
+ALL_FORMATS: tuple[ImageFormat, ...] = get_args(ImageFormat)
 AUTO_BATCH_SIZE = 16
 """Images a batch where `batch_size` is `auto`: the upper end of the seed table for 16 GB of memory."""
 
@@ -110,6 +113,8 @@ class Limits(Settings):
     max_embeddings_per_request: Count = 1_024
     max_labels_per_request: Count = 1_000
     max_cached_label_bytes: Count = 256 * 2**20
+    body_timeout_s: Seconds = 30.0
+    image_formats: tuple[ImageFormat, ...] = Field(ALL_FORMATS, min_length=1)
 
 
 class ServiceConfig(Settings):
@@ -126,6 +131,9 @@ class ServiceConfig(Settings):
     limits: Limits = Limits()
     hardware: str = Field("auto", pattern=r"^[A-Za-z0-9.+-]+$")
     serving: Serving = Serving()
+    access: Access = Access()
+    fetch: Fetching = Fetching()
+    telemetry: Telemetry = Telemetry()
     _places: dict[tuple[str, str], str] = PrivateAttr(default_factory=dict)
 
     @model_validator(mode="after")
@@ -162,7 +170,7 @@ class ServiceConfig(Settings):
 
     def image_limits(self) -> ImageLimits:
         """Return what is refused before it is decoded."""
-        return ImageLimits(self.limits.max_image_pixels)
+        return ImageLimits(self.limits.max_image_pixels, self.limits.image_formats)
 
 
 def load_config(path: Path) -> ServiceConfig:
@@ -195,7 +203,15 @@ def parse_config(data: dict[str, Any], folder: Path = Path()) -> ServiceConfig:
         raise ConfigError("labels: there are none; give a list, a file with one label a line, or vocabularies.")
     check_selection(config.selection, config.vocabularies)
     config._places.update(places)
-    return config
+    return _with_key_file(config, folder)
+
+
+def _with_key_file(config: ServiceConfig, folder: Path) -> ServiceConfig:
+    """Look for the file of API keys from the configuration's folder; `env` is no file."""
+    source = config.access.api_keys
+    if source is None or source == "env":
+        return config
+    return config.model_copy(update={"access": config.access.model_copy(update={"api_keys": str((folder / source).absolute())})})
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

@@ -4,6 +4,8 @@
     ├── ConfigError                 a setting, a checkpoint folder or a vocabulary that cannot work
     ├── RequestError                the caller can mend it
     │   ├── InvalidRequest          a field is missing, unknown or out of bounds
+    │   ├── Unauthorized            no API key, or none that is known
+    │   ├── RequestTimeout          the body did not arrive in time
     │   ├── PayloadTooLarge         more bytes, images or labels than allowed
     │   ├── UnsupportedImage        not one of the picture formats that are read here
     │   ├── ImageTooLarge           more pixels than allowed
@@ -48,6 +50,18 @@ class InvalidRequest(RequestError):
     """A field is missing, unknown or out of bounds."""
 
     code = "invalid_request"
+
+
+class Unauthorized(RequestError):
+    """No API key came with the request, or none that is known."""
+
+    code = "unauthorized"
+
+
+class RequestTimeout(RequestError):
+    """The body did not arrive within the time that it has."""
+
+    code = "request_timeout"
 
 
 class PayloadTooLarge(RequestError):

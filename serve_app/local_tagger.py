@@ -5,13 +5,17 @@ functions of `siglip/` and `tagging/`.
 """
 
 import asyncio
+import time
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from serve_app.config import ServiceConfig
 from serve_app.errors import RequestError, TaggerError, Unavailable
 from serve_app.local_scorer import LocalScorer
+from serve_app.observed import StageTimes, new_image
+from serve_app.shown import show_config, show_live
 from serve_app.siglip.encoder import ImageTower
 from serve_app.siglip.inputs import FloatArray, PreparedImage, collate
 from serve_app.siglip.outcomes import encode_apart
@@ -55,12 +59,16 @@ class LocalTagger:
     def tag_pictures(self, images: Sequence[bytes], options: TagOptions = TagOptions(), with_embeddings: bool = False) -> TagAnswer:
         """Tag encoded pictures in batches; see `Tagger.tag`."""
         self.scorer.bank_for(options)  # refuses what cannot work before anything is encoded
-        embedded = self.embed_views(images, options.quality)
+        times = [new_image() for _ in images]
+        embedded = self.embed_views(images, options.quality, times)
         outcomes: list[TagOutcome] = [e if isinstance(e, TaggerError) else () for e in embedded]
         good = [(at, e) for at, e in enumerate(embedded) if not isinstance(e, TaggerError)]
         scored = None
         if good:
+            started_s = time.perf_counter()
             tags, scored = self.scorer.tag(np.concatenate([e for _, e in good]), options, [len(e) for _, e in good])
+            for at, _ in good:
+                times[at].add("score", started_s, time.perf_counter())
             for (at, _), found in zip(good, tags, strict=True):
                 outcomes[at] = found
         embeds = tuple(None if isinstance(e, TaggerError) else e[0] for e in embedded) if with_embeddings else None
@@ -68,21 +76,26 @@ class LocalTagger:
 
     def embed_pictures(self, images: Sequence[bytes]) -> list[FloatArray | TaggerError]:
         """Return one embedding (D,) float32, unit norm, for each picture, or why it has none."""
-        return [e if isinstance(e, TaggerError) else e[0] for e in self.embed_views(images, "standard")]
+        embedded = self.embed_views(images, "standard", [new_image() for _ in images])
+        return [e if isinstance(e, TaggerError) else e[0] for e in embedded]
 
-    def embed_views(self, images: Sequence[bytes], quality: Quality) -> list[FloatArray | TaggerError]:
+    def embed_views(self, images: Sequence[bytes], quality: Quality, times: Sequence[StageTimes]) -> list[FloatArray | TaggerError]:
         """Return (V, D) float32, unit norm, for each picture: the whole of it, and its tiles where quality is high."""
         outcomes: list[list[FloatArray] | TaggerError] = [[] for _ in images]
         prepared: list[tuple[int, PreparedImage]] = []
         for at, data in enumerate(images):
             try:
-                views = self.preparer.prepare_views(data) if quality == "high" else [self.preparer.prepare(data)]
+                whole = quality == "standard"
+                views = [self.preparer.prepare(data, times[at])] if whole else self.preparer.prepare_views(data, times[at])
                 prepared += [(at, view) for view in views]
             except RequestError as error:
                 outcomes[at] = error
         for start in range(0, len(prepared), self.batch_size):
             places, chunk = zip(*prepared[start : start + self.batch_size], strict=True)
+            started_s = time.perf_counter()
             encoded = encode_apart(self._images.encode, collate(chunk), self.checkpoint.embedding_width)
+            for at in set(places):
+                times[at].add("encode", started_s, time.perf_counter())
             for at, row, problem in zip(places, encoded.image_embeds, encoded.errors, strict=True):
                 so_far = outcomes[at]
                 if problem is not None or isinstance(so_far, TaggerError):
@@ -115,6 +128,10 @@ class LocalTagger:
     async def vocabulary(self, name: str) -> VocabularyDetail:
         """Return one of them; see `Tagger.vocabulary`."""
         return vocabulary_detail(self.settings, await asyncio.to_thread(self.scorer.every_registered), name)
+
+    async def configuration(self) -> dict[str, Any]:
+        """Return the configuration as it was read: no plan is made for one process."""
+        return show_config(self.config, show_live(self.settings))
 
     async def describe(self) -> ModelCard:
         """Return what is loaded."""

@@ -6,7 +6,7 @@ Not here: the pipeline in one process (`local_tagger.py`), the graph of many (`g
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from serve_app import __version__
 from serve_app.config import ServiceConfig
@@ -156,6 +156,13 @@ class Tagger(Protocol):
 
         Raises:
             UnknownVocabulary: There is none of that name.
+            Unavailable: A part of the service is not ready.
+        """
+
+    async def configuration(self) -> dict[str, Any]:
+        """Return the configuration as it runs, as `serve_app/shown.py` shows it.
+
+        Raises:
             Unavailable: A part of the service is not ready.
         """
 

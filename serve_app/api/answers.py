@@ -2,18 +2,22 @@
 
 import base64
 import time
+from collections.abc import Callable
 from typing import Any
 
 from starlette.responses import JSONResponse
 
 from serve_app import __version__
 from serve_app.api.bodies import TagCall
-from serve_app.api.statuses import RETRY_AFTER_S, status_of
+from serve_app.api.statuses import headers_of, status_of
 from serve_app.errors import TaggerError
+from serve_app.observed import note_code
 from serve_app.siglip.inputs import FloatArray
 from serve_app.tagger import TagAnswer
 from serve_app.tagging.selection import TagScore
 
+ErrorShape = Callable[[TaggerError, int], dict[str, Any]]
+"""From an error and its status to the JSON that a client of some dialect expects."""
 SCORED_BY = ("vocabulary", "vocabulary_fingerprint", "score")
 """Fields of `ScoredBy` that clients see."""
 SIGNIFICANT_DIGITS = 6
@@ -33,6 +37,12 @@ def tag_response(call: TagCall, answer: TagAnswer, model: str, started_s: float)
     return JSONResponse({"results": results} | about if call.many else results[0] | about)
 
 
+def result_line(answer: TagAnswer, call: TagCall, model: str) -> dict[str, Any]:
+    """Return what a line of a streamed answer says of its one picture."""
+    by = {} if answer.scored is None else dict(zip(SCORED_BY, answer.scored, strict=False))
+    return _result(answer, 0, call) | by | {"model": model, "version": __version__}
+
+
 def score_response(answer: TagAnswer, model: str, started_s: float) -> JSONResponse:
     """Return the answer to `POST /v1/score`: `results` in the order of the embeddings."""
     raw_scores = answer.scored is not None and answer.scored.include_raw_scores
@@ -40,11 +50,16 @@ def score_response(answer: TagAnswer, model: str, started_s: float) -> JSONRespo
     return JSONResponse({"results": results} | _about(answer, model, started_s))
 
 
-def error_response(error: TaggerError) -> JSONResponse:
-    """Return the JSON of an error with its status."""
+def own_shape(error: TaggerError, status: int) -> dict[str, Any]:
+    """Return an error as our own API writes it."""
+    return error_body(error.code, error.message)
+
+
+def error_response(error: TaggerError, shape: ErrorShape = own_shape) -> JSONResponse:
+    """Return the JSON of an error with its status, in the shape that the client expects; the request's record has its code."""
+    note_code(error.code)
     status = status_of(error)
-    headers = {"Retry-After": str(RETRY_AFTER_S)} if status in (429, 503) else None
-    return JSONResponse(error_body(error.code, error.message), status, headers)
+    return JSONResponse(shape(error, status), status, headers_of(status))
 
 
 def error_body(code: str, message: str) -> dict[str, Any]:

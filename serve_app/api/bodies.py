@@ -4,10 +4,7 @@ Sizes are enforced while the body streams in, so a request that is too large is 
 """
 
 import asyncio
-import base64
-import binascii
 import json
-import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
@@ -19,20 +16,19 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message, Receive
 
 from serve_app.api.parameters import TagParameters, add_field, query_fields, validated
+from serve_app.api.sources import LARGE_TEXT_BYTES, ImageSources, too_large, within
 from serve_app.config import Limits
 from serve_app.errors import InvalidRequest, PayloadTooLarge, RequestError
 from serve_app.tagging.settings import TagOptions
 
 MAX_FORM_FIELDS = 100
-LARGE_JSON_BYTES = 256 * 1024
-_DATA_URI = re.compile(r"data:[\w.+-]+/[\w.+-]+(?:;[\w=.+-]+)*;base64,", re.IGNORECASE)
 
 
 class TagBody(TagParameters):
-    """The JSON form of a request: `image` or `images`, base64 or data URIs, beside the parameters."""
+    """The JSON form of a request: `image` or `images`, base64, data URIs or URLs, beside the parameters."""
 
-    image: str | None = Field(None, description="One picture, base64 or a data URI.")
-    images: tuple[str, ...] | None = Field(None, description="Several pictures, base64 or data URIs.")
+    image: str | None = Field(None, description="One picture: base64, a data URI, or where the service fetches images a URL.")
+    images: tuple[str, ...] | None = Field(None, description="Several pictures, each as for image.")
 
 
 NO_PARAMETERS, NO_OPTIONS = TagParameters(), TagOptions()
@@ -55,7 +51,7 @@ class TagCall:
     parameters: TagParameters = NO_PARAMETERS
 
 
-async def read_tag_call(request: Request, limits: Limits) -> TagCall:
+async def read_tag_call(request: Request, sources: ImageSources) -> TagCall:
     """Read a request to tag images.
 
     Raises:
@@ -63,9 +59,10 @@ async def read_tag_call(request: Request, limits: Limits) -> TagCall:
         InvalidRequest: The body or a parameter cannot be read.
     """
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    limits = sources.limits
     match content_type:
         case "application/json":
-            call = await _read_json(request, limits)
+            call = await _read_json(request, sources)
         case "multipart/form-data":
             call = await _read_form(request, limits)
         case _:  # also what curl --data-binary sends unless told otherwise, application/x-www-form-urlencoded
@@ -86,12 +83,15 @@ async def _read_raw(request: Request, limits: Limits) -> TagCall:
     return TagCall(images, parameters.options(limits), many=False, parameters=parameters)
 
 
-async def _read_json(request: Request, limits: Limits) -> TagCall:
-    content, query = await read_json_object(request, limits), query_fields(request)
-    announced = request.headers.get("content-length", "")
-    if announced.isdigit() and int(announced) < LARGE_JSON_BYTES:
-        return _tag_call(content, query, limits)
-    return await asyncio.to_thread(_tag_call, content, query, limits)  # base64 takes its time: not on the event loop
+async def _read_json(request: Request, sources: ImageSources) -> TagCall:
+    limits = sources.limits
+    content = await read_json_object(request, limits)
+    body = validated(TagBody, content | query_fields(request))
+    if (body.image is None) == (body.images is None):
+        raise InvalidRequest("Give either image or images.")
+    options = body.options(limits)
+    images = await sources.images(body.images if body.images is not None else (body.image or "",))
+    return TagCall(images, options, many=body.images is not None, parameters=body)
 
 
 async def read_json_object(request: Request, limits: Limits) -> dict[str, Any]:
@@ -104,23 +104,12 @@ async def read_json_object(request: Request, limits: Limits) -> dict[str, Any]:
     raw = await read_body(request, limits.max_body_bytes)
     try:
         # 10 ms a megabyte: not on the event loop
-        content = json.loads(raw) if len(raw) < LARGE_JSON_BYTES else await asyncio.to_thread(json.loads, raw)
+        content = json.loads(raw) if len(raw) < LARGE_TEXT_BYTES else await asyncio.to_thread(json.loads, raw)
     except (ValueError, RecursionError) as error:
         raise InvalidRequest("The body is not JSON.") from error
     if not isinstance(content, dict):
         raise InvalidRequest('The body must be a JSON object such as {"image": "<base64>"}.')
     return content
-
-
-def _tag_call(content: dict[str, Any], query: dict[str, Any], limits: Limits) -> TagCall:
-    body = validated(TagBody, content | query)
-    if (body.image is None) == (body.images is None):
-        raise InvalidRequest("Give either image or images.")
-    encoded = body.images if body.images is not None else (body.image or "",)
-    if len(encoded) > limits.max_images_per_request:
-        raise PayloadTooLarge(f"The request holds {len(encoded)} images; at most {limits.max_images_per_request} are taken.")
-    images = tuple(unpack_image(text, limits.max_image_bytes) for text in encoded)
-    return TagCall(images, body.options(limits), many=body.images is not None, parameters=body)
 
 
 async def _read_form(request: Request, limits: Limits) -> TagCall:
@@ -131,7 +120,7 @@ async def _read_form(request: Request, limits: Limits) -> TagCall:
         async with bounded.form(max_files=limits.max_images_per_request, max_fields=MAX_FORM_FIELDS) as form:
             for name, value in form.multi_items():
                 if isinstance(value, UploadFile):
-                    images.append(_within(await value.read(limits.max_image_bytes + 1), limits.max_image_bytes))
+                    images.append(within(await value.read(limits.max_image_bytes + 1), limits.max_image_bytes))
                 else:
                     add_field(fields, name, value)
     except MultiPartException as error:
@@ -151,13 +140,13 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
     """
     announced = request.headers.get("content-length", "")
     if announced.isdigit() and int(announced) > max_bytes:
-        raise _too_large(max_bytes)
+        raise too_large(max_bytes)
     chunks: list[bytes] = []
     size = 0
     async for chunk in _stream(request):
         size += len(chunk)
         if size > max_bytes:
-            raise _too_large(max_bytes)
+            raise too_large(max_bytes)
         chunks.append(chunk)
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
@@ -179,29 +168,7 @@ def _bounded_receive(receive: Receive, max_bytes: int) -> Receive:
         message = await receive()
         received += len(message.get("body", b""))
         if received > max_bytes:
-            raise _too_large(max_bytes)
+            raise too_large(max_bytes)
         return message
 
     return bounded
-
-
-def unpack_image(text: str, max_bytes: int) -> bytes | RequestError:
-    """Return the bytes of base64 or of a data URI, or why there are none."""
-    prefix = _DATA_URI.match(text[:256])
-    payload = text[prefix.end() :] if prefix else text
-    if len(payload) > (max_bytes + 2) // 3 * 4 + 4:
-        return _too_large(max_bytes)
-    try:
-        return _within(base64.b64decode("".join(payload.split()), validate=True), max_bytes)
-    except (binascii.Error, ValueError):
-        return InvalidRequest("An image is neither base64 nor a base64 data URI.")
-
-
-def _within(data: bytes, max_bytes: int) -> bytes | RequestError:
-    if len(data) > max_bytes:
-        return _too_large(max_bytes)
-    return data if data else InvalidRequest("An image is empty.")
-
-
-def _too_large(max_bytes: int) -> PayloadTooLarge:
-    return PayloadTooLarge(f"That is more than {max_bytes:,} bytes, the most that is taken. Send a smaller picture.")

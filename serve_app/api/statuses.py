@@ -7,6 +7,8 @@ STATUSES: dict[type[errors.TaggerError], int] = {
     errors.ConfigError: 500,
     errors.RequestError: 400,
     errors.InvalidRequest: 400,
+    errors.Unauthorized: 401,
+    errors.RequestTimeout: 408,
     errors.PayloadTooLarge: 413,
     errors.UnsupportedImage: 415,
     errors.ImageTooLarge: 422,
@@ -21,6 +23,13 @@ STATUSES: dict[type[errors.TaggerError], int] = {
 }
 RETRY_AFTER_S = 1
 """Sent as `Retry-After` with 429 and 503."""
+
+
+def headers_of(status: int) -> dict[str, str] | None:
+    """Return the headers that a status has beside the error: when to come back, or what is asked for."""
+    if status in (429, 503):
+        return {"Retry-After": str(RETRY_AFTER_S)}
+    return {"WWW-Authenticate": "Bearer"} if status == 401 else None
 
 
 def status_of(error: errors.TaggerError) -> int:

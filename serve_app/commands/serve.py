@@ -7,6 +7,7 @@ from types import FrameType
 
 from rich.console import Console
 
+from serve_app.commands.follow import FollowedRequests
 from serve_app.config import ServiceConfig
 from serve_app.errors import TaggerError
 from serve_app.graph.deploy import Cluster
@@ -15,7 +16,7 @@ from serve_app.graph.profiles import ingress_profile
 from serve_app.hardware.accelerators import GENERIC
 from serve_app.hardware.detection import detect_machine
 
-WATCH_S = 5.0
+WATCH_S = 0.25
 
 
 def serve_locally(config: ServiceConfig, timeout_s: float) -> int:
@@ -43,7 +44,7 @@ def serve_locally(config: ServiceConfig, timeout_s: float) -> int:
             raise
         if not stop.is_set():
             print(_ready_line(config, cluster), flush=True)
-        _wait(stop)
+        _wait(stop, FollowedRequests(logs_folder()))
         console.print("Ending …")
     return 0
 
@@ -74,6 +75,7 @@ def _stop_on_signals(stop: threading.Event) -> None:
         signal.signal(number, request_stop)
 
 
-def _wait(stop: threading.Event) -> None:
+def _wait(stop: threading.Event, requests: FollowedRequests) -> None:
+    """Show the requests that are answered until the end is asked for."""
     while not stop.wait(WATCH_S):
-        pass
+        requests.show(lambda line: print(line, flush=True))

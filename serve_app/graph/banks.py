@@ -1,7 +1,7 @@
 """Building tag banks in a Postprocessor: what is known is taken, what is missing is encoded once, by the TextEncoder."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -22,8 +22,15 @@ MAX_REQUESTS_ENCODING = 4
 class BankBuilder:
     """Makes the bank of a vocabulary; the same row asked for by several at once is encoded once."""
 
-    def __init__(self, texts: InnerCalls, known: KnownRows) -> None:
-        self._texts, self._known = texts, known
+    def __init__(self, texts: InnerCalls, known: KnownRows, on_rows: Callable[[int, int], None] = lambda hits, misses: None) -> None:
+        """Start with what is known.
+
+        Args:
+            texts: Calls of the TextEncoder.
+            known: Where rows may be found.
+            on_rows: Told of every request's rows: how many were known, and how many were not.
+        """
+        self._texts, self._known, self._on_rows = texts, known, on_rows
         self._requests = asyncio.Semaphore(MAX_REQUESTS_ENCODING)
         self._pending: dict[RowKey, asyncio.Task[dict[RowKey, FloatArray]]] = {}
         self._unfinished: dict[RowKey, FloatArray] = {}
@@ -64,6 +71,7 @@ class BankBuilder:
         """
         rows = self._known.cached(keys)
         missing = [key for key in dict.fromkeys(keys) if key not in rows]
+        self._on_rows(len(rows), len(missing))
         if new := [key for key in missing if key not in self._pending]:
             task = asyncio.create_task(self._encode_for_request(new))
             self._pending |= dict.fromkeys(new, task)

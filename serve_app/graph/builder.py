@@ -104,6 +104,7 @@ def _spec(config: ServiceConfig, scale: DeploymentScale) -> EncoderSpec:
         batch_size=plugin.resolved_batch_size,
         num_threads=max(1, int(num_cpus)),
         gpu_share=num_gpus,
+        model_shown=plugin.model_shown,
     )
 
 

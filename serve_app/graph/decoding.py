@@ -7,8 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from serve_app.graph.rates import Rates
+from serve_app.observed import StageTimes
 
 Prepared = TypeVar("Prepared")
+Prepare = Callable[[bytes, StageTimes], Prepared]
 
 
 class DecodingThreads:
@@ -26,12 +28,12 @@ class DecodingThreads:
         self._rates = Rates(time.monotonic())
         self.undecoded = 0
 
-    async def run(self, prepare: Callable[[bytes], Prepared], data: bytes) -> Prepared:
-        """Prepare one picture in a thread; raises what `prepare` raises."""
+    async def run(self, prepare: "Prepare[Prepared]", data: bytes, times: StageTimes) -> Prepared:
+        """Prepare one picture in a thread, noting how long it waited for one; raises what `prepare` raises."""
         self._rates.arrive(1)
         self.undecoded += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._executor, self._timed, prepare, data)
+            return await asyncio.get_running_loop().run_in_executor(self._executor, self._timed, prepare, data, times, time.perf_counter())
         finally:
             self.undecoded -= 1
 
@@ -40,10 +42,11 @@ class DecodingThreads:
         arriving, per_busy_second = self._rates.read(time.monotonic())
         return arriving, per_busy_second * self._cores if per_busy_second else None
 
-    def _timed(self, prepare: Callable[[bytes], Prepared], data: bytes) -> Prepared:
+    def _timed(self, prepare: "Prepare[Prepared]", data: bytes, times: StageTimes, submitted_s: float) -> Prepared:
         """Prepare one picture and count the processor time that it took."""
+        times.add("queue", submitted_s, time.perf_counter())
         started_s = time.thread_time()
         try:
-            return prepare(data)
+            return prepare(data, times)
         finally:
             self._rates.work(1, time.thread_time() - started_s)

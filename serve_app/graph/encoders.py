@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from ray import serve
@@ -18,10 +19,14 @@ from serve_app.graph.autoscaling import PER_ENCODER
 from serve_app.graph.messages import EncodeReply, EncoderState
 from serve_app.graph.microbatch import BatchLimits, MicroBatcher
 from serve_app.graph.rates import Rates
+from serve_app.logs import configure_replica_logging
 from serve_app.siglip.hub import load_checkpoint
 from serve_app.siglip.inputs import FloatArray, ImageBatch, collate, concatenate
 from serve_app.siglip.outcomes import EncodedImages, encode_apart
 from serve_app.siglip.precision import Precision
+
+if TYPE_CHECKING:
+    from serve_app.siglip.encoder import ImageTower, TextTower
 
 MERGE_WAIT_S = 0.0
 """Serve's batcher takes what is there: what there is to take is decided before it, late, by a `MicroBatcher`."""
@@ -42,6 +47,7 @@ class EncoderSpec:
         batch_size: Most items in one forward pass.
         num_threads: Threads of a forward pass on the CPU.
         gpu_share: Part of a GPU that this replica was given; its memory is capped to that part.
+        model_shown: What the model is called where others see it.
     """
 
     model: str
@@ -51,6 +57,7 @@ class EncoderSpec:
     batch_size: int
     num_threads: int
     gpu_share: float = 0.0
+    model_shown: str = ""
 
 
 class _Replica:
@@ -61,18 +68,28 @@ class _Replica:
 
         from serve_app.siglip.runtime import cap_gpu_memory
 
+        configure_replica_logging()
         torch.set_num_threads(spec.num_threads)
         cap_gpu_memory(spec.gpu_share)
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="forward")
         self._batches = self._items = self._loads = self._failures_in_a_row = 0
+        self._device, self._model_shown = "cpu", spec.model_shown
         self._rates, self._full_batch = Rates(time.monotonic()), spec.batch_size
         self._batch_size, self._batch_seconds = metrics.encoder_batch_size(), metrics.encoder_batch_seconds()
-        self._model_loads = metrics.model_loads()
+        self._model_loads, self._gpu_memory = metrics.model_loads(), metrics.gpu_memory()
         self._counted_batches, self._counted_items = metrics.encoder_batches(), metrics.encoder_items()
 
-    def _loaded(self) -> None:
+    def _loaded(self, tower: "ImageTower | TextTower") -> None:
         self._loads += 1
         self._model_loads.inc()
+        self._device = tower.runtime.device
+        metrics.show_model(self._model_shown, tower.checkpoint, tower.runtime)
+
+    def _show_memory(self) -> None:
+        from serve_app.siglip.runtime import gpu_memory_bytes
+
+        for kind, size in gpu_memory_bytes(self._device).items():
+            self._gpu_memory.set(size, tags={"kind": kind})
 
     async def check_health(self) -> None:
         """Tell Serve to replace this replica when the model gives nothing any more, as after a sticky CUDA error."""
@@ -81,6 +98,7 @@ class _Replica:
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """Tell Serve what `graph/autoscaling.py` goes by; Serve calls this a few times a second."""
+        self._show_memory()
         _, per_busy_second = self._rates.read(time.monotonic())
         return {PER_ENCODER: per_busy_second} if per_busy_second else {}
 
@@ -112,7 +130,7 @@ class ImageEncoder(_Replica):
         check_image_tower(self._tower)
         full = (probe_images(self._tower.checkpoint, spec.max_num_patches) * spec.batch_size)[: spec.batch_size]
         self._tower.encode(collate(full))  # the largest batch claims its memory now
-        self._loaded()
+        self._loaded(self._tower)
         self.merged.set_max_batch_size(spec.batch_size)
         limits = BatchLimits(spec.batch_size, MAX_WAITING_BYTES, MAX_WAITING_BYTES)
         self._late = MicroBatcher[ImageBatch, EncodedImages](self._merge, limits, wait_s=0.0)
@@ -159,7 +177,7 @@ class TextEncoder(_Replica):
         super().__init__(spec)
         self._tower = TextTower(load_checkpoint(spec.model, spec.revision), spec.precision)
         check_text_tower(self._tower)
-        self._loaded()
+        self._loaded(self._tower)
         self.merged.set_max_batch_size(spec.batch_size)
 
     async def encode(self, prompts: list[str], refuse_cut: bool = False) -> FloatArray:

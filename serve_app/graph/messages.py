@@ -5,6 +5,7 @@ Images go as `siglip.inputs.ImageBatch`; prompts as a list of text.
 
 from dataclasses import dataclass
 
+from serve_app.shown import LiveShown
 from serve_app.siglip.inputs import FloatArray
 from serve_app.siglip.outcomes import EncodedImages
 from serve_app.siglip.precision import Runtime
@@ -59,4 +60,5 @@ class PostprocessorState:
     """What a Postprocessor replica says of itself; `refused` is why the last configuration was not taken, if it was not."""
 
     vocabularies: VocabularyState
+    shown: LiveShown
     refused: str | None

@@ -3,10 +3,11 @@
 Units are Prometheus base units. Deployment, replica and application are added as labels by Serve.
 """
 
-import asyncio
-from collections import Counter
-
 from ray.serve import metrics
+
+from serve_app import __version__
+from serve_app.siglip.checkpoints import Checkpoint
+from serve_app.siglip.precision import Runtime
 
 BATCH_BUCKETS = [1, 2, 4, 8, 16, 32, 64, 128, 256]
 SECONDS_BUCKETS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10]
@@ -38,8 +39,62 @@ def model_loads() -> metrics.Counter:
 
 
 def images() -> metrics.Counter:
-    """Images by how they ended: `ok`, or the code of their error."""
-    return metrics.Counter("siglip_images_total", description="Images by outcome.", tag_keys=("outcome",))
+    """Images by how they ended (`ok`, or the code of their error) and by what format their first bytes look like."""
+    return metrics.Counter("siglip_images_total", description="Images by outcome and format.", tag_keys=("outcome", "format"))
+
+
+def stage_seconds() -> metrics.Histogram:
+    """Time of each stage of an image; the stages are those of `Server-Timing`."""
+    return metrics.Histogram(
+        "siglip_stage_duration_seconds", description="Time of a stage of an image.", boundaries=SECONDS_BUCKETS, tag_keys=("stage",)
+    )
+
+
+def waiting_images() -> metrics.Gauge:
+    """Images in a Preprocessor that wait: for a decoding thread (or in one), or for a place in a micro-batch."""
+    return metrics.Gauge("siglip_waiting_images", description="Images that wait, by what for.", tag_keys=("stage",))
+
+
+def requests() -> metrics.Counter:
+    """Requests by documented route, method and status; 499 is one whose client left."""
+    return metrics.Counter("siglip_http_requests_total", description="Requests answered.", tag_keys=("route", "method", "status"))
+
+
+def request_seconds() -> metrics.Histogram:
+    """Time of a request, its body's arrival included."""
+    return metrics.Histogram(
+        "siglip_http_request_duration_seconds", description="Time of a request.", boundaries=SECONDS_BUCKETS, tag_keys=("route",)
+    )
+
+
+def refusals() -> metrics.Counter:
+    """Requests that were answered with an error, by its code."""
+    return metrics.Counter("siglip_refusals_total", description="Requests answered with an error.", tag_keys=("route", "code"))
+
+
+def text_rows() -> metrics.Counter:
+    """Text embeddings that requests needed, by whether they were known (`hit`) or had to be encoded (`miss`)."""
+    return metrics.Counter("siglip_text_cache_rows_total", description="Text embeddings that requests needed.", tag_keys=("result",))
+
+
+def gpu_memory() -> metrics.Gauge:
+    """Memory of this replica on its GPU: `allocated` in tensors, `reserved` from the driver, `limit` of its share."""
+    return metrics.Gauge("siglip_gpu_memory_bytes", description="GPU memory of a replica.", tag_keys=("kind",))
+
+
+def show_model(model: str, checkpoint: Checkpoint, runtime: Runtime) -> None:
+    """Say which model a replica runs and how, as a gauge that is always 1."""
+    tags = {
+        "model": model,
+        "revision": checkpoint.revision or "",
+        "family": checkpoint.family.value,
+        "dtype": runtime.dtype,
+        "attention": runtime.attention,
+        "device": runtime.device,
+        "quantization": runtime.quantization,
+        "version": __version__,
+    }
+    metrics.Gauge("siglip_model_info", description="The model that a replica runs; always 1.", tag_keys=tuple(tags)).set(1, tags=tags)
 
 
 def inner_retries() -> metrics.Counter:
@@ -50,24 +105,3 @@ def inner_retries() -> metrics.Counter:
 def config_refusals() -> metrics.Counter:
     """Live configurations that were refused, the last good one kept."""
     return metrics.Counter("siglip_config_refusals_total", description="Live configurations refused.")
-
-
-class OutcomeTally:
-    """Counts outcomes in this process and hands them to the metric once a second: an increment costs 0.1 ms of CPU."""
-
-    FLUSH_S = 1.0
-
-    def __init__(self, counter: metrics.Counter) -> None:
-        self._counter = counter
-        self._pending: Counter[str] = Counter()
-
-    def add(self, outcome: str, count: int = 1) -> None:
-        """Count; called on the event loop."""
-        if not self._pending:
-            asyncio.get_running_loop().call_later(self.FLUSH_S, self._flush)
-        self._pending[outcome] += count
-
-    def _flush(self) -> None:
-        pending, self._pending = self._pending, Counter()
-        for outcome, count in pending.items():
-            self._counter.inc(count, tags={"outcome": outcome})

@@ -20,6 +20,8 @@ from serve_app.graph.banks import BankBuilder
 from serve_app.graph.calls import InnerCalls
 from serve_app.graph.messages import PostprocessorState, ScoreReply, ScoreRequest
 from serve_app.live import LiveTagging
+from serve_app.logs import configure_replica_logging
+from serve_app.shown import show_live
 from serve_app.siglip.hub import load_checkpoint
 from serve_app.siglip.identity import checkpoint_fingerprint, encoder_fingerprint
 from serve_app.siglip.inputs import FloatArray
@@ -79,13 +81,15 @@ class Postprocessor:
     """Tag banks and what is done with them."""
 
     def __init__(self, spec: ScoringSpec, texts: DeploymentHandle) -> None:
+        configure_replica_logging()
         checkpoint = load_checkpoint(spec.model, spec.revision)
         self._spec, self._width = spec, checkpoint.embedding_width
         self._head = read_similarity_head(checkpoint.folder)
         self._fingerprint = checkpoint_fingerprint(checkpoint)
         encoder = encoder_fingerprint(checkpoint, spec.dtype, spec.quantization)
         known = KnownRows(encoder, spec.cache_bytes - spec.cache_bytes // BANKS_SHARE, spec.tag_banks)
-        self._banks = BankBuilder(InnerCalls(texts, spec.timeout_s, metrics.inner_retries().inc), known)
+        self._banks = BankBuilder(InnerCalls(texts, spec.timeout_s, metrics.inner_retries().inc), known, self._count_rows)
+        self._text_rows = metrics.text_rows()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="score")
         self._live: _Live | None = None
         self._refused: str | None = None
@@ -112,6 +116,11 @@ class Postprocessor:
             if self._live is None:
                 raise
             self._refuse(error)
+
+    def _count_rows(self, hits: int, misses: int) -> None:
+        for result, count in (("hit", hits), ("miss", misses)):
+            if count:
+                self._text_rows.inc(count, tags={"result": result})
 
     def _refuse(self, error: Exception) -> None:
         self._refused = str(error)
@@ -200,7 +209,7 @@ class Postprocessor:
         live = self._current()
         own = live.banks[live.settings.default]
         vocabularies = VocabularyState(live.settings.default, own.bank.fingerprint, len(own.table), tuple(live.banks))
-        return PostprocessorState(vocabularies, self._refused)
+        return PostprocessorState(vocabularies, show_live(live.settings), self._refused)
 
     def _current(self) -> _Live:
         assert self._live is not None, "Serve calls reconfigure before it sends requests"
@@ -222,7 +231,9 @@ class Postprocessor:
             assert asked.name is not None, "only a request's own bank has a key"
             return live.banks[asked.name]
         scored = live.requested.get(asked.key)
-        if scored is None:
+        if scored is not None:
+            self._count_rows(len(scored.table), 0)
+        else:
             scored = scored_bank(await self._banks.for_request(asked.vocabulary), asked.name)
             live.requested.put(asked.key, scored)
         return scored

@@ -8,6 +8,7 @@ import logging
 import math
 import os
 import sys
+import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,7 +27,12 @@ from serve_app.graph.calls import DEFAULT_MESSAGE_BYTES, InnerCalls
 from serve_app.graph.decoding import DecodingThreads
 from serve_app.graph.messages import EncodeReply, EncoderState, PostprocessorState, ScoreReply, ScoreRequest
 from serve_app.graph.microbatch import BatchLimits, MicroBatcher
+from serve_app.graph.tallies import OK, ImageTally, RequestTally
+from serve_app.graph.tracing import trace_stages
 from serve_app.live import LiveBatching
+from serve_app.logs import configure_replica_logging
+from serve_app.observed import StageTimes, new_image
+from serve_app.shown import show_config
 from serve_app.siglip.hub import load_checkpoint
 from serve_app.siglip.inputs import FloatArray, PreparedImage, collate
 from serve_app.siglip.prepare import ImagePreparer
@@ -52,18 +58,23 @@ REMEMBERED_OPTIONS = 1_024
 
 @dataclass(frozen=True, slots=True)
 class _Encoded:
-    """An encoded image: its embedding (D,), and the call that scores its micro-batch with the image's place in it, if one does."""
+    """An encoded image: its embedding (D,), when its call to the encoder began and ended, and the call that scores its
+    micro-batch with the image's place in it, if one does.
+    """
 
     embed: FloatArray
+    started_s: float
+    ended_s: float
     call: "asyncio.Task[ScoreReply] | None" = None
     at: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class _Tagged:
-    """One image's outcome, what it was scored against, and its views' embeddings (V, D), the whole picture's first."""
+    """One image's outcome, how long it took, what it was scored against, and its views' embeddings (V, D), the whole first."""
 
     outcome: TagOutcome
+    times: StageTimes
     scored: ScoredBy | None = None
     embeds: FloatArray | None = None
 
@@ -81,6 +92,7 @@ class Preprocessor:
     """Ingress, decoder and sender of micro-batches."""
 
     def __init__(self, config: ServiceConfig, images: DeploymentHandle, post: DeploymentHandle) -> None:
+        configure_replica_logging()
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         self._config = config
         plugin, scale = config.siglip, config.serving.preprocessor
@@ -97,11 +109,13 @@ class Preprocessor:
         self._batcher = MicroBatcher[_Item, _Encoded](self._encode_batch, limits, wait_s=0.0, lead_s=LEAD_S)
         self._sent_ahead: OrderedDict[TagOptions, None] = OrderedDict()
         self._background: set[asyncio.Task[Any]] = set()
-        self._counted, self._refusals = metrics.OutcomeTally(metrics.images()), metrics.config_refusals()
+        self._refusals = metrics.config_refusals()
+        self._images, self._requests = ImageTally(), RequestTally()
+        self._waiting = metrics.waiting_images()
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """Return the HTTP face; Serve calls this once the constructor is through."""
-        return create_app(self, self._config)
+        return create_app(self, self._config, (self._requests.note, trace_stages), behind_serve=True)
 
     def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Take a new `LiveBatching`; one that cannot work is refused and the last one stays."""
@@ -114,6 +128,8 @@ class Preprocessor:
     def record_autoscaling_stats(self) -> dict[str, float]:
         """Tell Serve what `graph/autoscaling.py` goes by; Serve calls this a few times a second."""
         arriving, decodable = self._decoding.read()
+        self._waiting.set(self._decoding.undecoded, tags={"stage": "decode"})
+        self._waiting.set(self._batcher.waiting, tags={"stage": "encode"})
         load = {ARRIVALS: arriving, WAITING: float(self._batcher.waiting), UNDECODED: float(self._decoding.undecoded)}
         return load if decodable is None else load | {PER_PREPROCESSOR: decodable}
 
@@ -130,11 +146,12 @@ class Preprocessor:
                     if len({one.scored for one in tagged if one.scored is not None}) > 1:
                         tagged = await self._score_together(tagged, options)
         except TimeoutError as error:
-            self._counted.add(DeadlineExceeded.code, len(images))
+            for data in images:
+                self._images.note(DeadlineExceeded.code, data, None)
             raise DeadlineExceeded("The service took too long to answer. Try again, or send fewer images.") from error
         outcomes = tuple(one.outcome for one in tagged)
-        for outcome in outcomes:
-            self._counted.add(outcome.code if isinstance(outcome, TaggerError) else "ok")
+        for data, one in zip(images, tagged, strict=True):
+            self._images.note(one.outcome.code if isinstance(one.outcome, TaggerError) else OK, data, one.times)
         for outcome in outcomes:
             if isinstance(outcome, InvalidRequest | UnknownVocabulary):  # said of the options, which are the same for all
                 raise outcome
@@ -149,7 +166,12 @@ class Preprocessor:
         views = tuple(one.views for one in encoded)
         reply: ScoreReply = await self._score("score", ScoreRequest(embeds, (options,) * len(encoded), views))
         again = iter(zip(reply.outcomes, reply.scored, strict=True))
-        return [one if one.embeds is None else _Tagged(*next(again), one.embeds) for one in tagged]
+        rescored = list(tagged)
+        for at, one in enumerate(tagged):
+            if one.embeds is not None:
+                outcome, scored = next(again)
+                rescored[at] = _Tagged(outcome, one.times, scored, one.embeds)
+        return rescored
 
     async def score(self, image_embeds: FloatArray, options: TagOptions) -> TagAnswer:
         """Tag stored embeddings, in as many calls as their bytes take; see `Tagger.score`."""
@@ -176,14 +198,22 @@ class Preprocessor:
             raise DeadlineExceeded("The service took too long to answer. Try again, or send fewer images.") from error
 
     async def _embed_one(self, data: bytes) -> FloatArray | TaggerError:
+        times = new_image()
         try:
-            prepared = await self._decoding.run(self._preparer.prepare, data)
-            encoded = await self._batcher.submit((prepared, None), self._preparer.max_nbytes)
+            encoded = await self._encode_view(await self._decoding.run(self._preparer.prepare, data, times), None, times)
         except TaggerError as error:
-            self._counted.add(error.code)
+            self._images.note(error.code, data, times)
             return error
-        self._counted.add("ok")
+        self._images.note(OK, data, times)
         return encoded.embed
+
+    async def _encode_view(self, view: PreparedImage, options: TagOptions | None, times: StageTimes) -> _Encoded:
+        """Have a view encoded in some micro-batch, noting how long it waited for one and how long that took."""
+        submitted_s = time.perf_counter()
+        encoded = await self._batcher.submit((view, options), self._preparer.max_nbytes)
+        times.add("queue", submitted_s, encoded.started_s)
+        times.add("encode", encoded.started_s, encoded.ended_s)
+        return encoded
 
     async def embed_texts(self, texts: Sequence[str]) -> FloatArray:
         """Have texts encoded; see `Tagger.embed_texts`."""
@@ -200,6 +230,11 @@ class Preprocessor:
         detail: VocabularyDetail = await self._score("vocabulary", name, timeout_s=STATE_TIMEOUT_S)
         return detail
 
+    async def configuration(self) -> dict[str, Any]:
+        """Return the plan that this replica was built by, with the live settings of a Postprocessor; see `Tagger.configuration`."""
+        post: PostprocessorState = await self._score("state", timeout_s=STATE_TIMEOUT_S)
+        return show_config(self._config, post.shown)
+
     async def describe(self) -> ModelCard:
         """Ask the other deployments what they run; see `Tagger.describe`."""
         try:
@@ -214,33 +249,40 @@ class Preprocessor:
 
     async def _tag_one(self, data: bytes, options: TagOptions) -> _Tagged:
         """Tag the whole of a picture."""
+        times = new_image()
         try:
-            prepared = await self._decoding.run(self._preparer.prepare, data)
-            encoded = await self._batcher.submit((prepared, options), self._preparer.max_nbytes)
+            prepared = await self._decoding.run(self._preparer.prepare, data, times)
+            encoded = await self._encode_view(prepared, options, times)
             assert encoded.call is not None, "an item with options is scored with its micro-batch"
-            reply = await asyncio.shield(encoded.call)
+            with times.timed("score"):
+                reply = await asyncio.shield(encoded.call)
         except TaggerError as error:
-            return _Tagged(error)
-        return _Tagged(reply.outcomes[encoded.at], reply.scored[encoded.at], encoded.embed[None])
+            return _Tagged(error, times)
+        return _Tagged(reply.outcomes[encoded.at], times, reply.scored[encoded.at], encoded.embed[None])
 
     async def _tag_views(self, data: bytes, options: TagOptions) -> _Tagged:
         """Tag a picture by the whole of it and its tiles, which go into the same micro-batches as everybody's images."""
+        times = new_image()
         try:
-            views = await self._decoding.run(self._preparer.prepare_views, data)
-            nbytes = self._preparer.max_nbytes
-            encoded = await asyncio.gather(*[self._batcher.submit((view, None), nbytes) for view in views])
+            views = await self._decoding.run(self._preparer.prepare_views, data, times)
+            encoded = await asyncio.gather(*[self._encode_view(view, None, times) for view in views])
             embeds = np.stack([one.embed for one in encoded])
-            reply: ScoreReply = await self._score("score", ScoreRequest(embeds, (options,), (len(views),)))
+            with times.timed("score"):
+                reply: ScoreReply = await self._score("score", ScoreRequest(embeds, (options,), (len(views),)))
         except TaggerError as error:
-            return _Tagged(error)
-        return _Tagged(reply.outcomes[0], reply.scored[0], embeds)
+            return _Tagged(error, times)
+        return _Tagged(reply.outcomes[0], times, reply.scored[0], embeds)
 
     async def _encode_batch(self, items: Sequence[_Item]) -> list[_Encoded | Exception]:
         """Encode a micro-batch; its scoring is started and not waited for, so that the encoder gets its next one."""
+        started_s = time.perf_counter()
         reply: EncodeReply = await self._encode("encode", collate([image for image, _ in items]))
+        ended_s = time.perf_counter()
         self._batcher.receivers = max(1, reply.replicas)
         embeds = reply.images.image_embeds
-        results: list[_Encoded | Exception] = [error or _Encoded(embeds[at]) for at, error in enumerate(reply.images.errors)]
+        results: list[_Encoded | Exception] = [
+            error or _Encoded(embeds[at], started_s, ended_s) for at, error in enumerate(reply.images.errors)
+        ]
         # labels that came with a request are scored apart: others must not wait until those are encoded
         groups: dict[TagOptions | None, list[int]] = {}
         for at, (_, options) in enumerate(items):
@@ -251,7 +293,7 @@ class Preprocessor:
             asked = tuple(options for at in rows if (options := items[at][1]) is not None)
             call = self._spawn(self._score("score", ScoreRequest(part, asked)))
             for place, at in enumerate(rows):
-                results[at] = _Encoded(embeds[at], call, place)
+                results[at] = _Encoded(embeds[at], started_s, ended_s, call, place)
         return results
 
     def _send_labels_ahead(self, options: TagOptions) -> None:

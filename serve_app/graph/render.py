@@ -24,7 +24,9 @@ def render_serve_config(config: ServiceConfig) -> dict[str, Any]:
         {"name": name} | live_options(scale) | ({"user_config": live[name]} if name in live else {})
         for name, scale in scales(config).items()
     ]
-    return {
+    tracing = config.telemetry.tracing
+    traced = {"tracing_config": tracing.model_dump(mode="json")} if tracing.enabled else {}
+    return traced | {
         "proxy_location": "EveryNode",
         "http_options": {
             "host": config.serving.host,

@@ -6,16 +6,22 @@ configurations carry `do_convert_rgb: null`, with which transformers' own proces
 Not here: resizing to what the model sees (`preprocess.py`, `naflex.py`).
 """
 
+import functools
 import io
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError, features
 
 from serve_app.errors import ImageTooLarge, InvalidImage, UnsupportedImage
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-"""Pillow's names of the formats that are read; its other decoders are never tried on a stranger's bytes."""
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")
+"""Pillow's names of the formats that may be read; its other decoders are never tried on a stranger's bytes."""
+HEIF_PACKAGE = "pillow_heif"
+
+_SIGNATURES = ((b"\xff\xd8\xff", "JPEG"), (b"\x89PNG\r\n\x1a\n", "PNG"), (b"GIF8", "GIF"), (b"BM", "BMP"), (b"II", "TIFF"), (b"MM", "TIFF"))
+_BRANDS = {b"avif": "AVIF", b"avis": "AVIF", b"heic": "HEIF", b"heix": "HEIF", b"mif1": "HEIF", b"msf1": "HEIF", b"hevc": "HEIF"}
 
 DRAFT_MARGIN = 2.0
 """JPEGs are decoded at no less than this many times the size the model needs. At 2 the resized pixels differ from
@@ -27,6 +33,31 @@ class ImageLimits:
     """What is refused before it is decoded."""
 
     max_pixels: int = 50_000_000
+    formats: tuple[str, ...] = FORMATS
+
+
+@functools.cache
+def readable_formats(asked: tuple[str, ...] = FORMATS) -> tuple[str, ...]:
+    """Return those of `asked` that a decoder is installed for: AVIF is a part of most builds of Pillow, HEIF a package."""
+    has_heif = "HEIF" in asked and find_spec(HEIF_PACKAGE) is not None
+    if has_heif:
+        import pillow_heif
+
+        pillow_heif.register_heif_opener(thumbnails=False)
+    present = {"AVIF": features.check("avif"), "HEIF": has_heif}
+    return tuple(name for name in asked if present.get(name, True))
+
+
+def signature_of(data: bytes) -> str:
+    """Return the format that the first bytes look like, by Pillow's name; `other` for none that may be read.
+
+    Source: the formats' own signatures, and the brands of ISO/IEC 23008-12 for AVIF and HEIF.
+    """
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "WEBP"
+    if data[4:8] == b"ftyp":
+        return _BRANDS.get(data[8:12], "other")
+    return next((name for start, name in _SIGNATURES if data.startswith(start)), "other")
 
 
 def decode_image(data: bytes, limits: ImageLimits, target_px: int | None = None) -> Image.Image:
@@ -39,11 +70,11 @@ def decode_image(data: bytes, limits: ImageLimits, target_px: int | None = None)
             JPEGs be decoded smaller. None for full size.
 
     Raises:
-        UnsupportedImage: The bytes are none of `FORMATS`.
+        UnsupportedImage: The bytes are none of the formats of `limits`, or of one that no decoder is installed for.
         ImageTooLarge: The header announces more pixels than `limits` allow.
         InvalidImage: The picture is truncated or damaged.
     """
-    image = _open(data)
+    image = _open(data, readable_formats(limits.formats))
     if image.width * image.height > limits.max_pixels:
         raise ImageTooLarge(
             f"The picture has {image.width}×{image.height} pixels; at most {limits.max_pixels:,} are read. Send it smaller."
@@ -60,11 +91,11 @@ def decode_image(data: bytes, limits: ImageLimits, target_px: int | None = None)
         raise InvalidImage("The picture is truncated or damaged. Check that the whole file was sent.") from error
 
 
-def _open(data: bytes) -> Image.Image:
+def _open(data: bytes, formats: tuple[str, ...]) -> Image.Image:
     try:
-        return Image.open(io.BytesIO(data), formats=FORMATS)
+        return Image.open(io.BytesIO(data), formats=formats)
     except UnidentifiedImageError as error:
-        raise UnsupportedImage(f"The data is not a picture that can be read. Send one of {', '.join(FORMATS)}.") from error
+        raise UnsupportedImage(f"The data is not a picture that can be read. Send one of {', '.join(formats)}.") from error
     except Image.DecompressionBombError as error:
         raise ImageTooLarge("The picture has far more pixels than are read. Send it smaller.") from error
     except Exception as error:

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 from PIL import Image
 
+from serve_app.observed import StageTimes
 from serve_app.siglip.checkpoints import Checkpoint
-from serve_app.siglip.images import DRAFT_MARGIN, ImageLimits, decode_image
+from serve_app.siglip.images import DRAFT_MARGIN, ImageLimits, decode_image, readable_formats
 from serve_app.siglip.inputs import PreparedImage
 from serve_app.siglip.naflex import prepare_naflex
 from serve_app.siglip.preprocess import resize_square
@@ -23,6 +24,10 @@ class ImagePreparer:
     limits: ImageLimits
     max_num_patches: int
 
+    def __post_init__(self) -> None:
+        """Load the decoders now and not with the first picture."""
+        readable_formats(self.limits.formats)
+
     @property
     def target_px(self) -> int:
         """Side in pixels of the square that pictures are resized to, or of the square with as many patches."""
@@ -37,22 +42,29 @@ class ImagePreparer:
             return self.checkpoint.image_size_px**2 * 3
         return self.max_num_patches * self.checkpoint.patch_size_px**2 * 3
 
-    def prepare(self, data: bytes) -> PreparedImage:
-        """Decode and resize one picture.
+    def prepare(self, data: bytes, times: StageTimes | None = None) -> PreparedImage:
+        """Decode and resize one picture, noting how long each took.
 
         Raises:
             RequestError: The picture cannot be read; see `decode_image`.
         """
-        return self._resize(decode_image(data, self.limits, self.target_px), data)
+        times = times or StageTimes()
+        with times.timed("decode"):
+            image = decode_image(data, self.limits, self.target_px)
+        with times.timed("preprocess"):
+            return self._resize(image, data)
 
-    def prepare_views(self, data: bytes) -> list[PreparedImage]:
-        """Decode one picture, and resize the whole of it and its tiles.
+    def prepare_views(self, data: bytes, times: StageTimes | None = None) -> list[PreparedImage]:
+        """Decode one picture, and resize the whole of it and its tiles, noting how long each took.
 
         Raises:
             RequestError: The picture cannot be read; see `decode_image`.
         """
-        image = decode_image(data, self.limits, self.target_px * MAX_TILES // 2)
-        return [self._resize(view, data) for view in views_of(image, self.target_px)]
+        times = times or StageTimes()
+        with times.timed("decode"):
+            image = decode_image(data, self.limits, self.target_px * MAX_TILES // 2)
+        with times.timed("preprocess"):
+            return [self._resize(view, data) for view in views_of(image, self.target_px)]
 
     def _resize(self, image: Image.Image, data: bytes) -> PreparedImage:
         if self.checkpoint.image_size_px is None:

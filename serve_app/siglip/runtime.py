@@ -60,6 +60,15 @@ def cap_gpu_memory(share: float) -> None:
         torch.cuda.set_per_process_memory_fraction(max(0.01, share - PROCESS_BYTES / total))
 
 
+def gpu_memory_bytes(device: str) -> dict[str, float]:
+    """Return the bytes that this process has in tensors, has reserved from the driver, and may reserve; empty without a GPU."""
+    if device != "cuda":
+        return {}
+    total = torch.cuda.get_device_properties(0).total_memory
+    limit = total * torch.cuda.get_per_process_memory_fraction()
+    return {"allocated": torch.cuda.memory_allocated(), "reserved": torch.cuda.memory_reserved(), "limit": limit}
+
+
 def _resolve_attention(asked: str, family: Family, device: str, dtype: str) -> str:
     if asked == "auto":
         return "flash_attention_2" if _can_flash(family, device, dtype) else "sdpa"

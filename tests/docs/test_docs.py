@@ -13,9 +13,8 @@ from serve_app.config import PLUGIN_ALIASES, ServiceConfig
 from serve_app.demo.release import SAMPLES
 
 ROOT = Path(__file__).parents[2]
-CONFIGURATION, API, OPERATIONS, README = (
-    (ROOT / p).read_text() for p in ("docs/configuration.md", "docs/api.md", "docs/operations.md", "README.md")
-)
+PAGES = ("docs/configuration.md", "docs/api.md", "docs/operations.md", "docs/monitoring.md", "README.md")
+CONFIGURATION, API, OPERATIONS, MONITORING, README = ((ROOT / p).read_text() for p in PAGES)
 
 
 def setting_names(block: type[BaseModel]) -> set[str]:
@@ -42,9 +41,9 @@ def test_every_error_code_is_documented(code: str) -> None:
 
 
 def test_every_metric_is_documented_and_no_other() -> None:
-    """The metrics of graph/metrics.py are those of docs/operations.md."""
+    """The metrics of graph/metrics.py are those of docs/monitoring.md."""
     defined = set(re.findall(r'"(siglip_\w+)"', (ROOT / "serve_app/graph/metrics.py").read_text()))
-    assert defined == set(re.findall(r"`(siglip_\w+)", OPERATIONS))
+    assert defined == set(re.findall(r"`(siglip_\w+)", MONITORING))
 
 
 def test_every_command_is_in_the_changelog_or_a_page() -> None:

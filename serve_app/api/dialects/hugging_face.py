@@ -12,10 +12,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from serve_app.api.answers import shorten
-from serve_app.api.bodies import read_body, read_json_object, unpack_image
+from serve_app.api.bodies import read_body, read_json_object
 from serve_app.api.dialects.shapes import with_errors
 from serve_app.api.parameters import validated
-from serve_app.config import Limits, ServiceConfig
+from serve_app.api.sources import ImageSources
+from serve_app.config import Limits
 from serve_app.errors import InvalidRequest, RequestError, TaggerError
 from serve_app.tagger import Tagger
 from serve_app.tagging.prompts import check_templates
@@ -45,12 +46,12 @@ class _Body(BaseModel):
     parameters: dict[str, Any] | None = None
 
 
-def add_hugging_face(app: FastAPI, tagger: Tagger, config: ServiceConfig) -> None:
+def add_hugging_face(app: FastAPI, tagger: Tagger, sources: ImageSources) -> None:
     """Add the routes that Hugging Face's clients are pointed at."""
 
     @with_errors(error_shape)
     async def classify(request: Request) -> Response:
-        image, options = await _read(request, config.limits)
+        image, options = await _read(request, sources)
         (outcome,) = (await tagger.tag([image], options)).outcomes
         if isinstance(outcome, TaggerError):
             raise outcome
@@ -68,7 +69,8 @@ def error_shape(error: TaggerError, status: int) -> dict[str, Any]:
     return {"error": error.message, "error_code": error.code}
 
 
-async def _read(request: Request, limits: Limits) -> tuple[bytes, TagOptions]:
+async def _read(request: Request, sources: ImageSources) -> tuple[bytes, TagOptions]:
+    limits = sources.limits
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if content_type != "application/json":
         data = await read_body(request, min(limits.max_body_bytes, limits.max_image_bytes))
@@ -83,7 +85,7 @@ async def _read(request: Request, limits: Limits) -> tuple[bytes, TagOptions]:
         inputs = inputs.get("image", inputs.get("images"))
     if not isinstance(inputs, str):
         raise InvalidRequest("inputs must be the image in base64, or an object with image.")
-    image = unpack_image(inputs, limits.max_image_bytes)
+    (image,) = await sources.images([inputs])
     if isinstance(image, RequestError):
         raise image
     return image, _options(validated(_Parameters, {k: v for k, v in parameters.items() if v is not None}), limits)

@@ -13,18 +13,20 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from serve_app.api.answers import encode_embedding
-from serve_app.api.bodies import read_json_object, unpack_image
+from serve_app.api.bodies import read_json_object
 from serve_app.api.dialects.shapes import with_errors
 from serve_app.api.parameters import validated
-from serve_app.config import ServiceConfig
+from serve_app.api.sources import ImageSources
+from serve_app.config import Limits, ServiceConfig
 from serve_app.errors import InvalidRequest, PayloadTooLarge, RequestError, TaggerError
 from serve_app.siglip.inputs import FloatArray
 from serve_app.tagger import Tagger
 from serve_app.tagging.prompts import check_text
 
+PATHS = ("/v1/embeddings", "/v1/models")
 MAX_TEXT_CHARACTERS = 8_192
 """Of one text; the tower reads its beginning, as much as the checkpoint's context length holds."""
-_DATA, _WEB = "data:image/", ("http://", "https://")
+_DATA = "data:image/"
 
 
 class EmbeddingsBody(BaseModel):
@@ -42,13 +44,13 @@ class EmbeddingsBody(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One thing to embed: a text or an encoded picture."""
+    """One thing to embed: a text, or the base64, data URI or URL of a picture."""
 
     text: str | None = None
-    image: bytes | None = None
+    image: str | None = None
 
 
-def add_openai(app: FastAPI, tagger: Tagger, config: ServiceConfig) -> None:
+def add_openai(app: FastAPI, tagger: Tagger, config: ServiceConfig, sources: ImageSources) -> None:
     """Add `POST /v1/embeddings` and `GET /v1/models`."""
     model = config.siglip.model_shown
 
@@ -57,8 +59,7 @@ def add_openai(app: FastAPI, tagger: Tagger, config: ServiceConfig) -> None:
     async def embeddings(request: Request) -> Response:
         """Embed every input of a request, or none."""
         body = validated(EmbeddingsBody, await read_json_object(request, config.limits))
-        items = read_items(body, config)
-        rows = await _embed(tagger, items)
+        rows = await _embed(tagger, read_items(body, config.limits), sources)
         width = len(rows[0])
         if body.dimensions not in (None, 0, width):
             raise InvalidRequest(
@@ -82,33 +83,32 @@ def error_shape(error: TaggerError, status: int) -> dict[str, Any]:
     return {"error": {"message": error.message, "type": kind, "param": None, "code": error.code}}
 
 
-def read_items(body: EmbeddingsBody, config: ServiceConfig) -> list[Item]:
+def read_items(body: EmbeddingsBody, limits: Limits) -> list[Item]:
     """Return what is to be embedded, in order.
 
     Raises:
         InvalidRequest: It is neither text nor a picture.
         PayloadTooLarge: It is too much.
-        RequestError: A picture cannot be unpacked.
     """
     if (body.input is None) == (body.messages is None):
         raise InvalidRequest("Give either input or messages.")
     given = [_of_messages(body.messages)] if body.messages is not None else body.input if isinstance(body.input, list) else [body.input]
     if not given:
         raise InvalidRequest("input is empty; give at least one text or image.")
-    limits = config.limits
     if len(given) > limits.max_labels_per_request:
         raise PayloadTooLarge(f"The request holds {len(given):,} inputs; at most {limits.max_labels_per_request:,} are taken.")
-    items = [_item(value, body.modality, limits.max_image_bytes) for value in given]
-    images = sum(item.image is not None for item in items)
-    if images > limits.max_images_per_request:
-        raise PayloadTooLarge(f"The request holds {images} images; at most {limits.max_images_per_request} are taken.")
-    return items
+    return [_item(value, body.modality) for value in given]
 
 
-async def _embed(tagger: Tagger, items: list[Item]) -> list[FloatArray]:
+async def _embed(tagger: Tagger, items: list[Item], sources: ImageSources) -> list[FloatArray]:
     """Return each item's embedding; the first that has none fails the request, as OpenAI's does."""
     texts = [item.text for item in items if item.text is not None]
-    images = [item.image for item in items if item.image is not None]
+    places = [at for at, item in enumerate(items) if item.image is not None]
+    images: list[bytes] = []
+    for at, image in zip(places, await sources.images([items[at].image or "" for at in places]), strict=True):
+        if isinstance(image, RequestError):
+            raise type(image)(f"input[{at}]: {image.message}")
+        images.append(image)
     of_texts = iter(await tagger.embed_texts(texts) if texts else ())
     of_images = iter(await tagger.embed_images(images) if images else ())
     rows: list[FloatArray] = []
@@ -120,7 +120,7 @@ async def _embed(tagger: Tagger, items: list[Item]) -> list[FloatArray]:
     return rows
 
 
-def _item(value: Any, modality: str, max_image_bytes: int) -> Item:
+def _item(value: Any, modality: str) -> Item:
     if isinstance(value, dict) and len(value) == 1 and isinstance(value.get("text"), str):
         return Item(text=_text(value["text"]))
     if isinstance(value, dict) and len(value) == 1 and isinstance(value.get("image"), str):
@@ -129,12 +129,7 @@ def _item(value: Any, modality: str, max_image_bytes: int) -> Item:
         raise InvalidRequest("Each input must be a text, a data URI of an image, or an object with text or image; tokens are not taken.")
     if not value.lower().startswith(_DATA) and modality == "text":
         return Item(text=_text(value))
-    if value.lower().startswith(_WEB):
-        raise InvalidRequest("Images are not fetched from other hosts; send them as data URIs.")
-    image = unpack_image(value, max_image_bytes)
-    if isinstance(image, RequestError):
-        raise image
-    return Item(image=image)
+    return Item(image=value)
 
 
 def _text(value: str) -> str:

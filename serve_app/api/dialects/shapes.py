@@ -3,19 +3,16 @@
 import functools
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
-from serve_app.api.statuses import RETRY_AFTER_S, status_of
+from serve_app.api.answers import ErrorShape, error_response
 from serve_app.errors import ServiceError, TaggerError
 
 logger = logging.getLogger(__name__)
 
 Endpoint = Callable[[Request], Awaitable[Response]]
-ErrorShape = Callable[[TaggerError, int], dict[str, Any]]
-"""From an error and its status to the JSON that a client of the dialect expects."""
 
 
 def with_errors(shape: ErrorShape) -> Callable[[Endpoint], Endpoint]:
@@ -34,9 +31,7 @@ def with_errors(shape: ErrorShape) -> Callable[[Endpoint], Endpoint]:
             except Exception:
                 logger.exception("%s %s failed", request.method, request.url.path)
                 known = ServiceError("The service failed on this request. Its log says why.")
-            status = status_of(known)
-            headers = {"Retry-After": str(RETRY_AFTER_S)} if status in (429, 503) else None
-            return JSONResponse(shape(known, status), status, headers)
+            return error_response(known, shape)
 
         return answer
 

@@ -1,9 +1,11 @@
 """The HTTP face over a LocalTagger on a tiny checkpoint: transports, answers, refusals."""
 
+import asyncio
 import base64
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -224,7 +226,7 @@ def test_documentation_needs_no_other_host(client: TestClient) -> None:
     for asset in ("swagger-ui-bundle.js", "swagger-ui.css"):
         assert client.get(f"/docs/assets/{asset}").status_code == 200
     paths = client.get("/openapi.json").json()["paths"]
-    native = {"/v1/tag", "/v1/score", "/v1/model", "/v1/vocabularies", "/v1/vocabularies/{name}", "/healthz", "/readyz"}
+    native = {"/v1/tag", "/v1/score", "/v1/model", "/v1/config", "/v1/vocabularies", "/v1/vocabularies/{name}", "/healthz", "/readyz"}
     dialects = {"/v1/embeddings", "/v1/models", "/hf", "/predict", "/", "/v2", "/v2/health/live", "/v2/health/ready", "/v2/models/{model}"}
     assert set(paths) == native | dialects
     assert {"200", "400", "413", "415", "422", "429", "503", "504"} <= set(paths["/v1/tag"]["post"]["responses"])
@@ -252,3 +254,56 @@ def test_failures_of_the_service_show_nothing_internal(config: ServiceConfig, er
             expected = {"Overloaded": 429, "Unavailable": 503}.get(type(error).__name__, 500)
             assert response.status_code == expected
             assert ("retry-after" in response.headers) == (expected != 500)
+
+
+def lines_of(client: TestClient, **request: Any) -> list[dict[str, Any]]:
+    """Return the lines of a streamed answer."""
+    with client.stream("POST", "/v1/tag", headers={"Accept": "application/x-ndjson"}, **request) as answer:
+        assert (answer.status_code, answer.headers["content-type"]) == (200, "application/x-ndjson")
+        return [json.loads(line) for line in answer.iter_lines()]
+
+
+def test_many_images_are_streamed_line_by_line(client: TestClient, tags: list[object]) -> None:
+    """Each with its index, its own tags or error and what it was scored by; the last line says that all were given."""
+    *lines, last = lines_of(client, json={"images": [BASE64, base64.b64encode(BROKEN).decode(), "###", BASE64]})
+    by_index = {line["index"]: line for line in lines}
+    assert set(by_index) == {0, 1, 2, 3}
+    assert by_index[0]["tags"] == by_index[3]["tags"] == tags
+    assert by_index[0]["vocabulary"] == "default"
+    assert by_index[1]["error"]["code"] == "invalid_image"
+    assert by_index[2]["error"]["code"] == "invalid_request"
+    assert last.pop("inference_time_ms") > 0
+    assert last == {"done": True, "images": 4, "failed": 2}
+
+
+def test_lines_come_in_the_order_in_which_images_are_done(config: ServiceConfig) -> None:
+    """A picture that takes long does not hold those behind it back, and one that is done is sent before the next is."""
+    release: list[asyncio.Event] = []
+
+    class Slow(LocalTagger):
+        async def tag(self, images: Sequence[bytes], options: TagOptions, with_embeddings: bool = False) -> TagAnswer:
+            if images[0] == BROKEN:
+                release.append(asyncio.Event())
+                await release[0].wait()
+            else:
+                asyncio.get_running_loop().call_later(0.05, release[0].set)
+            return await super().tag(images, options, with_embeddings)
+
+    with TestClient(create_app(Slow(config), config)) as slow:
+        lines = lines_of(slow, json={"images": [base64.b64encode(BROKEN).decode(), BASE64]})
+    assert [line.get("index") for line in lines] == [1, 0, None]
+
+
+def test_a_request_that_cannot_be_read_is_refused_before_a_stream_begins(client: TestClient) -> None:
+    """With its status, as without streaming."""
+    answer = client.post("/v1/tag", json={"images": [BASE64] * 5}, headers={"Accept": "application/x-ndjson"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (413, "payload_too_large")
+
+
+def test_images_by_url_are_refused_unless_fetching_is_on(client: TestClient) -> None:
+    """Each in its place, with the sentence that says what to do; the other images of the request are tagged."""
+    answer = client.post("/v1/tag", json={"images": ["https://example.org/a.jpg", BASE64]}).json()
+    assert "Send the image itself" in answer["results"][0]["error"]["message"]
+    assert answer["results"][1]["tags"]
+    openai = client.post("/v1/embeddings", json={"input": "https://example.org/a.jpg", "modality": "image"})
+    assert (openai.status_code, openai.json()["error"]["code"]) == (400, "invalid_request")

@@ -1,0 +1,190 @@
+"""What every request passes on its way in and every answer on its way out, before and after any route.
+
+Request ids, API keys, the time that a body has, headers that browsers go by, `Server-Timing`, and the record of what was
+asked and how it went, which logs and metrics are told of. Pure ASGI: Starlette's own base class for middleware costs more
+than scoring an image.
+"""
+
+import asyncio
+import logging
+import re
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from serve_app import observed
+from serve_app.api.answers import ErrorShape, error_response, own_shape
+from serve_app.api.keys import ApiKeys
+from serve_app.errors import RequestTimeout, TaggerError
+from serve_app.observed import RequestRecord
+
+logger = logging.getLogger(__name__)
+
+OPEN_PATHS = ("/", "/healthz", "/readyz", "/v2/health/live", "/v2/health/ready", "/openapi.json", "/docs")
+OPEN_BELOW = ("/page/", "/docs/")
+"""Answered without a key, where they are there at all: probes, and what a browser shows before it could send one. Of `/`
+only what is read; `POST /` tags an image."""
+CLIENT_LEFT = 499
+"""Status in logs and metrics of a request whose client did not wait; the number is nginx's."""
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
+_SECURITY = {
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class AnsweredRequest:
+    """A request and how it went, as logs and metrics are told.
+
+    Attributes:
+        request_id: Sent by the client, or made here.
+        key: Name of the API key, if keys are asked for.
+        method: GET, POST, …
+        route: The path as documented, such as `/v1/vocabularies/{name}`; `other` where there is nothing.
+        status: Of the answer; 499 where the client left.
+        code: Of the error, if it is one.
+        seconds: From the first byte of the request's head to the last of the answer.
+        bytes_in: Of the body.
+        images: That were worked on.
+        stages: Seconds of each stage, of the image for which it took longest.
+    """
+
+    request_id: str
+    key: str | None
+    method: str
+    route: str
+    status: int
+    code: str | None
+    seconds: float
+    bytes_in: int
+    images: int
+    stages: dict[str, float]
+
+
+Observer = Callable[[AnsweredRequest], None]
+
+
+@dataclass(slots=True)
+class Edge:
+    """The outermost application.
+
+    Attributes:
+        app: Everything else.
+        body_timeout_s: In which a request's body must arrive.
+        keys: That are known; None where none is asked for.
+        shape_of: From a path to the shape of its errors.
+        observers: Told of every request.
+        returns_request_id: Whether the answer's `X-Request-Id` is set here; Serve sets it itself.
+    """
+
+    app: ASGIApp
+    body_timeout_s: float
+    keys: ApiKeys | None = None
+    shape_of: Callable[[str], ErrorShape] = field(default=lambda _: own_shape)
+    observers: Sequence[Observer] = ()
+    returns_request_id: bool = True
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        passage = _Passage(scope, receive, send, self.body_timeout_s, self.returns_request_id)
+        observed.begin(passage.record)
+        try:
+            if self.keys is not None and not _is_open(scope):
+                passage.record.key = self.keys.name_of(passage.headers)
+            await self.app(scope, passage.receive, passage.send)
+        except TaggerError as error:
+            await passage.refuse(error_response(error, self.shape_of(scope["path"])))
+        except Exception:
+            logger.exception("%s %s failed", scope["method"], passage.route)
+            passage.status = passage.status or 500
+            raise
+        finally:
+            answered = passage.answered()
+            for observer in self.observers:
+                observer(answered)
+
+
+class _Passage:
+    """One request on its way through."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, body_timeout_s: float, returns_request_id: bool) -> None:
+        self._scope, self._receive, self._send = scope, receive, send
+        self._started_s = time.perf_counter()
+        self._body_ends_s = asyncio.get_running_loop().time() + body_timeout_s
+        self._returns_request_id, self._body_is_here = returns_request_id, False
+        self.headers = Headers(scope=scope)
+        asked = self.headers.get("x-request-id", "")
+        self.record = RequestRecord(asked if _REQUEST_ID.fullmatch(asked) else uuid.uuid4().hex)
+        self.status, self._ended, self._bytes_in = 0, False, 0
+
+    @property
+    def route(self) -> str:
+        """The path as it is documented, so that logs and metrics have few of them."""
+        known = self._scope.get("route")
+        return str(getattr(known, "path", None) or getattr(known, "path_format", None) or "other")
+
+    async def receive(self) -> Message:
+        """Pass a part of the body on, within the time that the body has."""
+        if self._body_is_here:
+            return await self._receive()
+        try:
+            async with asyncio.timeout_at(self._body_ends_s):
+                message = await self._receive()
+        except TimeoutError as error:
+            raise RequestTimeout("The request's body did not arrive in time. Send it again, or a smaller one.") from error
+        self._bytes_in += len(message.get("body", b""))
+        self._body_is_here = not message.get("more_body", False)
+        return message
+
+    async def send(self, message: Message) -> None:
+        """Pass a part of the answer on, the head with what every answer has."""
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            self._add_headers(MutableHeaders(scope=message))
+        await self._send(message)
+        if message["type"] == "http.response.body" and not message.get("more_body", False):
+            self._ended = True
+
+    async def refuse(self, response: JSONResponse) -> None:
+        """Answer with an error, unless an answer has begun."""
+        if not self.status:
+            await response(self._scope, self._receive, self.send)
+
+    def answered(self) -> AnsweredRequest:
+        """Return how it went."""
+        return AnsweredRequest(
+            request_id=self.record.request_id,
+            key=self.record.key,
+            method=self._scope["method"],
+            route=self.route,
+            status=self.status if self._ended or self.status >= 500 else CLIENT_LEFT,
+            code=self.record.code,
+            seconds=time.perf_counter() - self._started_s,
+            bytes_in=self._bytes_in,
+            images=len(self.record.images),
+            stages=self.record.longest(),
+        )
+
+    def _add_headers(self, headers: MutableHeaders) -> None:
+        for name, value in _SECURITY.items():
+            headers.setdefault(name, value)
+        if self._returns_request_id:
+            headers["x-request-id"] = self.record.request_id
+        times = [f"{stage};dur={seconds * 1000:.1f}" for stage, seconds in self.record.longest().items()]
+        headers["server-timing"] = ", ".join([*times, f"total;dur={(time.perf_counter() - self._started_s) * 1000:.1f}"])
+
+
+def _is_open(scope: Scope) -> bool:
+    path: str = scope["path"]
+    return scope["method"] in ("GET", "HEAD") and (path in OPEN_PATHS or path.startswith(OPEN_BELOW))

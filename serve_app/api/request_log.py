@@ -1,0 +1,58 @@
+"""One line for each request, as JSON for machines or in columns for people. No content, no key, no query, no address."""
+
+import json
+import sys
+from datetime import UTC, datetime
+from typing import TextIO
+
+from serve_app.api.edge import AnsweredRequest, Observer
+
+
+def request_log(style: str, out: TextIO | None = None) -> Observer:
+    """Return an observer that writes a line for each request.
+
+    Args:
+        style: `json` or `console`.
+        out: Where to; the process's own standard output if left out, past what Serve may have put in its place.
+    """
+    line = json_line if style == "json" else console_line
+
+    def write(answered: AnsweredRequest) -> None:
+        """Write one line, whole, so that processes that share the file do not mix theirs."""
+        stream = out or sys.__stdout__
+        if stream is not None:  # as under pythonw; and not by print, which Ray replaces in its workers
+            stream.write(line(answered, datetime.now(UTC)) + "\n")
+            stream.flush()
+
+    return write
+
+
+def json_line(answered: AnsweredRequest, now: datetime) -> str:
+    """Return a request as one JSON object; times are milliseconds."""
+    entry = {
+        "time": now.isoformat(timespec="milliseconds"),
+        "event": "request",
+        "request_id": answered.request_id,
+        "key": answered.key,
+        "method": answered.method,
+        "route": answered.route,
+        "status": answered.status,
+        "code": answered.code,
+        "duration_ms": _ms(answered.seconds),
+        "bytes_in": answered.bytes_in,
+        "images": answered.images,
+        "stages_ms": {stage: _ms(seconds) for stage, seconds in answered.stages.items()} or None,
+    }
+    return json.dumps({name: value for name, value in entry.items() if value is not None})
+
+
+def console_line(answered: AnsweredRequest, now: datetime) -> str:
+    """Return a request as one line for people."""
+    stages = " ".join(f"{stage}={_ms(seconds):g}" for stage, seconds in answered.stages.items())
+    what = f"{answered.method} {answered.route} {answered.status}{f' {answered.code}' if answered.code else ''}"
+    whose = f" key={answered.key}" if answered.key else ""
+    return f"{now:%H:%M:%S} {what} {_ms(answered.seconds):g} ms images={answered.images} {stages}{whose} id={answered.request_id}"
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1000, 1)

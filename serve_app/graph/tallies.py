@@ -1,0 +1,65 @@
+"""What a Preprocessor counts of images and requests, handed to the metrics once a second."""
+
+import asyncio
+from collections import Counter
+
+from ray.serve import metrics as serve_metrics
+
+from serve_app.api.edge import AnsweredRequest
+from serve_app.graph import metrics
+from serve_app.observed import StageTimes
+from serve_app.siglip.images import signature_of
+
+OK = "ok"
+"""Outcome of an image that was tagged or embedded; any other is an error's code."""
+FLUSH_S = 1.0
+
+
+class Tally:
+    """Counts in this process and hands the sums over: under load, one increment a second instead of hundreds."""
+
+    def __init__(self, counter: serve_metrics.Counter, *tags: str) -> None:
+        self._counter, self._tags = counter, tags
+        self._pending: Counter[tuple[str, ...]] = Counter()
+
+    def add(self, *values: str) -> None:
+        """Count one with these values of the tags; called on the event loop."""
+        if not self._pending:
+            asyncio.get_running_loop().call_later(FLUSH_S, self._flush)
+        self._pending[values] += 1
+
+    def _flush(self) -> None:
+        pending, self._pending = self._pending, Counter()
+        for values, count in pending.items():
+            self._counter.inc(count, tags=dict(zip(self._tags, values, strict=True)))
+
+
+class ImageTally:
+    """Images by outcome and format, and the time of their stages."""
+
+    def __init__(self) -> None:
+        self._images = Tally(metrics.images(), "outcome", "format")
+        self._stages = metrics.stage_seconds()
+
+    def note(self, outcome: str, data: bytes, times: StageTimes | None) -> None:
+        """Count an image that is done."""
+        self._images.add(outcome, signature_of(data).lower())
+        for stage, seconds in times.seconds().items() if times else ():
+            self._stages.observe(seconds, tags={"stage": stage})
+
+
+class RequestTally:
+    """Requests by route, method and status, their time, and refusals by code."""
+
+    def __init__(self) -> None:
+        self._requests = Tally(metrics.requests(), "route", "method", "status")
+        self._refusals = Tally(metrics.refusals(), "route", "code")
+        self._seconds = metrics.request_seconds()
+
+    def note(self, answered: AnsweredRequest) -> None:
+        """Count a request that is answered."""
+        method = answered.method if answered.method in ("GET", "HEAD", "POST", "OPTIONS") else "other"
+        self._requests.add(answered.route, method, str(answered.status))
+        if answered.code is not None:
+            self._refusals.add(answered.route, answered.code)
+        self._seconds.observe(answered.seconds, tags={"route": answered.route})

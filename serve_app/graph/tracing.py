@@ -1,0 +1,47 @@
+"""A span for each stage of a request, below the one that Serve's tracing hook makes of the request itself.
+
+Off unless `telemetry.tracing.enabled`: there is then no recording span, and nothing is done here.
+"""
+
+import time
+from typing import Any
+
+from opentelemetry import trace
+
+from serve_app import observed
+from serve_app.api.edge import AnsweredRequest
+from serve_app.errors import ConfigError
+
+_TRACER = "siglip-serve"
+
+
+def trace_stages(answered: AnsweredRequest) -> None:
+    """Add the stages of every image of the request that has just been answered to its trace."""
+    span, record = trace.get_current_span(), observed.current()
+    if record is None or not span.is_recording():
+        return
+    tracer, shift_ns = trace.get_tracer(_TRACER), time.time_ns() - time.perf_counter_ns()
+    span.set_attributes({"http.route": answered.route, "http.response.status_code": answered.status, "siglip.images": answered.images})
+    if answered.code is not None:
+        span.set_attribute("error.type", answered.code)
+    for at, image in enumerate(record.images):
+        for stage, started_s, ended_s in image.spans:
+            child = tracer.start_span(stage, start_time=int(started_s * 1e9) + shift_ns, attributes={"siglip.image": at})
+            child.end(int(ended_s * 1e9) + shift_ns)
+
+
+def otlp() -> list[Any]:
+    """Return a processor that sends spans by OTLP over HTTP; the standard `OTEL_EXPORTER_OTLP_*` variables say where to.
+
+    Serve calls it where `telemetry.tracing.exporter_import_path` is `serve_app.graph.tracing:otlp`.
+
+    Raises:
+        ConfigError: The exporter is not installed.
+    """
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+    try:
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    except ImportError as error:
+        raise ConfigError("sending traces needs the extra tracing: pip install 'siglip-serve[tracing]'.") from error
+    return [BatchSpanProcessor(OTLPSpanExporter())]

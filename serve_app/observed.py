@@ -1,0 +1,96 @@
+"""What is noted of one request while it is answered: its id, whose it is, what went wrong, and how long each stage took.
+
+The HTTP face starts a record for each request and tells it to logs, metrics and the `Server-Timing` header; whoever works
+on the request adds to the record without knowing who reads it. No image content, no key and no URL is ever in it.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+
+STAGES = ("decode", "preprocess", "queue", "encode", "score")
+"""Of an image: read its pixels, bring them to the model's size, wait for a thread or a batch, the encoder's call, the
+Postprocessor's call. The same names in `Server-Timing`, in the metrics and in traces."""
+
+
+@dataclass(slots=True)
+class StageTimes:
+    """When the stages of one image began and ended, by `time.perf_counter`; a stage may come more than once."""
+
+    spans: list[tuple[str, float, float]] = field(default_factory=list)
+
+    def add(self, stage: str, started_s: float, ended_s: float) -> None:
+        """Note a stage."""
+        self.spans.append((stage, started_s, ended_s))
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Note the stage that the block is, also when it raises."""
+        started_s = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.add(stage, started_s, time.perf_counter())
+
+    def seconds(self) -> dict[str, float]:
+        """Return the seconds of each stage."""
+        total: dict[str, float] = {}
+        for stage, started_s, ended_s in list(self.spans):
+            total[stage] = total.get(stage, 0.0) + ended_s - started_s
+        return total
+
+
+@dataclass(slots=True)
+class RequestRecord:
+    """One request, while it is answered.
+
+    Attributes:
+        request_id: Sent by the client, or made here.
+        key: Name of the API key that it came with, if keys are asked for.
+        code: Of the error that it was answered with.
+        images: Stage times of each image.
+    """
+
+    request_id: str
+    key: str | None = None
+    code: str | None = None
+    images: list[StageTimes] = field(default_factory=list)
+
+    def longest(self) -> dict[str, float]:
+        """Return the seconds of each stage, of the image for which it took longest: images go side by side."""
+        longest: dict[str, float] = {}
+        for image in self.images:
+            for stage, seconds in image.seconds().items():
+                longest[stage] = max(seconds, longest.get(stage, 0.0))
+        return {stage: longest[stage] for stage in STAGES if stage in longest}
+
+
+_current: ContextVar[RequestRecord | None] = ContextVar("siglip_request", default=None)
+
+
+def begin(record: RequestRecord) -> None:
+    """Make a record the current one of this task and of those that it starts."""
+    _current.set(record)
+
+
+def current() -> RequestRecord | None:
+    """Return the record of the request that is being answered; None outside of one."""
+    return _current.get()
+
+
+def note_code(code: str) -> None:
+    """Note with which error the current request is answered."""
+    record = _current.get()
+    if record is not None:
+        record.code = code
+
+
+def new_image() -> StageTimes:
+    """Return stage times for one more image of the current request."""
+    times = StageTimes()
+    record = _current.get()
+    if record is not None:
+        record.images.append(times)
+    return times
