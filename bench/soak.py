@@ -1,0 +1,181 @@
+"""Thousands of requests, some of them bad, at a service whose queues are full: is every answer what it should be?
+
+`python -m bench.soak --requests 10000` starts the demo service with short queues, asks with more clients than those hold, and
+says what came back: nothing may be lost, hang, or be answered wrongly, and the replicas' memory must not grow.
+"""
+
+import argparse
+import asyncio
+import json
+import random
+import sys
+import tempfile
+import time
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from bench.run import draw_pictures
+from serve_app.demo.settings import demo_labels
+from tests.hostile_images import corpus
+from tests.service import Service
+
+TIMEOUT_S = 90.0
+MAX_TRIES = 200
+MIB = 2**20
+SHORT_QUEUES = {"max_ongoing_requests": 48, "max_queued_requests": 16}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request: its parts, with which statuses it must be answered, and the labels it must give where it is 200."""
+
+    name: str
+    content: bytes
+    statuses: tuple[int, ...]
+    path: str = "/v1/tag"
+    headers: dict[str, str] = field(default_factory=dict)
+    labels: tuple[str, ...] | None = None
+
+
+@dataclass
+class Soak:
+    """What came back.
+
+    Attributes:
+        answered: Requests by status, each counted once, with its last answer.
+        refused: Answers of 429, after which the request was sent again.
+        wrong: The first requests that were not answered as they should be, and how.
+        seconds: That it took.
+        replicas_mib: Memory of all replicas: before, in the middle, at the end.
+    """
+
+    answered: Counter[int] = field(default_factory=Counter)
+    refused: int = 0
+    wrong: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    replicas_mib: list[int] = field(default_factory=list)
+
+
+def bad_requests() -> list[Asked]:
+    """Return requests that cannot be answered with tags, or only by luck: hostile pictures, and what is wrong with the rest."""
+    multipart = {"Content-Type": "multipart/form-data; boundary=b"}
+    as_json = {"Content-Type": "application/json"}
+    others = [
+        Asked("unknown parameter", b"x", (400,), "/v1/tag?labls=a"),
+        Asked("unknown vocabulary", corpus()[0].data, (404,), "/v1/tag?vocabulary=nobody"),
+        Asked("threshold out of bounds", b"x", (400,), "/v1/tag?confidence_threshold=7"),
+        Asked("no JSON", b"{", (400,), headers=as_json),
+        Asked("deep JSON", b"[" * 100_000, (400,), headers=as_json),
+        Asked("JSON without an image", b"{}", (400,), headers=as_json),
+        Asked("a URL", b'{"image": "http://169.254.169.254/latest/meta-data/"}', (400,), headers=as_json),
+        Asked("broken form", b"--b\r\nContent-Disposition: form-data; name=", (400,), headers=multipart),
+        Asked("no body", b"", (400,)),
+        Asked("no such path", b"", (404,), "/v1/nothing"),
+    ]
+    return [Asked(one.name, one.data, (*one.statuses, 400) if not one.data else one.statuses) for one in corpus()] + others
+
+
+async def soak(service: Service, count: int, bad_share: float, clients: int) -> Soak:
+    """Ask a running service, each client one request at a time, refused ones again until they are answered."""
+    with tempfile.TemporaryDirectory() as folder:
+        pictures = [Path(path).read_bytes() for path in draw_pictures(Path(folder))]
+    good = await _good_requests(service, pictures)
+    chance, bad = random.Random(5), bad_requests()
+    asked = iter([chance.choice(bad) if chance.random() < bad_share else chance.choice(good) for _ in range(count)])
+    found, started_s = Soak(replicas_mib=[_replicas_mib(service)]), time.perf_counter()
+
+    async def client(connection: httpx.AsyncClient) -> None:
+        for one in asked:
+            await _ask(connection, one, found)
+            if sum(found.answered.values()) == count // 2:
+                found.replicas_mib.append(_replicas_mib(service))
+
+    limits = httpx.Limits(max_connections=clients)
+    async with httpx.AsyncClient(base_url=service.url, timeout=TIMEOUT_S, limits=limits) as connection:
+        await asyncio.gather(*[client(connection) for _ in range(clients)])
+    found.seconds = time.perf_counter() - started_s
+    found.replicas_mib.append(_replicas_mib(service))
+    return found
+
+
+async def _good_requests(service: Service, pictures: list[bytes]) -> list[Asked]:
+    """Return requests with the labels that the idle service gives them."""
+    async with httpx.AsyncClient(base_url=service.url, timeout=TIMEOUT_S) as connection:
+        answers = [(await connection.post("/v1/tag", content=picture)).json() for picture in pictures]
+    labels = [tuple(sorted(tag["label"] for tag in answer["tags"])) for answer in answers]
+    return [Asked(f"scene {n}", picture, (200,), labels=own) for n, (picture, own) in enumerate(zip(pictures, labels, strict=True))]
+
+
+async def _ask(connection: httpx.AsyncClient, one: Asked, found: Soak) -> None:
+    for _ in range(MAX_TRIES):
+        try:
+            answer = await connection.post(one.path, content=one.content, headers=one.headers)
+        except httpx.HTTPError as error:
+            found.wrong.append(f"{one.name}: {type(error).__name__}")
+            found.answered[0] += 1
+            return
+        if answer.status_code != 429:
+            break
+        found.refused += 1
+        if "retry-after" not in answer.headers:
+            found.wrong.append(f"{one.name}: 429 without Retry-After")
+        await asyncio.sleep(random.uniform(0.5, 1.5))
+    found.answered[answer.status_code] += 1
+    if problem := _problem(one, answer):
+        found.wrong.append(f"{one.name}: {problem}")
+
+
+def _problem(one: Asked, answer: httpx.Response) -> str | None:
+    """Return what is wrong with an answer, if anything is."""
+    if answer.status_code not in one.statuses:
+        return f"{answer.status_code}, not {one.statuses}: {answer.text[:200]}"
+    content: dict[str, Any] = answer.json()
+    if answer.status_code != 200:
+        return None if content["error"]["code"] and content["error"]["message"] else "an error without a code"
+    labels = tuple(sorted(tag["label"] for tag in content["tags"]))
+    return f"{labels}, not {one.labels}" if one.labels is not None and labels != one.labels else None
+
+
+def _replicas_mib(service: Service) -> int:
+    """Return the memory of all replicas, without pages that they share."""
+    names = ("Preprocessor", "ImageEncoder", "TextEncoder", "Postprocessor")
+    return sum(replica.memory_full_info().uss for name in names for replica in service.replicas(name)) // MIB
+
+
+def demo_with_short_queues() -> dict[str, Any]:
+    """Return the demo's configuration with queues that fill."""
+    return {
+        "name": "siglip-soak",
+        "labels": demo_labels(),
+        "plugins": {"siglip": {"model": "demo", "confidence_threshold": 0.5}},
+        "serving": {
+            "preprocessor": {"num_cpus": 0.5, **SHORT_QUEUES},
+            "image_encoder": {"num_cpus": 1},
+            "text_encoder": {"num_cpus": 0.25},
+            "postprocessor": {"num_cpus": 0.25},
+        },
+    }
+
+
+def main() -> int:
+    """Run as a program; the exit status is 1 if any answer was wrong."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--requests", type=int, default=10_000)
+    parser.add_argument("--bad", type=float, default=0.1, help="part of the requests that are bad")
+    parser.add_argument("--clients", type=int, default=128)
+    given = parser.parse_args()
+    service = Service(demo_with_short_queues())
+    try:
+        found = asyncio.run(soak(service.wait_until_ready(), given.requests, given.bad, given.clients))
+    finally:
+        service.stop()
+    print(json.dumps(asdict(found) | {"wrong": found.wrong[:20], "wrong_count": len(found.wrong)}, indent=1))
+    return int(bool(found.wrong))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
