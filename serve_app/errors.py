@@ -28,6 +28,10 @@ class TaggerError(Exception):
     """Base of every error raised on purpose; `str(error)` is one sentence that says what to do."""
 
     code = "error"
+    status: int | None = None
+    """HTTP status that it came with, on errors that `serve_app.client` raises."""
+    request_id: str | None = None
+    """`X-Request-Id` of the request that it answers, on errors that `serve_app.client` raises."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message)

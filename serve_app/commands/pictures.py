@@ -10,8 +10,8 @@ from rich.progress import Progress
 
 from serve_app.errors import InvalidRequest, TaggerError
 from serve_app.local_tagger import LocalTagger
+from serve_app.picture_files import SUFFIXES, pictures_in
 from serve_app.siglip.inputs import FloatArray
-from serve_app.tagging.labelled import SUFFIXES, pictures_in
 
 PROGRESS_FROM = 3
 """Fewer pictures than this are done before a progress bar can be read."""

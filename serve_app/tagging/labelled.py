@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from serve_app.errors import ConfigError
+from serve_app.picture_files import pictures_in
 from serve_app.tagging.evaluation import BoolArray
 from serve_app.tagging.lined_yaml import read_text
 from serve_app.tagging.tag_table import TagTable
@@ -23,7 +24,6 @@ TABLE = "labels.csv"
 """Looked for in a folder of images."""
 FILE, LABELS = "file", "labels"
 """The table's columns."""
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +44,6 @@ class LabelledImages:
     def known(self) -> BoolArray:
         """Which tags (T,) were looked at."""
         return np.asarray(self.truth.any(axis=0)) if self.looked_at is None else self.looked_at
-
-
-def pictures_in(folder: Path) -> list[Path]:
-    """Return the pictures of a folder and of the folders in it, by their suffix, in a fixed order."""
-    return sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
 
 
 def read_labelled(images: Path, table: Path | None, tags: TagTable) -> LabelledImages | None:

@@ -1,0 +1,39 @@
+"""Pictures as callers have them: a path, bytes or an open file. They are sent as they are and decoded by the service."""
+
+import os
+from pathlib import Path
+from typing import BinaryIO
+
+from serve_app.errors import InvalidImage, SourceUnavailable
+
+Image = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
+"""A path, the bytes of a picture file, or a file object open for reading bytes."""
+
+
+def read_image(image: Image) -> bytes:
+    """Return the bytes of a picture.
+
+    Raises:
+        SourceUnavailable: The file cannot be read.
+        InvalidImage: There are no bytes.
+        TypeError: It is something else, such as a decoded picture or a file open as text.
+    """
+    try:
+        data = _bytes_of(image)
+    except OSError as error:
+        name = os.fspath(image) if isinstance(image, str | os.PathLike) else "The picture"
+        raise SourceUnavailable(f"{name} cannot be read: {error.strerror or type(error).__name__}.") from error
+    if not data:
+        raise InvalidImage("The picture is empty.")
+    return data
+
+
+def _bytes_of(image: Image) -> bytes:
+    if isinstance(image, bytes | bytearray | memoryview):
+        return bytes(image)
+    if isinstance(image, str | os.PathLike):
+        return Path(image).read_bytes()
+    data = image.read() if hasattr(image, "read") else None
+    if not isinstance(data, bytes):
+        raise TypeError(f"a picture is a path, bytes or a file open for reading bytes, not {type(image).__name__}")
+    return data

@@ -1,0 +1,75 @@
+"""What may be asked for besides the pictures, checked before anything is sent, and how it travels."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypedDict
+
+from serve_app.tagging.scores import Score
+from serve_app.tagging.selection import Parents, SortBy
+from serve_app.tagging.settings import Quality, TagOptions
+
+MAX_QUERY_CHARACTERS = 2_000
+"""Longer options travel in a body of JSON: gateways cut addresses off at some 4,000 to 8,000 characters."""
+
+
+class ScoreOptions(TypedDict, total=False):
+    """How tags are scored and chosen; docs/api.md says what each does. What is left out is the service's own setting."""
+
+    labels: Sequence[str] | None
+    prompt_templates: Sequence[str] | None
+    vocabulary: str | None
+    confidence_threshold: float | None
+    max_tags: int | None
+    min_tags: int | None
+    score: Score | None
+    sort_by: SortBy | None
+    parents: Parents | None
+    include_labels: Sequence[str]
+    exclude_labels: Sequence[str]
+    include_categories: Sequence[str]
+    exclude_categories: Sequence[str]
+    include_raw_scores: bool | None
+
+
+class Options(ScoreOptions, total=False):
+    """The same for pictures, and how they are looked at."""
+
+    quality: Quality
+
+
+Fields = dict[str, Any]
+"""Options as they stand in a body of JSON."""
+
+
+def fields_of(options: Mapping[str, Any]) -> Fields:
+    """Return what was asked for, without what is a default anyway.
+
+    Raises:
+        TypeError: There is no option of that name.
+    """
+    given = TagOptions(**options)._asdict()
+    fields = {name: value for name, value in given.items() if value != TagOptions._field_defaults[name]}
+    return {name: _listed(name, value) for name, value in fields.items()}
+
+
+def as_query(fields: Fields) -> tuple[tuple[str, str], ...] | None:
+    """Return the options as a query string's parameters, or None where they are too long or a comma would part a label."""
+    pairs: list[tuple[str, str]] = []
+    for name, value in fields.items():
+        if not isinstance(value, list):
+            pairs.append((name, str(value).lower() if isinstance(value, bool) else str(value)))
+        elif value and (name == "prompt_templates" or all(_survives(entry) for entry in value)):
+            pairs += [(name, entry) for entry in value]
+        else:
+            return None
+    return tuple(pairs) if sum(len(name) + len(value) for name, value in pairs) <= MAX_QUERY_CHARACTERS else None
+
+
+def _listed(name: str, value: Any) -> Any:
+    """Return a sequence as a list; one text with commas is left to the service, which parts it."""
+    if name == "prompt_templates" and isinstance(value, str):
+        return [value]
+    return value if isinstance(value, str | int | float) else list(value)
+
+
+def _survives(label: str) -> bool:
+    return bool(label) and "," not in label and label == label.strip()
