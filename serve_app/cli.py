@@ -8,6 +8,7 @@ from pathlib import Path
 import yaml
 
 from serve_app import __version__
+from serve_app.commands.tag_arguments import add_tag_arguments, run_tag
 from serve_app.config import ServiceConfig, load_config
 from serve_app.errors import ConfigError, TaggerError
 from serve_app.logs import configure_logging
@@ -43,14 +44,7 @@ def _parser() -> argparse.ArgumentParser:
         return command
 
     add("serve", _serve, "Start the service on this machine; Ctrl-C ends it.").add_argument("config", type=Path)
-    tag = add("tag", _tag, "Tag pictures in this process, without a service.")
-    tag.add_argument("photos", nargs="+", type=Path, metavar="PHOTO", help="a picture, or a folder of pictures")
-    tag.add_argument("--labels", help="labels to score instead of the configuration's, with commas between")
-    tag.add_argument("--threshold", type=float, help="least confidence of a tag")
-    tag.add_argument("--config", type=Path, help="configuration; the embedded demo's if left out")
-    tag.add_argument("--json", action="store_true", help="one JSON object a picture and line")
-    tag.add_argument("--quality", choices=("standard", "high"), default="standard", help="high: also look at overlapping tiles")
-    tag.add_argument("--save-embeddings", type=Path, metavar="FILE", help="store the embeddings (safetensors) for `score`")
+    add_tag_arguments(add("tag", _tag, "Tag pictures in this process, or by a running service."))
     _add_scoring(add)
     add("render", _render, "Print the Serve config of a configuration.").add_argument("config", type=Path)
     deploy = add("deploy", _deploy, "Apply a configuration to a running Ray cluster.")
@@ -186,10 +180,7 @@ def _env(given: argparse.Namespace) -> int:
 
 
 def _tag(given: argparse.Namespace) -> int:
-    from serve_app.commands.tag import tag_files
-
-    options = TagOptions(labels=_labels(given), confidence_threshold=given.threshold, quality=given.quality)
-    return tag_files(given.photos, _config(given), options, as_json=given.json, embeddings=given.save_embeddings)
+    return run_tag(given, _labels(given), _config)
 
 
 def _score(given: argparse.Namespace) -> int:

@@ -11,7 +11,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from serve_app.commands.pictures import EmbeddedFiles, embed_files, expand
+from serve_app.commands.files import expand
+from serve_app.commands.pictures import EmbeddedFiles, embed_files
 from serve_app.config import ServiceConfig
 from serve_app.errors import InvalidRequest
 from serve_app.local_tagger import LocalTagger

@@ -1,54 +1,24 @@
-"""Files on the command line: which pictures they are, and their embeddings with a progress bar."""
+"""Pictures that are encoded in this process, in batches and with a progress bar."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
-from rich.progress import Progress
 
+from serve_app.commands.files import progress_bar
 from serve_app.errors import InvalidRequest, TaggerError
 from serve_app.local_tagger import LocalTagger
-from serve_app.picture_files import SUFFIXES, pictures_in
 from serve_app.siglip.inputs import FloatArray
-
-PROGRESS_FROM = 3
-"""Fewer pictures than this are done before a progress bar can be read."""
-
-
-def expand(photos: Sequence[Path]) -> list[Path]:
-    """Return the pictures that some paths name: themselves, or those in a folder.
-
-    Raises:
-        InvalidRequest: A path is not there, or there are no pictures.
-    """
-    files: list[Path] = []
-    for path in photos:
-        if path.is_dir():
-            files += pictures_in(path)
-        elif path.is_file():
-            files.append(path)
-        else:
-            raise InvalidRequest(f"{path} is not there.")
-    if not files:
-        raise InvalidRequest(f"no pictures in {', '.join(str(path) for path in photos)}; read are {', '.join(SUFFIXES)}")
-    return files
-
-
-def shown(path: Path) -> str:
-    """Return a path as text that can be printed and stored, also where its bytes are no Unicode."""
-    return str(path).encode(errors="backslashreplace").decode()
 
 
 def in_chunks(files: Sequence[Path], size: int, description: str) -> Iterator[Sequence[Path]]:
     """Yield files in chunks, with a progress bar on standard error."""
-    with Progress(console=Console(stderr=True), transient=True, disable=len(files) < PROGRESS_FROM) as progress:
-        task = progress.add_task(description, total=len(files))
+    with progress_bar(len(files), description) as advance:
         for start in range(0, len(files), size):
             chunk = files[start : start + size]
             yield chunk
-            progress.advance(task, len(chunk))
+            advance(len(chunk))
 
 
 @dataclass(frozen=True, slots=True)
