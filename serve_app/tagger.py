@@ -92,6 +92,7 @@ class VocabularyCard:
         categories: How many tags each has.
         prompt_templates: In which labels are said.
         calibrated: Whether it has a calibration.
+        confidence_threshold: What tags without a threshold of their own need where a request names none, in [0, 1].
     """
 
     name: str
@@ -101,6 +102,7 @@ class VocabularyCard:
     categories: dict[str, int]
     prompt_templates: tuple[str, ...]
     calibrated: bool
+    confidence_threshold: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,17 +211,26 @@ def make_model_card(config: ServiceConfig, checkpoint: Checkpoint, runtime: Runt
 def vocabulary_cards(settings: TagSettings, banks: Mapping[str, ScoredBank]) -> tuple[VocabularyCard, ...]:
     """Gather what `GET /v1/vocabularies` lists, the default one first."""
     names = sorted(banks, key=lambda name: name != settings.default)
-    return tuple(_card(name, banks[name], name == settings.default) for name in names)
+    return tuple(_card(settings, name, banks[name]) for name in names)
 
 
 def vocabulary_detail(settings: TagSettings, banks: Mapping[str, ScoredBank], name: str) -> VocabularyDetail:
     """Gather what `GET /v1/vocabularies/{name}` shows; raises `UnknownVocabulary` if there is none of that name."""
     settings.check_known(name)
-    return VocabularyDetail(_card(name, banks[name], name == settings.default), banks[name].bank.vocabulary.tags)
+    return VocabularyDetail(_card(settings, name, banks[name]), banks[name].bank.vocabulary.tags)
 
 
-def _card(name: str, scored: ScoredBank, default: bool) -> VocabularyCard:
+def _card(settings: TagSettings, name: str, scored: ScoredBank) -> VocabularyCard:
     own = scored.bank.vocabulary
     categories = Counter(tag.category for tag in own.tags if tag.category)
-    calibrated = scored.table.lines is not None
-    return VocabularyCard(name, default, scored.bank.fingerprint, len(own.tags), dict(categories), own.prompt_templates, calibrated)
+    fitted = settings.vocabularies[name].calibration if settings.selection.score in (None, "calibrated") else None
+    return VocabularyCard(
+        name=name,
+        default=name == settings.default,
+        fingerprint=scored.bank.fingerprint,
+        tags=len(own.tags),
+        categories=dict(categories),
+        prompt_templates=own.prompt_templates,
+        calibrated=scored.table.lines is not None,
+        confidence_threshold=settings.confidence_threshold if fitted is None else fitted.threshold,
+    )

@@ -150,6 +150,7 @@ def test_vocabularies_are_listed_and_shown(server: str) -> None:
     """Names, sizes and fingerprints; one with its tags; an unknown one is not found."""
     (card,) = httpx.get(f"{server}/v1/vocabularies").json()["vocabularies"]
     assert (card["name"], card["default"], card["tags"], card["calibrated"]) == ("default", True, 62, False)
+    assert card["confidence_threshold"] == 0.5
     shown = httpx.get(f"{server}/v1/vocabularies/default").json()
     assert [tag["label"] for tag in shown["tags"]][:2] == ["red", "orange"]
     assert httpx.get(f"{server}/v1/vocabularies/x").json()["error"]["code"] == "unknown_vocabulary"
