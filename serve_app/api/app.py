@@ -22,6 +22,7 @@ from serve_app.api.dialects import hugging_face, open_inference, openai
 from serve_app.api.docs import add_docs
 from serve_app.api.edge import Edge, Observer
 from serve_app.api.keys import ApiKeys
+from serve_app.api.page import add_page
 from serve_app.api.request_log import request_log
 from serve_app.api.sources import image_sources
 from serve_app.api.state import add_state
@@ -69,6 +70,8 @@ def create_app(tagger: Tagger, config: ServiceConfig, observers: Sequence[Observ
     openai.add_openai(app, tagger, config, sources)
     hugging_face.add_hugging_face(app, tagger, sources)
     open_inference.add_open_inference(app, tagger, config)
+    if access.page:
+        add_page(app)
     if access.docs:
         add_docs(app)
     app.add_exception_handler(TaggerError, _on_tagger_error)
