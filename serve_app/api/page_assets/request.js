@@ -41,7 +41,7 @@ export function curlCommand(settings, threshold, fileName, withKey) {
 }
 
 function queryOf(pairs) {
-  return pairs.map(([name, value]) => `${name}=${encodeURIComponent(value).replaceAll("%2C", ",").replaceAll("'", "%27")}`).join("&");
+  return pairs.map(([name, value]) => `${name}=${encodeURIComponent(value).replaceAll("%2C", ",")}`).join("&");
 }
 
 function quoted(text) {
