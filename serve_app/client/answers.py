@@ -106,6 +106,8 @@ class VocabularyCard(Answer):
         categories: How many tags each has.
         prompt_templates: In which labels are said.
         calibrated: Whether it has a calibration.
+        confidence_threshold: What tags without a threshold of their own need where a request names none; None from a service
+            that does not tell.
     """
 
     name: str
@@ -115,6 +117,7 @@ class VocabularyCard(Answer):
     categories: dict[str, int]
     prompt_templates: tuple[str, ...]
     calibrated: bool
+    confidence_threshold: float | None = None
 
 
 class VocabularyTag(Answer):

@@ -112,7 +112,7 @@ def _of_body(response: httpx.Response) -> TaggerError | None:
 def _of_status(response: httpx.Response, at: str) -> TaggerError:
     status = response.status_code
     if status in (401, 403):
-        return errors.RequestError(f"{at} refuses the API key, or wants one ({status}).")
+        return errors.Unauthorized(f"{at} refuses the API key, or wants one ({status}).")
     if 300 <= status < 400:
         return errors.RequestError(f"{at} redirects to another address ({status}); give that one.")
     return not_ours(response, at)

@@ -18,7 +18,7 @@ from serve_app.commands.json_lines import ShownOutcome, json_line
 from serve_app.commands.line_file import keep_done
 from serve_app.commands.stored import StoredEmbeddings, write_embeddings
 from serve_app.commands.tags_table import print_table
-from serve_app.errors import ConfigError, InvalidRequest, RequestError, TaggerError, Unavailable, UnknownVocabulary
+from serve_app.errors import ConfigError, InvalidRequest, RequestError, TaggerError, Unauthorized, Unavailable, UnknownVocabulary
 from serve_app.tagging.settings import TagOptions
 
 
@@ -143,4 +143,4 @@ def _run(client: AsyncClient, server: Server, files: Sequence[Path], options: Ta
 
 def _concerns_all(outcome: Tagged | TaggerError) -> TypeGuard[TaggerError]:
     """Whether every other picture would fare the same: the service is gone, or refuses the key, the path or an option."""
-    return isinstance(outcome, InvalidRequest | UnknownVocabulary | Unavailable) or type(outcome) is RequestError
+    return isinstance(outcome, InvalidRequest | Unauthorized | UnknownVocabulary | Unavailable) or type(outcome) is RequestError

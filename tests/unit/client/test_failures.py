@@ -68,7 +68,7 @@ def test_what_broke_is_tried_again_and_what_took_too_long_is_not(foreign: Except
     ("status", "expected", "passing"),
     [
         (302, errors.RequestError, False),
-        (401, errors.RequestError, False),
+        (401, errors.Unauthorized, False),
         (404, errors.RequestError, False),
         (408, errors.DeadlineExceeded, False),
         (413, errors.PayloadTooLarge, False),
