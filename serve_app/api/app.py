@@ -74,6 +74,7 @@ def create_app(tagger: Tagger, config: ServiceConfig, observers: Sequence[Observ
         add_page(app)
     if access.docs:
         add_docs(app)
+        openapi.describe_edge(app, access.api_keys is not None)
     app.add_exception_handler(TaggerError, _on_tagger_error)
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_exception_handler(Exception, _on_unexpected)

@@ -2,10 +2,17 @@
 
 from typing import Any
 
+from fastapi import FastAPI
+
 from serve_app.api.bodies import TagBody
 from serve_app.api.embeddings import ScoreBody
 from serve_app.api.parameters import TagParameters
 
+EXAMPLE_IMAGE = (
+    "iVBORw0KGgoAAAANSUhEUgAAACAAAAAgAQMAAABJtOi3AAAABlBMVEWAgIDiKCgl5qkgAAAARElEQVR42n3NsRGAIBTA0Me3cAzZRDZzNUZhBAfwwIKz"
+    "xBS5dOGf/cbxCDmEkmyqFIkSEEGetVSnzRpUroGzC61/jwUvM1QM6BMEposAAAAASUVORK5CYII="
+)
+"""A red circle of 32 pixels, so that examples can be sent as they stand."""
 DESCRIPTION = "Tag images with SigLIP. `POST /v1/tag` takes a picture as the body, files of a form, or JSON."
 
 _PARAMETERS: dict[str, Any] = TagParameters.model_json_schema()["properties"]
@@ -26,7 +33,7 @@ TAG_REQUEST: dict[str, Any] = {
             "multipart/form-data": {"schema": {"type": "object", "properties": _FORM_FILES | _PARAMETERS}},
             "application/json": {
                 "schema": _JSON,
-                "example": {"image": "data:image/jpeg;base64,/9j/4AAQ…", "labels": ["cat", "dog"], "confidence_threshold": 0.1},
+                "example": {"image": EXAMPLE_IMAGE, "labels": ["red circle", "blue star"], "confidence_threshold": 0.1},
             },
         },
     },
@@ -77,7 +84,10 @@ def _refusal(description: str) -> dict[str, Any]:
 
 
 TAG_RESPONSES: dict[int | str, dict[str, Any]] = {
-    200: {"description": "Tags, the best first.", "content": {"application/json": {"schema": {"oneOf": [_ONE, _MANY]}}}},
+    200: {
+        "description": "Tags, the best first; as lines, each when its image is done, where Accept is application/x-ndjson.",
+        "content": {"application/json": {"schema": {"oneOf": [_ONE, _MANY]}}, "application/x-ndjson": {"schema": {"type": "string"}}},
+    },
     400: _refusal("A parameter or the body cannot be read."),
     404: _refusal("There is no vocabulary of that name."),
     413: _refusal("Too many bytes or images."),
@@ -106,3 +116,25 @@ SCORE_RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {"description": "Tags of each embedding.", "content": {"application/json": {"schema": _MANY}}},
     **{status: TAG_RESPONSES[status] for status in (400, 404, 413, 429, 503, 504)},
 }
+
+
+def describe_edge(app: FastAPI, asks_for_keys: bool) -> None:
+    """Have the document say what every request passes before any route: keys, and the time that a body has."""
+    plain = app.openapi
+
+    def described() -> dict[str, Any]:
+        """Return the document, made once."""
+        if app.openapi_schema is None:
+            document = plain()
+            for operation in (operation for path in document["paths"].values() for operation in path.values()):
+                if "requestBody" in operation:
+                    operation["responses"].setdefault("408", {"description": "The body did not arrive in time."})
+                if asks_for_keys:
+                    operation["responses"].setdefault("401", {"description": "No API key, or none that is known."})
+            if asks_for_keys:
+                document.setdefault("components", {})["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+                document["security"] = [{"key": []}]
+        assert app.openapi_schema is not None, "FastAPI keeps what it made"
+        return app.openapi_schema
+
+    app.openapi = described  # type: ignore[method-assign]

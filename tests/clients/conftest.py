@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from serve_app.access import Telemetry
 from serve_app.api.app import create_app
 from serve_app.demo.settings import demo_config
 from serve_app.local_tagger import LocalTagger
@@ -13,6 +14,6 @@ from tests.http_face import served
 @pytest.fixture(scope="session")
 def server() -> Iterator[str]:
     """The address of a running server."""
-    config = demo_config()
+    config = demo_config().model_copy(update={"telemetry": Telemetry(request_log="off")})
     with served(create_app(LocalTagger(config), config)) as url:
         yield url

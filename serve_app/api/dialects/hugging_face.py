@@ -14,6 +14,7 @@ from starlette.responses import JSONResponse, Response
 from serve_app.api.answers import shorten
 from serve_app.api.bodies import read_body, read_json_object
 from serve_app.api.dialects.shapes import with_errors
+from serve_app.api.openapi import EXAMPLE_IMAGE
 from serve_app.api.parameters import validated
 from serve_app.api.sources import ImageSources
 from serve_app.config import Limits
@@ -115,7 +116,7 @@ _REQUEST: dict[str, Any] = {
             "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
             "application/json": {
                 "schema": _Body.model_json_schema(),
-                "example": {"inputs": "/9j/4AAQ…", "parameters": {"candidate_labels": ["cat", "dog"]}},
+                "example": {"inputs": EXAMPLE_IMAGE, "parameters": {"candidate_labels": ["red circle", "blue star"]}},
             },
         },
     }

@@ -15,6 +15,7 @@ from starlette.responses import JSONResponse, Response
 from serve_app.api.answers import encode_embedding
 from serve_app.api.bodies import read_json_object
 from serve_app.api.dialects.shapes import with_errors
+from serve_app.api.openapi import EXAMPLE_IMAGE
 from serve_app.api.parameters import validated
 from serve_app.api.sources import ImageSources
 from serve_app.config import Limits, ServiceConfig
@@ -167,7 +168,7 @@ _REQUEST: dict[str, Any] = {
                 "schema": EmbeddingsBody.model_json_schema(),
                 "example": {
                     "model": "siglip",
-                    "input": ["a photo of a cat", "data:image/jpeg;base64,/9j/4AAQ…"],
+                    "input": ["a red circle", f"data:image/png;base64,{EXAMPLE_IMAGE}"],
                     "encoding_format": "float",
                 },
             }

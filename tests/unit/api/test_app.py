@@ -232,6 +232,14 @@ def test_documentation_needs_no_other_host(client: TestClient) -> None:
     assert {"200", "400", "413", "415", "422", "429", "503", "504"} <= set(paths["/v1/tag"]["post"]["responses"])
 
 
+@pytest.mark.parametrize("path", ["/v1/tag", "/hf", "/v1/embeddings"])
+def test_examples_of_the_documentation_can_be_sent_as_they_stand(client: TestClient, path: str) -> None:
+    """Whoever presses the button of /docs gets an answer."""
+    document = client.get("/openapi.json").json()
+    example = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["example"]
+    assert client.post(path, json=example).status_code == 200
+
+
 class Failing:
     """A tagger of which every call fails."""
 

@@ -168,6 +168,15 @@ def test_cross_origin_is_off_and_can_be_let_in(face: Callable[..., Face], tmp_pa
     assert "x-request-id" in answer.headers["access-control-expose-headers"]
 
 
+def test_the_document_says_that_keys_are_asked_for(keyed: Face, face: Callable[..., Face]) -> None:
+    """So that /docs has a field for one and clients made from the document send it."""
+    document = keyed.client.get("/openapi.json").json()
+    assert document["security"] == [{"key": []}]
+    assert document["components"]["securitySchemes"]["key"] == {"type": "http", "scheme": "bearer"}
+    assert {"401", "408"} <= set(document["paths"]["/v1/tag"]["post"]["responses"])
+    assert "security" not in face().client.get("/openapi.json").json()
+
+
 def test_docs_can_be_left_out(face: Callable[..., Face]) -> None:
     """Neither the page nor the document is there then."""
     client = face(access={"docs": False}).client
