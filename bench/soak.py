@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -81,9 +81,7 @@ def bad_requests() -> list[Asked]:
 
 async def soak(service: Service, count: int, bad_share: float, clients: int) -> Soak:
     """Ask a running service, each client one request at a time, refused ones again until they are answered."""
-    with tempfile.TemporaryDirectory() as folder:
-        pictures = [Path(path).read_bytes() for path in draw_pictures(Path(folder))]
-    good = await _good_requests(service, pictures)
+    good = await _good_requests(service, _pictures())
     chance, bad = random.Random(5), bad_requests()
     asked = iter([chance.choice(bad) if chance.random() < bad_share else chance.choice(good) for _ in range(count)])
     found, started_s = Soak(replicas_mib=[_replicas_mib(service)]), time.perf_counter()
@@ -100,6 +98,11 @@ async def soak(service: Service, count: int, bad_share: float, clients: int) -> 
     found.seconds = time.perf_counter() - started_s
     found.replicas_mib.append(_replicas_mib(service))
     return found
+
+
+def _pictures() -> list[bytes]:
+    with tempfile.TemporaryDirectory() as folder:
+        return [Path(path).read_bytes() for path in draw_pictures(Path(folder))]
 
 
 async def _good_requests(service: Service, pictures: list[bytes]) -> list[Asked]:
@@ -173,7 +176,7 @@ def main() -> int:
         found = asyncio.run(soak(service.wait_until_ready(), given.requests, given.bad, given.clients))
     finally:
         service.stop()
-    print(json.dumps(asdict(found) | {"wrong": found.wrong[:20], "wrong_count": len(found.wrong)}, indent=1))
+    print(json.dumps(vars(found) | {"wrong": found.wrong[:20], "wrong_count": len(found.wrong)}, indent=1))
     return int(bool(found.wrong))
 
 
