@@ -7,6 +7,7 @@ import gzip
 import io
 import random
 import struct
+import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -39,7 +40,9 @@ class Hostile:
 @functools.cache
 def corpus() -> tuple[Hostile, ...]:
     """Return all of them."""
-    return (*_whole(), *_broken(), *_modes(), *_bombs(), *_sizes(), *_other_formats(), *_polyglots(), *_metadata(), *_small())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow warns of formats that it will not write for ever
+        return (*_whole(), *_broken(), *_modes(), *_bombs(), *_sizes(), *_other_formats(), *_polyglots(), *_metadata(), *_small())
 
 
 def formats() -> tuple[str, ...]:
