@@ -10,10 +10,10 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -32,12 +32,13 @@ only what is read; `POST /` tags an image."""
 CLIENT_LEFT = 499
 """Status in logs and metrics of a request whose client did not wait; the number is nginx's."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
-_SECURITY = {
-    "x-content-type-options": "nosniff",
-    "x-frame-options": "DENY",
-    "referrer-policy": "no-referrer",
-    "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
-}
+_SECURITY = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+)
+"""Of every answer that does not say otherwise itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +152,7 @@ class _Passage:
         """Pass a part of the answer on, the head with what every answer has."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            self._add_headers(MutableHeaders(scope=message))
+            message["headers"] = self._with_headers(message.get("headers", ()))
         await self._send(message)
         if message["type"] == "http.response.body" and not message.get("more_body", False):
             self._ended = True
@@ -176,13 +177,17 @@ class _Passage:
             stages=self.record.longest(),
         )
 
-    def _add_headers(self, headers: MutableHeaders) -> None:
-        for name, value in _SECURITY.items():
-            headers.setdefault(name, value)
+    def _with_headers(self, headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+        """Return an answer's headers with what every answer has; as bytes, since this is done for each."""
+        own = list(headers)
+        present = {name for name, _ in own}
+        own += [header for header in _SECURITY if header[0] not in present]
         if self._returns_request_id:
-            headers["x-request-id"] = self.record.request_id
+            own.append((b"x-request-id", self.record.request_id.encode()))
         times = [f"{stage};dur={seconds * 1000:.1f}" for stage, seconds in self.record.longest().items()]
-        headers["server-timing"] = ", ".join([*times, f"total;dur={(time.perf_counter() - self._started_s) * 1000:.1f}"])
+        times.append(f"total;dur={(time.perf_counter() - self._started_s) * 1000:.1f}")
+        own.append((b"server-timing", ", ".join(times).encode()))
+        return own
 
 
 def _is_open(scope: Scope) -> bool:
