@@ -59,9 +59,10 @@ def _on_unknown_gpus(config: ServiceConfig) -> ServiceConfig:
 
 def _ready_line(config: ServiceConfig, cluster: Cluster) -> str:
     shown_host = "127.0.0.1" if config.serving.host == "0.0.0.0" else config.serving.host
+    pages = [name for name, there in (("page at /", config.access.page), ("docs at /docs", config.access.docs)) if there]
     return (
         f"Ready: http://{shown_host}:{config.serving.port} tags with {config.siglip.model} "
-        f"({ingress_profile(config.serving.ingress)} ingress; docs at /docs; cluster {cluster.address}). Ctrl-C ends it."
+        f"({'; '.join([f'{ingress_profile(config.serving.ingress)} ingress', *pages])}; cluster {cluster.address}). Ctrl-C ends it."
     )
 
 
