@@ -28,7 +28,7 @@ class BankBuilder:
         Args:
             texts: Calls of the TextEncoder.
             known: Where rows may be found.
-            on_rows: Told of every request's rows: how many were known, and how many were not.
+            on_rows: Told of a request's rows: how many were known or under way, and how many have to be encoded.
         """
         self._texts, self._known, self._on_rows = texts, known, on_rows
         self._requests = asyncio.Semaphore(MAX_REQUESTS_ENCODING)
@@ -71,8 +71,9 @@ class BankBuilder:
         """
         rows = self._known.cached(keys)
         missing = [key for key in dict.fromkeys(keys) if key not in rows]
-        self._on_rows(len(rows), len(missing))
-        if new := [key for key in missing if key not in self._pending]:
+        new = [key for key in missing if key not in self._pending]
+        self._on_rows(len(rows) + len(missing) - len(new), len(new))
+        if new:
             task = asyncio.create_task(self._encode_for_request(new))
             self._pending |= dict.fromkeys(new, task)
             task.add_done_callback(lambda _: [self._pending.pop(key) for key in new])

@@ -78,16 +78,20 @@ class _Replica:
         self._batch_size, self._batch_seconds = metrics.encoder_batch_size(), metrics.encoder_batch_seconds()
         self._model_loads, self._gpu_memory = metrics.model_loads(), metrics.gpu_memory()
         self._counted_batches, self._counted_items = metrics.encoder_batches(), metrics.encoder_items()
+        self._counted_seconds = metrics.encoder_busy_seconds()
+        self._model_info, self._model_tags = metrics.model_info(), dict[str, str]()
 
     def _loaded(self, tower: "ImageTower | TextTower") -> None:
         self._loads += 1
         self._model_loads.inc()
         self._device = tower.runtime.device
-        metrics.show_model(self._model_shown, tower.checkpoint, tower.runtime)
+        self._model_tags = metrics.model_tags(self._model_shown, tower.checkpoint, tower.runtime)
 
-    def _show_memory(self) -> None:
+    def _show_model_and_memory(self) -> None:
         from serve_app.siglip.runtime import gpu_memory_bytes
 
+        if self._model_tags:
+            self._model_info.set(1, tags=self._model_tags)
         for kind, size in gpu_memory_bytes(self._device).items():
             self._gpu_memory.set(size, tags={"kind": kind})
 
@@ -98,7 +102,7 @@ class _Replica:
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """Tell Serve what `graph/autoscaling.py` goes by; Serve calls this a few times a second."""
-        self._show_memory()
+        self._show_model_and_memory()
         _, per_busy_second = self._rates.read(time.monotonic())
         return {PER_ENCODER: per_busy_second} if per_busy_second else {}
 
@@ -109,6 +113,7 @@ class _Replica:
         self._items += items
         self._counted_batches.inc()
         self._counted_items.inc(items)
+        self._counted_seconds.inc(seconds)
         self._batch_size.observe(items)
         self._batch_seconds.observe(seconds)
 

@@ -11,6 +11,7 @@ from serve_app.siglip.precision import Runtime
 
 BATCH_BUCKETS = [1, 2, 4, 8, 16, 32, 64, 128, 256]
 SECONDS_BUCKETS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10]
+MODEL_TAGS = ("model", "revision", "family", "dtype", "attention", "device", "quantization", "version")
 
 
 def encoder_batch_size() -> metrics.Histogram:
@@ -31,6 +32,11 @@ def encoder_batches() -> metrics.Counter:
 def encoder_items() -> metrics.Counter:
     """Images or prompts that went through a tower."""
     return metrics.Counter("siglip_encoder_items_total", description="Items that went through a tower.")
+
+
+def encoder_busy_seconds() -> metrics.Counter:
+    """Seconds in forward passes: its rate is the share of time that a replica's model works. The histogram's sum is an estimate."""
+    return metrics.Counter("siglip_encoder_busy_seconds_total", description="Seconds in forward passes.")
 
 
 def model_loads() -> metrics.Counter:
@@ -82,19 +88,24 @@ def gpu_memory() -> metrics.Gauge:
     return metrics.Gauge("siglip_gpu_memory_bytes", description="GPU memory of a replica.", tag_keys=("kind",))
 
 
-def show_model(model: str, checkpoint: Checkpoint, runtime: Runtime) -> None:
-    """Say which model a replica runs and how, as a gauge that is always 1."""
-    tags = {
-        "model": model,
-        "revision": checkpoint.revision or "",
-        "family": checkpoint.family.value,
-        "dtype": runtime.dtype,
-        "attention": runtime.attention,
-        "device": runtime.device,
-        "quantization": runtime.quantization,
-        "version": __version__,
-    }
-    metrics.Gauge("siglip_model_info", description="The model that a replica runs; always 1.", tag_keys=tuple(tags)).set(1, tags=tags)
+def model_info() -> metrics.Gauge:
+    """The model that a replica runs and how, always 1. Ray forgets a gauge that is not set for 20 s, so it is set again and again."""
+    return metrics.Gauge("siglip_model_info", description="The model that a replica runs; always 1.", tag_keys=MODEL_TAGS)
+
+
+def model_tags(model: str, checkpoint: Checkpoint, runtime: Runtime) -> dict[str, str]:
+    """Return the tags of `model_info`."""
+    values = (
+        model,
+        checkpoint.revision or "",
+        checkpoint.family.value,
+        runtime.dtype,
+        runtime.attention,
+        runtime.device,
+        runtime.quantization,
+        __version__,
+    )
+    return dict(zip(MODEL_TAGS, values, strict=True))
 
 
 def inner_retries() -> metrics.Counter:

@@ -87,6 +87,17 @@ async def test_labels_asked_by_several_at_once_are_encoded_once() -> None:
     assert len(texts.asked) == 4
 
 
+async def test_rows_are_counted_as_encoded_only_once() -> None:
+    """What several ask for at once is one miss, that of the first; for the others, and for later ones, it is a hit."""
+    texts, counts = Texts(), list[tuple[int, int]]()
+    calls: Any = texts
+    own = BankBuilder(calls, KnownRows("encoder", 2**20, None), lambda hits, misses: counts.append((hits, misses)))
+    await asyncio.gather(own.for_request(vocabulary_of("cat", "dog")), own.for_request(vocabulary_of("cat", "cow")))
+    await own.for_request(vocabulary_of("cat"))
+    assert counts == [(0, 2), (1, 1), (1, 0)]
+    assert len(texts.asked) == 3
+
+
 async def test_a_caller_that_leaves_does_not_take_the_others_rows_along() -> None:
     """The first who asked is cancelled; the second still gets its answer."""
     texts = Texts()
