@@ -25,8 +25,8 @@ test: install ## run every test that needs no GPU
 	@$(BIN)/python -m pytest
 
 check: install ## format, lint, types, import rules
-	@$(BIN)/ruff format --check serve_app tests bench
-	@$(BIN)/ruff check serve_app tests bench
+	@$(BIN)/ruff format --check serve_app tests bench k8s
+	@$(BIN)/ruff check serve_app tests bench k8s
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@$(BIN)/siglip-serve check configs/demo.yaml && $(BIN)/siglip-serve check configs/default.yaml
@@ -35,8 +35,8 @@ bench: install ## measure the service beside what one would otherwise use (see b
 	@$(BIN)/python -m bench.run
 
 format: install ## format the code and mend what the linter can
-	@$(BIN)/ruff format serve_app tests bench
-	@$(BIN)/ruff check --fix serve_app tests bench
+	@$(BIN)/ruff format serve_app tests bench k8s
+	@$(BIN)/ruff check --fix serve_app tests bench k8s
 
 train-demo: install ## train the demo checkpoint anew (about an hour on two cores)
 	@$(BIN)/python -m serve_app.demo.train --out serve_app/demo/checkpoint

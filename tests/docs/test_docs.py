@@ -68,7 +68,9 @@ def test_samples_are_named_by_what_they_show() -> None:
     assert names == {scene.name for scene in SAMPLES}
 
 
-@pytest.mark.parametrize("page", sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("bench/*.md")]), ids=lambda p: p.name)
+@pytest.mark.parametrize(
+    "page", sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("bench/*.md"), *ROOT.glob("k8s/**/*.md")]), ids=lambda p: p.name
+)
 def test_links_lead_somewhere(page: Path) -> None:
     """Relative links of every page name files that exist."""
     for target in re.findall(r"\]\((?!https?://)([^)#]+)\)", page.read_text()):
