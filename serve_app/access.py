@@ -18,8 +18,9 @@ def _network(text: str) -> str:
 
 def _origin(text: str) -> str:
     scheme, separator, host = text.partition("://")
-    if text != "*" and (scheme not in ("http", "https") or not separator or not host or "/" in host):
-        raise ValueError("an origin is * or scheme://host, with :port where it has one, and nothing after it")
+    plain = scheme in ("http", "https") and separator and host and not set(host) & set("/*") and text == text.lower()
+    if text != "*" and not plain:
+        raise ValueError("an origin is * or scheme://host in lower case, with :port where it has one, and nothing after it")
     return text
 
 

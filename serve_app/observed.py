@@ -35,10 +35,13 @@ class StageTimes:
             self.add(stage, started_s, time.perf_counter())
 
     def seconds(self) -> dict[str, float]:
-        """Return the seconds of each stage."""
+        """Return the seconds of each stage; time in which it came twice at once is counted once."""
         total: dict[str, float] = {}
-        for stage, started_s, ended_s in list(self.spans):
-            total[stage] = total.get(stage, 0.0) + ended_s - started_s
+        until: dict[str, float] = {}
+        for stage, started_s, ended_s in sorted(self.spans, key=lambda span: span[1]):  # views of one image go side by side
+            counted_s = max(started_s, until.get(stage, started_s))
+            total[stage] = total.get(stage, 0.0) + max(0.0, ended_s - counted_s)
+            until[stage] = max(ended_s, counted_s)
         return total
 
 
@@ -50,13 +53,15 @@ class RequestRecord:
         request_id: Sent by the client, or made here.
         key: Name of the API key that it came with, if keys are asked for.
         code: Of the error that it was answered with.
-        images: Stage times of each image.
+        images: Stage times of each image that was worked on.
+        unread: Codes of images that could not even be fetched or unpacked.
     """
 
     request_id: str
     key: str | None = None
     code: str | None = None
     images: list[StageTimes] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)
 
     def longest(self) -> dict[str, float]:
         """Return the seconds of each stage, of the image for which it took longest: images go side by side."""
@@ -85,6 +90,13 @@ def note_code(code: str) -> None:
     record = _current.get()
     if record is not None:
         record.code = code
+
+
+def note_unread(code: str) -> None:
+    """Note that an image of the current request could not be fetched or unpacked."""
+    record = _current.get()
+    if record is not None:
+        record.unread.append(code)
 
 
 def new_image() -> StageTimes:

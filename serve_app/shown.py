@@ -10,7 +10,11 @@ from serve_app.planning import DEPLOYMENTS
 from serve_app.tagging.settings import TagSettings
 
 _SCALE = {"num_replicas", "min_replicas", "max_replicas", "num_cpus", "num_gpus"}
-_LIMITS_HIDDEN = {"max_cached_label_bytes"}
+_PLUGIN = {"batch_size", "attention", "dtype", "quantization", "device", "max_num_patches"}
+_LIMITS = {
+    *("max_body_bytes", "max_image_bytes", "max_image_pixels", "max_images_per_request", "max_embeddings_per_request"),
+    *("max_labels_per_request", "body_timeout_s", "image_formats"),
+}
 
 
 class LiveShown(NamedTuple):
@@ -35,7 +39,7 @@ def show_live(settings: TagSettings) -> LiveShown:
 
 def show_config(config: ServiceConfig, live: LiveShown) -> dict[str, Any]:
     """Return what is shown of a configuration whose `auto` a plan has resolved, as far as it has."""
-    plugin = config.siglip.model_dump(mode="json") | live.plugin | {"model": config.siglip.model_shown}
+    plugin = {"model": config.siglip.model_shown} | config.siglip.model_dump(mode="json", include=_PLUGIN) | live.plugin
     return {
         "name": config.name,
         "revision": config.revision,
@@ -43,12 +47,12 @@ def show_config(config: ServiceConfig, live: LiveShown) -> dict[str, Any]:
         "plugins": {"siglip": plugin},
         "default_vocabulary": live.default_vocabulary,
         "selection": live.selection,
-        "limits": config.limits.model_dump(mode="json", exclude=_LIMITS_HIDDEN),
+        "limits": config.limits.model_dump(mode="json", include=_LIMITS),
         "serving": {
             "request_timeout_s": config.serving.request_timeout_s,
             **{name: _shown_scale(getattr(config.serving, name).model_dump(mode="json", include=_SCALE)) for name in DEPLOYMENTS},
         },
-        "access": {"api_keys": config.access.api_keys is not None, "cors_origins": list(config.access.cors_origins)},
+        "access": {"api_keys": config.access.api_keys is not None, "cors": bool(config.access.cors_origins)},
         "fetch": {"enabled": config.fetch.enabled},
     }
 

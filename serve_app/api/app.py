@@ -28,7 +28,7 @@ from serve_app.api.sources import image_sources
 from serve_app.api.state import add_state
 from serve_app.api.tagging import Endpoint, score_endpoint, tag_endpoint
 from serve_app.config import ServiceConfig
-from serve_app.errors import TaggerError
+from serve_app.errors import RequestError, TaggerError
 from serve_app.observed import note_code
 from serve_app.tagger import Tagger
 
@@ -138,12 +138,14 @@ async def _on_tagger_error(_: Request, error: Exception) -> Response:
 async def _on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     codes = {
-        404: ("not_found", "There is nothing at this path; see /docs."),
-        405: ("method_not_allowed", "This path takes another method; see /docs."),
+        404: ("not_found", "There is nothing at this path; see the documentation."),
+        405: ("method_not_allowed", "This path takes another method; see the documentation."),
     }
     code, message = codes.get(error.status_code, ("bad_request", "The request cannot be read."))
     note_code(code)
-    return JSONResponse(error_body(code, message), error.status_code, error.headers)
+    known = RequestError(message)
+    known.code = code
+    return JSONResponse(shape_of(request.url.path)(known, error.status_code), error.status_code, error.headers)
 
 
 async def _on_unexpected(request: Request, error: Exception) -> Response:

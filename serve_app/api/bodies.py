@@ -139,7 +139,7 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
         InvalidRequest: The client left.
     """
     announced = request.headers.get("content-length", "")
-    if announced.isdigit() and int(announced) > max_bytes:
+    if announced.isascii() and announced.isdigit() and int(announced) > max_bytes:
         raise too_large(max_bytes)
     chunks: list[bytes] = []
     size = 0

@@ -14,13 +14,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from starlette.datastructures import Headers
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve_app import observed
 from serve_app.api.answers import ErrorShape, error_response, own_shape
 from serve_app.api.keys import ApiKeys
-from serve_app.errors import RequestTimeout, TaggerError
+from serve_app.errors import InvalidRequest, RequestTimeout, TaggerError
 from serve_app.observed import RequestRecord
 
 logger = logging.getLogger(__name__)
@@ -50,11 +49,12 @@ class AnsweredRequest:
         key: Name of the API key, if keys are asked for.
         method: GET, POST, …
         route: The path as documented, such as `/v1/vocabularies/{name}`; `other` where there is nothing.
-        status: Of the answer; 499 where the client left.
+        status: Of the answer; 499 where the client left, or was cut off by Serve, 500 where the answer broke off.
         code: Of the error, if it is one.
         seconds: From the first byte of the request's head to the last of the answer.
         bytes_in: Of the body.
-        images: That were worked on.
+        images: That it held.
+        unread: Codes of those that could not be fetched or unpacked, and so were not worked on.
         stages: Seconds of each stage, of the image for which it took longest.
     """
 
@@ -68,6 +68,7 @@ class AnsweredRequest:
     bytes_in: int
     images: int
     stages: dict[str, float]
+    unread: tuple[str, ...] = ()
 
 
 Observer = Callable[[AnsweredRequest], None]
@@ -105,15 +106,27 @@ class Edge:
                 passage.record.key = self.keys.name_of(passage.headers)
             await self.app(scope, passage.receive, passage.send)
         except TaggerError as error:
-            await passage.refuse(error_response(error, self.shape_of(scope["path"])))
+            if passage.status:  # too late for an answer
+                logger.exception("%s %s failed", scope["method"], passage.route)
+                passage.failed = True
+                raise
+            await error_response(error, self.shape_of(scope["path"]))(scope, passage.receive, passage.send)
+        except OSError:
+            raise  # the connection broke while the answer was sent
         except Exception:
             logger.exception("%s %s failed", scope["method"], passage.route)
-            passage.status = passage.status or 500
+            passage.failed = True
             raise
         finally:
-            answered = passage.answered()
-            for observer in self.observers:
+            self._tell(passage.answered())
+
+    def _tell(self, answered: AnsweredRequest) -> None:
+        """Tell every observer; one that fails, as on a full disk, takes no answer with it."""
+        for observer in self.observers:
+            try:
                 observer(answered)
+            except Exception:
+                logger.exception("a request could not be noted")
 
 
 class _Passage:
@@ -127,7 +140,7 @@ class _Passage:
         self.headers = Headers(scope=scope)
         asked = self.headers.get("x-request-id", "")
         self.record = RequestRecord(asked if _REQUEST_ID.fullmatch(asked) else uuid.uuid4().hex)
-        self.status, self._ended, self._bytes_in = 0, False, 0
+        self.status, self.failed, self._left, self._ended, self._bytes_in = 0, False, False, False, 0
 
     @property
     def route(self) -> str:
@@ -144,6 +157,9 @@ class _Passage:
                 message = await self._receive()
         except TimeoutError as error:
             raise RequestTimeout("The request's body did not arrive in time. Send it again, or a smaller one.") from error
+        if message["type"] == "http.disconnect":
+            self._left = True
+            raise InvalidRequest("The connection was closed before the whole body arrived.")
         self._bytes_in += len(message.get("body", b""))
         self._body_is_here = not message.get("more_body", False)
         return message
@@ -157,25 +173,28 @@ class _Passage:
         if message["type"] == "http.response.body" and not message.get("more_body", False):
             self._ended = True
 
-    async def refuse(self, response: JSONResponse) -> None:
-        """Answer with an error, unless an answer has begun."""
-        if not self.status:
-            await response(self._scope, self._receive, self.send)
-
     def answered(self) -> AnsweredRequest:
         """Return how it went."""
+        status = self._outcome()
         return AnsweredRequest(
             request_id=self.record.request_id,
             key=self.record.key,
             method=self._scope["method"],
             route=self.route,
-            status=self.status if self._ended or self.status >= 500 else CLIENT_LEFT,
-            code=self.record.code,
+            status=status,
+            code=None if status == CLIENT_LEFT else self.record.code,
             seconds=time.perf_counter() - self._started_s,
             bytes_in=self._bytes_in,
-            images=len(self.record.images),
+            images=len(self.record.images) + len(self.record.unread),
             stages=self.record.longest(),
+            unread=tuple(self.record.unread),
         )
+
+    def _outcome(self) -> int:
+        """Return the status that is noted: also of an answer that nobody waited for, or that broke off."""
+        if self.failed:
+            return 500
+        return CLIENT_LEFT if self._left or not self._ended else self.status
 
     def _with_headers(self, headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
         """Return an answer's headers with what every answer has; as bytes, since this is done for each."""

@@ -8,11 +8,14 @@ Reasons for a refusal are told without what was found behind the address.
 import asyncio
 import contextlib
 import fnmatch
+import functools
 import ipaddress
 import logging
+import re
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
@@ -29,15 +32,18 @@ Resolve = Callable[[str, int], Awaitable[list[str]]]
 """From a host and a port to its addresses."""
 
 MAX_URL_CHARACTERS = 4_096
+MAX_RESOLVING = 8
+_HOST = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*|[0-9a-f:.]+", re.IGNORECASE)
 REDIRECTS = {301, 302, 303, 307, 308}
 NOT_PUBLIC = tuple(
     ipaddress.ip_network(network)
     for network in (
-        *("0.0.0.0/8", "100.64.0.0/10", "192.0.0.0/24", "192.88.99.0/24", "198.18.0.0/15", "240.0.0.0/4"),
+        *("168.63.129.16/32", "0.0.0.0/8", "100.64.0.0/10", "192.0.0.0/24", "192.88.99.0/24", "198.18.0.0/15", "240.0.0.0/4"),
         *("64:ff9b:1::/48", "100::/64", "2001::/23", "2001:db8::/32", "3fff::/20", "5f00::/16", "fec0::/10"),
     )
 )
-"""Besides what Python's `is_global` knows, which changed from version to version. Source: IANA's special-purpose registries."""
+"""Besides what Python's `is_global` knows, which changed from version to version, and the host of an Azure machine,
+which has a public address. Source: IANA's special-purpose registries; Azure's documentation of 168.63.129.16."""
 NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 """Source: RFC 6052. An IPv4 address stands in the last 32 bits."""
 HEADERS = [("User-Agent", f"siglip-serve/{__version__}"), ("Accept", "image/*"), ("Accept-Encoding", "identity")]
@@ -52,10 +58,29 @@ def is_url(text: str) -> bool:
     return text[:8].lower().startswith(("http://", "https://"))
 
 
+_RESOLVING = ThreadPoolExecutor(MAX_RESOLVING, thread_name_prefix="resolve")
+"""Threads of their own: a name server that does not answer would hold the event loop's, which others' bodies are read in."""
+
+
 async def resolve(host: str, port: int) -> list[str]:
     """Return every address of a host, as the machine's resolver has them."""
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    look_up = functools.partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+    found = await asyncio.get_running_loop().run_in_executor(_RESOLVING, look_up)
     return list(dict.fromkeys(str(address[0]) for *_, address in found))
+
+
+class Allowance:
+    """What one request may have fetched, all its images together: so many bytes, and so many at the same time."""
+
+    def __init__(self, max_bytes: int, at_once: int = 8) -> None:
+        self._left = self._most = max_bytes
+        self.turns = asyncio.Semaphore(at_once)
+
+    def take(self, count: int) -> None:
+        """Use some up; raises `PayloadTooLarge` if there are not so many."""
+        self._left -= count
+        if self._left < 0:
+            raise PayloadTooLarge(f"The images of the request have more than {self._most:,} bytes together, the most that is taken.")
 
 
 class ImageFetcher:
@@ -65,15 +90,16 @@ class ImageFetcher:
         self._settings, self._max_bytes = settings, max_bytes
         self._turns = asyncio.Semaphore(settings.max_concurrent)
         self._backend = _CheckedBackend(settings, resolver)
-        self._ssl: ssl.SSLContext | None = None
+        self._ssl = ssl.create_default_context() if settings.enabled else None
 
-    async def fetch(self, url: str) -> bytes | RequestError:
-        """Return the bytes behind a URL, or why there are none."""
+    async def fetch(self, url: str, allowance: Allowance | None = None) -> bytes | RequestError:
+        """Return the bytes behind a URL, or why there are none; waiting for a turn counts as time of the image."""
         if not self._settings.enabled:
             return InvalidRequest(OFF)
+        allowance = allowance or Allowance(self._max_bytes)
         try:
-            async with self._turns, asyncio.timeout(self._settings.timeout_s):
-                return await self._follow(url)
+            async with asyncio.timeout(self._settings.timeout_s), allowance.turns, self._turns:
+                return await self._follow(url, allowance)
         except RequestError as error:
             return error
         except TimeoutError:
@@ -88,12 +114,12 @@ class ImageFetcher:
         ):
             return SourceUnavailable(_FAILED)  # what exactly went wrong would tell what is behind the address
 
-    async def _follow(self, url: str) -> bytes:
+    async def _follow(self, url: str, allowance: Allowance) -> bytes:
         for _ in range(self._settings.max_redirects + 1):
             checked = self._checked(url)
             async with self._pool() as pool, pool.stream("GET", checked, headers=HEADERS) as response:
                 if response.status not in REDIRECTS:
-                    return await self._read(response)
+                    return await self._read(response, allowance)
                 location = _header(response, b"location")
             if not location:
                 raise SourceUnavailable(_FAILED)
@@ -111,7 +137,7 @@ class ImageFetcher:
             raise InvalidRequest("An image's address cannot be read as a URL.") from error
         if url.scheme != "https" and not (url.scheme == "http" and settings.allow_http):
             raise SourceUnavailable(f"Images are fetched by {'http or https' if settings.allow_http else 'https'} only.")
-        if not host or "@" in url.netloc or port not in settings.ports:
+        if not _HOST.fullmatch(host) or "@" in url.netloc or port not in settings.ports:
             raise SourceUnavailable(_REFUSED)
         if settings.hosts and not any(fnmatch.fnmatchcase(host, pattern.lower()) for pattern in settings.hosts):
             raise SourceUnavailable(_REFUSED)
@@ -120,11 +146,9 @@ class ImageFetcher:
 
     def _pool(self) -> httpcore.AsyncConnectionPool:
         """Return a pool for one request: connections are not kept, so an address that was checked long ago is not used."""
-        if self._ssl is None:
-            self._ssl = ssl.create_default_context()
         return httpcore.AsyncConnectionPool(ssl_context=self._ssl, max_connections=1, network_backend=self._backend, retries=0)
 
-    async def _read(self, response: httpcore.Response) -> bytes:
+    async def _read(self, response: httpcore.Response, allowance: Allowance) -> bytes:
         if response.status != 200:
             raise SourceUnavailable(_FAILED)
         if _header(response, b"content-encoding").lower() not in ("", "identity"):
@@ -134,6 +158,7 @@ class ImageFetcher:
             raise self._too_large()
         data = bytearray()
         async for part in response.aiter_stream():
+            allowance.take(len(part))
             data += part
             if len(data) > self._max_bytes:
                 raise self._too_large()
@@ -178,7 +203,7 @@ def may_fetch_from(text: str, networks: Iterable[ipaddress.IPv4Network | ipaddre
     """
     address = ipaddress.ip_address(text.partition("%")[0])
     inner = _carried(address)
-    if any(address in network or any(one in network for one in inner) for network in networks):
+    if any(address in network or (inner and all(one in network for one in inner)) for network in networks):
         return True
     return all(_is_public(one) for one in inner or [address])
 

@@ -70,6 +70,7 @@ class ApiKeys:
         self._clock, self._looked_s = clock, clock()
         text = environment.get(VARIABLE, "").replace(";", "\n").replace(",", "\n") if self._path is None else _read(self._path)
         self._stamp = _stamp(self._path)
+        self._problem: str | None = None
         self._digests = _parse(text, VARIABLE if self._path is None else self._path.name)
 
     def name_of(self, headers: Headers) -> str:
@@ -98,12 +99,14 @@ class ApiKeys:
         stamp = _stamp(self._path)
         if stamp == self._stamp:
             return
-        self._stamp = stamp
         try:
             self._digests = _parse(_read(self._path), self._path.name)
-        except ConfigError as error:
-            logger.error("the API keys stay as they were: %s", error)
+        except ConfigError as error:  # tried again at the next look: what cannot be read now may be a moment later
+            if str(error) != self._problem:
+                logger.error("the API keys stay as they were: %s", error)
+            self._problem = str(error)
             return
+        self._stamp, self._problem = stamp, None
         logger.warning("the API keys were read anew: %s", ", ".join(self._digests.values()))
 
 

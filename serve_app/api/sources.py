@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from serve_app.api.fetching import ImageFetcher, is_url
+from serve_app.api.fetching import Allowance, ImageFetcher, is_url
 from serve_app.config import Limits, ServiceConfig
 from serve_app.errors import InvalidRequest, PayloadTooLarge, RequestError
 
@@ -33,10 +33,11 @@ class ImageSources:
             raise PayloadTooLarge(f"The request holds {len(texts)} images; at most {self.limits.max_images_per_request} are taken.")
         if not any(map(is_url, texts)):
             return await self._unpacked(texts)
-        return tuple(await asyncio.gather(*[self._one(text) for text in texts]))
+        allowance = Allowance(self.limits.max_body_bytes)
+        return tuple(await asyncio.gather(*[self._one(text, allowance) for text in texts]))
 
-    async def _one(self, text: str) -> bytes | RequestError:
-        return await self.fetcher.fetch(text) if is_url(text) else (await self._unpacked([text]))[0]
+    async def _one(self, text: str, allowance: Allowance) -> bytes | RequestError:
+        return await self.fetcher.fetch(text, allowance) if is_url(text) else (await self._unpacked([text]))[0]
 
     async def _unpacked(self, texts: Sequence[str]) -> tuple[bytes | RequestError, ...]:
         if sum(map(len, texts)) < LARGE_TEXT_BYTES:

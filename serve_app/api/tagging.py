@@ -15,11 +15,14 @@ from serve_app.api.bodies import TagCall, read_tag_call
 from serve_app.api.embeddings import read_score_call
 from serve_app.api.sources import ImageSources
 from serve_app.config import ServiceConfig
-from serve_app.errors import RequestError, ServiceError, TaggerError
+from serve_app.errors import DeadlineExceeded, RequestError, ServiceError, TaggerError
+from serve_app.observed import note_unread
 from serve_app.tagger import TagAnswer, Tagger
 
 logger = logging.getLogger(__name__)
 
+Answers = AsyncGenerator[tuple[int, TagAnswer], None]
+"""Images' places and answers, as they come."""
 Endpoint = Callable[[Request], Awaitable[Response]]
 NDJSON = "application/x-ndjson"
 MAX_STREAMED_AT_ONCE = 16
@@ -35,7 +38,8 @@ def tag_endpoint(tagger: Tagger, config: ServiceConfig, sources: ImageSources) -
         started_s = time.perf_counter()
         call = await read_tag_call(request, sources)
         if NDJSON in request.headers.get("accept", ""):
-            lines = _lines(tagger, call, model, started_s)
+            deadline_s = asyncio.get_running_loop().time() + config.serving.request_timeout_s
+            lines = _lines(_done(tagger, call, deadline_s), call, model, started_s)
             return StreamingResponse(lines, media_type=NDJSON, headers={"cache-control": "no-store"})
         return tag_response(call, await _tag_readable(tagger, call), model, started_s)
 
@@ -57,6 +61,9 @@ def score_endpoint(tagger: Tagger, config: ServiceConfig) -> Endpoint:
 async def _tag_readable(tagger: Tagger, call: TagCall) -> TagAnswer:
     """Tag the images that could be unpacked and put the others' errors back in their places."""
     readable = [image for image in call.images if not isinstance(image, RequestError)]
+    for image in call.images:
+        if isinstance(image, RequestError):
+            note_unread(image.code)
     with_embeddings = call.parameters.returned == "embedding"
     if len(readable) == len(call.images):
         return await tagger.tag(readable, call.options, with_embeddings)
@@ -74,14 +81,14 @@ async def _tag_readable(tagger: Tagger, call: TagCall) -> TagAnswer:
     )
 
 
-async def _lines(tagger: Tagger, call: TagCall, model: str, started_s: float) -> AsyncIterator[bytes]:
+async def _lines(answers: Answers, call: TagCall, model: str, started_s: float) -> AsyncIterator[bytes]:
     """Give each image's line as soon as it is done, and a last one that says that all were given.
 
     The answer has begun when an image fails, so each line carries its own error; what is wrong with the request as a whole
     is the same on each. The images that are still under way when the client leaves are dropped.
     """
     failed = 0
-    async with aclosing(_done(tagger, call)) as done:
+    async with aclosing(answers) as done:
         async for at, answer in done:
             failed += isinstance(answer.outcomes[0], TaggerError)
             yield _line({"index": at} | result_line(answer, call, model))
@@ -89,8 +96,8 @@ async def _lines(tagger: Tagger, call: TagCall, model: str, started_s: float) ->
     yield _line({"done": True, "images": len(call.images), "failed": failed, "inference_time_ms": elapsed_ms})
 
 
-async def _done(tagger: Tagger, call: TagCall) -> AsyncGenerator[tuple[int, TagAnswer], None]:
-    """Tag each image by itself and give the answers in the order in which they come."""
+async def _done(tagger: Tagger, call: TagCall, deadline_s: float) -> Answers:
+    """Tag each image by itself and give the answers in the order in which they come, all until a time of the event loop."""
     turns = asyncio.Semaphore(MAX_STREAMED_AT_ONCE)
     with_embeddings = call.parameters.returned == "embedding"
 
@@ -98,9 +105,12 @@ async def _done(tagger: Tagger, call: TagCall) -> AsyncGenerator[tuple[int, TagA
         """Tag one image, whatever goes wrong."""
         try:
             if isinstance(image, RequestError):
+                note_unread(image.code)
                 raise image
-            async with turns:
+            async with asyncio.timeout_at(deadline_s), turns:
                 return at, await tagger.tag([image], call.options, with_embeddings)
+        except TimeoutError:
+            return at, TagAnswer((DeadlineExceeded("The service took too long for this image. Try again, or send fewer images."),))
         except TaggerError as error:
             return at, TagAnswer((error,))
         except Exception:

@@ -1,6 +1,7 @@
 """Building tag banks in a Postprocessor: what is known is taken, what is missing is encoded once, by the TextEncoder."""
 
 import asyncio
+import contextvars
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 
 import numpy as np
@@ -32,6 +33,7 @@ class BankBuilder:
         """
         self._texts, self._known, self._on_rows = texts, known, on_rows
         self._requests = asyncio.Semaphore(MAX_REQUESTS_ENCODING)
+        self._context = contextvars.copy_context()  # of no request: others may wait for what one has started
         self._pending: dict[RowKey, asyncio.Task[dict[RowKey, FloatArray]]] = {}
         self._unfinished: dict[RowKey, FloatArray] = {}
 
@@ -74,7 +76,7 @@ class BankBuilder:
         new = [key for key in missing if key not in self._pending]
         self._on_rows(len(rows) + len(missing) - len(new), len(new))
         if new:
-            task = asyncio.create_task(self._encode_for_request(new))
+            task = asyncio.create_task(self._encode_for_request(new), context=self._context.copy())
             self._pending |= dict.fromkeys(new, task)
             task.add_done_callback(lambda _: [self._pending.pop(key) for key in new])
         for task in {self._pending[key]: None for key in missing}:

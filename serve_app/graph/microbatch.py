@@ -8,6 +8,7 @@ No Ray here.
 """
 
 import asyncio
+import contextvars
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -74,6 +75,8 @@ class MicroBatcher(Generic[Item, Result]):
         self._timer: asyncio.TimerHandle | None = None
         self._woken_s = 0.0
         self._calls: set[asyncio.Task[None]] = set()
+        # a call is everybody's: in the context of the request that happened to start it, Serve would cancel it with that one
+        self._context = contextvars.copy_context()
 
     @property
     def waiting(self) -> int:
@@ -162,7 +165,7 @@ class MicroBatcher(Generic[Item, Result]):
         if not batch:
             return
         self._turns.start(asyncio.get_running_loop().time(), self.receivers)
-        call = asyncio.get_running_loop().create_task(self._call(batch))
+        call = asyncio.get_running_loop().create_task(self._call(batch), context=self._context.copy())
         self._calls.add(call)
         call.add_done_callback(self._calls.discard)
 

@@ -4,6 +4,7 @@ It is a `Tagger`; the HTTP face on top of it (`serve_app/api`) knows nothing of 
 """
 
 import asyncio
+import contextvars
 import logging
 import math
 import os
@@ -109,8 +110,10 @@ class Preprocessor:
         self._batcher = MicroBatcher[_Item, _Encoded](self._encode_batch, limits, wait_s=0.0, lead_s=LEAD_S)
         self._sent_ahead: OrderedDict[TagOptions, None] = OrderedDict()
         self._background: set[asyncio.Task[Any]] = set()
+        self._context = contextvars.copy_context()  # of no request, for what several may wait for
         self._refusals = metrics.config_refusals()
-        self._images, self._requests = ImageTally(), RequestTally()
+        self._images = ImageTally()
+        self._requests = RequestTally(self._images)
         self._waiting = metrics.waiting_images()
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
@@ -146,8 +149,7 @@ class Preprocessor:
                     if len({one.scored for one in tagged if one.scored is not None}) > 1:
                         tagged = await self._score_together(tagged, options)
         except TimeoutError as error:
-            for data in images:
-                self._images.note(DeadlineExceeded.code, data, None)
+            self._note_late(images)
             raise DeadlineExceeded("The service took too long to answer. Try again, or send fewer images.") from error
         outcomes = tuple(one.outcome for one in tagged)
         for data, one in zip(images, tagged, strict=True):
@@ -195,7 +197,12 @@ class Preprocessor:
             async with asyncio.timeout(self._config.serving.request_timeout_s):
                 return tuple(await asyncio.gather(*[self._embed_one(data) for data in images]))
         except TimeoutError as error:
+            self._note_late(images)
             raise DeadlineExceeded("The service took too long to answer. Try again, or send fewer images.") from error
+
+    def _note_late(self, images: Sequence[bytes]) -> None:
+        for data in images:
+            self._images.note(DeadlineExceeded.code, data, None)
 
     async def _embed_one(self, data: bytes) -> FloatArray | TaggerError:
         times = new_image()
@@ -309,7 +316,7 @@ class Preprocessor:
             self._sent_ahead.popitem(last=False)
 
     def _spawn(self, coroutine: Any) -> "asyncio.Task[Any]":
-        task = asyncio.get_running_loop().create_task(coroutine)
+        task = asyncio.get_running_loop().create_task(coroutine, context=self._context.copy())
         self._background.add(task)
         task.add_done_callback(self._forget)
         return task

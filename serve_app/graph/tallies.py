@@ -51,10 +51,10 @@ class ImageTally:
 class RequestTally:
     """Requests by route, method and status, their time, and refusals by code."""
 
-    def __init__(self) -> None:
+    def __init__(self, images: ImageTally) -> None:
         self._requests = Tally(metrics.requests(), "route", "method", "status")
         self._refusals = Tally(metrics.refusals(), "route", "code")
-        self._seconds = metrics.request_seconds()
+        self._seconds, self._images = metrics.request_seconds(), images
 
     def note(self, answered: AnsweredRequest) -> None:
         """Count a request that is answered."""
@@ -62,4 +62,6 @@ class RequestTally:
         self._requests.add(answered.route, method, str(answered.status))
         if answered.code is not None:
             self._refusals.add(answered.route, answered.code)
+        for code in answered.unread:
+            self._images.note(code, b"", None)
         self._seconds.observe(answered.seconds, tags={"route": answered.route})

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError, features
+from PIL import AvifImagePlugin, ExifTags, Image, ImageOps, UnidentifiedImageError, features
 
 from serve_app.errors import ImageTooLarge, InvalidImage, UnsupportedImage
 
@@ -39,11 +39,12 @@ class ImageLimits:
 @functools.cache
 def readable_formats(asked: tuple[str, ...] = FORMATS) -> tuple[str, ...]:
     """Return those of `asked` that a decoder is installed for: AVIF is a part of most builds of Pillow, HEIF a package."""
+    AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # a thread for each core otherwise, in every decoding thread
     has_heif = "HEIF" in asked and find_spec(HEIF_PACKAGE) is not None
     if has_heif:
         import pillow_heif
 
-        pillow_heif.register_heif_opener(thumbnails=False)
+        pillow_heif.register_heif_opener(thumbnails=False, decode_threads=1)
     present = {"AVIF": features.check("avif"), "HEIF": has_heif}
     return tuple(name for name in asked if present.get(name, True))
 

@@ -1,5 +1,6 @@
 """What stands around the graph, seen through the real ingress: stages, ids, streams, the log, traces, and bad requests among good ones."""
 
+import asyncio
 import base64
 import json
 import secrets
@@ -9,13 +10,10 @@ from typing import Any
 import httpx
 import psutil
 
-from bench.soak import soak
+from bench.soak import MOST_GROWTH_MIB, soak
 from serve_app.observed import STAGES
 from tests.cluster.test_graph import PICTURES
 from tests.service import Service, wait_for
-
-MOST_GROWTH_MIB = 150
-"""Of all replicas over the second half of a soak: allocators of four processes breathe by some tens."""
 
 
 def tagged(service: Service, **headers: str) -> httpx.Response:
@@ -109,3 +107,24 @@ async def test_among_bad_requests_every_answer_is_what_it_should_be(service: Ser
     assert sum(found.answered.values()) == 1_500
     assert found.answered[200] > 1_300
     assert found.replicas_mib[-1] - found.replicas_mib[1] < MOST_GROWTH_MIB
+
+
+async def test_a_client_that_leaves_takes_nobody_with_it(service: Service) -> None:
+    """Requests share calls; of 64 at once every other one is broken off, and those that stay are all answered with tags."""
+    limits = httpx.Limits(max_connections=64)
+    async with httpx.AsyncClient(base_url=service.url, timeout=60, limits=limits) as client:
+        for pause_s in (0.005, 0.02, 0.05, 0.1):
+            asked = [asyncio.create_task(client.post("/v1/tag", content=PICTURES[n % len(PICTURES)])) for n in range(64)]
+            await asyncio.sleep(pause_s)
+            for task in asked[::2]:
+                task.cancel()
+            answers = await asyncio.gather(*asked[1::2])
+            assert [answer.status_code for answer in answers] == [200] * 32
+            await asyncio.gather(*asked[::2], return_exceptions=True)
+
+
+def test_stages_of_tiles_do_not_add_up_to_more_than_the_whole(service: Service) -> None:
+    """They are encoded side by side."""
+    answer = httpx.post(f"{service.url}/v1/tag?quality=high", content=PICTURES[0], timeout=60)
+    parts = dict(part.split(";dur=") for part in answer.headers["server-timing"].split(", "))
+    assert all(float(parts[stage]) <= float(parts["total"]) for stage in STAGES)

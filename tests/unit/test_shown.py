@@ -32,7 +32,7 @@ def test_nothing_internal_is_shown() -> None:
     for hidden in (*HIDDEN.values(), "internal.example", "/srv", "/run"):
         assert hidden not in text
     assert shown["plugins"]["siglip"]["model"] == "checkpoint"
-    assert shown["access"] == {"api_keys": True, "cors_origins": []}
+    assert shown["access"] == {"api_keys": True, "cors": False}
     assert shown["fetch"] == {"enabled": True}
 
 

@@ -302,6 +302,29 @@ def test_lines_come_in_the_order_in_which_images_are_done(config: ServiceConfig)
     assert [line.get("index") for line in lines] == [1, 0, None]
 
 
+def test_a_stream_ends_within_the_time_of_a_request(config: ServiceConfig) -> None:
+    """Images that are not done by then have their own error, and the last line still comes."""
+
+    class Stuck(LocalTagger):
+        async def tag(self, images: Sequence[bytes], options: TagOptions, with_embeddings: bool = False) -> TagAnswer:
+            await asyncio.sleep(30)
+            raise AssertionError
+
+    short = config.model_copy(update={"serving": config.serving.model_copy(update={"request_timeout_s": 0.2})})
+    with TestClient(create_app(Stuck(config), short)) as stuck:
+        *lines, last = lines_of(stuck, json={"images": [BASE64] * 3})
+    assert [line["error"]["code"] for line in lines] == ["deadline_exceeded"] * 3
+    assert last["failed"] == 3
+
+
+def test_paths_that_are_not_there_are_told_in_the_shape_of_who_asks(client: TestClient) -> None:
+    """Also 404 and 405, for clients that read only their own."""
+    assert set(client.get("/v2/nothing").json()) == {"error"}
+    assert isinstance(client.get("/v2/nothing").json()["error"], str)
+    assert client.get("/hf").json()["error_code"] == "method_not_allowed"
+    assert client.get("/v1/embeddings").json()["error"]["type"] == "invalid_request_error"
+
+
 def test_a_request_that_cannot_be_read_is_refused_before_a_stream_begins(client: TestClient) -> None:
     """With its status, as without streaming."""
     answer = client.post("/v1/tag", json={"images": [BASE64] * 5}, headers={"Accept": "application/x-ndjson"})

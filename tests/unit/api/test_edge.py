@@ -1,22 +1,25 @@
 """What every request passes: ids, keys, the time of its body, headers, and the record that logs and metrics are told."""
 
 import asyncio
+import base64
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
-from starlette.types import Message
+from starlette.types import Message, Receive, Scope, Send
 
 from serve_app.api.app import create_app
-from serve_app.api.edge import CLIENT_LEFT, AnsweredRequest
+from serve_app.api.edge import CLIENT_LEFT, AnsweredRequest, Edge
 from serve_app.api.keys import make_key
 from serve_app.api.request_log import console_line, json_line, request_log
 from serve_app.config import ServiceConfig, parse_config
+from serve_app.errors import InvalidRequest
 from serve_app.local_tagger import LocalTagger
+from serve_app.observed import StageTimes
 from tests.conftest import encoded, random_picture
 
 PICTURE = encoded(random_picture(60, 40), "JPEG")
@@ -183,7 +186,9 @@ def test_docs_can_be_left_out(face: Callable[..., Face]) -> None:
     assert [client.get(path).status_code for path in ("/docs", "/openapi.json", "/docs/assets/swagger-ui.css")] == [404, 404, 404]
 
 
-async def drive(app: Any, messages: list[Message | float], method: str = "POST", path: str = "/v1/tag") -> list[Message]:
+async def drive(
+    app: Any, messages: list[Message | float], method: str = "POST", path: str = "/v1/tag", headers: Sequence[tuple[bytes, bytes]] = ()
+) -> list[Message]:
     """Send messages to an application, numbers being seconds to wait before the next, and return what it sends."""
     sent: list[Message] = []
     left = list(messages)
@@ -196,7 +201,7 @@ async def drive(app: Any, messages: list[Message | float], method: str = "POST",
     async def send(message: Message) -> None:
         sent.append(message)
 
-    scope = {"type": "http", "method": method, "path": path, "raw_path": path.encode(), "query_string": b"", "headers": []}
+    scope = {"type": "http", "method": method, "path": path, "raw_path": path.encode(), "query_string": b"", "headers": list(headers)}
     await app(
         scope | {"http_version": "1.1", "scheme": "http", "server": ("test", 80), "client": ("test", 1), "root_path": ""}, receive, send
     )
@@ -218,7 +223,13 @@ async def test_a_client_that_left_is_noted_as_such(face: Callable[..., Face]) ->
     plain = face()
     part: Message = {"type": "http.request", "body": PICTURE[:100], "more_body": True}
     await drive(plain.app, [part])
-    assert plain.seen[0].code == "invalid_request"
+    form: Message = {
+        "type": "http.request",
+        "body": b'--b\r\nContent-Disposition: form-data; name="f"; filename="f"\r\n\r\nx',
+        "more_body": True,
+    }
+    await drive(plain.app, [form], headers=[(b"content-type", b"multipart/form-data; boundary=b")])
+    await drive(plain.app, [part], path="/hf")
 
     async def gone(_: Message) -> None:
         raise OSError
@@ -226,7 +237,49 @@ async def test_a_client_that_left_is_noted_as_such(face: Callable[..., Face]) ->
     scope = {"type": "http", "method": "GET", "path": "/healthz", "raw_path": b"/healthz", "query_string": b"", "headers": []}
     with pytest.raises(OSError):
         await plain.app(scope | {"server": ("t", 80), "client": ("t", 1), "root_path": "", "scheme": "http"}, None, gone)
-    assert plain.seen[1].status == CLIENT_LEFT
+    assert [(seen.status, seen.code) for seen in plain.seen] == [(CLIENT_LEFT, None)] * 4
+
+
+async def test_an_answer_that_broke_off_is_our_fault_and_not_the_clients(tagger: LocalTagger, tiny: Callable[[str], Path]) -> None:
+    """An error after the answer has begun is noted as 500 and goes on to the server, which closes the connection."""
+    seen: list[AnsweredRequest] = []
+
+    async def breaks(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        raise broken
+
+    for broken in (RuntimeError("a bug"), InvalidRequest("too late")):
+        with pytest.raises(type(broken)):
+            await drive(Edge(breaks, 1.0, observers=(seen.append,)), [])
+    assert [one.status for one in seen] == [500, 500]
+
+
+async def test_an_observer_that_fails_takes_no_answer_with_it(tagger: LocalTagger, tiny: Callable[[str], Path]) -> None:
+    """A full disk under the log is told in the log of the replica, and the next observer is told all the same."""
+    seen: list[AnsweredRequest] = []
+
+    def full(_: AnsweredRequest) -> None:
+        raise OSError("No space left on device")
+
+    app = create_app(tagger, parse_config(settings(tiny)), (full, seen.append))
+    sent = await drive(app, [], "GET", "/healthz")
+    assert (sent[0]["status"], len(seen)) == (200, 1)
+
+
+def test_images_that_cannot_be_unpacked_are_noted(face: Callable[..., Face]) -> None:
+    """They never reach the tagger, and are counted all the same, alone and among others, streamed or not."""
+    plain = face()
+    images = {"images": ["###", base64.b64encode(PICTURE).decode(), "https://example.org/a.jpg"]}
+    for headers in ({}, {"Accept": "application/x-ndjson"}):
+        plain.client.post("/v1/tag", json=images, headers=headers)
+        assert plain.seen[-1].unread == ("invalid_request", "invalid_request")
+        assert plain.seen[-1].images == 3
+
+
+def test_stages_that_come_at_once_are_counted_once() -> None:
+    """Seven tiles that are encoded side by side took as long as one; two waits after each other add up."""
+    times = StageTimes([("encode", 1.0, 2.0)] * 7 + [("encode", 1.5, 2.5), ("queue", 0.0, 0.1), ("queue", 0.5, 0.75)])
+    assert times.seconds() == pytest.approx({"encode": 1.5, "queue": 0.35})
 
 
 ANSWERED = AnsweredRequest("id-1", "alice", "POST", "/v1/tag", 422, "invalid_image", 0.0123, 1000, 1, {"decode": 0.0015})
@@ -257,7 +310,7 @@ def test_the_log_is_one_line_a_request() -> None:
     assert "POST /v1/tag 422 invalid_image 12.3 ms images=1 decode=1.5 key=alice id=id-1" in out.getvalue()
 
 
-def test_no_key_query_or_content_is_logged(keyed: Face, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_key_query_or_content_is_logged(keyed: Face, caplog: pytest.LogCaptureFixture) -> None:
     """Neither the key, nor its hash, nor labels of the query, nor the picture."""
     from datetime import UTC, datetime
 
@@ -267,7 +320,7 @@ def test_no_key_query_or_content_is_logged(keyed: Face, capsys: pytest.CaptureFi
         assert "alice" in text
         for secret in (KEY.key, KEY.line.split(":")[1], "secretlabel", "JFIF"):
             assert secret not in text
-    assert KEY.key not in capsys.readouterr().out
+            assert secret not in caplog.text
 
 
 def test_configuration_is_shown_without_paths_or_keys(keyed: Face, tiny: Callable[[str], Path]) -> None:

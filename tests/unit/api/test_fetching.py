@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -9,6 +10,8 @@ import pytest
 
 from serve_app.access import Fetching
 from serve_app.api.fetching import ImageFetcher, is_url, may_fetch_from, resolve
+from serve_app.api.sources import ImageSources
+from serve_app.config import Limits
 from serve_app.errors import InvalidRequest, PayloadTooLarge, SourceUnavailable
 from tests.conftest import encoded, random_picture
 
@@ -19,7 +22,18 @@ OWN = ("127.0.0.0/8",)
 REFUSED_ADDRESSES = [
     # private, loopback, link-local with the clouds' metadata, carrier-grade NAT, this network, benchmarks, reserved, multicast
     *["10.0.0.1", "172.16.0.1", "172.31.255.255", "192.168.1.1", "127.0.0.1", "127.255.255.254", "169.254.169.254", "169.254.0.1"],
-    *["100.64.0.1", "0.0.0.0", "0.1.2.3", "192.0.0.8", "192.0.2.1", "198.18.0.1", "198.51.100.1", "203.0.113.1", "240.0.0.1"],
+    *[
+        "168.63.129.16",
+        "100.64.0.1",
+        "0.0.0.0",
+        "0.1.2.3",
+        "192.0.0.8",
+        "192.0.2.1",
+        "198.18.0.1",
+        "198.51.100.1",
+        "203.0.113.1",
+        "240.0.0.1",
+    ],
     *["255.255.255.255", "224.0.0.1", "239.255.255.250"],
     # the same in IPv6
     *["::", "::1", "fe80::1", "fe80::1%eth0", "fc00::1", "fd00:ec2::254", "ff02::1", "2001:db8::1", "100::1", "fec0::1"],
@@ -134,6 +148,8 @@ async def test_one_inner_address_among_public_ones_is_enough_to_refuse() -> None
         ("https:///a.jpg", {}),
         ("https://evil.example/a.jpg", {"hosts": ("*.example.org", "example.org")}),
         ("https://example.org.evil.example/a.jpg", {"hosts": ("*.example.org", "example.org")}),
+        ("https://evil.example;.example.org/a.jpg", {"hosts": ("*.example.org",)}),
+        ("https://evil.example%2f.example.org/a.jpg", {"hosts": ("*.example.org",)}),
         ("https://evilexample.org/a.jpg", {"hosts": ("*.example.org", "example.org")}),
     ],
 )
@@ -290,6 +306,35 @@ async def test_time_is_bounded(host: Host) -> None:
     outcome = await fetcher_of(host, timeout_s=0.2).fetch(f"{host.url}/slow/")
     assert isinstance(outcome, SourceUnavailable)
     assert "in time" in outcome.message
+
+
+async def test_the_bytes_of_a_request_are_bounded_together(host: Host) -> None:
+    """A small request cannot have many large images fetched: they share what one body may have."""
+    limits = Limits(max_image_bytes=100_000, max_body_bytes=3 * len(PICTURE))
+    found = await ImageSources(limits, fetcher_of(host)).images([f"{host.url}/picture/"] * 5)
+    assert [one for one in found if isinstance(one, bytes)] == [PICTURE] * 3
+    assert all(isinstance(one, bytes | PayloadTooLarge) for one in found)
+
+
+async def test_waiting_for_a_turn_counts_as_time(host: Host) -> None:
+    """Twenty slow images, two at a time, take no longer than one of them may."""
+    fetcher = fetcher_of(host, timeout_s=0.3, max_concurrent=2)
+    started_s = asyncio.get_running_loop().time()
+    found = await asyncio.gather(*[fetcher.fetch(f"{host.url}/slow/") for _ in range(20)])
+    assert all(isinstance(one, SourceUnavailable) for one in found)
+    assert asyncio.get_running_loop().time() - started_s < 3.0  # one after the other, it would be 3 s at least
+
+
+async def test_a_name_server_that_does_not_answer_holds_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names are looked up in threads of their own, so bodies are read in the event loop's all the while."""
+    released = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: released.wait(20) and [])
+    fetcher = ImageFetcher(Fetching(enabled=True, timeout_s=0.05), 1000)
+    found = await asyncio.gather(*[fetcher.fetch("https://slow.example/") for _ in range(40)])
+    done = await asyncio.wait_for(asyncio.to_thread(released.is_set), timeout=10)
+    released.set()
+    assert done is False
+    assert all(isinstance(one, SourceUnavailable) for one in found)
 
 
 async def test_what_is_behind_an_address_is_not_told(host: Host) -> None:

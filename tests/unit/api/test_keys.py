@@ -84,6 +84,23 @@ def test_a_changed_file_is_taken_and_a_broken_one_is_not(tmp_path: Path, caplog:
     assert "the API keys stay as they were" in caplog.text
 
 
+def test_a_file_that_could_not_be_read_for_a_moment_is_read_at_the_next_look(tmp_path: Path) -> None:
+    """Else a key that was taken away would stay valid until the file changes once more."""
+    path, clock = tmp_path / "keys", Clock()
+    old, new = make_key("old"), make_key("new")
+    path.write_text(old.line)
+    keys = ApiKeys(str(path), clock=clock)
+    path.write_text(new.line)
+    aside = path.rename(tmp_path / "aside")
+    clock.now_s += 3
+    assert keys.name_of(bearer(old.key)) == "old"
+    aside.rename(path)
+    clock.now_s += 3
+    assert keys.name_of(bearer(new.key)) == "new"
+    with pytest.raises(Unauthorized):
+        keys.name_of(bearer(old.key))
+
+
 def test_a_mounted_secret_that_is_swapped_by_a_link_is_taken(tmp_path: Path) -> None:
     """As Kubernetes does: the name stays, what it points to changes."""
     clock, a, b = Clock(), make_key("a"), make_key("b")

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from contextvars import ContextVar
 
 import pytest
 
@@ -238,3 +239,24 @@ async def test_a_partial_call_follows_shortly_before_the_running_one_ends() -> N
     for call in (1, 2, 3):
         await receiver.release(call)
     assert await asyncio.gather(*tasks) == [10, 20, 30, 40, 50]
+
+
+async def test_a_call_belongs_to_no_request() -> None:
+    """It is not made in the context of the request that happened to start it: Serve would cancel it with that one."""
+    request: ContextVar[str] = ContextVar("request", default="nobody's")
+    seen: list[str] = []
+
+    async def run(items: Sequence[int]) -> list[int | Exception]:
+        seen.append(request.get())
+        await asyncio.sleep(0.005)
+        return list(items)
+
+    batcher = MicroBatcher[int, int](run, BatchLimits(4, 1000, 1000), wait_s=0.0)
+
+    async def ask(number: int) -> int:
+        request.set(f"of {number}")
+        return await batcher.submit(number, 1)
+
+    assert await asyncio.gather(*[ask(number) for number in range(20)]) == list(range(20))
+    assert len(seen) >= 5
+    assert set(seen) == {"nobody's"}
