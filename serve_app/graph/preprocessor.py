@@ -4,12 +4,10 @@ It is a `Tagger`; the HTTP face on top of it (`serve_app/api`) knows nothing of 
 """
 
 import asyncio
-import contextvars
 import logging
 import math
 import os
 import sys
-import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,8 +24,9 @@ from serve_app.graph import metrics
 from serve_app.graph.autoscaling import ARRIVALS, PER_PREPROCESSOR, UNDECODED, WAITING
 from serve_app.graph.calls import DEFAULT_MESSAGE_BYTES, InnerCalls
 from serve_app.graph.decoding import DecodingThreads
-from serve_app.graph.messages import EncodeReply, EncoderState, PostprocessorState, ScoreReply, ScoreRequest
-from serve_app.graph.microbatch import BatchLimits, MicroBatcher
+from serve_app.graph.messages import EncoderState, PostprocessorState, ScoreReply, ScoreRequest
+from serve_app.graph.microbatch import BatchLimits
+from serve_app.graph.sending import Sender
 from serve_app.graph.tallies import OK, ImageTally, RequestTally
 from serve_app.graph.tracing import trace_stages
 from serve_app.live import LiveBatching
@@ -35,7 +34,7 @@ from serve_app.logs import configure_replica_logging
 from serve_app.observed import StageTimes, new_image
 from serve_app.shown import show_config
 from serve_app.siglip.hub import load_checkpoint
-from serve_app.siglip.inputs import FloatArray, PreparedImage, collate
+from serve_app.siglip.inputs import FloatArray
 from serve_app.siglip.prepare import ImagePreparer
 from serve_app.siglip.scoring import check_width
 from serve_app.tagger import ModelCard, ScoredBy, TagAnswer, TagOutcome, VocabularyCard, VocabularyDetail, make_model_card
@@ -46,8 +45,6 @@ logger = logging.getLogger(__name__)
 STATE_TIMEOUT_S = 5.0
 MAX_WAITING_BYTES = 512 * 2**20
 """Prepared pixels that wait for an encoder at most; then requests are refused."""
-LEAD_S = 0.02
-"""A micro-batch leaves this long before the encoder is expected to be free: a hop takes 5 to 15 ms on a busy machine."""
 SWITCH_INTERVAL_S = 0.0005
 """Of the interpreter; its own is 5 ms, and a decoding thread waits that long for the event loop every time it comes
 back from Pillow's C code, up to ten times a picture."""
@@ -55,19 +52,6 @@ SCORE_TRIES = 3
 """Of a request in several calls, each time one vocabulary has replaced another between them."""
 REMEMBERED_OPTIONS = 1_024
 """Requests' label lists of which it is remembered that they were sent ahead to the Postprocessor."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Encoded:
-    """An encoded image: its embedding (D,), when its call to the encoder began and ended, and the call that scores its
-    micro-batch with the image's place in it, if one does.
-    """
-
-    embed: FloatArray
-    started_s: float
-    ended_s: float
-    call: "asyncio.Task[ScoreReply] | None" = None
-    at: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +67,6 @@ class _Tagged:
     def views(self) -> int:
         """How often it was encoded."""
         return 0 if self.embeds is None else len(self.embeds)
-
-
-_Item = tuple[PreparedImage, TagOptions | None]
-"""A prepared view, and the options to score it by; None where it is one view of several, which are scored together."""
 
 
 class Preprocessor:
@@ -107,10 +87,8 @@ class Preprocessor:
         self._encode = InnerCalls(images, timeout_s, retries.inc)
         self._score = InnerCalls(post, timeout_s, retries.inc)
         limits = BatchLimits(plugin.resolved_batch_size, _message_bytes(), MAX_WAITING_BYTES)
-        self._batcher = MicroBatcher[_Item, _Encoded](self._encode_batch, limits, wait_s=0.0, lead_s=LEAD_S)
+        self._sender = Sender(self._encode, self._score, limits, self._preparer.max_nbytes)
         self._sent_ahead: OrderedDict[TagOptions, None] = OrderedDict()
-        self._background: set[asyncio.Task[Any]] = set()
-        self._context = contextvars.copy_context()  # of no request, for what several may wait for
         self._refusals = metrics.config_refusals()
         self._images = ImageTally()
         self._requests = RequestTally(self._images)
@@ -123,7 +101,7 @@ class Preprocessor:
     def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Take a new `LiveBatching`; one that cannot work is refused and the last one stays."""
         try:
-            self._batcher.wait_s = LiveBatching.from_user_config(user_config).batch_wait_timeout_s
+            self._sender.wait_s = LiveBatching.from_user_config(user_config).batch_wait_timeout_s
         except Exception as error:
             self._refusals.inc()
             logger.error("the new configuration is refused, the last one stays: %s", error)
@@ -132,8 +110,8 @@ class Preprocessor:
         """Tell Serve what `graph/autoscaling.py` goes by; Serve calls this a few times a second."""
         arriving, decodable = self._decoding.read()
         self._waiting.set(self._decoding.undecoded, tags={"stage": "decode"})
-        self._waiting.set(self._batcher.waiting, tags={"stage": "encode"})
-        load = {ARRIVALS: arriving, WAITING: float(self._batcher.waiting), UNDECODED: float(self._decoding.undecoded)}
+        self._waiting.set(self._sender.waiting, tags={"stage": "encode"})
+        load = {ARRIVALS: arriving, WAITING: float(self._sender.waiting), UNDECODED: float(self._decoding.undecoded)}
         return load if decodable is None else load | {PER_PREPROCESSOR: decodable}
 
     async def tag(self, images: Sequence[bytes], options: TagOptions, with_embeddings: bool = False) -> TagAnswer:
@@ -207,20 +185,12 @@ class Preprocessor:
     async def _embed_one(self, data: bytes) -> FloatArray | TaggerError:
         times = new_image()
         try:
-            encoded = await self._encode_view(await self._decoding.run(self._preparer.prepare, data, times), None, times)
+            encoded = await self._sender.encode(await self._decoding.run(self._preparer.prepare, data, times), None, times)
         except TaggerError as error:
             self._images.note(error.code, data, times)
             return error
         self._images.note(OK, data, times)
         return encoded.embed
-
-    async def _encode_view(self, view: PreparedImage, options: TagOptions | None, times: StageTimes) -> _Encoded:
-        """Have a view encoded in some micro-batch, noting how long it waited for one and how long that took."""
-        submitted_s = time.perf_counter()
-        encoded = await self._batcher.submit((view, options), self._preparer.max_nbytes)
-        times.add("queue", submitted_s, encoded.started_s)
-        times.add("encode", encoded.started_s, encoded.ended_s)
-        return encoded
 
     async def embed_texts(self, texts: Sequence[str]) -> FloatArray:
         """Have texts encoded; see `Tagger.embed_texts`."""
@@ -259,7 +229,7 @@ class Preprocessor:
         times = new_image()
         try:
             prepared = await self._decoding.run(self._preparer.prepare, data, times)
-            encoded = await self._encode_view(prepared, options, times)
+            encoded = await self._sender.encode(prepared, options, times)
             assert encoded.call is not None, "an item with options is scored with its micro-batch"
             with times.timed("score"):
                 reply = await asyncio.shield(encoded.call)
@@ -272,7 +242,7 @@ class Preprocessor:
         times = new_image()
         try:
             views = await self._decoding.run(self._preparer.prepare_views, data, times)
-            encoded = await asyncio.gather(*[self._encode_view(view, None, times) for view in views])
+            encoded = await asyncio.gather(*[self._sender.encode(view, None, times) for view in views])
             embeds = np.stack([one.embed for one in encoded])
             with times.timed("score"):
                 reply: ScoreReply = await self._score("score", ScoreRequest(embeds, (options,), (len(views),)))
@@ -280,51 +250,17 @@ class Preprocessor:
             return _Tagged(error, times)
         return _Tagged(reply.outcomes[0], times, reply.scored[0], embeds)
 
-    async def _encode_batch(self, items: Sequence[_Item]) -> list[_Encoded | Exception]:
-        """Encode a micro-batch; its scoring is started and not waited for, so that the encoder gets its next one."""
-        started_s = time.perf_counter()
-        reply: EncodeReply = await self._encode("encode", collate([image for image, _ in items]))
-        ended_s = time.perf_counter()
-        self._batcher.receivers = max(1, reply.replicas)
-        embeds = reply.images.image_embeds
-        results: list[_Encoded | Exception] = [
-            error or _Encoded(embeds[at], started_s, ended_s) for at, error in enumerate(reply.images.errors)
-        ]
-        # labels that came with a request are scored apart: others must not wait until those are encoded
-        groups: dict[TagOptions | None, list[int]] = {}
-        for at, (_, options) in enumerate(items):
-            if options is not None and isinstance(results[at], _Encoded):
-                groups.setdefault(options.text_part() if options.asks_for_text else None, []).append(at)
-        for rows in groups.values():
-            part = embeds if len(rows) == len(items) else embeds[rows]
-            asked = tuple(options for at in rows if (options := items[at][1]) is not None)
-            call = self._spawn(self._score("score", ScoreRequest(part, asked)))
-            for place, at in enumerate(rows):
-                results[at] = _Encoded(embeds[at], started_s, ended_s, call, place)
-        return results
-
     def _send_labels_ahead(self, options: TagOptions) -> None:
         """Have a request's own labels encoded while its images are; skipped for those sent lately."""
         if not options.asks_for_text:
             return
         key = options.text_part()
         if key not in self._sent_ahead:
-            self._spawn(self._score("prepare", key))
+            self._sender.spawn(self._score("prepare", key))
         self._sent_ahead[key] = None
         self._sent_ahead.move_to_end(key)
         while len(self._sent_ahead) > REMEMBERED_OPTIONS:
             self._sent_ahead.popitem(last=False)
-
-    def _spawn(self, coroutine: Any) -> "asyncio.Task[Any]":
-        task = asyncio.get_running_loop().create_task(coroutine, context=self._context.copy())
-        self._background.add(task)
-        task.add_done_callback(self._forget)
-        return task
-
-    def _forget(self, task: "asyncio.Task[Any]") -> None:
-        self._background.discard(task)
-        if not task.cancelled() and isinstance(task.exception(), TaggerError):
-            logger.info("a call ended with %s", task.exception())
 
 
 def _message_bytes() -> int:
