@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serve_app import __version__
@@ -145,7 +146,14 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
     note_code(code)
     known = RequestError(message)
     known.code = code
-    return JSONResponse(shape_of(request.url.path)(known, error.status_code), error.status_code, error.headers)
+    headers = {"Allow": _allowed(request)} if error.status_code == 405 else error.headers
+    return JSONResponse(shape_of(request.url.path)(known, error.status_code), error.status_code, headers)
+
+
+def _allowed(request: Request) -> str:
+    """Return the methods of a path, of all its routes: Starlette names those of the first, and `/` has several."""
+    matching = [route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE]
+    return ", ".join(sorted({method for route in matching for method in getattr(route, "methods", None) or ()}))
 
 
 async def _on_unexpected(request: Request, error: Exception) -> Response:

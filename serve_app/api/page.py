@@ -6,11 +6,12 @@ It speaks to this service by the same routes as every client. Not here: those ro
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import HTMLResponse, Response
 
 ASSETS = Path(__file__).with_name("page_assets")
 MEDIA_TYPES = {
@@ -60,8 +61,12 @@ def add_page(app: FastAPI) -> None:
             raise HTTPException(404)
         return assets[name].answer(request)
 
-    app.add_api_route("/", index, methods=["GET", "HEAD"], include_in_schema=False)
+    app.add_api_route("/", index, methods=["HEAD"], include_in_schema=False)
+    app.add_api_route("/", index, methods=["GET"], summary="The page", response_class=HTMLResponse, responses=_NOT_MODIFIED)
     app.add_api_route("/page/{name}", asset, methods=["GET", "HEAD"], include_in_schema=False)
+
+
+_NOT_MODIFIED: dict[int | str, dict[str, Any]] = {304: {"description": "The browser has it."}}
 
 
 def _read(path: Path) -> _Asset:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from fastapi import FastAPI
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, StrictInt
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -39,7 +39,7 @@ class EmbeddingsBody(BaseModel):
     input: Any = None
     messages: list[dict[str, Any]] | None = None
     encoding_format: Literal["float", "base64"] = "float"
-    dimensions: int | None = None
+    dimensions: StrictInt | None = None
     modality: Literal["text", "image"] = "text"
 
 

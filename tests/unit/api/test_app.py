@@ -206,6 +206,8 @@ def test_paths_and_methods_that_are_not_there_are_refused_alike(client: TestClie
     """404 and 405 have the same shape as every other error."""
     assert client.get("/nothing").json()["error"]["code"] == "not_found"
     assert client.get("/v1/tag").json()["error"]["code"] == "method_not_allowed"
+    assert client.get("/v1/tag").headers["allow"] == "POST"
+    assert client.put("/").headers["allow"] == "GET, HEAD, POST"
 
 
 def test_state_says_what_is_served(client: TestClient, config: ServiceConfig) -> None:
