@@ -76,7 +76,7 @@ Observer = Callable[[AnsweredRequest], None]
 
 @dataclass(slots=True)
 class Edge:
-    """The outermost application.
+    """The outermost application, but for the leave that other origins' pages ask for.
 
     Attributes:
         app: Everything else.

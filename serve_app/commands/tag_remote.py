@@ -122,6 +122,7 @@ def _go_on(files: Sequence[Path], client: AsyncClient, server: Server, options: 
 
 def _run(client: AsyncClient, server: Server, files: Sequence[Path], options: TagOptions, results: _Results, output: Output) -> None:
     async def run() -> None:
+        """Tag every file, unless every other one would fare as badly."""
         async with client:
             found = client.tag_files(
                 files,
