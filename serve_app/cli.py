@@ -8,6 +8,7 @@ from pathlib import Path
 import yaml
 
 from serve_app import __version__
+from serve_app.commands.batch import add_batch_arguments, run_batch
 from serve_app.commands.tag_arguments import add_tag_arguments, run_tag
 from serve_app.config import ServiceConfig, load_config
 from serve_app.errors import ConfigError, TaggerError
@@ -45,6 +46,7 @@ def _parser() -> argparse.ArgumentParser:
 
     add("serve", _serve, "Start the service on this machine; Ctrl-C ends it.").add_argument("config", type=Path)
     add_tag_arguments(add("tag", _tag, "Tag pictures in this process, or by a running service."))
+    add_batch_arguments(add("batch", _batch, "Tag a folder, a bucket or a table into Parquet, and go on where it ended."))
     _add_scoring(add)
     add("render", _render, "Print the Serve config of a configuration.").add_argument("config", type=Path)
     deploy = add("deploy", _deploy, "Apply a configuration to a running Ray cluster.")
@@ -181,6 +183,10 @@ def _env(given: argparse.Namespace) -> int:
 
 def _tag(given: argparse.Namespace) -> int:
     return run_tag(given, _labels(given), _config)
+
+
+def _batch(given: argparse.Namespace) -> int:
+    return run_batch(given, _config)
 
 
 def _score(given: argparse.Namespace) -> int:

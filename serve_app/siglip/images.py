@@ -92,6 +92,17 @@ def decode_image(data: bytes, limits: ImageLimits, target_px: int | None = None)
         raise InvalidImage("The picture is truncated or damaged. Check that the whole file was sent.") from error
 
 
+def picture_size(data: bytes, limits: ImageLimits) -> tuple[int, int]:
+    """Return width and height in pixels of a picture held upright, from its header alone.
+
+    Raises:
+        RequestError: It is no picture that is read here; see `decode_image`.
+    """
+    image = _open(data, readable_formats(limits.formats))
+    sideways = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+    return (image.height, image.width) if sideways else image.size
+
+
 def _open(data: bytes, formats: tuple[str, ...]) -> Image.Image:
     try:
         return Image.open(io.BytesIO(data), formats=formats)

@@ -59,9 +59,34 @@ class SelectionRule:
     allowed: BoolArray | None = None
 
 
+class ChosenTags(NamedTuple):
+    """The tags of B images as columns, image after image, each image's in the order that was asked for.
+
+    Attributes:
+        counts: (B,) tags of each image.
+        tags: (K,) places in the vocabulary, K the sum of `counts`.
+        confidences: (K,) float32.
+        logits: (K,) float32, the model's own.
+    """
+
+    counts: IntArray
+    tags: IntArray
+    confidences: FloatArray
+    logits: FloatArray
+
+
 def select_tags(
     logits: FloatArray, table: TagTable, rule: SelectionRule, background: FloatArray | None = None
 ) -> list[tuple[TagScore, ...]]:
+    """Choose the tags of each image; see `choose_tags`."""
+    chosen = choose_tags(logits, table, rule, background)
+    labels = [table.labels[tag] for tag in chosen.tags.tolist()]
+    every = [TagScore(*values) for values in zip(labels, chosen.confidences.tolist(), chosen.logits.tolist(), strict=True)]
+    ends = np.cumsum(chosen.counts).tolist()
+    return [tuple(every[start:end]) for start, end in zip([0, *ends], ends, strict=False)]
+
+
+def choose_tags(logits: FloatArray, table: TagTable, rule: SelectionRule, background: FloatArray | None = None) -> ChosenTags:
     """Choose the tags of each image.
 
     Args:
@@ -85,7 +110,7 @@ def select_tags(
     if rule.min_tags:
         left_out = before & ~passing  # parents beside their children stay left out
         passing = passing | _fill(scores, passing, left_out, rule)
-    return _listed(passing, scores, logits, table, rule)
+    return _columns(passing, scores, logits, table, rule)
 
 
 def least_scores(table: TagTable, rule: SelectionRule) -> FloatArray:
@@ -155,15 +180,12 @@ def _best_of_row(scores: FloatArray, tags: IntArray, most: int) -> IntArray:
     return tags[np.argsort(-found, kind="stable")[:most]]
 
 
-def _listed(passing: BoolArray, scores: FloatArray, logits: FloatArray, table: TagTable, rule: SelectionRule) -> list[tuple[TagScore, ...]]:
-    """Write each image's tags out, in the order that is asked for."""
+def _columns(passing: BoolArray, scores: FloatArray, logits: FloatArray, table: TagTable, rule: SelectionRule) -> ChosenTags:
+    """Gather each image's tags, in the order that is asked for."""
     rows, tags = _ranked(scores, passing, rule.max_tags)
-    found = scores[rows, tags]
-    confidences = (found if rule.score == "logit" else sigmoid(found)).tolist()
-    labels = [table.labels[tag] for tag in tags.tolist()]
-    every = [TagScore(*values) for values in zip(labels, confidences, logits[rows, tags].tolist(), strict=True)]
-    ends = np.cumsum(np.bincount(rows, minlength=len(scores))).tolist()
-    answers = [tuple(every[start:end]) for start, end in zip([0, *ends], ends, strict=False)]
     if rule.sort_by == "alphabetical":
-        return [tuple(sorted(tags, key=lambda tag: tag.label)) for tags in answers]
-    return answers
+        order = np.lexsort((table.alphabetical[tags], rows))
+        rows, tags = rows[order], tags[order]
+    found = scores[rows, tags]
+    confidences = found if rule.score == "logit" else sigmoid(found)
+    return ChosenTags(np.bincount(rows, minlength=len(scores)), tags, confidences, logits[rows, tags])

@@ -17,7 +17,7 @@ from serve_app.siglip.weights import SimilarityHead
 from serve_app.tagging.calibration import Calibration
 from serve_app.tagging.prompts import render_prompts
 from serve_app.tagging.scores import best_names, pool_views
-from serve_app.tagging.selection import SelectionRule, TagScore, select_tags
+from serve_app.tagging.selection import ChosenTags, SelectionRule, TagScore, choose_tags, select_tags
 from serve_app.tagging.tag_table import TagTable
 from serve_app.tagging.vocabulary import TagVocabulary
 
@@ -115,7 +115,15 @@ def assemble_bank(vocabulary: TagVocabulary, rows: Mapping[RowKey, FloatArray], 
 def tag_embeddings(
     image_embeds: FloatArray, scored: ScoredBank, head: SimilarityHead, rule: SelectionRule, views: Sequence[int] | None = None
 ) -> list[tuple[TagScore, ...]]:
-    """Score images against one tag bank and choose their tags.
+    """Score images against one tag bank and choose their tags; see `choose_for_embeddings` for the arguments."""
+    tags, background = _tag_logits(image_embeds, scored, head, views)
+    return select_tags(tags, scored.table, rule, background)
+
+
+def choose_for_embeddings(
+    image_embeds: FloatArray, scored: ScoredBank, head: SimilarityHead, rule: SelectionRule, views: Sequence[int] | None = None
+) -> ChosenTags:
+    """Score images against one tag bank and choose their tags, as columns.
 
     Args:
         image_embeds: (V, D) float32, unit norm: every view of every image, each image's whole picture first.
@@ -124,8 +132,16 @@ def tag_embeddings(
         rule: How tags are chosen.
         views: B numbers of views; None where each image has one.
     """
+    tags, background = _tag_logits(image_embeds, scored, head, views)
+    return choose_tags(tags, scored.table, rule, background)
+
+
+def _tag_logits(
+    image_embeds: FloatArray, scored: ScoredBank, head: SimilarityHead, views: Sequence[int] | None
+) -> tuple[FloatArray, FloatArray]:
+    """Return each tag's best logit (B, T), and those of the background prompts (B, G)."""
     logits = pair_logits(image_embeds, scored.bank.text_embeds, head.logit_scale, head.logit_bias)
     tags, background = best_names(logits, scored.table), logits[:, len(scored.bank.vocabulary.names) :]
-    if views is not None:
-        tags, background = pool_views(tags, views), pool_views(background, views)
-    return select_tags(tags, scored.table, rule, background)
+    if views is None:
+        return tags, background
+    return pool_views(tags, views), pool_views(background, views)

@@ -72,6 +72,13 @@ class TagTable:
         return places
 
     @cached_property
+    def alphabetical(self) -> IntArray:
+        """The place of each tag (T,) in the order of the labels."""
+        places = np.empty(len(self), np.intp)
+        places[sorted(range(len(self)), key=lambda at: self.labels[at])] = np.arange(len(self))
+        return places
+
+    @cached_property
     def categories(self) -> dict[str, BoolArray]:
         """For each category which tags (T,) are in it."""
         names = np.array([tag.category or "" for tag in self.vocabulary.tags])

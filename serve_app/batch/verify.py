@@ -1,0 +1,92 @@
+"""The proof at the end: every input has its row, once, and nothing else is there."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.json
+import pyarrow.parquet as pq
+import ray
+
+from serve_app.batch.rows import SUFFIX
+from serve_app.batch.snapshot import Chunk, Snapshot, read_chunk
+from serve_app.batch.storage import Storage
+from serve_app.batch.workers import Writing
+from serve_app.errors import ConfigError, TaggerError
+
+CHUNKS_PER_TASK = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What reading the output told.
+
+    Attributes:
+        rows: In all.
+        errors: Of them by code.
+        nbytes: Of the output files.
+        wrong: Names of chunks whose file is missing, damaged or has other rows than its inputs.
+    """
+
+    rows: int
+    errors: dict[str, int]
+    nbytes: int
+    wrong: tuple[str, ...]
+
+
+def written_names(storage: Storage, writing: Writing) -> set[str]:
+    """Return the names of the chunks that have an output."""
+    suffix, start = SUFFIX[writing.output_format], len(writing.folder) + 1
+    return {found.url[start:].removesuffix(suffix) for found in storage.list(writing.folder) if _is_part(found.url, suffix)}
+
+
+def _is_part(url: str, suffix: str) -> bool:
+    return url.endswith(suffix) and url.rsplit("/", 1)[-1].startswith("part-")
+
+
+def verify(snapshot: Snapshot, writing: Writing) -> Proof:
+    """Compare the output with the snapshot, chunk by chunk, on the whole cluster.
+
+    Chunks share no input, so chunks that are equal make outputs that are: an anti-join without a shuffle.
+    """
+    check = ray.remote(check_chunks).options(num_cpus=0.5, max_retries=3)
+    groups = [snapshot.chunks[start : start + CHUNKS_PER_TASK] for start in range(0, len(snapshot.chunks), CHUNKS_PER_TASK)]
+    proofs: list[Proof] = ray.get([check.remote(group, writing) for group in groups])
+    return join_proofs(proofs)
+
+
+def join_proofs(proofs: Iterable[Proof]) -> Proof:
+    """Return several proofs as one."""
+    known = list(proofs)
+    errors = sum((Counter(proof.errors) for proof in known), Counter[str]())
+    wrong = tuple(name for proof in known for name in proof.wrong)
+    return Proof(sum(proof.rows for proof in known), dict(errors), sum(proof.nbytes for proof in known), wrong)
+
+
+def check_chunks(chunks: Sequence[Chunk], writing: Writing) -> Proof:
+    """Compare the rows of some chunks with their inputs."""
+    rows, nbytes, errors, wrong = 0, 0, Counter[str](), []
+    for chunk in chunks:
+        try:
+            found, size = _read_output(writing, chunk)
+        except (TaggerError, pa.ArrowException, OSError, KeyError):
+            wrong.append(chunk.name)
+            continue
+        if found["uri"].to_pylist() != read_chunk(writing.storage, writing.folder, chunk)["uri"].to_pylist():
+            wrong.append(chunk.name)
+            continue
+        rows, nbytes = rows + len(found), nbytes + size
+        errors.update(error["code"] for error in found["error"].to_pylist() if error is not None)
+    return Proof(rows, dict(errors), nbytes, tuple(wrong))
+
+
+def _read_output(writing: Writing, chunk: Chunk) -> tuple[pa.Table, int]:
+    url = writing.url(chunk.name)
+    found = writing.storage.find(url)
+    if found is None:
+        raise ConfigError(f"{url} is not there.")
+    file = writing.storage.open(url)
+    if writing.output_format == "jsonl":
+        return pyarrow.json.read_json(file).select(["uri", "error"]), found.size
+    return pq.ParquetFile(file).read(columns=["uri", "error"]), found.size

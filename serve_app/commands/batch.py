@@ -1,0 +1,97 @@
+"""`siglip-serve batch`: a whole folder, bucket or table tagged into Parquet, resumable."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+from serve_app.config import ServiceConfig
+from serve_app.errors import ConfigError
+
+
+def add_batch_arguments(batch: argparse.ArgumentParser) -> None:
+    """Add what `batch` takes."""
+    batch.add_argument("input", metavar="INPUT", help="a folder, s3://, gs:// or az:// prefix, a manifest or table, or .tar shards")
+    batch.add_argument("output", metavar="OUTPUT", help="a folder or prefix; each configuration gets a folder of its own below it")
+    batch.add_argument("--config", type=Path, help="configuration; the embedded demo's if left out")
+    batch.add_argument("--address", help="a Ray cluster; RAY_ADDRESS, or a new one on this machine, if left out")
+    batch.add_argument(
+        "--storage-option", action="append", default=[], metavar="KEY=VALUE", help="of the object store, such as endpoint=URL"
+    )
+    batch.add_argument("--input-format", choices=("auto", "images", "manifest", "table", "webdataset"), default="auto")
+    batch.add_argument("--uri-column", metavar="NAME", help="column of a manifest that names the pictures")
+    batch.add_argument("--image-column", metavar="NAME", help="column of a table that holds the pictures")
+    batch.add_argument("--limit", type=int, metavar="N", help="only the first so many inputs")
+    batch.add_argument("--vocabulary", help="of the configuration, instead of its default one")
+    batch.add_argument("--quality", choices=("standard", "high"), default="standard", help="high: also look at overlapping tiles")
+    batch.add_argument("--embeddings", action="store_true", help="store the image embeddings too, to tag them again later")
+    batch.add_argument("--format", choices=("parquet", "jsonl"), default="parquet", help="of the output files")
+    batch.add_argument("--compression", choices=("snappy", "zstd"), default="zstd", help="of Parquet")
+    batch.add_argument("--chunk-size", type=int, metavar="N", help="inputs of one output file; 1,000 if left out")
+    batch.add_argument("--partition-by", metavar="COLUMN", help="divide the output by the values of a column of the manifest")
+    batch.add_argument("--max-error-fraction", type=float, default=0.5, metavar="F", help="stop when more than this part fails")
+
+
+def run_batch(given: argparse.Namespace, config: Callable[[argparse.Namespace], ServiceConfig]) -> int:
+    """Run a job and print how it ended; return the exit status.
+
+    Raises:
+        ConfigError: An argument that cannot work.
+        TaggerError: What the job raises.
+    """
+    try:
+        import obstore  # noqa: F401
+
+        from serve_app.batch.options import DEFAULT_CHUNK, BatchOptions
+        from serve_app.batch.storage import Storage, url_of
+    except ImportError as error:
+        raise ConfigError(f"batch needs {error.name}; install siglip-serve[serve,batch].") from error
+    from serve_app.batch.job import run_job
+
+    options = BatchOptions(
+        source=url_of(given.input),
+        output=url_of(given.output),
+        storage=Storage(tuple(_pair(text) for text in given.storage_option)),
+        input_format=given.input_format,
+        uri_column=given.uri_column,
+        image_column=given.image_column,
+        chunk_size=DEFAULT_CHUNK if given.chunk_size is None else given.chunk_size,
+        embeddings=given.embeddings,
+        output_format=given.format,
+        compression=given.compression,
+        vocabulary=given.vocabulary,
+        quality=given.quality,
+        partition_by=given.partition_by,
+        max_error_fraction=given.max_error_fraction,
+        limit=given.limit,
+    )
+    _print(run_job(config(given), options, given.address))
+    return 0
+
+
+def _pair(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"--storage-option {key}: write it as KEY=VALUE, such as endpoint=http://127.0.0.1:9000.")
+    return key, value
+
+
+def _print(result: "object") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from serve_app.batch.job import JobResult
+    from serve_app.batch.storage import shown_url
+
+    assert isinstance(result, JobResult), "what run_job returns"
+    table = Table.grid(padding=(0, 2))
+    failed = sum(result.errors.values())
+    table.add_row("inputs", f"{result.inputs:,}")
+    table.add_row("tagged", f"{result.inputs - failed:,}")
+    for code, count in sorted(result.errors.items(), key=lambda item: -item[1]):
+        table.add_row(f"error {code}", f"{count:,}")
+    table.add_row("done by this run", f"{result.encoded:,}" + (f", {result.per_second:,.1f} a second" if result.encoded else ""))
+    table.add_row("output", f"{shown_url(result.folder)} ({result.nbytes / 1e6:,.1f} MB)")
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 200
+    console.print(table)
