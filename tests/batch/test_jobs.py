@@ -8,7 +8,6 @@ import duckdb
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
@@ -65,7 +64,7 @@ def test_rows_are_what_the_local_tagger_says(tmp_path: Path, quality: str) -> No
     assert {row["vocabulary_fingerprint"] for row in rows} == {answer.scored.vocabulary_fingerprint}  # type: ignore[union-attr]
 
 
-def test_two_thousand_objects_of_a_bucket(s3: Bucket, samples: list[bytes]) -> None:
+def test_two_thousand_objects_of_a_bucket(s3: Bucket, samples: list[bytes], tmp_path: Path) -> None:
     """In prefixes, one in a hundred corrupt, no picture or missing: a row each, read back by DuckDB and pandas."""
     good = [*samples, *(encoded(random_picture(40 + at, 50, at), "JPEG") for at in range(20))]
     broken = {7: samples[0][:2000], 207: b"GIF89a no more", 407: b"<html>not found</html>", 607: b"", 807: None}
@@ -86,20 +85,17 @@ def test_two_thousand_objects_of_a_bucket(s3: Bucket, samples: list[bytes]) -> N
 
     assert (result.inputs, result.encoded) == (2000, 2000)
     assert result.errors == {"source_unavailable": 12, "unsupported_image": 6, "invalid_image": 2}
-    folder = result.folder.removeprefix("s3://")
+    for found in s3.storage.list(result.folder):  # DuckDB's own S3 reader is an extension that it would have to fetch
+        (tmp_path / found.url.rsplit("/", 1)[-1]).write_bytes(s3.storage.read(found.url)[0])
     database = duckdb.connect()
-    database.register("dataset", ds.dataset(folder, filesystem=s3.arrow(), format="parquet"))  # leaves out what begins with _
-    assert database.sql("select count(*), count(distinct uri), count(error), count(embedding) from dataset").fetchone() == (
-        2000,
-        2000,
-        20,
-        1980,
-    )
+    database.execute(f"create view dataset as select * from '{tmp_path}/part-*.parquet'")
+    counts = "select count(*), count(distinct uri), count(error), count(embedding) from dataset"
+    assert database.sql(counts).fetchall() == [(2000, 2000, 20, 1980)]
     told = "select error.code, count(*) from dataset where error is not null and tags is null group by all order by 1"
     assert database.sql(told).fetchall() == [("invalid_image", 2), ("source_unavailable", 12), ("unsupported_image", 6)]
     [(label,)] = database.sql(f"select tags[1].label from dataset where uri like '%/00002.jpg' and shoot = {2 % 3}").fetchall()
     assert label == "circle"  # the third sample
-    frame = pd.read_parquet(folder, filesystem=s3.arrow(), columns=["uri", "etag", "error"])
+    frame = pd.read_parquet(result.folder.removeprefix("s3://"), filesystem=s3.arrow(), columns=["uri", "etag", "error"])
     assert sorted(frame["uri"]) == sorted(f"{s3.url}/{name}" for name in names)
     assert frame["etag"].notna().sum() == 2000 - 12
     manifest = json.loads(s3.storage.read(f"{result.folder}/_manifest.json")[0])
