@@ -16,8 +16,9 @@ import ray
 from ray.exceptions import RayActorError, RayError, RaySystemError
 
 from serve_app.batch.encoders import DEPTH, EncoderPool, cause_of
+from serve_app.batch.rows import Writing, Written
 from serve_app.batch.snapshot import Chunk
-from serve_app.batch.workers import EncodedBlock, Reading, Scoring, Writing, Written, finish_chunk, lost_facts, prepare_block
+from serve_app.batch.workers import EncodedBlock, Reading, Scoring, finish_chunk, lost_facts, prepare_block
 from serve_app.errors import ServiceError
 
 logger = logging.getLogger(__name__)
@@ -120,6 +121,10 @@ class Pipeline:
             for reference in ended:
                 self._take(reference, done)
             tick(self._pool.running)
+
+    def end(self) -> None:
+        """End the encoders."""
+        self._pool.end()
 
     def _fill(self, chunks: Iterator[tuple[Chunk, pa.Table]]) -> None:
         """Start preparing as many blocks as may be under way."""

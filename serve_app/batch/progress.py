@@ -10,7 +10,7 @@ from ray.util import metrics
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from serve_app.batch.workers import Written
+from serve_app.batch.rows import Written
 
 LINE_EVERY_S = 10.0
 

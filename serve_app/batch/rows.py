@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from serve_app.batch.inputs import OWN
 from serve_app.batch.options import Compression, OutputFormat
+from serve_app.batch.storage import Storage, joined
 from serve_app.siglip.inputs import FloatArray
 from serve_app.tagging.selection import ChosenTags
 
@@ -48,6 +49,31 @@ class Facts:
             sum((part.errors for part in parts), ()),
             sum(part.nbytes for part in parts),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Writing:
+    """Where and how a chunk's rows are written."""
+
+    storage: Storage
+    folder: str
+    output_format: OutputFormat
+    compression: Compression
+    embeddings: bool
+
+    def url(self, name: str) -> str:
+        """Return the URL of a chunk's output file."""
+        return joined(self.folder, name + SUFFIX[self.output_format])
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What a finished chunk counted: inputs, errors by code, bytes read and bytes written."""
+
+    inputs: int
+    errors: dict[str, int]
+    bytes_read: int
+    bytes_written: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,10 +9,9 @@ import pyarrow.json
 import pyarrow.parquet as pq
 import ray
 
-from serve_app.batch.rows import SUFFIX
+from serve_app.batch.rows import SUFFIX, Writing
 from serve_app.batch.snapshot import Chunk, Snapshot, read_chunk
 from serve_app.batch.storage import Storage
-from serve_app.batch.workers import Writing
 from serve_app.errors import ConfigError, TaggerError
 
 CHUNKS_PER_TASK = 32

@@ -12,10 +12,9 @@ import numpy as np
 import pyarrow as pa
 
 from serve_app.batch.inputs import Kind
-from serve_app.batch.options import Compression, OutputFormat
 from serve_app.batch.reading import Read, read_inputs
-from serve_app.batch.rows import SUFFIX, TAG, Facts, Stamp, embedding_column, encode_rows, make_rows, tag_column
-from serve_app.batch.storage import Storage, joined
+from serve_app.batch.rows import TAG, Facts, Stamp, Writing, Written, embedding_column, encode_rows, make_rows, tag_column
+from serve_app.batch.storage import Storage
 from serve_app.config import ServiceConfig
 from serve_app.errors import InvalidImage, TaggerError
 from serve_app.local_scorer import LocalScorer
@@ -94,31 +93,6 @@ class Scoring:
     rule: SelectionRule
     stamp: Stamp
     checkpoint: str
-
-
-@dataclass(frozen=True, slots=True)
-class Writing:
-    """Where and how a chunk's rows are written."""
-
-    storage: Storage
-    folder: str
-    output_format: OutputFormat
-    compression: Compression
-    embeddings: bool
-
-    def url(self, name: str) -> str:
-        """Return the URL of a chunk's output file."""
-        return joined(self.folder, name + SUFFIX[self.output_format])
-
-
-@dataclass(frozen=True, slots=True)
-class Written:
-    """What a finished chunk counted: inputs, errors by code, bytes read and bytes written."""
-
-    inputs: int
-    errors: dict[str, int]
-    bytes_read: int
-    bytes_written: int
 
 
 def prepare_block(reading: Reading, rows: pa.Table) -> tuple[PreparedBlock, Facts]:

@@ -45,7 +45,7 @@ def run_batch(given: argparse.Namespace, config: Callable[[argparse.Namespace], 
         from serve_app.batch.storage import Storage, url_of
     except ImportError as error:
         raise ConfigError(f"batch needs {error.name}; install siglip-serve[serve,batch].") from error
-    from serve_app.batch.job import run_job
+    from serve_app.batch.tagging_job import run_job
 
     options = BatchOptions(
         source=url_of(given.input),

@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from serve_app.batch.job import run_job
 from serve_app.batch.options import BatchOptions
 from serve_app.batch.storage import Storage, url_of
+from serve_app.batch.tagging_job import run_job
 from serve_app.config import parse_config
 from serve_app.demo import settings as demo_settings
 from serve_app.demo.settings import demo_config

@@ -1,0 +1,136 @@
+"""The ordinary job: pictures are encoded by encoders of the job's own, and scored against a vocabulary of the configuration."""
+
+import dataclasses
+import hashlib
+import json
+import re
+from functools import partial
+from typing import Any
+
+import ray
+
+from serve_app.batch.cluster import connected, cpus, hardware_of_cluster
+from serve_app.batch.encoders import EncoderPool, EncoderScale, cause_of
+from serve_app.batch.job import Job, JobResult
+from serve_app.batch.options import BatchOptions
+from serve_app.batch.pipeline import Flow, Pipeline
+from serve_app.batch.rows import Writing
+from serve_app.batch.snapshot import Snapshot
+from serve_app.batch.storage import joined, shown_url
+from serve_app.batch.workers import Model, Reading, Scoring, load_scoring
+from serve_app.config import ServiceConfig
+from serve_app.hardware.plan import DeploymentPlan
+from serve_app.planning import plan_service, resolve_config
+from serve_app.shown import show_config, show_live
+from serve_app.siglip.hub import load_checkpoint
+from serve_app.siglip.prepare import ImagePreparer
+from serve_app.tagging.settings import TagOptions
+
+MAX_BLOCK_IMAGES, MAX_BLOCK_BYTES = 128, 64 * 2**20
+"""Of a block: large enough that a task's start costs little, small enough that a few hundred fit into memory."""
+ID_DIGITS = 12
+
+
+def run_job(config: ServiceConfig, options: BatchOptions, address: str | None = None) -> JobResult:
+    """Tag everything that INPUT holds, going on where an earlier run of the same job ended.
+
+    Args:
+        config: The service's.
+        options: What goes in and out.
+        address: Of a Ray cluster; None for the one that this process is connected to, the Ray job's own, or a new one on this machine.
+
+    Raises:
+        TaggerError: It cannot be done, or too many inputs failed; what is written stays and is not done again.
+    """
+    options.check()
+    with connected(address) as own:
+        plan = plan_service(config, partial(hardware_of_cluster, own))
+        config = resolve_config(config, plan)
+        scoring = load_remotely(config, TagOptions(vocabulary=options.vocabulary, quality=options.quality))
+        writing = writing_of(options, folder_name(config.siglip.model_shown, identity_of(config, options, scoring)))
+        return Job(
+            options,
+            writing,
+            told_of(config, scoring),
+            partial(_start, config, options, plan.deployments["image_encoder"], scoring, writing),
+        ).run()
+
+
+def writing_of(options: BatchOptions, name: str) -> Writing:
+    """Return where and how the rows of a job are written."""
+    return Writing(options.storage, joined(options.output, name), options.output_format, options.compression, options.embeddings)
+
+
+def told_of(config: ServiceConfig, scoring: Scoring) -> dict[str, Any]:
+    """Return what the manifest says of how rows were made."""
+    stamp = dataclasses.asdict(scoring.stamp) | {"fingerprint": scoring.checkpoint}
+    return {"checkpoint": stamp, "config": show_config(config, show_live(config.tag_settings()))}
+
+
+def load_remotely(config: ServiceConfig, asked: TagOptions) -> Scoring:
+    """Load what embeddings are scored against on a worker: the driver may stand on a head node that is small.
+
+    Raises:
+        TaggerError: See `load_scoring`.
+    """
+    load = ray.remote(load_scoring).options(num_cpus=0, max_retries=3)
+    try:
+        scoring: Scoring = ray.get(load.remote(config, asked))
+    except ray.exceptions.RayError as error:
+        if (cause := cause_of(error)) is not None:
+            raise cause from None
+        raise
+    return scoring
+
+
+def identity_of(config: ServiceConfig, options: BatchOptions, scoring: Scoring) -> dict[str, Any]:
+    """Return everything that rows follow from."""
+    plugin = config.siglip
+    return {
+        "input": [shown_url(options.source), options.input_format, options.uri_column, options.image_column, options.limit],
+        "cut": [options.chunk_size, options.partition_by],
+        "rows": [options.output_format, options.embeddings, options.quality],
+        "model": [plugin.dtype, plugin.quantization, plugin.max_num_patches],
+        "limits": [config.limits.max_image_bytes, config.limits.max_image_pixels, config.limits.image_formats],
+        **scoring_identity(config, options.vocabulary, scoring),
+    }
+
+
+def scoring_identity(config: ServiceConfig, vocabulary: str | None, scoring: Scoring) -> dict[str, Any]:
+    """Return everything that tags follow from besides the embeddings."""
+    rule = scoring.rule
+    return {
+        "checkpoint": scoring.checkpoint,
+        "vocabulary": scoring.stamp.vocabulary_fingerprint,
+        "tags": config.vocabularies[vocabulary or config.tag_settings().default].model_dump(mode="json"),
+        "rule": [rule.confidence_threshold, rule.max_tags, rule.sort_by, rule.score, rule.min_tags, rule.parents],
+        "allowed": None if rule.allowed is None else rule.allowed.tolist(),
+    }
+
+
+def folder_name(model: str, identity: dict[str, Any]) -> str:
+    """Return a name that changes with everything that rows follow from, so that outputs of two configurations never mix."""
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:ID_DIGITS]
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", model.rsplit("/", 1)[-1]).strip("-")
+    return f"{name}-{digest}"
+
+
+def _start(
+    config: ServiceConfig, options: BatchOptions, planned: DeploymentPlan, scoring: Scoring, writing: Writing, snapshot: Snapshot
+) -> Pipeline:
+    """Start the encoders and return the engine that feeds them."""
+    plugin, width = config.siglip, scoring.scored.bank.text_embeds.shape[1]
+    batch, patches = plugin.resolved_batch_size, plugin.max_num_patches
+    model = Model(plugin.model_source, config.revision, plugin.precision, batch, patches, width)
+    limits = config.image_limits()
+    reading = Reading(model, limits, config.limits.max_image_bytes, options.quality, snapshot.kind, snapshot.image_column, options.storage)
+    scale = EncoderScale(planned.num_cpus, planned.num_gpus, planned.min_replicas, planned.max_replicas)
+    nbytes = ImagePreparer(load_checkpoint(model.source, model.revision), limits, patches).max_nbytes
+    return Pipeline(reading, writing, scoring, EncoderPool(model, scale), _flow(options, planned, nbytes))
+
+
+def _flow(options: BatchOptions, planned: DeploymentPlan, image_nbytes: int) -> Flow:
+    images = max(1, min(MAX_BLOCK_IMAGES, MAX_BLOCK_BYTES // image_nbytes, options.chunk_size))
+    spare = max(0.5, cpus() - planned.num_cpus * planned.max_replicas)
+    prepare_cpus = min(1.0, spare)
+    return Flow(images, prepare_cpus, max(1, int(spare / prepare_cpus)) + 1)
