@@ -21,6 +21,7 @@ from serve_app.batch.progress import Metrics, Tally, shown_progress
 from serve_app.batch.rows import Writing, Written
 from serve_app.batch.snapshot import Chunk, Cut, Snapshot, load_snapshot, read_chunk, take_snapshot
 from serve_app.batch.storage import joined, shown_url
+from serve_app.batch.update import update_snapshot
 from serve_app.batch.verify import Proof, verify, written_names
 from serve_app.errors import ServiceError
 
@@ -105,13 +106,25 @@ class Job:
         proof = verify(snapshot, self.writing)
         if proof.wrong:
             self._forget(proof)
+        self._delete_superseded(snapshot)
         self._write_manifest(proof, len(snapshot.chunks), started)
         return JobResult(self.writing.folder, proof.rows, proof.errors, tally.encoded, tally.per_second, proof.nbytes)
 
     def _snapshot(self) -> Snapshot:
         storage, folder = self.options.storage, self.writing.folder
-        cut = Cut(self.options.chunk_size, self.options.partition_by, self.options.limit)
-        return load_snapshot(storage, folder) or take_snapshot(storage, folder, find_inputs(self.options), cut)
+        known = load_snapshot(storage, folder)
+        if known is None:
+            cut = Cut(self.options.chunk_size, self.options.partition_by, self.options.limit)
+            return take_snapshot(storage, folder, find_inputs(self.options), cut)
+        if self.options.update or self.options.retry_errors:
+            storage.delete(joined(folder, SUCCESS))
+            return update_snapshot(self.options, self.writing, known)
+        return known
+
+    def _delete_superseded(self, snapshot: Snapshot) -> None:
+        """Delete the files of chunks that an update has put others in the place of."""
+        for name in written_names(self.options.storage, self.writing) - {chunk.name for chunk in snapshot.chunks}:
+            self.options.storage.delete(self.writing.url(name))
 
     def _tag(self, snapshot: Snapshot, left: list[Chunk], tally: Tally) -> None:
         engine, counters = self.start_engine(snapshot), Metrics()

@@ -40,6 +40,7 @@ class BatchOptions:
         partition_by: Column of a manifest by whose values the output is divided into folders.
         max_error_fraction: Part of the inputs that may fail before the job stops.
         update: Whether inputs are listed again, and what changed is done again.
+        retry_errors: Whether inputs that failed are tried again.
         limit: Only the first so many inputs.
     """
 
@@ -58,6 +59,7 @@ class BatchOptions:
     partition_by: str | None = None
     max_error_fraction: float = 0.5
     update: bool = False
+    retry_errors: bool = False
     limit: int | None = None
 
     def check(self) -> None:
@@ -66,5 +68,7 @@ class BatchOptions:
             raise ConfigError(f"--chunk-size is {self.chunk_size}; it must lie between {MIN_CHUNK} and {MAX_CHUNK:,}, best from 500 on.")
         if not 0 <= self.max_error_fraction <= 1:
             raise ConfigError(f"--max-error-fraction is {self.max_error_fraction}; it must lie between 0 and 1.")
+        if self.update and self.limit is not None:
+            raise ConfigError("--update lists all inputs again and does not go with --limit.")
         if self.limit is not None and self.limit < 1:
             raise ConfigError(f"--limit is {self.limit}; it must be at least 1.")

@@ -3,9 +3,13 @@
 import argparse
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from serve_app.config import ServiceConfig
 from serve_app.errors import ConfigError
+
+if TYPE_CHECKING:
+    from serve_app.batch.job import JobResult
 
 
 def add_batch_arguments(batch: argparse.ArgumentParser) -> None:
@@ -28,6 +32,9 @@ def add_batch_arguments(batch: argparse.ArgumentParser) -> None:
     batch.add_argument("--compression", choices=("snappy", "zstd"), default="zstd", help="of Parquet")
     batch.add_argument("--chunk-size", type=int, metavar="N", help="inputs of one output file; 1,000 if left out")
     batch.add_argument("--partition-by", metavar="COLUMN", help="divide the output by the values of a column of the manifest")
+    batch.add_argument("--update", action="store_true", help="list the inputs again, and do what is new or changed")
+    batch.add_argument("--retry-errors", action="store_true", help="do the inputs again that failed")
+    batch.add_argument("--from-embeddings", action="store_true", help="INPUT is an earlier job's output: tag its embeddings again")
     batch.add_argument("--max-error-fraction", type=float, default=0.5, metavar="F", help="stop when more than this part fails")
 
 
@@ -45,8 +52,6 @@ def run_batch(given: argparse.Namespace, config: Callable[[argparse.Namespace], 
         from serve_app.batch.storage import Storage, url_of
     except ImportError as error:
         raise ConfigError(f"batch needs {error.name}; install siglip-serve[serve,batch].") from error
-    from serve_app.batch.tagging_job import run_job
-
     options = BatchOptions(
         source=url_of(given.input),
         output=url_of(given.output),
@@ -62,9 +67,18 @@ def run_batch(given: argparse.Namespace, config: Callable[[argparse.Namespace], 
         quality=given.quality,
         partition_by=given.partition_by,
         max_error_fraction=given.max_error_fraction,
+        update=given.update,
+        retry_errors=given.retry_errors,
         limit=given.limit,
     )
-    _print(run_job(config(given), options, given.address))
+    if given.from_embeddings:
+        from serve_app.batch.retag import run_retag_job
+
+        _print(run_retag_job(config(given), options, given.address))
+    else:
+        from serve_app.batch.tagging_job import run_job
+
+        _print(run_job(config(given), options, given.address))
     return 0
 
 
@@ -75,14 +89,12 @@ def _pair(text: str) -> tuple[str, str]:
     return key, value
 
 
-def _print(result: "object") -> None:
+def _print(result: "JobResult") -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from serve_app.batch.job import JobResult
     from serve_app.batch.storage import shown_url
 
-    assert isinstance(result, JobResult), "what run_job returns"
     table = Table.grid(padding=(0, 2))
     failed = sum(result.errors.values())
     table.add_row("inputs", f"{result.inputs:,}")
