@@ -1,6 +1,6 @@
 """What one batch job is asked to do."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from serve_app.batch.storage import Storage
@@ -13,7 +13,7 @@ Compression = Literal["snappy", "zstd"]
 
 MIN_CHUNK, MAX_CHUNK = 1, 5_000
 """Inputs in a chunk. Below 500 a bucket's worth of outputs are many small files; it is allowed for small jobs and tests."""
-DEFAULT_CHUNK = 1_000
+DEFAULT_CHUNK, MIN_FILE_CHUNK = 1_000, 500
 ENVIRONMENT = Storage()
 """Without options, what the environment says."""
 ERRORS_FROM = 100
@@ -32,6 +32,7 @@ class BatchOptions:
         uri_column: Column of a manifest that names the pictures; the first of the usual names if left out.
         image_column: Column of a table that holds the pictures; the same.
         chunk_size: Inputs of one output file.
+        file_bytes: Size that output files should have, as far as chunks of 500 to 5,000 inputs allow; goes before `chunk_size`.
         embeddings: Whether the image embeddings are stored too.
         output_format: Of the output files.
         compression: Of Parquet.
@@ -51,6 +52,7 @@ class BatchOptions:
     uri_column: str | None = None
     image_column: str | None = None
     chunk_size: int = DEFAULT_CHUNK
+    file_bytes: int | None = None
     embeddings: bool = False
     output_format: OutputFormat = "parquet"
     compression: Compression = "zstd"
@@ -61,6 +63,12 @@ class BatchOptions:
     update: bool = False
     retry_errors: bool = False
     limit: int | None = None
+
+    def with_chunk_size(self, row_bytes: float) -> "BatchOptions":
+        """Return options whose chunks give files of the size that is asked for, where rows take so many bytes."""
+        if self.file_bytes is None:
+            return self
+        return replace(self, chunk_size=int(min(MAX_CHUNK, max(MIN_FILE_CHUNK, self.file_bytes / row_bytes))))
 
     def check(self) -> None:
         """Raise `ConfigError` for a value that is out of bounds."""

@@ -14,7 +14,7 @@ from serve_app.batch.encoders import EncoderPool, EncoderScale, cause_of
 from serve_app.batch.job import Job, JobResult
 from serve_app.batch.options import BatchOptions
 from serve_app.batch.pipeline import Flow, Pipeline
-from serve_app.batch.rows import Writing
+from serve_app.batch.rows import Writing, row_bytes
 from serve_app.batch.snapshot import Snapshot
 from serve_app.batch.storage import joined, shown_url
 from serve_app.batch.workers import Model, Reading, Scoring, load_scoring
@@ -47,6 +47,8 @@ def run_job(config: ServiceConfig, options: BatchOptions, address: str | None = 
         plan = plan_service(config, partial(hardware_of_cluster, own))
         config = resolve_config(config, plan)
         scoring = load_remotely(config, TagOptions(vocabulary=options.vocabulary, quality=options.quality))
+        width = scoring.scored.bank.text_embeds.shape[1]
+        options = options.with_chunk_size(row_bytes(width, scoring.rule.max_tags, options.embeddings))
         writing = writing_of(options, folder_name(config.siglip.model_shown, identity_of(config, options, scoring)))
         return Job(
             options,

@@ -30,7 +30,9 @@ def add_batch_arguments(batch: argparse.ArgumentParser) -> None:
     batch.add_argument("--embeddings", action="store_true", help="store the image embeddings too, to tag them again later")
     batch.add_argument("--format", choices=("parquet", "jsonl"), default="parquet", help="of the output files")
     batch.add_argument("--compression", choices=("snappy", "zstd"), default="zstd", help="of Parquet")
-    batch.add_argument("--chunk-size", type=int, metavar="N", help="inputs of one output file; 1,000 if left out")
+    size = batch.add_mutually_exclusive_group()
+    size.add_argument("--chunk-size", type=int, metavar="N", help="inputs of one output file; 1,000 if left out")
+    size.add_argument("--file-mb", type=float, metavar="MB", help="about the size of one output file, within 500 to 5,000 inputs")
     batch.add_argument("--partition-by", metavar="COLUMN", help="divide the output by the values of a column of the manifest")
     batch.add_argument("--update", action="store_true", help="list the inputs again, and do what is new or changed")
     batch.add_argument("--retry-errors", action="store_true", help="do the inputs again that failed")
@@ -60,6 +62,7 @@ def run_batch(given: argparse.Namespace, config: Callable[[argparse.Namespace], 
         uri_column=given.uri_column,
         image_column=given.image_column,
         chunk_size=DEFAULT_CHUNK if given.chunk_size is None else given.chunk_size,
+        file_bytes=None if given.file_mb is None else int(given.file_mb * 1e6),
         embeddings=given.embeddings,
         output_format=given.format,
         compression=given.compression,

@@ -10,7 +10,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import ray
 
+from serve_app.batch.map_batches import TagImages
 from serve_app.batch.options import BatchOptions
 from serve_app.batch.storage import Storage, url_of
 from serve_app.batch.tagging_job import run_job
@@ -189,3 +191,23 @@ def test_storage_is_picklable_and_small() -> None:
     import pickle
 
     assert len(pickle.dumps(Storage((("endpoint", "http://x"),)))) < 200
+
+
+def test_a_size_of_files_is_met_as_far_as_chunks_may_go() -> None:
+    """By an estimate of a row's bytes, between 500 and 5,000 inputs."""
+    asked = options_for("/in", "/out", file_bytes=2_000_000)
+    assert asked.with_chunk_size(1000.0).chunk_size == 2000
+    assert asked.with_chunk_size(10.0).chunk_size == 5000
+    assert asked.with_chunk_size(100_000.0).chunk_size == 500
+
+
+def test_a_ray_data_pipeline_may_use_the_same_tags(samples: list[bytes]) -> None:
+    """`TagImages` for `map_batches`: a tag list beside each picture, an error beside one that is none."""
+    table = pa.table({"bytes": [*samples, b"no picture"], "n": range(7)})
+    tagged = ray.data.from_arrow(table).map_batches(
+        TagImages, batch_format="pyarrow", batch_size=4, compute=ray.data.ActorPoolStrategy(size=1), num_cpus=1
+    )
+    rows = sorted(tagged.take_all(), key=lambda row: row["n"])
+    assert rows[6]["error"]["code"] == "unsupported_image"
+    assert rows[2]["tags"][0]["label"] == "circle"
+    assert [row["error"] for row in rows[:6]] == [None] * 6

@@ -1,0 +1,56 @@
+"""`TagImages`: the whole pipeline as a class for `Dataset.map_batches`, for those who have a Ray Data pipeline of their own.
+
+Rows and their order are Ray Data's then, and so is what happens when something dies; `siglip-serve batch` does more.
+"""
+
+from pathlib import Path
+
+import pyarrow as pa
+
+from serve_app.batch.rows import ERROR, TAG
+from serve_app.config import ServiceConfig, load_config
+from serve_app.demo.settings import demo_config
+from serve_app.errors import ConfigError, TaggerError
+from serve_app.local_tagger import LocalTagger
+from serve_app.tagger import TagOutcome
+from serve_app.tagging.settings import TagOptions
+
+
+class TagImages:
+    """Adds the columns `tags` and `error` to batches of encoded pictures.
+
+    Use it as `dataset.map_batches(TagImages, fn_constructor_args=["config.yaml"], batch_format="pyarrow", batch_size=64,
+    compute=ray.data.ActorPoolStrategy(size=1), num_gpus=0.5)`.
+    """
+
+    def __init__(self, config: str | ServiceConfig | None = None, column: str = "bytes", vocabulary: str | None = None) -> None:
+        """Load the model.
+
+        Args:
+            config: Path of a configuration, or one; the embedded demo's if left out.
+            column: Which holds the pictures' bytes, as `ray.data.read_binary_files` calls it.
+            vocabulary: Of the configuration, instead of its default one.
+
+        Raises:
+            ConfigError: The configuration or the checkpoint cannot work.
+        """
+        self._tagger = LocalTagger(load_config(Path(config)) if isinstance(config, str) else config or demo_config())
+        self._column, self._options = column, TagOptions(vocabulary=vocabulary)
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """Return a batch with `tags`, a list of label and confidence, and `error`, a code and a message or null.
+
+        Raises:
+            ConfigError: The batch has no such column.
+        """
+        if self._column not in batch.column_names:
+            raise ConfigError(f"the batch has no column {self._column}; it has {', '.join(batch.column_names)}.")
+        answer = self._tagger.tag_pictures([data or b"" for data in batch[self._column].to_pylist()], self._options)
+        tags, errors = zip(*map(_columns_of, answer.outcomes), strict=True)
+        return batch.append_column("tags", pa.array(tags, pa.list_(TAG))).append_column("error", pa.array(errors, ERROR))
+
+
+def _columns_of(outcome: TagOutcome) -> tuple[list[dict[str, object]] | None, dict[str, str] | None]:
+    if isinstance(outcome, TaggerError):
+        return None, {"code": outcome.code, "message": outcome.message}
+    return [{"label": tag.label, "confidence": tag.confidence} for tag in outcome], None
