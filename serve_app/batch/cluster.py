@@ -4,9 +4,12 @@ import contextlib
 import logging
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import ray
+from ray.exceptions import RayError
 
+from serve_app.errors import TaggerError
 from serve_app.hardware.detection import Hardware, cpu_has_bfloat16, detect_machine, hardware_of_nodes
 
 
@@ -43,3 +46,31 @@ def hardware_of_cluster(own: bool, with_gpus: bool) -> Hardware:
 def cpus() -> float:
     """Return the CPUs that the cluster has now."""
     return float(ray.cluster_resources().get("CPU", 1.0))
+
+
+def result_of(reference: Any) -> Any:
+    """Wait for a task, or a list of them, and return its result.
+
+    Raises:
+        TaggerError: What the task raised of ours.
+        RayError: What else went wrong.
+    """
+    try:
+        return ray.get(reference)
+    except RayError as error:
+        if (cause := cause_of(error)) is not None:
+            raise cause from None
+        raise
+
+
+def cause_of(error: RayError) -> TaggerError | None:
+    """Return the error of ours that a worker raised, or None where something else went wrong."""
+    at: BaseException | None = error
+    while at is not None:
+        cause = getattr(at, "cause", None)
+        if isinstance(at, TaggerError):
+            return at
+        if isinstance(cause, TaggerError):
+            return cause
+        at = cause if isinstance(cause, BaseException) else at.__cause__
+    return None

@@ -7,8 +7,9 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
+from serve_app.batch.cluster import cause_of
 from serve_app.batch.workers import Encoder, Model
-from serve_app.errors import ConfigError, TaggerError
+from serve_app.errors import ConfigError
 
 DEPTH = 2
 """Blocks that an encoder has at a time: one that it encodes, and one whose pixels are on their way."""
@@ -129,19 +130,6 @@ class EncoderPool:
     def _drop(self, member: _Member) -> None:
         self._members.remove(member)
         ray.kill(member.actor)
-
-
-def cause_of(error: RayError) -> TaggerError | None:
-    """Return the error of ours that a worker raised, or None where something else went wrong."""
-    at: BaseException | None = error
-    while at is not None:
-        cause = getattr(at, "cause", None)
-        if isinstance(at, TaggerError):
-            return at
-        if isinstance(cause, TaggerError):
-            return cause
-        at = cause if isinstance(cause, BaseException) else at.__cause__
-    return None
 
 
 def _last_line(error: RayError) -> str:

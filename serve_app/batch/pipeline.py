@@ -15,7 +15,8 @@ import pyarrow as pa
 import ray
 from ray.exceptions import RayActorError, RayError, RaySystemError
 
-from serve_app.batch.encoders import DEPTH, EncoderPool, cause_of
+from serve_app.batch.cluster import cause_of
+from serve_app.batch.encoders import DEPTH, EncoderPool
 from serve_app.batch.rows import Writing, Written
 from serve_app.batch.snapshot import Chunk
 from serve_app.batch.workers import EncodedBlock, Reading, Scoring, finish_chunk, lost_facts, prepare_block

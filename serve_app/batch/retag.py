@@ -13,10 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
-from ray.exceptions import RayError
 
-from serve_app.batch.cluster import connected, cpus
-from serve_app.batch.encoders import cause_of
+from serve_app.batch.cluster import connected, cpus, result_of
 from serve_app.batch.inputs import OWN, RESERVED
 from serve_app.batch.job import MANIFEST, Job, JobResult
 from serve_app.batch.options import BatchOptions
@@ -82,10 +80,10 @@ class RetagEngine:
         for chunk, _ in chunks:
             running.append(self._retag.remote(self._scoring, self._writing, self._source, chunk.name))
             if len(running) >= AHEAD * max(1, int(cpus())):
-                done(_result(running.popleft()))
+                done(result_of(running.popleft()))
                 tick(0)
         while running:
-            done(_result(running.popleft()))
+            done(result_of(running.popleft()))
             tick(0)
 
     def end(self) -> None:
@@ -109,16 +107,6 @@ def retag_chunk(scoring: Scoring, writing: Writing, source: str, name: str) -> W
     data = encode_rows(rows, writing.output_format, writing.compression)
     writing.storage.write(writing.url(name), data)
     return Written(len(found), dict(Counter(error[0] for error in errors if error is not None)), values.nbytes, len(data))
-
-
-def _result(reference: Any) -> Written:
-    try:
-        written: Written = ray.get(reference)
-    except RayError as error:
-        if (cause := cause_of(error)) is not None:
-            raise cause from None
-        raise
-    return written
 
 
 def _find_job(storage: Storage, source: str) -> tuple[str, dict[str, Any]]:

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from serve_app.batch.inputs import Inputs, Kind
-from serve_app.batch.storage import Storage, joined
+from serve_app.batch.storage import Storage, joined, shown_url
 from serve_app.errors import ConfigError
 
 FOLDER = "_inputs"
@@ -84,12 +84,20 @@ def load_snapshot(storage: Storage, folder: str) -> Snapshot | None:
         read = json.loads(storage.read(url)[0])
         return Snapshot(read["kind"], read["image_column"], tuple(Chunk(**chunk) for chunk in read["chunks"]))
     except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{url} is damaged; delete the folder {FOLDER} to have the inputs listed again.") from error
+        raise ConfigError(f"{shown_url(url)} is damaged; delete the folder {FOLDER} to have the inputs listed again.") from error
 
 
 def read_chunk(storage: Storage, folder: str, chunk: Chunk) -> pa.Table:
-    """Return the inputs of one chunk; see `inputs.py` for the columns."""
-    table: pa.Table = pq.ParquetFile(storage.open(joined(folder, FOLDER, chunk.file))).read_row_group(chunk.group)
+    """Return the inputs of one chunk; see `inputs.py` for the columns.
+
+    Raises:
+        ConfigError: The snapshot cannot be read.
+    """
+    url = joined(folder, FOLDER, chunk.file)
+    try:
+        table: pa.Table = pq.ParquetFile(storage.open(url)).read_row_group(chunk.group)
+    except (pa.ArrowException, OSError) as error:
+        raise ConfigError(f"{shown_url(url)} cannot be read: {str(error).splitlines()[0]}.") from error
     return table
 
 

@@ -152,7 +152,7 @@ class Storage:
             raise SourceUnavailable(f"The object cannot be read: {why(error)}.") from error
 
     def open(self, url: str) -> IO[bytes]:
-        """Return an object as a file that can be sought in.
+        """Return an object as a file that can be sought in; reading it raises `StoreFailed` where the store does not answer.
 
         Raises:
             ConfigError: It cannot be opened.
@@ -202,6 +202,10 @@ class Storage:
             raise ConfigError("object storage needs obstore; install siglip-serve[batch].") from error
 
 
+class StoreFailed(OSError):
+    """The store did not answer while a file was read, which says nothing of the file."""
+
+
 class _Reader(io.RawIOBase):
     """An object as a raw file; obstore's own has no `closed` that pyarrow and tarfile could ask."""
 
@@ -221,7 +225,10 @@ class _Reader(io.RawIOBase):
         return int(self._inner.tell())
 
     def readinto(self, buffer: Any) -> int:
-        data = bytes(self._inner.read(len(buffer)))
+        try:
+            data = bytes(self._inner.read(len(buffer)))
+        except Exception as error:
+            raise StoreFailed(why(error)) from error
         buffer[: len(data)] = data
         return len(data)
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import ray
 
-from serve_app.batch.cluster import connected, cpus, hardware_of_cluster
-from serve_app.batch.encoders import EncoderPool, EncoderScale, cause_of
+from serve_app.batch.cluster import connected, cpus, hardware_of_cluster, result_of
+from serve_app.batch.encoders import EncoderPool, EncoderScale
 from serve_app.batch.job import Job, JobResult
 from serve_app.batch.options import BatchOptions
 from serve_app.batch.pipeline import Flow, Pipeline
@@ -76,12 +76,7 @@ def load_remotely(config: ServiceConfig, asked: TagOptions) -> Scoring:
         TaggerError: See `load_scoring`.
     """
     load = ray.remote(load_scoring).options(num_cpus=0, max_retries=3)
-    try:
-        scoring: Scoring = ray.get(load.remote(config, asked))
-    except ray.exceptions.RayError as error:
-        if (cause := cause_of(error)) is not None:
-            raise cause from None
-        raise
+    scoring: Scoring = result_of(load.remote(config, asked))
     return scoring
 
 

@@ -11,9 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import ray
-from ray.exceptions import RayError
 
-from serve_app.batch.encoders import cause_of
+from serve_app.batch.cluster import result_of
 from serve_app.batch.inputs import find_inputs
 from serve_app.batch.options import BatchOptions
 from serve_app.batch.rows import Writing, encode_rows
@@ -101,12 +100,7 @@ def read_rows(writing: Writing, name: str, columns: list[str]) -> Iterator[dict[
 def _copy_all(writing: Writing, copies: Sequence[tuple[Chunk, Chunk, tuple[str, ...]]]) -> None:
     copy = ray.remote(copy_rows).options(num_cpus=0.5, max_retries=3)
     groups = [copies[start : start + COPIES_PER_TASK] for start in range(0, len(copies), COPIES_PER_TASK)]
-    try:
-        ray.get([copy.remote(writing, group) for group in groups])
-    except RayError as error:
-        if (cause := cause_of(error)) is not None:
-            raise cause from None
-        raise
+    result_of([copy.remote(writing, group) for group in groups])
 
 
 def copy_rows(writing: Writing, copies: Sequence[tuple[Chunk, Chunk, tuple[str, ...]]]) -> None:

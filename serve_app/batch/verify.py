@@ -9,10 +9,11 @@ import pyarrow.json
 import pyarrow.parquet as pq
 import ray
 
+from serve_app.batch.cluster import result_of
 from serve_app.batch.rows import SUFFIX, Writing
 from serve_app.batch.snapshot import Chunk, Snapshot, read_chunk
-from serve_app.batch.storage import Storage
-from serve_app.errors import ConfigError, TaggerError
+from serve_app.batch.storage import Storage, StoreFailed, shown_url
+from serve_app.errors import ConfigError
 
 CHUNKS_PER_TASK = 32
 
@@ -51,7 +52,7 @@ def verify(snapshot: Snapshot, writing: Writing) -> Proof:
     """
     check = ray.remote(check_chunks).options(num_cpus=0.5, max_retries=3)
     groups = [snapshot.chunks[start : start + CHUNKS_PER_TASK] for start in range(0, len(snapshot.chunks), CHUNKS_PER_TASK)]
-    proofs: list[Proof] = ray.get([check.remote(group, writing) for group in groups])
+    proofs: list[Proof] = result_of([check.remote(group, writing) for group in groups])
     return join_proofs(proofs)
 
 
@@ -64,28 +65,36 @@ def join_proofs(proofs: Iterable[Proof]) -> Proof:
 
 
 def check_chunks(chunks: Sequence[Chunk], writing: Writing) -> Proof:
-    """Compare the rows of some chunks with their inputs."""
+    """Compare the rows of some chunks with their inputs.
+
+    Raises:
+        ConfigError: The store does not answer; that says nothing of the rows.
+    """
     rows, nbytes, errors, wrong = 0, 0, Counter[str](), []
     for chunk in chunks:
-        try:
-            found, size = _read_output(writing, chunk)
-        except (TaggerError, pa.ArrowException, OSError, KeyError):
+        wanted = read_chunk(writing.storage, writing.folder, chunk)["uri"]
+        read = _read_output(writing, chunk)
+        if read is None or read[0]["uri"].to_pylist() != wanted.to_pylist():
             wrong.append(chunk.name)
             continue
-        if found["uri"].to_pylist() != read_chunk(writing.storage, writing.folder, chunk)["uri"].to_pylist():
-            wrong.append(chunk.name)
-            continue
+        found, size = read
         rows, nbytes = rows + len(found), nbytes + size
         errors.update(error["code"] for error in found["error"].to_pylist() if error is not None)
     return Proof(rows, dict(errors), nbytes, tuple(wrong))
 
 
-def _read_output(writing: Writing, chunk: Chunk) -> tuple[pa.Table, int]:
+def _read_output(writing: Writing, chunk: Chunk) -> tuple[pa.Table, int] | None:
+    """Return the rows of a chunk and the size of their file; None where there is none, or it is damaged."""
     url = writing.url(chunk.name)
     found = writing.storage.find(url)
     if found is None:
-        raise ConfigError(f"{url} is not there.")
-    file = writing.storage.open(url)
-    if writing.output_format == "jsonl":
-        return pyarrow.json.read_json(file).select(["uri", "error"]), found.size
-    return pq.ParquetFile(file).read(columns=["uri", "error"]), found.size
+        return None
+    try:
+        file = writing.storage.open(url)
+        if writing.output_format == "jsonl":
+            return pyarrow.json.read_json(file).select(["uri", "error"]), found.size
+        return pq.ParquetFile(file).read(columns=["uri", "error"]), found.size
+    except StoreFailed as error:
+        raise ConfigError(f"{shown_url(url)} cannot be read: {error}.") from error
+    except (pa.ArrowException, OSError, KeyError):
+        return None
