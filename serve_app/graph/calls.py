@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+import grpc
 from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 from ray.serve.handle import DeploymentHandle
@@ -20,6 +21,7 @@ logger = logging.getLogger(__name__)
 
 MAX_TRIES = 3
 RETRY_PAUSE_S = 0.2
+RESTARTING = "A part of the service is restarting. Try again in a few seconds."
 DEFAULT_MESSAGE_BYTES = 4 * 2**20
 """Serve's own bound of a message by value. Source: `RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH`, ray/serve constants."""
 
@@ -62,6 +64,18 @@ class InnerCalls:
         raise AssertionError("the last try either returns or raises")
 
 
+_REFUSALS = {grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.INVALID_ARGUMENT}
+
+
+def _call_was_cut(error: grpc.aio.AioRpcError) -> bool:
+    """Whether a connection broke under a call, rather than that the call itself was refused.
+
+    Serve turns only `UNAVAILABLE` into an error of its own (ray/serve/_private/replica_result.py); a process that is killed
+    while it answers also ends calls as `UNKNOWN`, `INTERNAL` or `CANCELLED`.
+    """
+    return error.code() not in _REFUSALS
+
+
 def to_tagger_error(error: BaseException) -> TaggerError:
     """Return the error of our own tree that stands for one of Ray's, without any of its text."""
     if isinstance(error, RayTaskError):
@@ -72,7 +86,9 @@ def to_tagger_error(error: BaseException) -> TaggerError:
         case BackPressureError():
             return Overloaded("Every queue of the service is full. Try again in a second.")
         case RayActorError() | DeploymentUnavailableError():  # ActorDied, ActorUnavailable
-            return Unavailable("A part of the service is restarting. Try again in a few seconds.")
+            return Unavailable(RESTARTING)
+        case grpc.aio.AioRpcError() if _call_was_cut(error):
+            return Unavailable(RESTARTING)
         case RayError() | RayServeException():
             logger.error("an inner call failed: %s", error)
             return InferenceFailed("The service could not process the request.")

@@ -2,6 +2,7 @@
 
 import inspect
 
+import grpc
 import pytest
 import ray.exceptions
 import ray.serve.exceptions
@@ -55,6 +56,15 @@ def test_what_can_be_tried_again_is_told_from_what_cannot(name: str, expected: t
     cls = getattr(ray.exceptions, name, None) or getattr(ray.serve.exceptions, name)
     monkeypatch.setattr(cls, "__str__", lambda self: SECRET)
     assert type(to_tagger_error(instance(cls))) is expected
+
+
+@pytest.mark.parametrize("code", ["UNAVAILABLE", "UNKNOWN", "INTERNAL", "CANCELLED", "RESOURCE_EXHAUSTED"])
+def test_a_cut_connection_is_tried_again_and_a_refused_message_is_not(code: str) -> None:
+    """Serve passes on what gRPC says of a process that was killed; a message too large would be refused again."""
+    error = grpc.aio.AioRpcError(grpc.StatusCode[code], grpc.aio.Metadata(), grpc.aio.Metadata(), details=SECRET)
+    mapped = to_tagger_error(error)
+    assert type(mapped) is (InferenceFailed if code == "RESOURCE_EXHAUSTED" else Unavailable)
+    assert SECRET not in str(mapped)
 
 
 @pytest.mark.parametrize("cause", [InvalidImage("Send it whole."), ConfigError("bad"), ValueError(SECRET)])
