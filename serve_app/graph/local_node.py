@@ -82,6 +82,7 @@ def local_node(config: ServiceConfig, resources: Mapping[str, int] | None = None
     before = {process.pid for process in psutil.Process().children(recursive=True)}
     try:
         context = ray.init(
+            "local",  # without it Ray joins a cluster that happens to run on this machine
             **({"num_cpus": max(os.cpu_count() or 1, math.ceil(needed))} | dict(resources or {})),
             include_dashboard=True,
             dashboard_host="127.0.0.1",

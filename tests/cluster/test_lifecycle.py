@@ -3,19 +3,30 @@
 import signal
 import socket
 import subprocess
+from collections.abc import Iterator
 from importlib.util import find_spec
 
 import httpx
 import psutil
 import pytest
+from ray.cluster_utils import Cluster
 
 from tests.cluster.conftest import demo_config
 from tests.service import COMMAND, Service
 
 
+@pytest.fixture
+def other_cluster() -> Iterator[None]:
+    """A Ray cluster of somebody else on this machine."""
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, "object_store_memory": 2**27})
+    yield
+    cluster.shutdown()
+
+
+@pytest.mark.usefixtures("other_cluster")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
 def test_ending_leaves_no_process_and_the_next_start_works(number: int) -> None:
-    """Every process below the service is gone after it ended, HAProxy too, and the port is free at once."""
+    """Every process below the service is gone after it ended, HAProxy too, the port is free at once; another cluster does not matter."""
     service = Service(demo_config()).wait_until_ready()
     assert httpx.get(f"{service.url}/readyz").status_code == 200
     started = service.children()
