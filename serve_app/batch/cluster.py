@@ -3,14 +3,16 @@
 import contextlib
 import logging
 import os
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
 
 import ray
 from ray.exceptions import RayError
 
 from serve_app.errors import TaggerError
 from serve_app.hardware.detection import Hardware, cpu_has_bfloat16, detect_machine, hardware_of_nodes
+
+T = TypeVar("T")
 
 
 @contextlib.contextmanager
@@ -28,7 +30,7 @@ def connected(address: str | None) -> Iterator[bool]:
     named = address or os.environ.get("RAY_ADDRESS")
     if not named:
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # a cluster that only this process knows
-    ray.init(address=named, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=None if named else False)
+    ray.init(address=named or "local", log_to_driver=False, logging_level=logging.ERROR, include_dashboard=None if named else False)
     try:
         yield not named
     finally:
@@ -61,6 +63,19 @@ def result_of(reference: Any) -> Any:
         if (cause := cause_of(error)) is not None:
             raise cause from None
         raise
+
+
+def on_each(function: Callable[..., T], calls: Iterable[tuple[Any, ...]], num_cpus: float = 0.5) -> list[T]:
+    """Return what a function returns for each tuple of arguments: by tasks of the cluster, or in this process where there is none.
+
+    Raises:
+        TaggerError: What the function raised of ours.
+    """
+    if not ray.is_initialized():  # Ray would start a cluster of its own for the first task
+        return [function(*call) for call in calls]
+    task = ray.remote(function).options(num_cpus=num_cpus, max_retries=3)
+    results: list[T] = result_of([task.remote(*call) for call in calls])
+    return results
 
 
 def cause_of(error: RayError) -> TaggerError | None:

@@ -8,7 +8,7 @@ import ray
 from ray.exceptions import RayError
 
 from serve_app.batch.cluster import cause_of
-from serve_app.batch.workers import Encoder, Model
+from serve_app.batch.workers import Model
 from serve_app.errors import ConfigError
 
 DEPTH = 2
@@ -41,10 +41,16 @@ class _Member:
 
 
 class EncoderPool:
-    """Keeps as many encoders as there is work for, and gives each block to the one with the least to do."""
+    """Keeps as many encoders as there is work for, and gives each block to the one with the least to do.
 
-    def __init__(self, model: Model, scale: EncoderScale) -> None:
-        self._model, self.scale = model, scale
+    Args:
+        model: That they load.
+        scale: Ray's resources of each, and how many.
+        encoder: Class of the actors: `workers.Encoder`, or what a benchmark puts in its place.
+    """
+
+    def __init__(self, model: Model, scale: EncoderScale, encoder: type[Any]) -> None:
+        self._model, self.scale, self._encoder = model, scale, encoder
         self._members: list[_Member] = []
         self._failed_starts = 0
         for _ in range(max(1, scale.least)):
@@ -124,7 +130,7 @@ class EncoderPool:
 
     def _add(self) -> None:
         options = {"num_cpus": self.scale.num_cpus, "num_gpus": self.scale.num_gpus, "max_restarts": 0}
-        actor = ray.remote(Encoder).options(**options).remote(self._model, self.scale.threads, self.scale.num_gpus)
+        actor = ray.remote(self._encoder).options(**options).remote(self._model, self.scale.threads, self.scale.num_gpus)
         self._members.append(_Member(actor, actor.ready.remote()))
 
     def _drop(self, member: _Member) -> None:

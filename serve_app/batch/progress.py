@@ -64,8 +64,9 @@ class Tally:
             f"{self.per_second:,.1f} images/s",
             f"{self.failed:,} errors",
             f"{self.bytes_read / 1e6:,.0f} MB read",
-            f"{self.encoders} encoder{'' if self.encoders == 1 else 's'}",
         ]
+        if self.encoders:
+            parts.append(f"{self.encoders} encoder{'' if self.encoders == 1 else 's'}")
         return ", ".join(parts) + (f", {_duration(left)} left" if left is not None and self.done < self.inputs else "")
 
 

@@ -121,6 +121,8 @@ def _find_job(storage: Storage, source: str) -> tuple[str, dict[str, Any]]:
 
 
 def _check_source(options: BatchOptions, manifest: dict[str, Any], source: str) -> None:
+    if "service" in manifest:
+        raise ConfigError(f"{shown_url(source)} was tagged through a service, which does not tell whose its embeddings are.")
     made = manifest.get("options", {})
     if not made.get("embeddings") or made.get("output_format") != "parquet":
         raise ConfigError(f"{shown_url(source)} holds no embeddings; make it with --embeddings, as Parquet.")

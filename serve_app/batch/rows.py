@@ -2,9 +2,10 @@
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -166,3 +167,14 @@ def encode_rows(rows: pa.Table, output_format: OutputFormat, compression: Compre
     sink = io.BytesIO()
     pq.write_table(rows, sink, compression=compression, use_dictionary=[*REPEATED, *others])
     return sink.getvalue()
+
+
+def read_rows(writing: Writing, name: str, columns: list[str]) -> Iterator[dict[str, Any]]:
+    """Yield some columns of the rows of an output file."""
+    with writing.storage.open(writing.url(name)) as file:
+        if writing.output_format == "jsonl":
+            for line in file:
+                row = json.loads(line)
+                yield {column: row[column] for column in columns}
+        else:
+            yield from pq.ParquetFile(file).read(columns=columns).to_pylist()

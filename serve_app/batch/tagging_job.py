@@ -17,7 +17,7 @@ from serve_app.batch.pipeline import Flow, Pipeline
 from serve_app.batch.rows import Writing, row_bytes
 from serve_app.batch.snapshot import Snapshot
 from serve_app.batch.storage import joined, shown_url
-from serve_app.batch.workers import Model, Reading, Scoring, load_scoring
+from serve_app.batch.workers import Encoder, Model, Reading, Scoring, load_scoring
 from serve_app.config import ServiceConfig
 from serve_app.hardware.plan import DeploymentPlan
 from serve_app.planning import plan_service, resolve_config
@@ -84,12 +84,19 @@ def identity_of(config: ServiceConfig, options: BatchOptions, scoring: Scoring) 
     """Return everything that rows follow from."""
     plugin = config.siglip
     return {
-        "input": [shown_url(options.source), options.input_format, options.uri_column, options.image_column, options.limit],
-        "cut": [options.chunk_size, options.partition_by],
+        **input_identity(options),
         "rows": [options.output_format, options.embeddings, options.quality],
         "model": [plugin.dtype, plugin.quantization, plugin.max_num_patches],
         "limits": [config.limits.max_image_bytes, config.limits.max_image_pixels, config.limits.image_formats],
         **scoring_identity(config, options.vocabulary, scoring),
+    }
+
+
+def input_identity(options: BatchOptions) -> dict[str, Any]:
+    """Return everything that the inputs of chunks follow from."""
+    return {
+        "input": [shown_url(options.source), options.input_format, options.uri_column, options.image_column, options.limit],
+        "cut": [options.chunk_size, options.partition_by],
     }
 
 
@@ -123,11 +130,13 @@ def _start(
     reading = Reading(model, limits, config.limits.max_image_bytes, options.quality, snapshot.kind, snapshot.image_column, options.storage)
     scale = EncoderScale(planned.num_cpus, planned.num_gpus, planned.min_replicas, planned.max_replicas)
     nbytes = ImagePreparer(load_checkpoint(model.source, model.revision), limits, patches).max_nbytes
-    return Pipeline(reading, writing, scoring, EncoderPool(model, scale), _flow(options, planned, nbytes))
+    return Pipeline(reading, writing, scoring, EncoderPool(model, scale, Encoder), flow_of(options, planned, batch, nbytes))
 
 
-def _flow(options: BatchOptions, planned: DeploymentPlan, image_nbytes: int) -> Flow:
+def flow_of(options: BatchOptions, planned: DeploymentPlan, batch: int, image_nbytes: int) -> Flow:
+    """Return how much is under way at a time, on the CPUs that the encoders leave."""
     images = max(1, min(MAX_BLOCK_IMAGES, MAX_BLOCK_BYTES // image_nbytes, options.chunk_size))
+    images = max(images // batch * batch, min(batch, images))  # whole batches: the rest of a block fills none
     spare = max(0.5, cpus() - planned.num_cpus * planned.max_replicas)
     prepare_cpus = min(1.0, spare)
     return Flow(images, prepare_cpus, max(1, int(spare / prepare_cpus)) + 1)

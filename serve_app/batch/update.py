@@ -5,17 +5,16 @@ chunks of its own. The new index makes all of it valid at once; files that it do
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import ray
 
-from serve_app.batch.cluster import result_of
+from serve_app.batch.cluster import on_each
 from serve_app.batch.inputs import find_inputs
 from serve_app.batch.options import BatchOptions
-from serve_app.batch.rows import Writing, encode_rows
+from serve_app.batch.rows import Writing, encode_rows, read_rows
 from serve_app.batch.snapshot import Chunk, Cut, Snapshot, SnapshotWriter, read_chunk
 from serve_app.batch.storage import shown_url
 from serve_app.errors import ConfigError
@@ -71,10 +70,6 @@ def _etags(tables: Sequence[pa.Table], options: BatchOptions) -> dict[str, str |
     return known
 
 
-def _without(table: pa.Table, uris: set[str]) -> pa.Table:
-    return table.filter(pa.array([uri not in uris for uri in table["uri"].to_pylist()], pa.bool_()))
-
-
 def _stays(uri: str, etag: str | None, known: dict[str, str | None] | None, failed: set[str]) -> bool:
     return uri not in failed and (known is None or (uri in known and known[uri] == etag))
 
@@ -86,21 +81,9 @@ def _failed(writing: Writing, chunk: Chunk) -> set[str]:
     return {str(row["uri"]) for row in read_rows(writing, chunk.name, ["uri", "error"]) if row["error"] is not None}
 
 
-def read_rows(writing: Writing, name: str, columns: list[str]) -> Iterator[dict[str, object]]:
-    """Yield some columns of the rows of an output file."""
-    with writing.storage.open(writing.url(name)) as file:
-        if writing.output_format == "jsonl":
-            for line in file:
-                row = json.loads(line)
-                yield {column: row[column] for column in columns}
-        else:
-            yield from pq.ParquetFile(file).read(columns=columns).to_pylist()
-
-
 def _copy_all(writing: Writing, copies: Sequence[tuple[Chunk, Chunk, tuple[str, ...]]]) -> None:
-    copy = ray.remote(copy_rows).options(num_cpus=0.5, max_retries=3)
     groups = [copies[start : start + COPIES_PER_TASK] for start in range(0, len(copies), COPIES_PER_TASK)]
-    result_of([copy.remote(writing, group) for group in groups])
+    on_each(copy_rows, [(writing, group) for group in groups])
 
 
 def copy_rows(writing: Writing, copies: Sequence[tuple[Chunk, Chunk, tuple[str, ...]]]) -> None:

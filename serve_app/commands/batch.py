@@ -10,6 +10,7 @@ from serve_app.errors import ConfigError
 
 if TYPE_CHECKING:
     from serve_app.batch.job import JobResult
+    from serve_app.batch.options import BatchOptions
 
 
 def add_batch_arguments(batch: argparse.ArgumentParser) -> None:
@@ -37,6 +38,11 @@ def add_batch_arguments(batch: argparse.ArgumentParser) -> None:
     batch.add_argument("--update", action="store_true", help="list the inputs again, and do what is new or changed")
     batch.add_argument("--retry-errors", action="store_true", help="do the inputs again that failed")
     batch.add_argument("--from-embeddings", action="store_true", help="INPUT is an earlier job's output: tag its embeddings again")
+    batch.add_argument("--report", metavar="FILE", help="write a contact sheet of a sample there, as HTML")
+    batch.add_argument("--xmp", metavar="PREFIX", help="write an XMP sidecar for each tagged picture below there")
+    batch.add_argument("--through-service", metavar="URL", help="let a running service tag the pictures; its configuration holds")
+    batch.add_argument("--api-key-file", type=Path, metavar="FILE", help="of the service; the environment's SIGLIP_API_KEY if left out")
+    batch.add_argument("--concurrency", type=int, metavar="N", help="requests under way with --through-service; 32 if left out")
     batch.add_argument("--max-error-fraction", type=float, default=0.5, metavar="F", help="stop when more than this part fails")
 
 
@@ -74,15 +80,48 @@ def run_batch(given: argparse.Namespace, config: Callable[[argparse.Namespace], 
         retry_errors=given.retry_errors,
         limit=given.limit,
     )
+    _check_engine(given)
+    result = _run(given, options, config)
+    more: dict[str, str] = {}
+    if given.xmp is not None:
+        from serve_app.batch.sidecars import write_sidecars
+
+        sidecars = write_sidecars(url_of(given.xmp), options, result)
+        alone = f", {sidecars.left_alone:,} left alone that another program wrote" if sidecars.left_alone else ""
+        more["XMP sidecars"] = f"{sidecars.written:,} written{alone}"
+    if given.report is not None:
+        from serve_app.batch.report import write_report
+
+        write_report(url_of(given.report), options, result)
+        more["report"] = given.report
+    _print(result, more)
+    return 0
+
+
+def _run(given: argparse.Namespace, options: "BatchOptions", config: Callable[[argparse.Namespace], ServiceConfig]) -> "JobResult":
+    if given.through_service:
+        from serve_app.batch.through_service import CONCURRENCY, Server, run_service_job
+        from serve_app.commands.tag_remote import read_api_key
+
+        concurrency = CONCURRENCY if given.concurrency is None else given.concurrency
+        return run_service_job(Server(given.through_service, read_api_key(given.api_key_file), concurrency), options)
     if given.from_embeddings:
         from serve_app.batch.retag import run_retag_job
 
-        _print(run_retag_job(config(given), options, given.address))
-    else:
-        from serve_app.batch.tagging_job import run_job
+        return run_retag_job(config(given), options, given.address)
+    from serve_app.batch.tagging_job import run_job
 
-        _print(run_job(config(given), options, given.address))
-    return 0
+    return run_job(config(given), options, given.address)
+
+
+def _check_engine(given: argparse.Namespace) -> None:
+    """Raise `ConfigError` for arguments of different engines."""
+    others = {"--config": given.config, "--address": given.address, "--from-embeddings": given.from_embeddings}
+    if given.through_service and (wrong := [name for name, value in others.items() if value]):
+        raise ConfigError(f"{', '.join(wrong)} does not go with --through-service: the service has its own configuration and model.")
+    only = {"--api-key-file": given.api_key_file, "--concurrency": given.concurrency}
+    if not given.through_service and (wrong := [name for name, value in only.items() if value is not None]):
+        raise ConfigError(f"{', '.join(wrong)} needs --through-service.")
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -92,7 +131,7 @@ def _pair(text: str) -> tuple[str, str]:
     return key, value
 
 
-def _print(result: "JobResult") -> None:
+def _print(result: "JobResult", more: dict[str, str]) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -106,6 +145,8 @@ def _print(result: "JobResult") -> None:
         table.add_row(f"error {code}", f"{count:,}")
     table.add_row("done by this run", f"{result.encoded:,}" + (f", {result.per_second:,.1f} a second" if result.encoded else ""))
     table.add_row("output", f"{shown_url(result.folder)} ({result.nbytes / 1e6:,.1f} MB)")
+    for name, told in more.items():
+        table.add_row(name, told)
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = 200

@@ -38,12 +38,21 @@ class Server:
 
     def client(self) -> AsyncClient:
         """Return a client of it; raises `ConfigError` if the address or the key cannot work."""
-        if self.api_key_file is None:
-            return AsyncClient(self.url)
-        try:
-            return AsyncClient(self.url, self.api_key_file.read_text(encoding="utf-8").strip())
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"the API key cannot be read from {self.api_key_file}: {error}.") from error
+        return AsyncClient(self.url, read_api_key(self.api_key_file))
+
+
+def read_api_key(file: Path | None) -> str | None:
+    """Return the key that a file holds; None, which is the environment's, without a file.
+
+    Raises:
+        ConfigError: It cannot be read.
+    """
+    if file is None:
+        return None
+    try:
+        return file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the API key cannot be read from {file}: {error}.") from error
 
 
 @dataclass(frozen=True, slots=True)

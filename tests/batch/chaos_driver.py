@@ -4,7 +4,7 @@ import os
 import sys
 from pathlib import Path
 
-from serve_app.batch import encoders
+from serve_app.batch import tagging_job
 from serve_app.batch.options import BatchOptions
 from serve_app.batch.storage import url_of
 from serve_app.batch.tagging_job import run_job
@@ -25,7 +25,7 @@ class CountingEncoder(Encoder):
 
 
 def main(source: str, output: str, address: str) -> None:
-    encoders.Encoder = CountingEncoder  # type: ignore[misc]
+    tagging_job.Encoder = CountingEncoder  # type: ignore[misc]
     result = run_job(demo_config(), BatchOptions(url_of(source), url_of(output), chunk_size=CHUNK), address)
     print(f"ended with {result.inputs}", flush=True)
 

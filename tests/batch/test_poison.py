@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from serve_app.batch import encoders, pipeline
+from serve_app.batch import pipeline, tagging_job
 from serve_app.batch.options import BatchOptions
 from serve_app.batch.storage import url_of
 from serve_app.batch.tagging_job import run_job
@@ -25,7 +25,7 @@ def test_a_picture_that_ends_its_process_costs_one_row(tmp_path: Path, monkeypat
     if where == "decoder":
         monkeypatch.setattr(pipeline, "prepare_block", prepare_or_die)
     else:
-        monkeypatch.setattr(encoders, "Encoder", DyingEncoder)
+        monkeypatch.setattr(tagging_job, "Encoder", DyingEncoder)
     (tmp_path / "in").mkdir()
     for at in range(15):
         (tmp_path / f"in/{at:02d}.jpg").write_bytes(SAMPLES[at % 6].read_bytes())
