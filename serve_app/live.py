@@ -91,7 +91,7 @@ def frozen_part(config: ServiceConfig) -> dict[str, Any]:
     data = config.model_dump(mode="json", exclude={"vocabularies", "default_vocabulary", "prompt_templates", "selection"})
     for key in LiveTagging.model_fields:
         data["plugins"]["siglip"].pop(key, None)
-    for key in ("batch_wait_timeout_s", "scale_down_delay_s", "host", "port", "ingress"):
+    for key in ("batch_wait_timeout_s", "scale_down_delay_s", "host", "port", "route_prefix", "ingress"):
         del data["serving"][key]
     for block in data["serving"].values():
         if isinstance(block, dict):

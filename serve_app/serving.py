@@ -25,6 +25,7 @@ class DeploymentScale(Settings):
     max_replicas: Literal["auto"] | Count = "auto"
     num_cpus: Literal["auto"] | Annotated[float, Field(ge=0)] = "auto"
     num_gpus: Literal["auto"] | Annotated[float, Field(ge=0, le=1)] = 0.0
+    label_selector: dict[str, str] = {}
     max_ongoing_requests: Count = 64
     max_queued_requests: Count = 256
 
@@ -68,6 +69,7 @@ class Serving(Settings):
 
     host: str = "0.0.0.0"
     port: int = Field(8000, ge=1, le=65535)
+    route_prefix: str = Field("/", pattern=r"^/([a-z0-9][a-z0-9-]*)?$")
     ingress: Literal["auto", "haproxy", "python"] = "auto"
     request_timeout_s: Seconds = 60.0
     batch_wait_timeout_s: float = Field(0.002, ge=0, le=10)

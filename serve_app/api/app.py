@@ -24,6 +24,7 @@ from serve_app.api.docs import add_docs
 from serve_app.api.edge import Edge, Observer
 from serve_app.api.keys import ApiKeys
 from serve_app.api.page import add_page
+from serve_app.api.prefix import WithoutPrefix
 from serve_app.api.request_log import request_log
 from serve_app.api.sources import image_sources
 from serve_app.api.state import add_state
@@ -88,7 +89,7 @@ def create_app(tagger: Tagger, config: ServiceConfig, observers: Sequence[Observ
         (*observers, *(() if log == "off" else (request_log(log),))),
         returns_request_id=not behind_serve,
     )
-    return _with_cors(edge, access)
+    return WithoutPrefix(_with_cors(edge, access))
 
 
 def shape_of(path: str) -> ErrorShape:

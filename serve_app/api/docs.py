@@ -3,27 +3,34 @@
 import base64
 import hashlib
 import re
+from pathlib import Path
 
 import swagger_ui_bundle
 from fastapi import FastAPI
 from fastapi.openapi.docs import get_swagger_ui_html
-from starlette.responses import HTMLResponse
-from starlette.staticfiles import StaticFiles
+from starlette.exceptions import HTTPException
+from starlette.responses import FileResponse, HTMLResponse
 
 ASSETS = "/docs/assets"
 
 
 def add_docs(app: FastAPI) -> None:
     """Add the page; `/openapi.json` is FastAPI's own."""
-    app.mount(ASSETS, StaticFiles(directory=swagger_ui_bundle.swagger_ui_path), name="docs-assets")
+    files = {path.name: path for path in Path(swagger_ui_bundle.swagger_ui_path).iterdir() if path.is_file()}
     page = get_swagger_ui_html(
-        openapi_url="/openapi.json",
+        openapi_url="openapi.json",  # relative, as all of them: the service may stand below a prefix
         title="siglip-serve",
-        swagger_js_url=f"{ASSETS}/swagger-ui-bundle.js",
-        swagger_css_url=f"{ASSETS}/swagger-ui.css",
-        swagger_favicon_url=f"{ASSETS}/favicon-32x32.png",
+        swagger_js_url=f"{ASSETS[1:]}/swagger-ui-bundle.js",
+        swagger_css_url=f"{ASSETS[1:]}/swagger-ui.css",
+        swagger_favicon_url=f"{ASSETS[1:]}/favicon-32x32.png",
     )
     headers = {"content-security-policy": _policy(bytes(page.body).decode())}
+
+    @app.get(f"{ASSETS}/{{name}}", include_in_schema=False)
+    async def asset(name: str) -> FileResponse:
+        if name not in files:
+            raise HTTPException(404)
+        return FileResponse(files[name])
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:

@@ -145,7 +145,8 @@ def _deploy(cls: type[Any], name: str, scale: DeploymentScale, live: dict[str, A
                 "num_cpus": num_cpus,
                 "num_gpus": num_gpus,
                 "runtime_env": {"env_vars": KEEP_FREED_MEMORY | ({} if num_gpus else WITHOUT_GPUS)},
-            },
+            }
+            | ({"label_selector": scale.label_selector} if scale.label_selector else {}),
             "health_check_period_s": HEALTH_CHECK_PERIOD_S,
             "graceful_shutdown_timeout_s": DRAIN_S,
             "backpressure_config": {"status_code": 429, "retry_after_s": RETRY_AFTER_S},

@@ -5,9 +5,14 @@ them. So what is rendered is checked by our own strict schema first, holds only 
 `deployments` section, and keeps the live part out of `args`.
 """
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
+import yaml
+
 from serve_app.config import ServiceConfig
+from serve_app.errors import ConfigError
 from serve_app.graph.autoscaling import POLICY
 from serve_app.graph.builder import live_options, scales, user_config
 from serve_app.live import frozen_part
@@ -15,37 +20,86 @@ from serve_app.live import frozen_part
 IMPORT_PATH = "serve_app.app:build_app"
 REQUEST_TIMEOUT_MARGIN_S = 5.0
 """Serve cuts a request this much later than the service itself would, so that clients see our error and not Serve's."""
+OF_THE_CLUSTER = ("host", "port", "request_timeout_s")
+"""Keys of `serving` that Serve has once for all applications."""
 
 
-def render_serve_config(config: ServiceConfig) -> dict[str, Any]:
-    """Return the Serve config (`ServeDeploySchema`) of a service."""
+def render_serve_config(*configs: ServiceConfig) -> dict[str, Any]:
+    """Return the Serve config (`ServeDeploySchema`) of a service, or of several side by side as applications of one cluster.
+
+    Raises:
+        ConfigError: Several that cannot stand side by side.
+    """
+    _check_side_by_side(configs)
+    tracing = configs[0].telemetry.tracing
+    traced = {"tracing_config": tracing.model_dump(mode="json")} if tracing.enabled else {}
+    serving = configs[0].serving
+    return traced | {
+        "proxy_location": "EveryNode",
+        "http_options": {
+            "host": serving.host,
+            "port": serving.port,
+            "request_timeout_s": serving.request_timeout_s + REQUEST_TIMEOUT_MARGIN_S,
+        },
+        "applications": [_application(config) for config in configs],
+    }
+
+
+def serve_config_text(*configs: ServiceConfig) -> str:
+    """Return the Serve config as YAML, a tag in one line: a vocabulary of thousands still fits into a manifest.
+
+    Raises:
+        ConfigError: See `render_serve_config`.
+    """
+    return yaml.dump(render_serve_config(*configs), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=math.inf)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes the items of lists in one line each, and no aliases."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _represent_list(dumper: _Dumper, data: list[Any]) -> yaml.Node:
+    node = dumper.represent_list(data)
+    for item in node.value:
+        if isinstance(item, yaml.MappingNode) and not any(isinstance(value, yaml.MappingNode) for _, value in item.value):
+            item.flow_style = True
+    return node
+
+
+_Dumper.add_representer(list, _represent_list)
+
+
+def _application(config: ServiceConfig) -> dict[str, Any]:
     live = user_config(config)
     deployments = [
         {"name": name} | live_options(scale) | ({"user_config": live[name]} if name in live else {})
         for name, scale in scales(config).items()
     ]
-    tracing = config.telemetry.tracing
-    traced = {"tracing_config": tracing.model_dump(mode="json")} if tracing.enabled else {}
-    return traced | {
-        "proxy_location": "EveryNode",
-        "http_options": {
-            "host": config.serving.host,
-            "port": config.serving.port,
-            "request_timeout_s": config.serving.request_timeout_s + REQUEST_TIMEOUT_MARGIN_S,
+    return {
+        "name": config.name,
+        "route_prefix": config.serving.route_prefix,
+        "import_path": IMPORT_PATH,
+        "args": {"config": frozen_part(config)},
+        # one line a request costs as much as scoring it; the metrics count requests, and errors are logged
+        "logging_config": {"enable_access_log": False},
+        "autoscaling_policy": {
+            "policy_function": POLICY,
+            "policy_kwargs": {"scale_down_delay_s": config.serving.scale_down_delay_s},
         },
-        "applications": [
-            {
-                "name": config.name,
-                "route_prefix": "/",
-                "import_path": IMPORT_PATH,
-                "args": {"config": frozen_part(config)},
-                # one line a request costs as much as scoring it; the metrics count requests, and errors are logged
-                "logging_config": {"enable_access_log": False},
-                "autoscaling_policy": {
-                    "policy_function": POLICY,
-                    "policy_kwargs": {"scale_down_delay_s": config.serving.scale_down_delay_s},
-                },
-                "deployments": deployments,
-            }
-        ],
+        "deployments": deployments,
     }
+
+
+def _check_side_by_side(configs: Sequence[ServiceConfig]) -> None:
+    """Raise `ConfigError` for applications that share what must be their own, or differ in what is the cluster's."""
+    for what, values in (("name", [c.name for c in configs]), ("serving.route_prefix", [c.serving.route_prefix for c in configs])):
+        if doubled := {value for value in values if values.count(value) > 1}:
+            raise ConfigError(f"{what} {', '.join(sorted(doubled))} stands in more than one configuration; each application needs its own.")
+    for key in OF_THE_CLUSTER:
+        if len({getattr(config.serving, key) for config in configs}) > 1:
+            raise ConfigError(f"serving.{key} is the whole cluster's and differs between the configurations; write the same in each.")
+    if len({config.telemetry.tracing for config in configs}) > 1:
+        raise ConfigError("telemetry.tracing is the whole cluster's and differs between the configurations; write the same in each.")
