@@ -33,7 +33,7 @@ LIMITS = {
 
 @pytest.fixture(scope="module")
 def config(tiny: Callable[[str], Path]) -> ServiceConfig:
-    plugin = {"model": str(tiny("siglip")), "confidence_threshold": 0.0, "max_tags": 2, "include_raw_scores": True}
+    plugin = {"model": str(tiny("siglip")), "dtype": "float32", "confidence_threshold": 0.0, "max_tags": 2, "include_raw_scores": True}
     return parse_config({"labels": ["cat", "dog", "red_car"], "limits": LIMITS, "plugins": {"siglip": plugin}})
 
 
