@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 CONFIG ?= configs/demo.yaml
 export RAY_AUTH_MODE = disabled
 
-.PHONY: help install serve test check bench format train-demo clean
+.PHONY: help install serve test check bench format manifests train-demo clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-12s %s\n", $$1, $$2}'
@@ -38,8 +38,11 @@ format: install ## format the code and mend what the linter can
 	@$(BIN)/ruff format serve_app tests bench k8s
 	@$(BIN)/ruff check --fix serve_app tests bench k8s
 
+manifests: install ## make each overlay's service.yaml of k8s/overlays again from its configuration
+	@for folder in k8s/overlays/*/; do $(BIN)/siglip-serve k8s render --config $$folder/config*.yaml --out $$folder/service.yaml || exit 1; done
+
 train-demo: install ## train the demo checkpoint anew (about an hour on two cores)
 	@$(BIN)/python -m serve_app.demo.train --out serve_app/demo/checkpoint
 
 clean: ## remove the environment and caches
-	rm -rf $(VENV) bench/.venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) .venv-policies bench/.venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -5,10 +5,9 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import yaml
-
 from serve_app import __version__
 from serve_app.commands.batch import add_batch_arguments, run_batch
+from serve_app.commands.k8s import add_k8s_arguments
 from serve_app.commands.tag_arguments import add_tag_arguments, run_tag
 from serve_app.config import ServiceConfig, load_config
 from serve_app.errors import ConfigError, TaggerError
@@ -48,7 +47,12 @@ def _parser() -> argparse.ArgumentParser:
     add_tag_arguments(add("tag", _tag, "Tag pictures in this process, or by a running service."))
     add_batch_arguments(add("batch", _batch, "Tag a folder, a bucket or a table into Parquet, and go on where it ended."))
     _add_scoring(add)
-    add("render", _render, "Print the Serve config of a configuration.").add_argument("config", type=Path)
+    render = add("render", _render, "Print the Serve config of a configuration, or of several side by side.")
+    render.add_argument("config", type=Path, nargs="+")
+    add_k8s_arguments(add("k8s", _render, "Plan and render the RayService of a Kubernetes cluster."))
+    fetching = add("fetch", _fetch, "Download a checkpoint ahead, and print its commit.")
+    fetching.add_argument("model", help="a hub id, or a short name such as so400m-v2")
+    fetching.add_argument("--revision", help="branch, tag or commit; the main branch if left out")
     deploy = add("deploy", _deploy, "Apply a configuration to a running Ray cluster.")
     deploy.add_argument("config", type=Path)
     deploy.add_argument("--address", required=True, help="the cluster's dashboard, such as http://127.0.0.1:8265")
@@ -135,10 +139,16 @@ def _deploy(given: argparse.Namespace) -> int:
 
 
 def _render(given: argparse.Namespace) -> int:
-    from serve_app.graph.render import render_serve_config
+    from serve_app.graph.render import serve_config_text
 
-    print(yaml.safe_dump(render_serve_config(load_config(given.config)), sort_keys=False, allow_unicode=True), end="")
+    print(serve_config_text(*[load_config(path) for path in given.config]), end="")
     return 0
+
+
+def _fetch(given: argparse.Namespace) -> int:
+    from serve_app.commands.fetch import fetch
+
+    return fetch(given.model, given.revision)
 
 
 def _plan(given: argparse.Namespace) -> int:

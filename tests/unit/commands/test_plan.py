@@ -61,6 +61,13 @@ def test_wrong_scales_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[
         assert said in capsys.readouterr().err
 
 
+def test_the_page_of_capacity_is_what_the_planner_says_now() -> None:
+    """docs/capacity.md is generated; run `python -m bench.capacity_table > docs/capacity.md`."""
+    from bench import capacity_table
+
+    assert (ROOT / "docs" / "capacity.md").read_text() == capacity_table.table() + "\n"
+
+
 def test_the_page_of_plans_is_what_the_planner_says() -> None:
     """docs/plans.md is generated; run `python -m bench.plan_table > docs/plans.md`."""
     assert (ROOT / "docs" / "plans.md").read_text() == table() + "\n"
