@@ -1,79 +1,122 @@
-"""The jobs of k8s/jobs: what the operator would take, what our own command takes, and what the planner says of their machines."""
+"""The jobs of k8s/jobs: what our own command takes, what the planner says of their machines, and when those that come again run.
+
+What holds for every manifest is not here: schemas, the operator's rules, Ray's own reading, and what pods may do.
+"""
 
 import argparse
-import copy
 import shlex
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
-from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
 
 from serve_app.commands.batch import add_batch_arguments
 from serve_app.config import parse_config
 from serve_app.hardware.detection import parse_hardware
 from serve_app.planning import plan_service
-from tests.manifests.kube import ROOT, kustomized, problems
+from tests.manifests.kube import ROOT, kustomizations, kustomized
+from tests.manifests.pods import pods_of
+from tests.manifests.schedules import is_schedule
 
-MODES = ("batch", "from-embeddings", "through-service")
-RAY_MODES = ("batch", "from-embeddings")
+MODES = [folder.removeprefix("k8s/jobs/") for folder in kustomizations() if folder.startswith("k8s/jobs/")]
+DAY_S = 86_400
 
 
 def job_of(mode: str) -> dict[str, Any]:
-    (found,) = (one for one in kustomized(f"k8s/jobs/{mode}") if one["kind"] in ("RayJob", "Job"))
+    """The one object of a mode that runs."""
+    (found,) = (one for one in kustomized(f"k8s/jobs/{mode}") if one["kind"].endswith("Job"))
     return found
 
 
-def pods_of(job: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the pod specifications of a job."""
-    if job["kind"] == "Job":
-        return [job["spec"]["template"]["spec"]]
-    cluster = job["spec"]["rayClusterSpec"]
-    templates = [cluster["headGroupSpec"]["template"], *(group["template"] for group in cluster["workerGroupSpecs"])]
-    return [job["spec"]["submitterPodTemplate"]["spec"], *(template["spec"] for template in templates)]
+def work_of(job: dict[str, Any]) -> dict[str, Any]:
+    """What a job does each time: the specification of a Job or a RayJob."""
+    template = job["spec"].get("jobTemplate", job)
+    return template.get("spec", template)
 
 
-def arguments_of(job: dict[str, Any]) -> list[str]:
-    """Return what `python -m serve_app.batch` is given."""
-    words = shlex.split(job["spec"]["entrypoint"]) if job["kind"] == "RayJob" else pods_of(job)[0]["containers"][0]["command"]
-    assert words[:3] == ["python", "-m", "serve_app.batch"]
-    return words[3:] if job["kind"] == "RayJob" else list(pods_of(job)[0]["containers"][0]["args"])
-
-
-@pytest.mark.parametrize("mode", RAY_MODES)
-def test_the_operators_schema_takes_it_strictly(mode: str) -> None:
-    """And refuses a field that is misspelt."""
-    job = job_of(mode)
-    assert problems(job, "ray.io_rayjobs") == []
-    wrong = copy.deepcopy(job)
-    wrong["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]["maxReplica"] = 3
-    wrong["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["containers"][0]["resource"] = {}
-    assert len(problems(wrong, "ray.io_rayjobs")) == 2
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_every_pod_is_confined(mode: str) -> None:
-    """Not root, nothing written to the image, no capabilities, limits on everything, and a version of the image."""
-    for pod in pods_of(job_of(mode)):
-        assert pod["securityContext"]["runAsNonRoot"] is True
-        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-        for container in pod["containers"]:
-            security = container["securityContext"]
-            assert (security["readOnlyRootFilesystem"], security["allowPrivilegeEscalation"]) == (True, False)
-            assert security["capabilities"] == {"drop": ["ALL"]}
-            assert {"cpu", "memory"} <= set(container["resources"]["limits"])
-            assert container["image"].rpartition(":")[2] not in ("", "latest")
+def words_of(job: dict[str, Any]) -> list[str]:
+    """The command of a job and its arguments."""
+    work = work_of(job)
+    if "entrypoint" in work:
+        return shlex.split(work["entrypoint"])
+    (container,) = work["template"]["spec"]["containers"]
+    return [*container["command"], *container["args"]]
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_our_command_takes_the_arguments(mode: str) -> None:
-    """Every option is one of `siglip-serve batch`."""
+    """Every option is one of `siglip-serve batch`, and says what the name of the folder says."""
+    command, given = words_of(job_of(mode))[:3], words_of(job_of(mode))[3:]
+    assert command == ["python", "-m", "serve_app.batch"]
     parser = argparse.ArgumentParser()
     add_batch_arguments(parser)
-    given = parser.parse_args(arguments_of(job_of(mode)))
-    assert given.input.startswith("s3://")
-    assert given.from_embeddings == (mode == "from-embeddings")
-    assert bool(given.through_service) == (mode == "through-service")
+    read = parser.parse_args(given)
+    assert read.input.startswith("s3://")
+    assert read.from_embeddings == (mode == "from-embeddings")
+    assert bool(read.through_service) == (mode in ("through-service", "scheduled"))
+    assert read.update == mode.startswith("scheduled")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_pod_is_labelled_as_a_job(mode: str) -> None:
+    """By that label metrics are gathered, and the network policy lets the pods speak to each other."""
+    pods = pods_of(job_of(mode))
+    assert [pod.labels.get("app.kubernetes.io/part-of") for pod in pods] == ["siglip-batch"] * len(pods)
+    (policy,) = (one for one in kustomized(f"k8s/jobs/{mode}") if one["kind"] == "NetworkPolicy")
+    assert policy["spec"]["podSelector"] == {"matchLabels": {"app.kubernetes.io/part-of": "siglip-batch"}}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_workers_and_nothing_else_run_on_spot_machines(mode: str) -> None:
+    """A worker that is gone is replaced, the head's end is the end of the try."""
+    for pod in pods_of(job_of(mode)):
+        tolerated = {one["key"] for one in pod.spec.get("tolerations", ())}
+        assert ({"cloud.google.com/gke-spot", "kubernetes.azure.com/scalesetpriority", "spot"} <= tolerated) == (pod.role == "worker")
+
+
+@pytest.mark.parametrize("mode", ["through-service", "scheduled"])
+def test_the_service_is_the_one_that_is_deployed(mode: str) -> None:
+    """Its name and port are those that the RayService of k8s/base gives to its Service."""
+    (url,) = (word.partition("=")[2] for word in words_of(job_of(mode)) if word.startswith("--through-service="))
+    (service,) = (one["spec"]["serveService"] for one in kustomized("k8s/base") if one["kind"] == "RayService")
+    assert (urlsplit(url).hostname, urlsplit(url).port) == (service["metadata"]["name"], service["spec"]["ports"][0]["port"])
+
+
+def test_the_nightly_job_is_that_through_the_service() -> None:
+    """The same pod but for `--update`; a night is left out while the last one's run goes on."""
+    nightly, once = job_of("scheduled"), job_of("through-service")
+    assert words_of(nightly) == [*words_of(once), "--update"]
+    work = work_of(nightly)
+    work["template"]["spec"]["containers"][0]["args"].remove("--update")
+    assert work == work_of(once)
+    assert nightly["spec"]["concurrencyPolicy"] == "Forbid"
+    assert is_schedule(nightly["spec"]["schedule"])
+
+
+def test_the_nightly_job_on_gpus_is_that_of_batch() -> None:
+    """The same cluster and the same command but for `--update`."""
+    nightly, once = work_of(job_of("scheduled-gpu")), work_of(job_of("batch"))
+    assert nightly["entrypoint"] == f"{once['entrypoint']} --update"
+    for same in ("rayClusterSpec", "submitterPodTemplate", "submissionMode", "backoffLimit"):
+        assert nightly[same] == once[same]
+
+
+def test_a_night_on_gpus_ends_before_the_next() -> None:
+    """All its tries together, since a RayCronJob starts the next run whatever the last one does; and none leaves its RayJob behind."""
+    job = job_of("scheduled-gpu")
+    minute, hour, *every_day = job["spec"]["schedule"].split()
+    assert every_day == ["*", "*", "*"]
+    assert minute.isdigit()
+    assert hour.isdigit()
+    work = work_of(job)
+    rules = work["deletionStrategy"]["deletionRules"]
+    machines_end_s = max(rule["condition"]["ttlSeconds"] for rule in rules if rule["policy"] == "DeleteCluster")
+    assert (work["backoffLimit"] + 1) * work["activeDeadlineSeconds"] + machines_end_s < DAY_S
+    ended = {("jobStatus", "SUCCEEDED"), ("jobDeploymentStatus", "Failed")}
+    for policy in ("DeleteCluster", "DeleteSelf"):
+        conditions = [rule["condition"] for rule in rules if rule["policy"] == policy]
+        assert {pair for condition in conditions for pair in condition.items()} >= ended
 
 
 def test_the_plan_fits_the_machines_of_the_job() -> None:
@@ -89,15 +132,3 @@ def test_the_plan_fits_the_machines_of_the_job() -> None:
     encoder = plan.deployments["image_encoder"]
     assert encoder.max_replicas * encoder.num_gpus <= hardware.gpus
     assert encoder.num_cpus / encoder.num_gpus < int(limits["cpu"])
-
-
-def test_rays_autoscaler_sees_the_gpus() -> None:
-    """Ray's own reading of the manifest: a head without CPUs, and GPU nodes from none to eight."""
-    job = job_of("batch")
-    cluster = {"apiVersion": "ray.io/v1", "kind": "RayCluster", "metadata": {"name": "batch", "namespace": "siglip"}}
-    spec = copy.deepcopy(job["spec"]["rayClusterSpec"])
-    spec["headGroupSpec"].setdefault("rayStartParams", {})
-    types = _derive_autoscaling_config_from_ray_cr(cluster | {"spec": spec})["available_node_types"]
-    assert types["headgroup"]["resources"]["CPU"] == 0
-    gpu = types["gpu"]
-    assert (gpu["resources"]["GPU"], gpu["min_workers"], gpu["max_workers"]) == (1, 0, 8)
