@@ -17,7 +17,7 @@ from rich.table import Table
 from serve_app.config import ServiceConfig, load_config
 from serve_app.errors import ConfigError
 from serve_app.hardware.plan import Plan
-from serve_app.kuberay.changes import as_applied, compare
+from serve_app.kuberay.changes import LOADER, as_applied, compare
 from serve_app.kuberay.effects import Change
 from serve_app.kuberay.groups import CPU, GPU, POD_LABEL, WorkerGroup, plan_for, with_gpus, worker_groups
 from serve_app.kuberay.patch import apply_patch, patch_text, ray_service_patch
@@ -122,6 +122,10 @@ def _configs(given: argparse.Namespace) -> list[ServiceConfig]:
     if given.max_gpus is not None and given.max_gpus < 1:
         raise ConfigError(f"--max-gpus is {given.max_gpus}; at least 1 is needed.")
     configs = [load_config(path) for path in given.config]
+    if len(configs) > 1:
+        from serve_app.graph.render import render_serve_config
+
+        render_serve_config(*configs)  # refuses what cannot stand side by side
     if given.gpu is None:
         return configs
     if len(configs) > 1:
@@ -161,7 +165,7 @@ def _listed(names: set[str]) -> str:
 def _ray_service(path: Path) -> dict[str, Any]:
     """Return the RayService of a file of manifests."""
     try:
-        found = [one for one in yaml.safe_load_all(path.read_text(encoding="utf-8")) if isinstance(one, dict)]
+        found = [one for one in yaml.load_all(path.read_text(encoding="utf-8"), Loader=LOADER) if isinstance(one, dict)]
     except FileNotFoundError as error:
         raise ConfigError(f"{path} does not exist.") from error
     except (OSError, UnicodeDecodeError) as error:
@@ -198,7 +202,13 @@ def _advice(configs: Sequence[ServiceConfig], plans: Sequence[Plan]) -> list[str
     keys = [f"{name} asks for no API key (access.api_keys); whoever reaches it may use it." for name in open_ones]
     single = [c.name for c in configs if c.serving.preprocessor.min_replicas < 2 and c.serving.preprocessor.num_replicas in ("auto", 1)]
     alone = [f"{name} may run on one Preprocessor, whose end is an outage; set serving.preprocessor.min_replicas: 2." for name in single]
-    return [*pin, *keys, *alone, *_strays(configs, plans), *(line for plan in plans for line in plan.advice)]
+    slow = [
+        f"decoding limits {config.name} to {_rate(plan):,.0f} of {plan.images_per_second:,.0f} images/s; "
+        "raise the CPUs in hardware, or preprocessor.max_replicas."
+        for config, plan in zip(configs, plans, strict=True)
+        if plan.device == "cuda" and _rate(plan) < plan.images_per_second
+    ]
+    return [*pin, *keys, *alone, *_strays(configs, plans), *slow, *(line for plan in plans for line in plan.advice)]
 
 
 def _strays(configs: Sequence[ServiceConfig], plans: Sequence[Plan]) -> list[str]:

@@ -29,8 +29,10 @@ SCALE_KEYS = ("replicas", "minReplicas", "maxReplicas", "scaleStrategy")
 """Not in the hash that decides on a new cluster. Source: `GenerateHashWithoutReplicasAndWorkersToDelete` of KubeRay's utils/util.go."""
 ADMISSION_KEYS = ("tolerations", "schedulingGates")
 """Of pod templates, left out of that hash too, since Kueue sets them. Source: KubeRay pull request 4569."""
-SERVICE = "serveService"
-"""Written into the Service only when it is moved to another cluster. Source: `reconcileServices` of rayservice_controller.go."""
+SERVE_CONFIG, SERVICE = "serveConfigV2", "serveService"
+"""The second is written only when the Service moves to another cluster. Source: `reconcileServices` of rayservice_controller.go."""
+LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""Ten times as fast where libyaml is, which counts with vocabularies of thousands."""
 TWICE = "a second cluster beside the first, with all its GPUs, until it serves"
 UPGRADES = {"NewCluster": TWICE, "NewClusterWithIncrementalUpgrade": "a second cluster that takes over step by step"}
 REFUSED = "upgradeStrategy.type is None: delete the RayService and apply it again"
@@ -57,15 +59,10 @@ def compare(running: dict[str, Any], wanted: dict[str, Any]) -> tuple[Change, ..
     strategy = (after.get("upgradeStrategy") or {}).get("type") or "NewCluster"
     renews = bool(hashed) and strategy != "None"
     effect, why = (Effect.NEW_CLUSTER, UPGRADES.get(strategy, TWICE)) if renews else (Effect.NOT_TAKEN, REFUSED)
-    serve = (_serve_config(before), _serve_config(after))
-    if renews:
-        served = [Change("serveConfigV2", Effect.NEW_CLUSTER, STARTS_WITH_IT)] if serve[0] != serve[1] else []
-    else:
-        served = list(serve_changes(*serve))
     return (
         *(Change(path, effect, why) for path in hashed),
         *_unhashed(old, new, hashed=bool(hashed), renews=renews),
-        *served,
+        *_serve(before, after, renews),
         *_own(before, after, renews),
         *_metadata(applied.get("metadata") or {}, wanted.get("metadata") or {}),
     )
@@ -112,9 +109,9 @@ def _check_same(running: dict[str, Any], wanted: dict[str, Any]) -> None:
 
 def _serve_config(spec: dict[str, Any]) -> dict[str, Any]:
     try:
-        read = yaml.safe_load(spec.get("serveConfigV2") or "{}")
+        read = yaml.load(str(spec.get(SERVE_CONFIG) or "{}"), Loader=LOADER)
     except yaml.YAMLError as error:
-        raise ConfigError(f"serveConfigV2 is not YAML: {' '.join(str(error).split())}") from error
+        raise ConfigError(f"{SERVE_CONFIG} is not YAML: {' '.join(str(error).split())}") from error
     return read if isinstance(read, dict) else {}
 
 
@@ -163,9 +160,20 @@ def _unhashed(old: dict[str, Any], new: dict[str, Any], hashed: bool, renews: bo
                 yield Change(f"{name}.template.spec.{key}", effect, why)
 
 
+def _serve(before: dict[str, Any], after: dict[str, Any], renews: bool) -> Iterator[Change]:
+    """Yield what differs of the Serve config: all at once for a new cluster."""
+    if before.get(SERVE_CONFIG) == after.get(SERVE_CONFIG):
+        return
+    old, new = _serve_config(before), _serve_config(after)
+    if not renews:
+        yield from serve_changes(old, new)
+    elif old != new:
+        yield Change(SERVE_CONFIG, Effect.NEW_CLUSTER, STARTS_WITH_IT)
+
+
 def _own(before: dict[str, Any], after: dict[str, Any], renews: bool) -> Iterator[Change]:
     """Yield what differs of the RayService itself."""
-    for key in sorted({*before, *after} - {"rayClusterConfig", "serveConfigV2"}):
+    for key in sorted({*before, *after} - {"rayClusterConfig", SERVE_CONFIG}):
         if before.get(key) == after.get(key):
             continue
         if key == SERVICE and not renews:

@@ -86,7 +86,7 @@ def _deployment_changes(where: str, before: dict[str, Any], after: dict[str, Any
     for key in sorted({*before, *after} - {"name"}):
         if before.get(key) == after.get(key):
             continue
-        if key in CODE_KEYS or (key == SCALING and False):
+        if key in CODE_KEYS or (key == SCALING and _policy(before) != _policy(after)):
             yield Change(f"{where}.{key}", Effect.ROLLING, EVERYTHING)
         elif key in LIVE_KEYS or key == SCALING:
             yield Change(f"{where}.{key}", Effect.IN_PLACE, LIVE)
