@@ -12,8 +12,9 @@ PRODUCT = "nvidia.com/gpu.product"
 """NVIDIA's GPU feature discovery, which the GPU operator brings. Source: NVIDIA/k8s-device-plugin, docs/gpu-feature-discovery."""
 GKE = "cloud.google.com/gke-accelerator"
 """Source: Google Kubernetes Engine's documentation, GPU platforms."""
-KARPENTER_NAME, KARPENTER_MEMORY = "karpenter.k8s.aws/instance-gpu-name", "karpenter.k8s.aws/instance-gpu-memory"
-"""Source: Karpenter's documentation, instance types; memory in MiB."""
+AWS = ("karpenter.k8s.aws", "eks.amazonaws.com")
+"""Karpenter, and EKS Auto Mode: the same labels below two prefixes, `instance-gpu-name` and `instance-gpu-memory` in MiB.
+Source: Karpenter's documentation, instance types; EKS' documentation, Auto Mode node pools."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,26 +23,26 @@ class Marks:
 
     Attributes:
         products: Values of `PRODUCT`.
-        gke: Value of `GKE`; None where the cloud does not rent it.
-        karpenter: Value of `KARPENTER_NAME`, with that of `KARPENTER_MEMORY` where the name says too little; None where not rented.
+        gke: Values of `GKE`; none where the cloud does not rent it.
+        aws: GPU's name, with its memory where the name says too little; None where not rented.
     """
 
     products: tuple[str, ...]
-    gke: str | None = None
-    karpenter: tuple[str, str | None] | None = None
+    gke: tuple[str, ...] = ()
+    aws: tuple[str, str | None] | None = None
 
 
 MARKS: dict[str, Marks] = {
-    "T4": Marks(("Tesla-T4",), "nvidia-tesla-t4", ("t4", None)),
-    "V100": Marks(("Tesla-V100-SXM2-16GB", "Tesla-V100-PCIE-16GB"), "nvidia-tesla-v100", ("v100", "16384")),
-    "A10G": Marks(("NVIDIA-A10G", "NVIDIA-A10"), None, ("a10g", None)),
-    "L4": Marks(("NVIDIA-L4",), "nvidia-l4", ("l4", None)),
-    "L40S": Marks(("NVIDIA-L40S",), None, ("l40s", None)),
-    "A100-40G": Marks(("NVIDIA-A100-SXM4-40GB", "NVIDIA-A100-PCIE-40GB"), "nvidia-tesla-a100", ("a100", "40960")),
-    "A100-80G": Marks(("NVIDIA-A100-SXM4-80GB", "NVIDIA-A100-80GB-PCIe"), "nvidia-a100-80gb", ("a100", "81920")),
-    "H100": Marks(("NVIDIA-H100-80GB-HBM3", "NVIDIA-H100-PCIe"), "nvidia-h100-80gb", ("h100", None)),
-    "H200": Marks(("NVIDIA-H200",), "nvidia-h200-141gb", ("h200", None)),
-    "B200": Marks(("NVIDIA-B200",), "nvidia-b200", ("b200", None)),
+    "T4": Marks(("Tesla-T4",), ("nvidia-tesla-t4",), ("t4", None)),
+    "V100": Marks(("Tesla-V100-SXM2-16GB", "Tesla-V100-PCIE-16GB"), ("nvidia-tesla-v100",), ("v100", "16384")),
+    "A10G": Marks(("NVIDIA-A10G", "NVIDIA-A10"), (), ("a10g", None)),
+    "L4": Marks(("NVIDIA-L4",), ("nvidia-l4",), ("l4", None)),
+    "L40S": Marks(("NVIDIA-L40S",), (), ("l40s", None)),
+    "A100-40G": Marks(("NVIDIA-A100-SXM4-40GB", "NVIDIA-A100-PCIE-40GB"), ("nvidia-tesla-a100",), ("a100", "40960")),
+    "A100-80G": Marks(("NVIDIA-A100-SXM4-80GB", "NVIDIA-A100-80GB-PCIe"), ("nvidia-a100-80gb",), ("a100", "81920")),
+    "H100": Marks(("NVIDIA-H100-80GB-HBM3", "NVIDIA-H100-PCIe"), ("nvidia-h100-80gb", "nvidia-h100-mega-80gb"), ("h100", None)),
+    "H200": Marks(("NVIDIA-H200",), ("nvidia-h200-141gb",), ("h200", None)),
+    "B200": Marks(("NVIDIA-B200",), ("nvidia-b200",), ("b200", None)),
 }
 """By Ray's accelerator type."""
 
@@ -57,11 +58,13 @@ def node_affinity(accelerator: str) -> dict[str, Any]:
         known = ", ".join(name.lower() for name in MARKS)
         raise ConfigError(f"how nodes with {accelerator} are labelled is not known; known are {known}.")
     terms = [[_one_of(PRODUCT, marks.products)]]
-    if marks.gke is not None:
-        terms.append([_one_of(GKE, (marks.gke,))])
-    if marks.karpenter is not None:
-        name, memory = marks.karpenter
-        terms.append([_one_of(KARPENTER_NAME, (name,)), *([_one_of(KARPENTER_MEMORY, (memory,))] if memory else [])])
+    if marks.gke:
+        terms.append([_one_of(GKE, marks.gke)])
+    if marks.aws is not None:
+        name, memory = marks.aws
+        for prefix in AWS:
+            sized = [_one_of(f"{prefix}/instance-gpu-memory", (memory,))] if memory else []
+            terms.append([_one_of(f"{prefix}/instance-gpu-name", (name,)), *sized])
     return {
         "requiredDuringSchedulingIgnoredDuringExecution": {
             "nodeSelectorTerms": [{"matchExpressions": expressions} for expressions in terms]

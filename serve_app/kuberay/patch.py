@@ -20,7 +20,7 @@ from serve_app.kuberay.machines import node_affinity
 GROUPS = "/spec/rayClusterConfig/workerGroupSpecs"
 POD = "template/spec"
 HEADER = (
-    "# Made by `siglip-serve k8s render {files} --out FILE`: change the configuration and make it again; a test compares.\n"
+    "# Made by `siglip-serve k8s render --config {files} --out FILE`: change the configuration and make it again; a test compares.\n"
     "# A JSON patch over the RayService of k8s/base.\n"
 )
 FETCHED_MODELS = "SIGLIP_FETCH"

@@ -1,15 +1,18 @@
 """What is rendered is what Serve takes, and what may change live changes nothing else."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
-from ray.serve.schema import ServeDeploySchema
+import yaml
+from ray.serve.schema import RayActorOptionsSchema, ServeDeploySchema
 
-from serve_app.config import load_config, parse_config
+from serve_app.config import ServiceConfig, load_config, parse_config
 from serve_app.errors import ConfigError
 from serve_app.graph import profiles
 from serve_app.graph.builder import build_graph
-from serve_app.graph.render import render_serve_config
+from serve_app.graph.render import render_serve_config, serve_config_text
 from serve_app.hardware.detection import detect_machine
 from serve_app.planning import plan_service, resolve_config
 
@@ -48,6 +51,61 @@ def test_live_changes_leave_args_alone() -> None:
     assert first["deployments"] != second["deployments"]
 
 
+def side_by_side(second: dict[str, Any]) -> list[ServiceConfig]:
+    """Two configurations that may stand side by side, but for what is given of the second."""
+    one: dict[str, Any] = {"name": "one", "labels": ["cat"], "plugins": {"siglip": {"model": "demo"}}, "serving": {"route_prefix": "/one"}}
+    serving = {"route_prefix": "/two"} | second.get("serving", {})
+    return [parse_config(one), parse_config(one | {"name": "two"} | second | {"serving": serving})]
+
+
+def test_several_applications_stand_side_by_side() -> None:
+    """Serve's schema, which refuses doubled names and prefixes, takes them; each is what it is alone, and the rest is there once."""
+    configs = side_by_side({"labels": ["dog"]})
+    both = render_serve_config(*configs)
+    schema = ServeDeploySchema.model_validate(both)
+    assert [(one.name, one.route_prefix) for one in schema.applications] == [("one", "/one"), ("two", "/two")]
+    alone = [render_serve_config(config) for config in configs]
+    assert both["applications"] == [one["applications"][0] for one in alone]
+    assert all({**one, "applications": both["applications"]} == both for one in alone)
+
+
+@pytest.mark.parametrize(
+    ("second", "said"),
+    [
+        ({"name": "one"}, "name one stands in more than one configuration; each application needs its own"),
+        ({"serving": {"route_prefix": "/one"}}, "serving.route_prefix /one stands in more than one configuration"),
+        ({"serving": {"port": 9000}}, "serving.port is the whole cluster's and differs"),
+        ({"serving": {"host": "127.0.0.1"}}, "serving.host is the whole cluster's and differs"),
+        ({"serving": {"request_timeout_s": 5}}, "serving.request_timeout_s is the whole cluster's and differs"),
+        ({"telemetry": {"tracing": {"enabled": True}}}, "telemetry.tracing is the whole cluster's and differs"),
+    ],
+)
+def test_applications_that_would_be_in_each_others_way(second: dict[str, Any], said: str) -> None:
+    """What is an application's own is not doubled, and what Serve has once is not said twice; in one line."""
+    with pytest.raises(ConfigError, match=said) as refused:
+        render_serve_config(*side_by_side(second))
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["default", "demo"])
+def test_the_text_is_the_config(name: str) -> None:
+    """Read as YAML it is the same, with each tag of a vocabulary in one line."""
+    config = load_config(CONFIGS[0].with_name(f"{name}.yaml"))
+    text = serve_config_text(config)
+    assert yaml.load(text, yaml.CSafeLoader) == render_serve_config(config)
+    tags = sum(len(registered.vocabulary.tags) for registered in config.vocabularies.values())
+    assert len(text.splitlines()) < tags + 200
+
+
+def test_odd_labels_come_through_the_text() -> None:
+    """Whatever YAML might take for something else."""
+    labels = ["yes", "1", "- a", "a: b", "{c}", "null", "#d", "猫", "🚲 bicycle", 'it\'s "quoted"', "~ tilde"]
+    config = parse_config({"labels": labels, "plugins": {"siglip": {"model": "demo"}}})
+    read = yaml.safe_load(serve_config_text(config))
+    live = next(one for one in read["applications"][0]["deployments"] if one["name"] == "Postprocessor")["user_config"]
+    assert live["vocabularies"]["default"]["vocabulary"]["tags"] == labels
+
+
 def bound(node: object, found: dict[str, object]) -> dict[str, object]:
     """Collect the deployments of an application by name."""
     application = node._bound_deployment  # type: ignore[attr-defined]
@@ -76,6 +134,20 @@ def test_every_deployment_states_what_it_takes(path: Path, hardware: str) -> Non
         assert deployment._deployment_config.max_queued_requests > 0
         bounds = deployment._deployment_config.autoscaling_config
         assert (bounds.min_replicas, bounds.max_replicas) == (planned.min_replicas, planned.max_replicas)
+
+
+def test_a_deployment_asks_for_its_nodes() -> None:
+    """`label_selector` reaches Ray's actor options, of the deployments that have one and no others, and comes through `args`."""
+    selector = {"siglip-serve/pods": "cpu"}
+    serving = {name: {"label_selector": selector} for name in ("preprocessor", "postprocessor")}
+    config = parse_config({"labels": ["cat"], "hardware": "l4", "plugins": {"siglip": {"model": "demo"}}, "serving": serving})
+    args = render_serve_config(config)["applications"][0]["args"]
+    on_the_cluster = ServiceConfig.model_validate_json(json.dumps(args["config"]))
+    found = bound(build_graph(resolve_config(on_the_cluster, plan_service(on_the_cluster, detect_machine))), {})
+    asked = {name: deployment.ray_actor_options.get("label_selector") for name, deployment in found.items()}
+    assert asked == {"Preprocessor": selector, "Postprocessor": selector, "ImageEncoder": None, "TextEncoder": None}
+    for deployment in found.values():
+        RayActorOptionsSchema.model_validate(deployment.ray_actor_options)
 
 
 def test_a_fixed_number_of_replicas_changes_in_place() -> None:

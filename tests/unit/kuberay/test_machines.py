@@ -12,6 +12,7 @@ from serve_app.kuberay.machines import MARKS, node_affinity
 
 PRODUCT, GKE = "nvidia.com/gpu.product", "cloud.google.com/gke-accelerator"
 NAME, MEMORY = "karpenter.k8s.aws/instance-gpu-name", "karpenter.k8s.aws/instance-gpu-memory"
+AUTO_NAME, AUTO_MEMORY = "eks.amazonaws.com/instance-gpu-name", "eks.amazonaws.com/instance-gpu-memory"
 NODES = {
     "g4dn.xlarge": ("T4", {NAME: "t4", MEMORY: "16384"}),
     "p3.2xlarge": ("V100", {NAME: "v100", MEMORY: "16384"}),
@@ -29,6 +30,9 @@ NODES = {
     "a3-highgpu-8g": ("H100", {GKE: "nvidia-h100-80gb"}),
     "a3-ultragpu-8g": ("H200", {GKE: "nvidia-h200-141gb"}),
     "a4-highgpu-8g": ("B200", {GKE: "nvidia-b200"}),
+    "a3-megagpu-8g": ("H100", {GKE: "nvidia-h100-mega-80gb"}),
+    "p4de.24xlarge of Auto Mode": ("A100-80G", {AUTO_NAME: "a100", AUTO_MEMORY: "81920"}),
+    "g6.xlarge of Auto Mode": ("L4", {AUTO_NAME: "l4", AUTO_MEMORY: "22888"}),
     "with both": ("A100-80G", {NAME: "a100", MEMORY: "81920", PRODUCT: "NVIDIA-A100-SXM4-80GB"}),
 }
 """Machines and their labels. Source: the instance types of Karpenter's documentation, GPU platforms of GKE's."""
