@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from serve_app.config import ServiceConfig
 from tests import tiny_checkpoints
 
 
@@ -54,3 +55,9 @@ def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getvalue()
+
+
+def in_float32(config: ServiceConfig) -> ServiceConfig:
+    """Return a configuration whose embeddings do not depend on what else is in a batch, as those in bfloat16 do on some CPUs."""
+    plugin = config.siglip.model_copy(update={"dtype": "float32"})
+    return config.model_copy(update={"plugins": config.plugins.model_copy(update={"siglip": plugin})})

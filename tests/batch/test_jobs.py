@@ -16,13 +16,13 @@ from serve_app.batch.map_batches import TagImages
 from serve_app.batch.options import BatchOptions
 from serve_app.batch.storage import Storage, url_of
 from serve_app.batch.tagging_job import run_job
-from serve_app.config import ServiceConfig, parse_config
+from serve_app.config import parse_config
 from serve_app.demo import settings as demo_settings
 from serve_app.demo.settings import demo_config
 from serve_app.errors import ConfigError, ServiceError
 from serve_app.local_tagger import LocalTagger
 from serve_app.tagging.settings import TagOptions
-from tests.conftest import encoded, random_picture
+from tests.conftest import encoded, in_float32, random_picture
 from tests.object_store import Bucket
 
 SAMPLES = Path(demo_settings.__file__).parent / "samples"
@@ -31,12 +31,6 @@ pytestmark = pytest.mark.usefixtures("cluster")
 
 def options_for(source: Path | str, output: Path | str, **changed: object) -> BatchOptions:
     return BatchOptions(source=url_of(str(source)), output=url_of(str(output)), **changed)  # type: ignore[arg-type]
-
-
-def in_float32(config: ServiceConfig) -> ServiceConfig:
-    """Return a configuration whose embeddings do not depend on what else is in a batch, as those in bfloat16 do on some CPUs."""
-    plugin = config.siglip.model_copy(update={"dtype": "float32"})
-    return config.model_copy(update={"plugins": config.plugins.model_copy(update={"siglip": plugin})})
 
 
 def parts(output: Path) -> list[Path]:

@@ -21,8 +21,9 @@ from serve_app.demo.settings import demo_config, demo_labels
 from serve_app.errors import ConfigError, ServiceError
 from serve_app.local_tagger import LocalTagger
 from serve_app.tagging.settings import TagOptions
-from tests.batch.test_jobs import in_float32, options_for, parts, rows_of
+from tests.batch.test_jobs import options_for, parts, rows_of
 from tests.cluster.conftest import demo_config as demo_file
+from tests.conftest import in_float32
 from tests.http_face import served
 from tests.service import Service
 

@@ -116,7 +116,7 @@ def gate(tmp_path_factory: pytest.TempPathFactory) -> Gate:
     data = {
         "vocabularies": {"shapes": demo_labels(), "colours": {"file": "colours.txt", "calibration": "calibration.yaml"}},
         "default_vocabulary": "shapes",
-        "plugins": {"siglip": {"model": DEMO_MODEL, "confidence_threshold": 0.5, "max_tags": 20}},
+        "plugins": {"siglip": {"model": DEMO_MODEL, "dtype": "float32", "confidence_threshold": 0.5, "max_tags": 20}},
         "telemetry": {"request_log": "off"},
     }
     config = parse_config(data, folder)

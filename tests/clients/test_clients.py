@@ -52,7 +52,7 @@ def test_hugging_face_classification(server: str) -> None:
     assert {entry.label for entry in client.image_classification(str(RED_CIRCLE))} == {"red", "circle", "red circle"}
     best = client.image_classification(str(RED_CIRCLE), function_to_apply="softmax", top_k=5)
     assert len(best) == 5
-    assert sum(entry.score for entry in best) <= 1
+    assert sum(entry.score for entry in best) <= 1 + 1e-5  # each is rounded
     logits = client.image_classification(str(RED_CIRCLE), function_to_apply="none", top_k=62)
     assert logits[0].score > 1
     assert logits[-1].score < 0

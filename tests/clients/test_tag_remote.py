@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from serve_app.cli import main
+from serve_app.demo.settings import demo_labels
 from tests.service import free_port
 
 ROOT = Path(__file__).parents[2]
@@ -40,7 +42,10 @@ def lines_of(text: str) -> dict[str, dict[str, object]]:
 def test_the_output_is_that_of_tagging_here(capsys: pytest.CaptureFixture[str], server: str, folder: Path, more: tuple[str, ...]) -> None:
     """Table and lines, in the same order and with the same numbers, a damaged picture among them."""
     (folder / "broken.jpg").write_bytes(b"no picture")
-    here, _ = run(capsys, folder, *more, status=1)
+    config = folder.parent / "demo.yaml"
+    plugin = {"model": "demo", "dtype": "float32", "confidence_threshold": 0.5, "max_tags": 20}  # bfloat16 rounds by the batch
+    config.write_text(yaml.safe_dump({"labels": demo_labels(), "plugins": {"siglip": plugin}}))
+    here, _ = run(capsys, folder, *more, "--config", config, status=1)
     there, _ = run(capsys, folder, *more, "--server", server, "--concurrency", "3", status=1)
     if "--json" not in more:
         assert there == here

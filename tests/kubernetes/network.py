@@ -8,6 +8,7 @@ import ctypes
 import os
 import shutil
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
@@ -15,13 +16,18 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+ROOT = Path(__file__).parents[2]
 CLONE_NEWNET = 0x40000000
 """Source: linux/sched.h."""
 SUBNET, BRIDGE = "10.77.0", "10.77.0.254"
 END_TIMEOUT_S = 10.0
-# what a container of the manifests has: a root that cannot be written, an own /tmp and /dev/shm, and what is mounted
+# what a container of the manifests has: a root that cannot be written, an own /tmp and /dev/shm, and what is mounted. What this process
+# runs from is put back where it is hidden by that
 PRELUDE = """
+mount -t tmpfs tmpfs /mnt
+at=0; for kept in {kept}; do at=$((at + 1)); mkdir /mnt/$at; mount --bind $kept /mnt/$at; done
 mount -t tmpfs tmpfs /tmp && mount -t tmpfs tmpfs /dev/shm
+at=0; for kept in {kept}; do at=$((at + 1)); mkdir -p $kept; mount --move /mnt/$at $kept; done
 mkdir /tmp/.etc /tmp/.work && mount -t overlay overlay -o lowerdir=/etc,upperdir=/tmp/.etc,workdir=/tmp/.work /etc
 """
 SEAL = "mount -o remount,bind,ro /"
@@ -63,7 +69,8 @@ class Pod:
         """
         assert self._process is None, f"{self.name} runs already"
         made = [f"mkdir -p {Path(path).parent}; printf '%s' {_quoted(text)} > {path}" for path, text in (files or {}).items()]
-        whole = "\n".join(["set -e", PRELUDE, *made, SEAL, script])
+        kept = [str(path) for path in (ROOT, Path(sys.prefix)) if path.is_relative_to("/tmp")]
+        whole = "\n".join(["set -e", PRELUDE.format(kept=" ".join(kept)), *made, SEAL, script])
         command = [
             "ip",
             "netns",
