@@ -34,7 +34,10 @@ SERVE_CONFIG, SERVICE = "serveConfigV2", "serveService"
 LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """Ten times as fast where libyaml is, which counts with vocabularies of thousands."""
 TWICE = "a second cluster beside the first, with all its GPUs, until it serves"
-UPGRADES = {"NewCluster": TWICE, "NewClusterWithIncrementalUpgrade": "a second cluster that takes over step by step"}
+INCREMENTAL = "NewClusterWithIncrementalUpgrade"
+UPGRADES = {"NewCluster": TWICE, INCREMENTAL: "a second cluster that takes over step by step"}
+ENTRANCE = "requests come in by the operator's own Gateway with incremental upgrades, and by the Service without: the other is not kept"
+"""Source: `BuildServeService` of KubeRay's common/service.go, and kuberay#5148."""
 REFUSED = "upgradeStrategy.type is None: delete the RayService and apply it again"
 STARTS_WITH_IT = "the new cluster starts with it"
 LEFT_ALONE = "the operator leaves the cluster that runs alone; change its RayCluster too, by kubectl edit"
@@ -56,7 +59,7 @@ def compare(running: dict[str, Any], wanted: dict[str, Any]) -> tuple[Change, ..
     before, after = without_filled_in(_spec(applied), _spec(wanted)), without_filled_in(_spec(wanted), _spec(applied))
     old, new = before.get("rayClusterConfig") or {}, after.get("rayClusterConfig") or {}
     hashed = list(_hashed(old, new))
-    strategy = (after.get("upgradeStrategy") or {}).get("type") or "NewCluster"
+    strategy = _strategy(after)
     renews = bool(hashed) and strategy != "None"
     effect, why = (Effect.NEW_CLUSTER, UPGRADES.get(strategy, TWICE)) if renews else (Effect.NOT_TAKEN, REFUSED)
     return (
@@ -178,8 +181,14 @@ def _own(before: dict[str, Any], after: dict[str, Any], renews: bool) -> Iterato
             continue
         if key == SERVICE and not renews:
             yield Change(key, Effect.NOT_TAKEN, "the operator writes it when it moves the Service to a new cluster; change the Service too")
+        elif key == "upgradeStrategy" and INCREMENTAL in {_strategy(before), _strategy(after)}:
+            yield Change(key, Effect.IN_PLACE, ENTRANCE)
         else:
             yield Change(key, Effect.IN_PLACE, "the operator's own")
+
+
+def _strategy(spec: dict[str, Any]) -> str:
+    return (spec.get("upgradeStrategy") or {}).get("type") or "NewCluster"
 
 
 def _metadata(before: dict[str, Any], after: dict[str, Any]) -> Iterator[Change]:

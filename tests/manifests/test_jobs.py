@@ -14,6 +14,7 @@ import yaml
 from serve_app.commands.batch import add_batch_arguments
 from serve_app.config import parse_config
 from serve_app.hardware.detection import parse_hardware
+from serve_app.kuberay.machines import node_affinity
 from serve_app.planning import plan_service
 from tests.manifests.kube import ROOT, kustomizations, kustomized
 from tests.manifests.pods import pods_of
@@ -132,3 +133,5 @@ def test_the_plan_fits_the_machines_of_the_job() -> None:
     encoder = plan.deployments["image_encoder"]
     assert encoder.max_replicas * encoder.num_gpus <= hardware.gpus
     assert encoder.num_cpus / encoder.num_gpus < int(limits["cpu"])
+    assert hardware.accelerator is not None
+    assert group["template"]["spec"]["affinity"]["nodeAffinity"] == node_affinity(hardware.accelerator.name), "on that card and no other"

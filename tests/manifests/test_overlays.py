@@ -58,7 +58,7 @@ def serve_config_of(overlay: str) -> dict[str, Any]:
 
 
 def environment_of(container: dict[str, Any]) -> dict[str, str]:
-    return {one["name"]: one["value"] for one in container["env"]}
+    return {one["name"]: one["value"] for one in container["env"] if "value" in one}
 
 
 def ray_containers(cluster: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
@@ -150,6 +150,17 @@ def test_nothing_of_the_service_dies_with_the_head(overlay: str) -> None:
     assert cluster["gcsFaultToleranceOptions"] == {"redisAddress": "siglip-redis:6379", "redisPassword": {"valueFrom": secret}}
     (redis,) = one_of(kustomized(f"k8s/overlays/{overlay}"), "StatefulSet", "siglip-redis")["spec"]["template"]["spec"]["containers"]
     assert redis["env"] == [{"name": "REDIS_PASSWORD", "valueFrom": secret}]
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_nodes_can_be_drained(overlay: str) -> None:
+    """Budgets over Ray's pods are integers of what stays: a RayCluster has no scale, of which a share could be taken (kuberay#2662)."""
+    budgets = [one["spec"] for one in kustomized(f"k8s/overlays/{overlay}") if one["kind"] == "PodDisruptionBudget"]
+    ours = [spec for spec in budgets if spec["selector"]["matchLabels"].get("app.kubernetes.io/part-of") == "siglip-serve"]
+    assert len(ours) == len(cluster_of(overlay)["workerGroupSpecs"])
+    for spec in ours:
+        assert spec["minAvailable"] == 1
+        assert "maxUnavailable" not in spec
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -299,7 +310,8 @@ def test_strangers_reach_requests_and_metrics_only(overlay: str) -> None:
         for rule in rules
         for peer in rule.get("from", ())
     }
-    assert named == {str(own): (set(), False), str({"app.kubernetes.io/name": "kuberay-operator"}): ({8265, 52365}, True)}
+    labels = ({"app.kubernetes.io/name": "kuberay-operator"}, {"app.kubernetes.io/component": "kuberay-operator"})
+    assert named == {str(own): (set(), False)} | {str(one): ({8265, 52365}, True) for one in labels}
     (rule,) = policies["siglip-redis"]["ingress"]
     assert (rule["from"], ports_of(rule)) == ([{"podSelector": {"matchLabels": own}}], {6379})
     assert "egress" not in policies["siglip-redis"]
@@ -322,13 +334,13 @@ def test_another_redis() -> None:
 
 
 def test_one_volume_for_all_checkpoints() -> None:
-    """Both groups' pods have it where they had a folder of their own, and many nodes may write to it."""
+    """All pods have it where they had a folder of their own, and many nodes may write to it."""
     objects = with_component("model-cache")
     claim = one_of(objects, "PersistentVolumeClaim", "siglip-model-cache")
     assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
-    for name, pod, container in ray_containers(one_of(objects, "RayService")["spec"]["rayClusterConfig"]):
+    for _, pod, container in ray_containers(one_of(objects, "RayService")["spec"]["rayClusterConfig"]):
         (volume,) = (one for one in pod["volumes"] if one["name"] == "cache")
-        assert ("persistentVolumeClaim" in volume) == (name != "head")
+        assert volume["persistentVolumeClaim"] == {"claimName": "siglip-model-cache"}
         assert {"name": "cache", "mountPath": "/cache"} in container["volumeMounts"]
 
 
@@ -336,11 +348,9 @@ def test_checkpoints_of_the_image() -> None:
     """What looks for them before a pod starts and what serves them look where the Dockerfile puts them."""
     cluster = one_of(with_component("model-in-image"), "RayService")["spec"]["rayClusterConfig"]
     for name, pod, container in ray_containers(cluster):
-        if name != "head":
-            (fetch,) = pod["initContainers"]
-            folders = {environment_of(container)["HF_HOME"], *(one["value"] for one in fetch["env"] if one["name"] == "HF_HOME")}
-            assert len(folders) == 1
-            assert f"HF_HOME={folders.pop()}" in (ROOT / "k8s/image/Dockerfile").read_text(encoding="utf-8")
+        fetching = [] if name == "head" else [environment_of(one)["HF_HOME"] for one in pod["initContainers"]]
+        for folder in (environment_of(container)["HF_HOME"], *fetching):
+            assert f"HF_HOME={folder}" in (ROOT / "k8s/image/Dockerfile").read_text(encoding="utf-8")
 
 
 def test_a_gateway_in_front() -> None:

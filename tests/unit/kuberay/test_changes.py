@@ -363,3 +363,14 @@ def test_what_cannot_be_compared(manifest: dict[str, Any], said: str) -> None:
 def test_an_empty_ray_service_has_everything_before_it(manifest: dict[str, Any]) -> None:
     """As one that was made by hand and has nothing yet."""
     assert NEW in told(manifest, manifest_of(CONFIG)).values()
+
+
+def test_another_entrance_is_told() -> None:
+    """With incremental upgrades the operator neither makes nor keeps the Service (kuberay#5148), so clients must ask elsewhere."""
+    running = manifest_of(CONFIG)
+    wanted = copy.deepcopy(running)
+    wanted["spec"]["upgradeStrategy"] = {"type": "NewClusterWithIncrementalUpgrade"}
+    for before, after in ((running, wanted), (wanted, running)):
+        (change,) = compare(before, after)
+        assert (change.where, change.effect) == ("upgradeStrategy", IN_PLACE)
+        assert "Gateway" in change.why
