@@ -24,7 +24,7 @@ LOAD_S, SHRINK_S = 240.0, 90.0
 @pytest.fixture
 def pretended(tmp_path: Path) -> Iterator[tuple[Cluster, Path]]:
     """A service on two pretend GPUs: its cluster, and its configuration."""
-    config = demo_config(attention="eager", quantization="8bit") | {"hardware": HARDWARE}
+    config = demo_config(dtype="auto", attention="eager", quantization="8bit") | {"hardware": HARDWARE}
     config["serving"] = {
         "port": free_port(),
         "ingress": "python",
