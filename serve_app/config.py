@@ -214,18 +214,29 @@ def _with_key_file(config: ServiceConfig, folder: Path) -> ServiceConfig:
     return config.model_copy(update={"access": config.access.model_copy(update={"api_keys": str((folder / source).absolute())})})
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_documents(path: Path, loader: Any = yaml.SafeLoader) -> list[Any]:
+    """Return the documents of a YAML file.
+
+    Raises:
+        ConfigError: It is not there, cannot be read, or is not YAML.
+    """
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return list(yaml.load_all(path.read_text(encoding="utf-8"), Loader=loader))
     except FileNotFoundError as error:
         raise ConfigError(f"{path} does not exist.") from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read: {error}") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(data, dict):
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    documents = read_documents(path)
+    if len(documents) > 1:
+        raise ConfigError(f"{path} holds {len(documents)} documents; one is needed.")
+    if not documents or not isinstance(documents[0], dict):
         raise ConfigError(f"{path} holds no settings; see configs/demo.yaml for an example.")
-    return data
+    return documents[0]
 
 
 def _hub_id(model: str) -> str:

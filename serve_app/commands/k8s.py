@@ -9,12 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from serve_app.config import ServiceConfig, load_config
+from serve_app.config import ServiceConfig, load_config, read_documents
 from serve_app.errors import ConfigError
 from serve_app.hardware.plan import Plan
 from serve_app.kuberay.changes import LOADER, as_applied, compare
@@ -164,14 +163,7 @@ def _listed(names: set[str]) -> str:
 
 def _ray_service(path: Path) -> dict[str, Any]:
     """Return the RayService of a file of manifests."""
-    try:
-        found = [one for one in yaml.load_all(path.read_text(encoding="utf-8"), Loader=LOADER) if isinstance(one, dict)]
-    except FileNotFoundError as error:
-        raise ConfigError(f"{path} does not exist.") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    found = [one for one in read_documents(path, LOADER) if isinstance(one, dict)]
     listed = [item for one in found for item in (one.get("items") or [one])]
     services = [one for one in listed if isinstance(one, dict) and one.get("kind") == "RayService"]
     if len(services) != 1:
