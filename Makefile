@@ -3,7 +3,6 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 CONFIG ?= configs/demo.yaml
-export RAY_AUTH_MODE = disabled
 
 .PHONY: help install serve test check bench format manifests train-demo clean
 

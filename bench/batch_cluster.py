@@ -44,6 +44,7 @@ from serve_app.demo.settings import demo_config
 from serve_app.hardware.detection import parse_hardware
 from serve_app.hardware.plan import DeploymentPlan
 from serve_app.planning import plan_service, resolve_config
+from serve_app.private_ray import private_environment, private_folder, private_ray
 from serve_app.siglip.hub import load_checkpoint
 from serve_app.siglip.prepare import ImagePreparer
 from serve_app.tagging.settings import TagOptions
@@ -82,15 +83,17 @@ class PretendEncoder:
 @contextmanager
 def nodes(count: int) -> Iterator[None]:
     """Run a head and so many nodes with a pretend GPU each, and connect to them."""
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": 2**28, "include_dashboard": False})
-    try:
-        for _ in range(count):
-            cluster.add_node(num_cpus=2, num_gpus=1, object_store_memory=2**28)
-        ray.init(address=cluster.address, log_to_driver=False)
-        yield
-    finally:
-        ray.shutdown()
-        cluster.shutdown()
+    head = {"num_cpus": 0, "object_store_memory": 2**28, "include_dashboard": False}
+    with private_folder() as folder, private_environment(folder):
+        cluster = Cluster(initialize_head=True, head_node_args=head)
+        try:
+            for _ in range(count):
+                cluster.add_node(num_cpus=2, num_gpus=1, object_store_memory=2**28)
+            ray.init(address=cluster.address, log_to_driver=False)
+            yield
+        finally:
+            ray.shutdown()
+            cluster.shutdown()
 
 
 class Steady:
@@ -153,16 +156,13 @@ def bound(options: BatchOptions) -> float:
     model = Model(config.siglip.model_source, None, config.siglip.precision, BATCH, config.siglip.max_num_patches, 1)
     reading = Reading(model, config.image_limits(), 2**25, "standard", "object", None, options.storage)
     rows = pa.concat_tables(find_inputs(options).tables).slice(0, 20 * CHUNK)
-    ray.init(num_cpus=os.cpu_count(), include_dashboard=False, log_to_driver=False)
-    try:
+    with private_folder() as folder, private_ray(folder, num_cpus=os.cpu_count()):
         prepare = ray.remote(prepare_block).options(num_cpus=1, num_returns=2)
         ray.get([prepare.remote(reading, rows.slice(at * CHUNK, CHUNK))[1] for at in range(os.cpu_count() or 1)])  # imports
         started = time.perf_counter()
         waiting = [prepare.remote(reading, rows.slice(start, CHUNK))[1] for start in range(0, len(rows), CHUNK)]
         ray.get(waiting)
         return len(rows) / (time.perf_counter() - started)
-    finally:
-        ray.shutdown()
 
 
 @contextmanager
@@ -217,7 +217,6 @@ def main() -> None:
     parser.add_argument("--store", choices=("local", "s3"), default="local")
     parser.add_argument("--seconds", type=float, default=120.0, help="of encoding in each run")
     given = parser.parse_args()
-    os.environ["RAY_AUTH_MODE"] = "disabled"
     rows = measure(given.store, given.rate, given.seconds)
     table = Table("nodes", "images/s", "of linear", "of what is possible", box=None)
     for row in rows:

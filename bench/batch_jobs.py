@@ -34,7 +34,8 @@ from serve_app.batch.storage import url_of
 from serve_app.batch.tagging_job import run_job
 from serve_app.config import ServiceConfig, parse_config
 from serve_app.demo import settings as demo_settings
-from serve_app.siglip.images import ImageLimits
+from serve_app.private_ray import private_folder, private_ray
+from serve_app.siglip.images.limits import ImageLimits
 
 LABELS = ["a cat", "a dog", "a car", "a red bicycle", "the sea", "a mountain", "people", "food", "a house", "a tree"]
 CHUNK = 40
@@ -93,13 +94,13 @@ def timed(work: Callable[[], object]) -> float:
 
 def encoder(images: int, rounds: int) -> None:
     """Measure `encoder` and print it."""
-    with TemporaryDirectory() as temporary:
+    options = {"num_cpus": os.cpu_count()}
+    with TemporaryDirectory() as temporary, private_folder() as folder, private_ray(folder, **options):
         root = Path(temporary)
         checkpoint = build_base_checkpoint(root / "base")
         config = parse_config({"labels": LABELS, "plugins": {"siglip": {"model": str(checkpoint), "batch_size": 8}}})
         sizes = (images // 4, images)
         sources = [write_pictures(root / f"in{count}", count) for count in sizes]
-        ray.init(include_dashboard=False, log_to_driver=False, num_cpus=os.cpu_count())
         seconds: dict[str, list[list[float]]] = {"raw": [], "job": [], "ray data": []}
         for _ in range(rounds):
             out = root / "out"
@@ -167,18 +168,18 @@ class MemoryWatch:
 def memory(small: int, large: int) -> None:
     """Measure `memory` and print it."""
     samples = (Path(demo_settings.__file__).parent / "samples").glob("*.jpg")
-    ray.init(include_dashboard=False, log_to_driver=False, num_cpus=os.cpu_count(), object_store_memory=2**30)
+    options = {"num_cpus": os.cpu_count(), "object_store_memory": 2**30}
     rows = []
-    with TemporaryDirectory() as temporary:
+    with TemporaryDirectory() as temporary, private_folder() as folder, private_ray(folder, **options):
         originals = sorted(samples)
         for count in (small, large):
             source = Path(temporary) / f"in{count}"
             source.mkdir()
             for at in range(count):
                 (source / f"{at:06d}.jpg").symlink_to(originals[at % len(originals)])
-            options = BatchOptions(url_of(str(source)), url_of(f"{temporary}/out"), chunk_size=500)
+            job = BatchOptions(url_of(str(source)), url_of(f"{temporary}/out"), chunk_size=500)
             with MemoryWatch() as watch:
-                result = run_job(demo_settings.demo_config(), options)
+                result = run_job(demo_settings.demo_config(), job)
             assert result.encoded == count
             rows.append({"inputs": count, "images_per_second": round(result.per_second, 1), "peak_mib": round(max(watch.samples))})
             rows[-1]["median_mib"] = round(statistics.median(watch.samples))

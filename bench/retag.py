@@ -16,7 +16,6 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import pyarrow as pa
-import ray
 from rich.console import Console
 
 from bench.base_checkpoint import build_base_checkpoint
@@ -28,6 +27,7 @@ from serve_app.batch.snapshot import SnapshotWriter
 from serve_app.batch.storage import Storage, url_of
 from serve_app.config import ServiceConfig, parse_config
 from serve_app.local_scorer import LocalScorer
+from serve_app.private_ray import private_folder, private_ray
 from serve_app.tagging.tag_bank import TagBank, row_keys
 
 CHUNK = 1000
@@ -84,11 +84,10 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     given = parser.parse_args()
     seconds, floors, written = [], [], 0
-    with TemporaryDirectory() as temporary:
+    with TemporaryDirectory() as temporary, private_folder() as folder, private_ray(folder):
         config = make_config(Path(temporary))
         scorer = LocalScorer(config)
         bank = store_random_bank(scorer)
-        ray.init(include_dashboard=False, log_to_driver=False)
         source = Path(temporary) / "stored"
         store_embeddings(source, given.rows, bank.text_embeds.shape[1], scorer.fingerprint)
         for run in range(given.runs):

@@ -43,7 +43,7 @@ class DeploymentScale(Settings):
 class Preprocessing(DeploymentScale):
     """The Preprocessor, which is the HTTP ingress."""
 
-    max_ongoing_requests: Count = 256
+    max_ongoing_requests: Count = 768
     decode_threads: Literal["auto"] | Count = "auto"
 
 
@@ -67,7 +67,7 @@ class Postprocessing(DeploymentScale):
 class Serving(Settings):
     """Where the service listens and how its graph is laid out."""
 
-    host: str = "0.0.0.0"
+    host: str = "auto"
     port: int = Field(8000, ge=1, le=65535)
     route_prefix: str = Field("/", pattern=r"^/([a-z0-9][a-z0-9-]*)?$")
     ingress: Literal["auto", "haproxy", "python"] = "auto"

@@ -24,7 +24,7 @@ class Prometheus:
 
     def __init__(self, service: Service, folder: Path) -> None:
         assert COMMAND is not None
-        (folder / "prometheus.yaml").write_text(yaml.safe_dump(_config(service.cluster)))
+        (folder / "prometheus.yaml").write_text(yaml.safe_dump(_config(service)))
         self.url = f"http://127.0.0.1:{free_port()}"
         self._log = (folder / "prometheus.log").open("w")
         self._process = subprocess.Popen(
@@ -74,11 +74,12 @@ class Prometheus:
         self._log.close()
 
 
-def _config(cluster: str) -> dict[str, Any]:
+def _config(service: Service) -> dict[str, Any]:
     """Return the shipped configuration with this cluster's address and the test's interval."""
     config: dict[str, Any] = yaml.safe_load(CONFIG.read_text())
     config["global"]["scrape_interval"] = f"{SCRAPE_INTERVAL_S}s"
     for job in config["scrape_configs"]:
         for found in job["http_sd_configs"]:
-            found |= {"url": cluster + urlsplit(found["url"]).path, "refresh_interval": "1s"}
+            found |= {"url": service.cluster + urlsplit(found["url"]).path, "refresh_interval": "1s"}
+            found["authorization"] = {"credentials": service.token}
     return config

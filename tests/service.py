@@ -17,6 +17,8 @@ import httpx
 import psutil
 import yaml
 
+from serve_app.private_ray import token_for
+
 COMMAND = str(Path(sys.executable).with_name("siglip-serve"))
 START_TIMEOUT_S = 180.0
 METRIC_DELAY_S = 12.0
@@ -80,9 +82,21 @@ class Service:
         """Return the processes of a deployment's replicas."""
         return [p for p in self.children() if _title(p).startswith("ray::ServeReplica") and f":{deployment}" in _title(p)]
 
+    @property
+    def token(self) -> str:
+        """The token of the service's Ray, as another command of the same user finds it."""
+        token = token_for(self.cluster)
+        assert token is not None
+        return token
+
+    def ask(self, path: str, method: str = "GET", **content: Any) -> httpx.Response:
+        """Ask the dashboard of the service's Ray, with its token."""
+        headers = {"Authorization": f"Bearer {self.token}"}
+        return httpx.request(method, f"{self.cluster}{path}", headers=headers, timeout=60, **content)
+
     def replica_ids(self) -> dict[str, list[str]]:
         """Return the ids of the running replicas of each deployment, as Serve lists them."""
-        details = httpx.get(f"{self.cluster}/api/serve/applications/").json()
+        details = self.ask("/api/serve/applications/").json()
         (application,) = details["applications"].values()
         return {
             name: sorted(r["replica_id"] for r in d["replicas"] if r["state"] == "RUNNING")
@@ -91,7 +105,7 @@ class Service:
 
     def metrics(self) -> dict[str, float]:
         """Return our metrics as Ray exports them to Prometheus, summed over labels."""
-        targets = [t for group in httpx.get(f"{self.cluster}/api/prometheus/sd").json() for t in group["targets"]]
+        targets = [t for group in self.ask("/api/prometheus/sd").json() for t in group["targets"]]
         found: dict[str, float] = {}
         for target in targets:
             for line in httpx.get(f"http://{target}/metrics").text.splitlines():

@@ -11,6 +11,7 @@ from ray.exceptions import RayError
 
 from serve_app.errors import TaggerError
 from serve_app.hardware.detection import Hardware, cpu_has_bfloat16, detect_machine, hardware_of_nodes
+from serve_app.private_ray import private_folder, private_ray
 
 T = TypeVar("T")
 
@@ -29,10 +30,12 @@ def connected(address: str | None) -> Iterator[bool]:
         return
     named = address or os.environ.get("RAY_ADDRESS")
     if not named:
-        os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # a cluster that only this process knows
-    ray.init(address=named or "local", log_to_driver=False, logging_level=logging.ERROR, include_dashboard=None if named else False)
+        with private_folder() as folder, private_ray(folder):
+            yield True
+        return
+    ray.init(address=named, log_to_driver=False, logging_level=logging.ERROR)
     try:
-        yield not named
+        yield False
     finally:
         ray.shutdown()
 

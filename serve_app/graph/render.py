@@ -20,6 +20,8 @@ from serve_app.live import frozen_part
 IMPORT_PATH = "serve_app.app:build_app"
 REQUEST_TIMEOUT_MARGIN_S = 5.0
 """Serve cuts a request this much later than the service itself would, so that clients see our error and not Serve's."""
+EVERY_ADDRESS = "0.0.0.0"
+"""Where nodes of a cluster listen: their clients and each other's proxies are on other machines."""
 OF_THE_CLUSTER = ("host", "port", "request_timeout_s")
 """Keys of `serving` that Serve has once for all applications."""
 
@@ -37,7 +39,7 @@ def render_serve_config(*configs: ServiceConfig) -> dict[str, Any]:
     return traced | {
         "proxy_location": "EveryNode",
         "http_options": {
-            "host": serving.host,
+            "host": EVERY_ADDRESS if serving.host == "auto" else serving.host,
             "port": serving.port,
             "request_timeout_s": serving.request_timeout_s + REQUEST_TIMEOUT_MARGIN_S,
         },

@@ -3,19 +3,16 @@
 from collections.abc import Iterator
 
 import pytest
-import ray
 
+from serve_app.private_ray import private_folder, private_ray
 from tests.object_store import Bucket, bucket
 
 
 @pytest.fixture(scope="package")
 def cluster() -> Iterator[None]:
     """Two CPUs, as the machine of CI has."""
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=500 * 2**20)
-    try:
+    with private_folder() as folder, private_ray(folder, num_cpus=2, object_store_memory=500 * 2**20):
         yield
-    finally:
-        ray.shutdown()
 
 
 @pytest.fixture(scope="package")

@@ -202,23 +202,22 @@ async def test_two_thousand_tags_are_swapped_under_32_clients(service: Service) 
 
 def test_refused_live_configuration_keeps_the_last_good_one(service: Service) -> None:
     """A user_config that cannot work reaches the replica past our own check; it goes on with the last good one."""
-    details = httpx.get(f"{service.cluster}/api/serve/applications/").json()
+    path = "/api/serve/applications/"
+    details = service.ask(path).json()
     (application,) = details["applications"].values()
     good = application["deployed_app_config"]
     bad = {**good, "deployments": [dict(d) for d in good["deployments"]]}
     for deployment in bad["deployments"]:
         if deployment["name"] == "Postprocessor":
             deployment["user_config"] = deployment["user_config"] | {"vocabularies": {}, "confidence_threshold": 7}
-    port = service.config["serving"]["port"]
-    top = {"proxy_location": "EveryNode", "http_options": {"host": "0.0.0.0", "port": port}}
-    replicas, url = service.replica_ids(), f"{service.cluster}/api/serve/applications/"
-    assert httpx.put(url, json=top | {"applications": [bad]}).status_code == 200
+    replicas = service.replica_ids()
+    assert service.ask(path, "PUT", json={"applications": [bad]}).status_code == 200
     wait_for(lambda: service.metrics().get("ray_siglip_config_refusals_total", 0) >= 1)
     answer = httpx.post(f"{service.url}/v1/tag", content=PICTURES[0])
     assert answer.status_code == 200
     assert answer.json()["tags"]
     assert service.replica_ids() == replicas
-    assert httpx.put(url, json=top | {"applications": [good]}).status_code == 200
+    assert service.ask(path, "PUT", json={"applications": [good]}).status_code == 200
 
 
 @pytest.mark.parametrize("deployment", ["ImageEncoder", "Postprocessor"])

@@ -11,6 +11,7 @@ import psutil
 import pytest
 from ray.cluster_utils import Cluster
 
+from serve_app.private_ray import private_environment, private_folder
 from tests.cluster.conftest import demo_config
 from tests.service import COMMAND, Service
 
@@ -18,9 +19,11 @@ from tests.service import COMMAND, Service
 @pytest.fixture
 def other_cluster() -> Iterator[None]:
     """A Ray cluster of somebody else on this machine."""
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, "object_store_memory": 2**27})
-    yield
-    cluster.shutdown()
+    head = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": 2**27}
+    with private_folder() as folder, private_environment(folder):
+        cluster = Cluster(initialize_head=True, head_node_args=head)
+        yield
+        cluster.shutdown()
 
 
 @pytest.mark.usefixtures("other_cluster")

@@ -24,12 +24,12 @@ def second(service: Service, tmp_path: Path) -> Iterator[str]:
     config["serving"]["port"] = service.config["serving"]["port"]
     path = tmp_path / "second.yaml"
     path.write_text(yaml.safe_dump(config))
-    api = f"{service.cluster}/api/serve/applications/"
-    first = [one["deployed_app_config"] for one in httpx.get(api).json()["applications"].values()]
+    api = "/api/serve/applications/"
+    first = [one["deployed_app_config"] for one in service.ask(api).json()["applications"].values()]
     subprocess.run([COMMAND, "deploy", str(path), "--address", service.cluster], check=True, capture_output=True, timeout=180)
     yield f"{service.url}/second"
-    httpx.put(api, json={"applications": first}).raise_for_status()
-    wait_for(lambda: set(httpx.get(api).json()["applications"]) == {first[0]["name"]})
+    service.ask(api, "PUT", json={"applications": first}).raise_for_status()
+    wait_for(lambda: set(service.ask(api).json()["applications"]) == {first[0]["name"]})
 
 
 def test_each_answers_below_its_path(service: Service, second: str) -> None:

@@ -1,0 +1,256 @@
+"""A Ray node that belongs to one process: a token, a folder and ports of its own, everything on loopback.
+
+`siglip-serve serve` and `siglip-serve batch` start Ray through here, and so do the tests and the benchmarks. Ray runs code for
+whoever reaches its ports, so nothing of it listens on the network where that can be avoided, and what cannot be moved to
+loopback asks for a random token. `docs/security.md` lists every port.
+
+Not here: what Ray Serve and HAProxy need besides (`graph/local_node.py`).
+"""
+
+import contextlib
+import json
+import logging
+import os
+import secrets
+import shutil
+import socket
+import stat
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from serve_app.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+PREFIX = "siglip-"
+TOKEN_FILE = "auth_token"
+CLUSTER_FILE = "cluster.json"
+ENVIRONMENT_FILE = "env"
+MAX_FOLDER_CHARACTERS = 24
+"""HAProxy accepts socket paths of at most 97 characters and Ray's part of them takes 72: a slash, a letter, a node id of
+56 characters and `metrics.sock` with its slash. Source: HAProxy's own error message, and `ray/serve/_private/haproxy.py`."""
+STALE_AFTER_S = 24 * 3600.0
+"""Folders of runs that were killed are removed by a later run, once their logs are this old."""
+LOWEST_PORT = 20_000
+HIGHEST_PORT = 29_900
+"""Below Serve's own range for replicas (30,000) and the kernel's for outgoing connections (32,768)."""
+PORTS = 64
+"""How many consecutive ports one run reserves."""
+PORT_TRIES = 200
+
+_LOOPBACK = {
+    # Ray's own switch for machines without a network: the node's address becomes 127.0.0.1, and GCS, raylet, workers,
+    # agents and dashboard bind to it. Source: `get_node_ip_address` in ray/_private/services.py.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+_TOKEN_VARIABLES = ("RAY_AUTH_TOKEN", "RAY_ADDRESS")
+"""Taken out of the environment: they belong to another cluster."""
+
+
+@dataclass(frozen=True, slots=True)
+class PrivateFolder:
+    """The folder of one run: readable by its user only (mode 0700).
+
+    Attributes:
+        path: Where logs, sockets, the token and HAProxy's files are.
+        ports: `PORTS` consecutive ports that nothing listened on when the run began.
+    """
+
+    path: Path
+    ports: range
+
+    @property
+    def token_file(self) -> Path:
+        """The file that holds the token, mode 0600."""
+        return self.path / TOKEN_FILE
+
+    @property
+    def environment_file(self) -> Path:
+        """A shell file that lets `ray` commands of the same user reach this cluster."""
+        return self.path / ENVIRONMENT_FILE
+
+
+@dataclass(frozen=True, slots=True)
+class PrivateRay:
+    """A running Ray node of this process.
+
+    Attributes:
+        folder: Of this run.
+        dashboard: URL of the dashboard; None without one.
+    """
+
+    folder: PrivateFolder
+    dashboard: str | None
+
+
+@contextlib.contextmanager
+def private_folder() -> Iterator[PrivateFolder]:
+    """Make the folder of a run, with a new token in it. It is removed at the end, and kept without the token after an error.
+
+    Raises:
+        ConfigError: The temporary folder cannot be used.
+    """
+    folder = PrivateFolder(_new_folder(), _free_ports())
+    descriptor = os.open(folder.token_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(secrets.token_hex(32))
+    try:
+        yield folder
+    except BaseException:
+        folder.token_file.unlink(missing_ok=True)  # the logs stay, for whoever looks for the reason
+        raise
+    shutil.rmtree(folder.path, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def private_ray(folder: PrivateFolder, environment: Mapping[str, str] | None = None, **options: Any) -> Iterator[PrivateRay]:
+    """Start a Ray node and end it on the way out.
+
+    Args:
+        folder: Of this run.
+        environment: Variables for this process and everything that it starts, while the node runs.
+        options: Of `ray.init`, such as `num_cpus`.
+    """
+    with private_environment(folder, environment):
+        import ray
+
+        context = ray.init(
+            "local",  # without it Ray joins a cluster that happens to run on this machine
+            **({"log_to_driver": False, "logging_level": logging.ERROR, "include_dashboard": False} | options),
+            dashboard_host="127.0.0.1",
+            _temp_dir=str(folder.path / "ray"),
+        )
+        dashboard = f"http://{context.dashboard_url}" if context.dashboard_url else None
+        _describe(folder, dashboard, context.address_info["gcs_address"])
+        try:
+            yield PrivateRay(folder, dashboard)
+        finally:
+            if ray.is_initialized():
+                ray.shutdown()
+
+
+def token_for(address: str) -> str | None:
+    """Return the token of a cluster that the same user started here with `siglip-serve serve`; None if it is another one.
+
+    Args:
+        address: URL of its dashboard, such as `http://127.0.0.1:8265`.
+    """
+    wanted = address.rstrip("/").replace("://localhost:", "://127.0.0.1:")
+    for folder in _own_folders():
+        with contextlib.suppress(OSError, ValueError):
+            described = json.loads((folder / CLUSTER_FILE).read_text(encoding="utf-8"))
+            if described["dashboard"] == wanted and psutil.pid_exists(described["pid"]):
+                return (folder / TOKEN_FILE).read_text(encoding="utf-8")
+    return None
+
+
+def _describe(folder: PrivateFolder, dashboard: str | None, gcs_address: str) -> None:
+    """Write what lets other commands of the same user find this cluster."""
+    described = {"dashboard": dashboard, "pid": os.getpid()}
+    (folder.path / CLUSTER_FILE).write_text(json.dumps(described), encoding="utf-8")
+    exports = {
+        "RAY_ADDRESS": gcs_address,
+        "RAY_API_SERVER_ADDRESS": dashboard or "",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(folder.token_file),
+        "RAY_TMPDIR": str(folder.path / "ray"),
+    } | _LOOPBACK
+    lines = [f"export {name}='{value}'\n" for name, value in exports.items() if value]
+    folder.environment_file.write_text("".join(lines), encoding="utf-8")
+
+
+def _new_folder() -> Path:
+    """Return a new folder that only this user can enter, on a path short enough for the sockets in it."""
+    for base in dict.fromkeys((tempfile.gettempdir(), "/tmp")):
+        if len(base) + len(f"/{PREFIX}12345678") > MAX_FOLDER_CHARACTERS:
+            continue
+        try:
+            _remove_stale(Path(base))
+            return Path(tempfile.mkdtemp(prefix=PREFIX, dir=base))  # mode 0700
+        except OSError as error:
+            logger.warning("no folder can be made in %s: %s", base, error)
+    raise ConfigError(
+        f"no folder for this run can be made in {tempfile.gettempdir()} or /tmp; set TMPDIR to a folder that can be written to, "
+        f"with a path of at most {MAX_FOLDER_CHARACTERS - len(PREFIX) - 9} characters (sockets need short paths)."
+    )
+
+
+def _own_folders(base: Path | None = None) -> Iterator[Path]:
+    """Yield the folders of this user's runs; one that another user made to look like them is left out."""
+    for parent in dict.fromkeys((base,) if base else (Path(tempfile.gettempdir()), Path("/tmp"))):
+        for folder in parent.glob(f"{PREFIX}*"):
+            with contextlib.suppress(OSError):
+                found = folder.lstat()
+                if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and stat.S_IMODE(found.st_mode) == 0o700:
+                    yield folder
+
+
+def _remove_stale(base: Path) -> None:
+    for folder in _own_folders(base):
+        described = folder / CLUSTER_FILE
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            is_old = time.time() - described.stat().st_mtime > STALE_AFTER_S
+            if is_old and not psutil.pid_exists(json.loads(described.read_text(encoding="utf-8"))["pid"]):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _free_ports() -> range:
+    """Return consecutive ports that nothing listens on: two services of one machine never name each other's."""
+    for _ in range(PORT_TRIES):
+        first = LOWEST_PORT + secrets.randbelow(HIGHEST_PORT - LOWEST_PORT - PORTS)
+        ports = range(first, first + PORTS)
+        if all(_is_free(port) for port in ports):
+            return ports
+    raise ConfigError(f"no {PORTS} consecutive free ports between {LOWEST_PORT} and {HIGHEST_PORT} were found.")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("", port))
+        except OSError:
+            return False
+    return True
+
+
+@contextlib.contextmanager
+def private_environment(folder: PrivateFolder, environment: Mapping[str, str] | None = None) -> Iterator[None]:
+    """Set the variables that every process of a run inherits, and put the old ones back afterwards."""
+    before = dict(os.environ)
+    for name in _TOKEN_VARIABLES:
+        os.environ.pop(name, None)
+    for name, value in (environment or {}).items():
+        os.environ.setdefault(name, value)  # what the user set stays
+    os.environ |= _LOOPBACK | {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(folder.token_file),
+        "AUTOSCALER_METRIC_PORT": str(folder.ports[0]),
+        "DASHBOARD_METRIC_PORT": str(folder.ports[1]),
+    }
+    _read_again(loopback=True)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+        _read_again(loopback=False)
+
+
+def _read_again(*, loopback: bool) -> None:
+    """Have a Ray that was imported earlier read the variables of authentication again: it does so once, at import."""
+    if "ray" not in sys.modules:
+        return
+    from ray._private import ray_constants
+    from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]  # a compiled module
+
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
+    ray_constants.ENABLE_RAY_CLUSTER = not loopback
