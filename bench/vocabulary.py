@@ -23,7 +23,8 @@ from serve_app.config import ServiceConfig, parse_config
 from serve_app.demo import scenes
 from serve_app.local_scorer import LocalScorer
 from serve_app.local_tagger import LocalTagger
-from serve_app.siglip.images import ImageLimits, decode_image
+from serve_app.siglip.images.decoding import decode_image
+from serve_app.siglip.images.limits import ImageLimits
 from serve_app.tagging.calibration import Calibration, Fit
 from serve_app.tagging.selection import SelectionRule, select_tags
 from serve_app.tagging.tag_bank import TagBank, row_keys

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import ExifTags, Image, ImageDraw
 
-from serve_app.siglip.images import readable_formats
+from serve_app.siglip.images.formats import readable_formats
 
 MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV", "I", "I;16", "F")
 TRUNCATIONS, FLIPS, HEADERS = 16, 12, 6
@@ -184,9 +184,12 @@ def _scans(count: int) -> bytes:
 
 
 def _sizes() -> Iterator[Hostile]:
-    for width, height in [(1, 1), (65_000, 1), (1, 65_000), (2, 16_000), (3, 3), (1, 7), (4_000, 2)]:
+    for width, height in [(1, 1), (32_000, 1), (1, 32_000), (2, 16_000), (3, 3), (1, 7), (4_000, 2)]:
         for kind in ("PNG", "TIFF", "BMP"):
             yield Hostile(f"{kind} of {width} x {height}", saved(Image.new("RGB", (width, height), "red"), kind), (200,))
+    for width, height in [(33_000, 1), (1, 33_000), (65_000, 1), (1, 65_000)]:  # longer than the largest side
+        for kind in ("PNG", "TIFF", "BMP"):
+            yield Hostile(f"{kind} of {width} x {height}", saved(Image.new("RGB", (width, height), "red"), kind), (422,))
     for width, height in [(0, 0), (0, 10), (10, 0), (0x7FFFFFFF, 1), (1, 0x7FFFFFFF), (0xFFFFFFFF, 0xFFFFFFFF)]:
         yield Hostile(f"PNG that says {width} x {height}", png(width, height, bytes(100)), (415, 422))
     for depth, colour in [(16, 0), (16, 2), (16, 4), (16, 6), (1, 0), (2, 0), (4, 0), (3, 2), (8, 5), (8, 7), (64, 2)]:

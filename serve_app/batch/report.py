@@ -20,7 +20,9 @@ from serve_app.batch.rows import Writing, read_rows
 from serve_app.batch.snapshot import Snapshot, load_snapshot, read_chunk
 from serve_app.batch.storage import shown_url
 from serve_app.errors import ConfigError, RequestError
-from serve_app.siglip.images import ImageLimits, decode_image
+from serve_app.siglip.images.decoding import decode_image
+from serve_app.siglip.images.limits import ImageLimits
+from serve_app.terminal import printable
 
 PICTURES, ERRORS, CHUNKS = 60, 20, 24
 """Shown at most, and chunks that they are drawn from."""
@@ -60,7 +62,7 @@ def write_report(file: str, options: BatchOptions, result: JobResult) -> None:
     seen = _rows_of_some_chunks(snapshot, writing, draw)
     tagged, failed = [one for one in seen if one.row["error"] is None], [one for one in seen if one.row["error"] is not None]
     shown = draw.sample(tagged, min(PICTURES, len(tagged)))
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment = jinja2.Environment(autoescape=True, finalize=_shown, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(files("serve_app.batch").joinpath("report.html").read_text(encoding="utf-8"))
     page = template.render(
         result=result,
@@ -75,6 +77,11 @@ def write_report(file: str, options: BatchOptions, result: JobResult) -> None:
         made_at=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
     options.storage.write(file, page.encode())
+
+
+def _shown(value: Any) -> Any:
+    """Escape hidden characters in whatever the page shows; HTML's own characters are jinja's to escape."""
+    return printable(value) if type(value) is str else value
 
 
 def _rows_of_some_chunks(snapshot: Snapshot, writing: Writing, draw: random.Random) -> list[_Sampled]:

@@ -34,7 +34,8 @@ from serve_app.errors import (
     Unavailable,
     UnknownVocabulary,
 )
-from serve_app.siglip.images import ImageLimits, picture_size
+from serve_app.siglip.images.decoding import picture_size
+from serve_app.siglip.images.limits import ImageLimits
 
 CONCURRENCY = 32
 """Requests under way unless it is set otherwise: a few batches of a GPU."""

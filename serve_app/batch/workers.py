@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 
-from serve_app.batch.inputs import Kind
+from serve_app.batch.input_tables import Kind
 from serve_app.batch.reading import Read, read_inputs
 from serve_app.batch.rows import TAG, Facts, Stamp, Writing, Written, embedding_column, encode_rows, make_rows, tag_column
 from serve_app.batch.storage import Storage
@@ -19,7 +19,8 @@ from serve_app.config import ServiceConfig
 from serve_app.errors import InvalidImage, TaggerError
 from serve_app.local_scorer import LocalScorer
 from serve_app.siglip.hub import load_checkpoint
-from serve_app.siglip.images import ImageLimits, picture_size
+from serve_app.siglip.images.decoding import picture_size
+from serve_app.siglip.images.limits import ImageLimits
 from serve_app.siglip.inputs import FloatArray, ImageBatch, PreparedImage, collate
 from serve_app.siglip.outcomes import EncodedImages, encode_apart
 from serve_app.siglip.precision import Precision, Runtime

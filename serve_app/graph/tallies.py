@@ -8,7 +8,7 @@ from ray.serve import metrics as serve_metrics
 from serve_app.api.edge import AnsweredRequest
 from serve_app.graph import metrics
 from serve_app.observed import StageTimes
-from serve_app.siglip.images import signature_of
+from serve_app.siglip.images.formats import signature_of
 
 OK = "ok"
 """Outcome of an image that was tagged or embedded; any other is an error's code."""

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from serve_app.siglip.inputs import PreparedImage, Uint8Array
+from serve_app.siglip.tiles import Box
 
 SEARCH_TOLERANCE = 1e-5
 MIN_PATCHES, MAX_PATCHES = 64, 1024
@@ -41,8 +42,24 @@ def patchify(pixels: Uint8Array, patch_size: int) -> Uint8Array:
     return np.ascontiguousarray(blocks.reshape(rows * columns, patch_size * patch_size * channels))
 
 
-def prepare_naflex(image: Image.Image, patch_size: int, max_num_patches: int, resample: int) -> PreparedImage:
-    """Resize an RGB image to its patch grid and cut it into patches of uint8."""
-    rows, columns = fit_patch_grid(image.height, image.width, patch_size, max_num_patches)
-    resized = image.resize((columns * patch_size, rows * patch_size), Image.Resampling(resample))
+def prepare_naflex(
+    image: Image.Image,
+    patch_size: int,
+    max_num_patches: int,
+    resample: int,
+    box: Box | None = None,
+) -> PreparedImage:
+    """Resize an RGB image, or a part of it, to its patch grid and cut it into patches of uint8.
+
+    Args:
+        image: An RGB image of any size.
+        patch_size: Side of a patch in pixels.
+        max_num_patches: Largest number of patches.
+        resample: Pillow's filter number.
+        box: Part of the image that is prepared; None for the whole.
+    """
+    part = image if box in (None, (0, 0, image.width, image.height)) else image.crop(box)
+    rows, columns = fit_patch_grid(part.height, part.width, patch_size, max_num_patches)
+    size = (columns * patch_size, rows * patch_size)
+    resized = part.resize(size, Image.Resampling(resample))
     return PreparedImage(patchify(np.asarray(resized), patch_size), (rows, columns))

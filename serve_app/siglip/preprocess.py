@@ -1,28 +1,67 @@
-"""Fixed-resolution preprocessing: an RGB picture squashed to the square that the checkpoint was trained on.
+"""Fixed-resolution preprocessing: an RGB image squashed to the square that the checkpoint was trained on.
 
-Pixels stay uint8 here; rescaling and normalising happen on the device (`encoder.py`), which keeps a prepared
-384×384 image at 0.44 MB instead of 1.77 MB on its way there.
+Pixels stay uint8 here; rescaling and normalising happen on the device (`encoder.py`), which keeps a
+prepared 384×384 image at 0.44 MB instead of 1.77 MB on its way there.
 
-Not here: native aspect ratio (`naflex.py`), decoding (`images.py`).
+Not here: native aspect ratio (`naflex.py`), decoding (`images/decoding.py`).
 """
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from serve_app.siglip.tiles import Box
 
-def resize_square(image: Image.Image, size_px: int, resample: int, reducing_gap: float | None = None) -> npt.NDArray[np.uint8]:
+
+def resize_square(
+    image: Image.Image,
+    size_px: int,
+    resample: int,
+    reducing_gap: float | None = None,
+    box: Box | None = None,
+) -> npt.NDArray[np.uint8]:
     """Resize an RGB image to a square, ignoring its aspect ratio, as the SigLIP processors do.
 
     Args:
         image: An RGB image of any size.
         size_px: Side of the square in pixels, the checkpoint's `image_size`.
         resample: Pillow's filter number from the checkpoint's preprocessor configuration.
-        reducing_gap: Shrink by whole factors first, down to this many times the square; None for one exact step.
+        reducing_gap: Shrink by whole factors first, down to this many times the square; None for one
+            exact step.
+        box: Part of the image that is resized; None for the whole.
 
     Returns:
         (H, W, 3) uint8 with H = W = `size_px`.
     """
-    if image.size != (size_px, size_px):
-        image = image.resize((size_px, size_px), Image.Resampling(resample), reducing_gap=reducing_gap)
-    return np.asarray(image)
+    resized = resize_box(image, box, (size_px, size_px), resample, reducing_gap)
+    return np.asarray(resized)
+
+
+def resize_box(
+    image: Image.Image,
+    box: Box | None,
+    size: tuple[int, int],
+    resample: int,
+    reducing_gap: float | None = None,
+) -> Image.Image:
+    """Resize a part of an image, with the pixels of `image.crop(box).resize(size, ...)`.
+
+    Where the part is shrunk by whole factors first, it is not copied. `Image.resize` has an argument
+    `box`, too, but its filter also takes pixels from outside the box.
+    """
+    whole = (0, 0, image.width, image.height)
+    box = box or whole
+    width, height = box[2] - box[0], box[3] - box[1]
+    if reducing_gap is not None:
+        # Source: `Image.resize` of Pillow, which reduces by the same factors.
+        across = int(width / size[0] / reducing_gap) or 1
+        down = int(height / size[1] / reducing_gap) or 1
+        if across > 1 or down > 1:
+            reduced = image.reduce((across, down), box=box)
+            area = (0, 0, width / across, height / down)
+            return reduced.resize(size, Image.Resampling(resample), box=area)
+
+    part = image if box == whole else image.crop(box)
+    if part.size == size:
+        return part
+    return part.resize(size, Image.Resampling(resample))

@@ -8,8 +8,6 @@ Not here: what a tile's score counts (`tagging/scores.py`).
 
 import math
 
-from PIL import Image
-
 OVERLAP = 0.2
 """Of a tile's side: something that a cut goes through is whole in a neighbour if it is no larger than this."""
 MAX_TILES = 8
@@ -37,16 +35,18 @@ def tile_boxes(width: int, height: int) -> list[Box]:
     return [(left, upper, right, lower) for upper, lower in _spans(height, rows) for left, right in _spans(width, columns)]
 
 
-def views_of(image: Image.Image, least_px: int) -> list[Image.Image]:
-    """Return the whole picture and its tiles; the picture alone where it has no more pixels than the model sees anyway.
+def view_boxes(width: int, height: int, min_px: int) -> list[Box]:
+    """Return the whole image and its tiles as boxes; only the whole if the model sees every pixel.
 
     Args:
-        image: Any size.
-        least_px: Side in pixels of what the model takes; a picture within it is not cut.
+        width: In pixels.
+        height: In pixels.
+        min_px: Side in pixels of what the model takes; an image within it is not cut.
     """
-    if image.width <= least_px and image.height <= least_px:
-        return [image]
-    return [image, *(image.crop(box) for box in tile_boxes(image.width, image.height))]
+    whole = (0, 0, width, height)
+    if width <= min_px and height <= min_px:
+        return [whole]
+    return [whole, *tile_boxes(width, height)]
 
 
 def _spans(length: int, count: int) -> list[tuple[int, int]]:

@@ -15,7 +15,7 @@ from serve_app.errors import ConfigError
 from serve_app.siglip import encoder as encoder_module
 from serve_app.siglip.checkpoints import Family, read_checkpoint
 from serve_app.siglip.encoder import ImageTower, TextTower
-from serve_app.siglip.images import ImageLimits
+from serve_app.siglip.images.limits import ImageLimits
 from serve_app.siglip.inputs import ImageBatch, collate, concatenate
 from serve_app.siglip.precision import Precision
 from serve_app.siglip.prepare import ImagePreparer

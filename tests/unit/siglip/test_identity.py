@@ -10,7 +10,7 @@ import pytest
 from serve_app.errors import ConfigError
 from serve_app.siglip.checkpoints import read_checkpoint
 from serve_app.siglip.identity import checkpoint_fingerprint, encoder_fingerprint
-from serve_app.siglip.weights import read_header
+from serve_app.siglip.safetensors_files import read_header
 
 
 @pytest.fixture

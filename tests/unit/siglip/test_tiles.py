@@ -5,9 +5,8 @@ import itertools
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 
-from serve_app.siglip.tiles import MAX_TILES, OVERLAP, tile_boxes, tile_grid, views_of
+from serve_app.siglip.tiles import MAX_TILES, OVERLAP, tile_boxes, tile_grid, view_boxes
 
 
 @pytest.mark.parametrize(
@@ -40,7 +39,7 @@ def test_neighbours_share_a_fifth() -> None:
 
 def test_small_pictures_are_not_cut() -> None:
     """What the model sees whole at its own size has no more to show."""
-    assert len(views_of(Image.new("RGB", (64, 48)), 64)) == 1
-    whole, *tiles = views_of(Image.new("RGB", (65, 48)), 64)
-    assert whole.size == (65, 48)
+    assert view_boxes(64, 48, 64) == [(0, 0, 64, 48)]
+    whole, *tiles = view_boxes(65, 48, 64)
+    assert whole == (0, 0, 65, 48)
     assert len(tiles) == 6

@@ -7,7 +7,9 @@ import pytest
 from PIL import Image
 
 from serve_app.errors import ImageTooLarge, InvalidImage, UnsupportedImage
-from serve_app.siglip.images import DRAFT_MARGIN, ImageLimits, decode_image
+from serve_app.siglip.images.cost import DRAFT_MARGIN
+from serve_app.siglip.images.decoding import decode_image
+from serve_app.siglip.images.limits import ImageLimits
 from serve_app.siglip.preprocess import resize_square
 from tests.conftest import encoded, random_picture
 

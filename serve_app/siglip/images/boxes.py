@@ -1,0 +1,200 @@
+"""AVIF and HEIF headers: the boxes of ISO/IEC 14496-12 and 23008-12 around coded images.
+
+Not here: what the coded images say themselves (`bitstreams.py`).
+"""
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from serve_app.siglip.images.header import damaged, fields
+
+MAX_BOXES = 4_096
+MAX_ITEMS = 1_024
+"""libheif's own limit is 1,000. A 48-megapixel photo of an iPhone has about 200."""
+
+Property = tuple[bytes, int, int]
+"""Kind, start and stop of a property's payload."""
+
+
+@dataclass(slots=True)
+class ItemTable:
+    """The items of a file's `meta` box.
+
+    Attributes:
+        primary: ID of the image that is shown.
+        types: Four-character type of each item.
+        type_offsets: Where the type of each item stands in the file.
+        extents: Ranges of the file that hold each item's data.
+        references: (kind, from, to) of each reference.
+        properties: All properties.
+        associations: Indices into `properties`, 1-based, of each item.
+    """
+
+    primary: int = 0
+    types: dict[int, bytes] = field(default_factory=dict)
+    type_offsets: dict[int, int] = field(default_factory=dict)
+    extents: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
+    references: list[tuple[bytes, int, list[int]]] = field(default_factory=list)
+    properties: list[Property] = field(default_factory=list)
+    associations: dict[int, list[int]] = field(default_factory=dict)
+
+    def properties_of(self, item: int) -> Iterator[Property]:
+        """Yield the properties of an item in order."""
+        for index in self.associations.get(item, []):
+            if 1 <= index <= len(self.properties):
+                yield self.properties[index - 1]
+
+    def referred(self, kind: bytes, item: int) -> list[int]:
+        """Return the items that an item refers to by references of a kind."""
+        return [to for name, source, targets in self.references if (name, source) == (kind, item) for to in targets]
+
+
+def boxes(data: bytes, start: int, stop: int) -> Iterator[tuple[bytes, int, int]]:
+    """Yield kind, start and stop of the payload of each box.
+
+    Raises:
+        InvalidImage: A box is longer than what holds it, or there are more than `MAX_BOXES`.
+    """
+    for _ in range(MAX_BOXES):
+        if start + 8 > stop:
+            return
+        size, kind = struct.unpack_from(">I4s", data, start)
+        payload = start + 8
+        if size == 1:
+            (size,) = fields(">Q", data, payload)
+            payload += 8
+        end = start + size if size else stop
+        if end > stop or end < payload:
+            if kind != b"mdat":
+                raise damaged()
+            end = stop  # cut short: the decoder says so
+        yield kind, payload, end
+        start = end
+    raise damaged()
+
+
+def item_table(data: bytes) -> ItemTable:
+    """Read the items of a file.
+
+    Raises:
+        InvalidImage: There is no `meta` box, or it is damaged.
+    """
+    table = ItemTable()
+    metas = [(start, stop) for kind, start, stop in boxes(data, 0, len(data)) if kind == b"meta"]
+    if len(metas) != 1:
+        raise damaged()
+    inner = list(boxes(data, metas[0][0] + 4, metas[0][1]))
+    kinds = {kind: (start, stop) for kind, start, stop in inner}
+    if len(kinds) != len(inner) and any(
+        sum(kind == known for kind, _, _ in inner) > 1 for known in (b"pitm", b"iloc", b"iinf", b"iprp", b"iref")
+    ):
+        raise damaged()
+    try:
+        _read_primary(table, data, *kinds[b"pitm"])
+        _read_types(table, data, *kinds[b"iinf"])
+        _read_locations(table, data, kinds[b"iloc"][0], kinds.get(b"idat", (0, 0)))
+        _read_properties(table, data, *kinds[b"iprp"])
+    except (KeyError, struct.error) as error:
+        raise damaged() from error
+    if b"iref" in kinds:
+        _read_references(table, data, *kinds[b"iref"])
+    return table
+
+
+def _read_primary(table: ItemTable, data: bytes, start: int, stop: int) -> None:
+    version = data[start]
+    (table.primary,) = fields(">I" if version else ">H", data, start + 4)
+
+
+def _read_types(table: ItemTable, data: bytes, start: int, stop: int) -> None:
+    first = start + (8 if data[start] else 6)
+    for kind, at, _ in boxes(data, first, stop):
+        if kind != b"infe" or data[at] < 2:
+            continue
+        wide = data[at] > 2
+        (item,) = fields(">I" if wide else ">H", data, at + 4)
+        type_at = at + (10 if wide else 8)
+        table.types[item] = data[type_at : type_at + 4]
+        table.type_offsets[item] = type_at
+        if len(table.types) > MAX_ITEMS:
+            raise damaged()
+
+
+def _read_locations(table: ItemTable, data: bytes, start: int, inner: tuple[int, int]) -> None:
+    version = data[start]
+    (sizes,) = fields(">H", data, start + 4)
+    offset_size, length_size, base_size = sizes >> 12, sizes >> 8 & 15, sizes >> 4 & 15
+    index_size = sizes & 15 if version in (1, 2) else 0
+    if any(size not in (0, 4, 8) for size in (offset_size, length_size, base_size, index_size)):
+        raise damaged()
+    wide = version == 2
+    (count,) = fields(">I" if wide else ">H", data, start + 6)
+    at = start + (10 if wide else 8)
+    if count > MAX_ITEMS:
+        raise damaged()
+    for _ in range(count):
+        (item,) = fields(">I" if wide else ">H", data, at)
+        at += 4 if wide else 2
+        method = 0
+        if version in (1, 2):
+            method = fields(">H", data, at)[0] & 15
+            at += 2
+        at += 2
+        base = int.from_bytes(data[at : at + base_size], "big")
+        at += base_size
+        (extents,) = fields(">H", data, at)
+        at += 2
+        if extents > MAX_ITEMS or item in table.extents:
+            raise damaged()
+        table.extents[item] = []
+        for _ in range(extents):
+            at += index_size
+            offset = int.from_bytes(data[at : at + offset_size], "big")
+            at += offset_size
+            length = int.from_bytes(data[at : at + length_size], "big")
+            at += length_size
+            begin = base + offset + (inner[0] if method == 1 else 0)
+            stop = inner[1] if method == 1 else len(data)
+            end = min(begin + length, stop) if length else stop
+            if method < 2:
+                table.extents[item].append((begin, end))
+
+
+def _read_properties(table: ItemTable, data: bytes, start: int, stop: int) -> None:
+    for kind, first, last in boxes(data, start, stop):
+        if kind == b"ipco":
+            table.properties.extend(boxes(data, first, last))
+        elif kind == b"ipma":
+            _read_associations(table, data, first)
+
+
+def _read_associations(table: ItemTable, data: bytes, start: int) -> None:
+    version, flags = data[start], data[start + 3]
+    (count,) = fields(">I", data, start + 4)
+    if count > MAX_ITEMS:
+        raise damaged()
+    at = start + 8
+    for _ in range(count):
+        (item,) = fields(">I" if version else ">H", data, at)
+        at += 4 if version else 2
+        (number,) = fields(">B", data, at)
+        at += 1
+        size = 2 if flags & 1 else 1
+        mask = 0x7FFF if flags & 1 else 0x7F
+        raw = [int.from_bytes(data[at + size * i : at + size * (i + 1)], "big") & mask for i in range(number)]
+        table.associations.setdefault(item, []).extend(raw)
+        at += size * number
+
+
+def _read_references(table: ItemTable, data: bytes, start: int, stop: int) -> None:
+    wide = bool(data[start])
+    size = 4 if wide else 2
+    for kind, at, end in boxes(data, start + 4, stop):
+        (source,) = fields(">I" if wide else ">H", data, at)
+        (count,) = fields(">H", data, at + size)
+        first = at + size + 2
+        if first + size * count > end:
+            raise damaged()
+        targets = fields(f">{count}{'I' if wide else 'H'}", data, first)
+        table.references.append((kind, source, list(targets)))

@@ -1,0 +1,97 @@
+"""From every mode that Pillow has to upright 8-bit RGB, in strips of rows.
+
+Strips keep the working copies of a conversion at a few megabytes: whole images would need up to
+three more copies. Transparency is composited on white.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+STRIP_PIXELS = 1 << 19
+"""Pixels of a strip; its copies as RGBA and as float32 take 2 MiB each."""
+
+_TRANSPOSITIONS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""By EXIF orientation. Source: Pillow's `ImageOps.exif_transpose`."""
+
+
+def upright(image: Image.Image, orientation: int) -> Image.Image:
+    """Apply an EXIF orientation, 1 to 8; an upright image is returned as it is."""
+    method = _TRANSPOSITIONS.get(orientation)
+    return image if method is None else image.transpose(method)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Convert a decoded image to RGB; an RGB image without transparency is returned as it is."""
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    grey_scale = _grey_scale(image) if _is_high_depth(image) else 1.0
+    if image.width * image.height <= STRIP_PIXELS:
+        return _strip_to_rgb(image, grey_scale)
+
+    converted = Image.new("RGB", image.size, None)
+    for upper, strip in _strips(image):
+        converted.paste(_strip_to_rgb(strip, grey_scale), (0, upper))
+    return converted
+
+
+def has_transparency(image: Image.Image) -> bool:
+    """Return whether an image is composited on white."""
+    bands = image.getbands()
+    return "transparency" in image.info or "A" in bands or "a" in bands
+
+
+def _strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
+    rows = max(1, STRIP_PIXELS // image.width)
+    for upper in range(0, image.height, rows):
+        yield upper, image.crop((0, upper, image.width, min(upper + rows, image.height)))
+
+
+def _strip_to_rgb(strip: Image.Image, grey_scale: float) -> Image.Image:
+    if _is_high_depth(strip):
+        return _high_depth_to_rgb(strip, grey_scale)
+    if not has_transparency(strip):
+        return strip.convert("RGB")
+    rgba = strip.convert("RGBA")
+    white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+    return Image.alpha_composite(white, rgba).convert("RGB")
+
+
+def _is_high_depth(image: Image.Image) -> bool:
+    return image.mode.startswith("I") or image.mode == "F"
+
+
+def _grey_scale(image: Image.Image) -> float:
+    """Return the factor from an image's values to 0 to 255.
+
+    16-bit grey is 0 to 65,535. Floating-point grey is 0 to 1, or 0 to 255 if any value is above 1.
+    """
+    if image.mode != "F":
+        return 1 / 257
+    largest = max(_finite(strip).max(initial=0) for _, strip in _strips(image))
+    return 255.0 if largest <= 1 else 1.0
+
+
+def _finite(strip: Image.Image) -> npt.NDArray[np.float32]:
+    values = np.array(strip, np.float32)
+    if strip.mode == "F":
+        np.nan_to_num(values, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
+    return values
+
+
+def _high_depth_to_rgb(strip: Image.Image, grey_scale: float) -> Image.Image:
+    """Scale 16-bit and floating-point grey to 8 bits; Pillow's own conversion would clip it."""
+    values = _finite(strip)
+    np.multiply(values, grey_scale, out=values)
+    np.clip(np.rint(values, out=values), 0, 255, out=values)
+    return Image.fromarray(values.astype(np.uint8)).convert("RGB")

@@ -1,0 +1,108 @@
+"""From the bytes of an image to RGB pixels, bounded in formats, size, processor time and memory.
+
+Orientation is applied, transparency is composited on white, and every mode that Pillow knows ends
+as 8-bit RGB: configurations on the hub have `do_convert_rgb: null`, with which transformers' own
+processors raise on all of these.
+
+Not here: headers (`headers.py`), what an image costs (`cost.py`), resizing (`preprocess.py`).
+"""
+
+import dataclasses
+import io
+
+from PIL import Image, UnidentifiedImageError
+
+from serve_app.errors import ImageTooLarge, UnsupportedImage
+from serve_app.siglip.images.conversion import has_transparency, to_rgb, upright
+from serve_app.siglip.images.cost import DRAFT_MARGIN, Resizing, check, predict
+from serve_app.siglip.images.header import ImageHeader, damaged, kept_bytes
+from serve_app.siglip.images.headers import read_header
+from serve_app.siglip.images.limits import ImageLimits
+
+_MODE_NBYTES = {"1": 1, "L": 1, "P": 1}
+
+
+def decode_image(
+    data: bytes,
+    limits: ImageLimits,
+    target_px: int | None = None,
+    header: ImageHeader | None = None,
+    resizing: Resizing | None = None,
+) -> Image.Image:
+    """Decode an image to RGB, upright, on white, first frame only.
+
+    Args:
+        data: The encoded image.
+        limits: Bounds that are checked against the header, before any decoder runs.
+        target_px: Side in pixels of the square (or of the square of equal area) that the result is
+            resized to; lets JPEGs be decoded smaller. None for full size.
+        header: The header of `data`, if it was read before.
+        resizing: What becomes of the result, which counts towards the limits.
+
+    Raises:
+        UnsupportedImage: The bytes are none of the formats of `limits`, or of one without a decoder.
+        ImageTooLarge: The image exceeds one of `limits`.
+        InvalidImage: The image is truncated or damaged.
+    """
+    header = header or read_header(data, limits.formats)
+    check(header, predict(header, target_px, resizing), limits)
+    image = _open(kept_bytes(data, header), header)
+    confirmed = _confirmed(image, header)
+    if confirmed is not header:
+        check(confirmed, predict(confirmed, target_px, resizing), limits)
+    try:
+        if target_px is not None and image.format == "JPEG":
+            side = int(DRAFT_MARGIN * target_px)  # neither side is decoded below this
+            image.draft(image.mode if image.mode in ("L", "RGB") else None, (side, side))
+        image.load()
+        # HEIF's decoder applies the orientation itself.
+        turned = image if header.format == "HEIF" else upright(image, header.orientation)
+        del image  # frees the pixels as stored, where these are turned ones
+        return to_rgb(turned)
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's decoders raise OSError, ValueError, SyntaxError, struct.error, ...
+        raise damaged("data") from error
+
+
+def picture_size(data: bytes, limits: ImageLimits) -> tuple[int, int]:
+    """Return width and height in pixels of an upright image, from its header alone.
+
+    Raises:
+        UnsupportedImage: The bytes are none of the formats of `limits`, or of one without a decoder.
+        InvalidImage: The header is truncated or damaged.
+        ImageTooLarge: It has more scans or chunks than are read.
+    """
+    return read_header(data, limits.formats).size
+
+
+def _open(data: bytes, header: ImageHeader) -> Image.Image:
+    """Have Pillow read the header, by the decoder of that format only."""
+    try:
+        return Image.open(io.BytesIO(data), formats=(header.format,))
+    except UnidentifiedImageError as error:
+        raise UnsupportedImage(f"The image is not a {header.format} that can be read. Save it again, or as a JPEG.") from error
+    except Image.DecompressionBombError as error:
+        raise ImageTooLarge("The image has far more pixels than are supported. Send it smaller.") from error
+    except Exception as error:
+        raise damaged() from error
+
+
+def _confirmed(image: Image.Image, header: ImageHeader) -> ImageHeader:
+    """Compare what Pillow says with the header, so that no difference between the two can be used.
+
+    Returns:
+        The header, with what Pillow found besides.
+
+    Raises:
+        InvalidImage: Pillow sees another size, or pixels of more bytes.
+    """
+    expected = header.size if header.format == "HEIF" else (header.width, header.height)
+    pixel_nbytes = 2 if image.mode.startswith("I;16") else _MODE_NBYTES.get(image.mode, 4)
+    if image.size != expected or pixel_nbytes > header.pixel_nbytes:
+        raise damaged()
+    if has_transparency(image) and header.conversion not in ("alpha", "lab"):
+        return dataclasses.replace(header, conversion="alpha")
+    if image.mode == "LAB" and header.conversion != "lab":
+        raise damaged()
+    return header

@@ -1,0 +1,61 @@
+"""Image formats: what the first bytes look like, and which decoders are installed.
+
+Not here: what a header says (`headers.py`), decoding (`decoding.py`).
+"""
+
+import functools
+from importlib.util import find_spec
+
+from PIL import AvifImagePlugin, features
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")
+"""Pillow's names of the formats that may be read; none of its other decoders is ever called."""
+
+HEIF_PACKAGE = "pillow_heif"
+
+_SIGNATURES = (
+    (b"\xff\xd8\xff", "JPEG"),
+    (b"\x89PNG\r\n\x1a\n", "PNG"),
+    (b"GIF8", "GIF"),
+    (b"BM", "BMP"),
+    (b"II", "TIFF"),
+    (b"MM", "TIFF"),
+)
+_BRANDS = {
+    b"avif": "AVIF",
+    b"avis": "AVIF",
+    b"heic": "HEIF",
+    b"heix": "HEIF",
+    b"mif1": "HEIF",
+    b"msf1": "HEIF",
+    b"hevc": "HEIF",
+}
+
+
+@functools.cache
+def readable_formats(requested: tuple[str, ...] = FORMATS) -> tuple[str, ...]:
+    """Return those of `requested` that a decoder is installed for.
+
+    AVIF is part of most builds of Pillow; HEIF is a separate package.
+    """
+    # By default, AVIF starts one thread for each core in every decoding thread.
+    AvifImagePlugin.DEFAULT_MAX_THREADS = 1
+    has_heif = "HEIF" in requested and find_spec(HEIF_PACKAGE) is not None
+    if has_heif:
+        import pillow_heif  # optional dependency
+
+        pillow_heif.register_heif_opener(thumbnails=False, decode_threads=1)
+    present = {"AVIF": features.check("avif"), "HEIF": has_heif}
+    return tuple(name for name in requested if present.get(name, True))
+
+
+def signature_of(data: bytes) -> str:
+    """Return Pillow's name of the format that the first bytes look like; `other` if none matches.
+
+    Source: the formats' own signatures, and the brands of ISO/IEC 23008-12 for AVIF and HEIF.
+    """
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "WEBP"
+    if data[4:8] == b"ftyp":
+        return _BRANDS.get(data[8:12], "other")
+    return next((name for start, name in _SIGNATURES if data.startswith(start)), "other")

@@ -1,0 +1,92 @@
+"""What an image's header says, as far as it decides what decoding costs."""
+
+import struct
+from dataclasses import dataclass
+
+from serve_app.errors import InvalidImage
+
+Piece = tuple[int, int] | bytes
+"""A range of the encoded bytes (start, stop), or bytes that replace a range."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageHeader:
+    """Facts from the header of an encoded image; nothing here was decoded.
+
+    Attributes:
+        format: Pillow's name of the format.
+        width: Width in pixels as stored, before the orientation is applied.
+        height: Height in pixels as stored.
+        pixel_nbytes: Bytes that Pillow holds for each decoded pixel: 1, 2 or 4.
+        variant: Coding that the decoder's speed depends on, such as `progressive` or `lossless`.
+        channels: Samples of each pixel, as coded.
+        depth: Bits of each sample, as coded.
+        orientation: EXIF orientation, 1 to 8; 1 where there is none.
+        conversion: What makes it RGB after decoding: nothing, `grey` (also black and white, and
+            palettes), `cmyk`, `lab`, `deep` (grey of 16 bits or more) or `alpha`.
+        interlaced: Whether the rows are stored in passes.
+        raw_nbytes: Bytes of all samples that the decoder unpacks, with the padding of blocks,
+            tiles and strips.
+        block_nbytes: Bytes of the largest buffer that the decoder unpacks at once.
+        scans: Passes over all coefficients (JPEG).
+        full_size: Whether a JPEG is decoded in its full size, because Pillow reads it as one of
+            several images (MPO).
+        pieces_walked: Chunks, strips or tiles for which Pillow runs Python code.
+        keep: What the decoder is given instead of the whole file; empty for the whole file.
+        coded_nbytes: Length of the encoded bytes.
+    """
+
+    format: str
+    width: int
+    height: int
+    coded_nbytes: int
+    pixel_nbytes: int = 4
+    variant: str = ""
+    channels: int = 3
+    depth: int = 8
+    orientation: int = 1
+    conversion: str = ""
+    interlaced: bool = False
+    raw_nbytes: int = 0
+    block_nbytes: int = 0
+    scans: int = 1
+    full_size: bool = False
+    pieces_walked: int = 0
+    keep: tuple[Piece, ...] = ()
+
+    @property
+    def area_px(self) -> int:
+        """Number of pixels."""
+        return self.width * self.height
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels of the upright image."""
+        if self.orientation >= 5:
+            return self.height, self.width
+        return self.width, self.height
+
+
+def kept_bytes(data: bytes, header: ImageHeader) -> bytes:
+    """Return what the decoder is given: `data` itself, or a copy without its metadata."""
+    if not header.keep:
+        return data
+    view = memoryview(data)
+    return b"".join(piece if isinstance(piece, bytes) else view[piece[0] : piece[1]] for piece in header.keep)
+
+
+def damaged(what: str = "header") -> InvalidImage:
+    """Return the error for an image whose header cannot be read or contradicts itself."""
+    return InvalidImage(f"The image's {what} is damaged or truncated. Check that the whole file was sent.")
+
+
+def fields(layout: str, data: bytes, offset: int) -> tuple[int, ...]:
+    """Unpack integers at an offset.
+
+    Raises:
+        InvalidImage: The data ends before them.
+    """
+    try:
+        return struct.unpack_from(layout, data, offset)
+    except struct.error as error:
+        raise damaged() from error

@@ -1,0 +1,255 @@
+"""AVIF and HEIF headers: size, orientation and coded frames of the image that is shown.
+
+Not here: the boxes (`boxes.py`), the bitstreams (`bitstreams.py`).
+"""
+
+from serve_app.errors import UnsupportedImage
+from serve_app.siglip.images.bitstreams import (
+    HEVC_SPS,
+    CodedFrame,
+    av1_frame,
+    hevc_frame,
+    is_first_slice,
+)
+from serve_app.siglip.images.boxes import ItemTable, item_table
+from serve_app.siglip.images.header import ImageHeader, Piece, damaged, fields
+
+FORMATS = {b"av01": "AVIF", b"hvc1": "HEIF"}
+"""Format by the type of coded items. libheif reads others, such as uncompressed ones, overlays and
+JPEG; they are not decoded here."""
+
+MAX_NAL_UNITS = 512
+
+_ALPHA_TYPES = (b"urn:mpeg:mpegB:cicp:systems:auxiliary:alpha", b"urn:mpeg:hevc:2015:auxid:1")
+_METADATA_ITEMS = (b"Exif", b"mime")
+
+
+def read_heif(data: bytes) -> ImageHeader:
+    """Read the header of an AVIF or HEIF image.
+
+    Raises:
+        InvalidImage: It is damaged, or its bitstream is larger than the file says.
+        UnsupportedImage: The image is neither AV1 nor HEVC, or a grid of these.
+    """
+    table = item_table(data)
+    tiles, canvas = _tiles(table, data)
+    kind = table.types.get(tiles[0], b"")
+    if kind not in FORMATS or any(table.types.get(tile) != kind for tile in tiles):
+        raise UnsupportedImage("This kind of HEIF image is not supported. Send an AVIF, or a HEIF coded as HEVC.")
+    reader = _Frames(table, data, kind)
+    tile_size = _size(table, data, tiles[0])
+    frames = [reader.of(tile) for tile in tiles]
+    if any(_exceeds(frame, tile_size, kind) for frame in frames):
+        raise damaged()
+    alphas = _alpha_items(table, data, {table.primary, *tiles})
+    masks = [reader.of(item) for item in alphas]
+    if any(_exceeds(mask, canvas, kind) for mask in masks):
+        raise damaged()
+
+    frames.extend(masks)
+    depth = max(frame.depth for frame in frames)
+    samples = sum(f.width * f.height * f.samples_per_pixel * f.frames for f in frames)
+    channels = 4 if alphas else 3
+    # libheif crops to the clean aperture; libavif leaves that to its callers, and Pillow does not.
+    width, height = _cropped(table, data, canvas) if kind == b"hvc1" else canvas
+    return ImageHeader(
+        format=FORMATS[kind],
+        width=width,
+        height=height,
+        coded_nbytes=len(data),
+        variant="grid" if len(tiles) > 1 else "",
+        channels=channels,
+        depth=depth,
+        orientation=_orientation(table, data),
+        conversion="alpha" if alphas else "",
+        raw_nbytes=int(samples) * (2 if depth > 8 else 1),
+        block_nbytes=channels * canvas[0] * canvas[1],
+        keep=_without_metadata(table, data) if kind == b"av01" else (),
+    )
+
+
+def _tiles(table: ItemTable, data: bytes) -> tuple[list[int], tuple[int, int]]:
+    """Return the coded items of the primary image, and the width and height of the whole."""
+    primary = table.primary
+    if table.types.get(primary) != b"grid":
+        return [primary], _size(table, data, primary)
+    tiles = table.referred(b"dimg", primary)
+    grid = _item_data(table, data, primary)
+    if len(grid) < 8 or not tiles:
+        raise damaged()
+    wide = grid[1] & 1
+    width, height = fields(">II" if wide else ">HH", grid, 4)
+    rows, columns = grid[2] + 1, grid[3] + 1
+    across, down = _size(table, data, tiles[0])
+    sizes = {_size(table, data, tile) for tile in tiles}
+    if rows * columns != len(tiles) or len(sizes) != 1:
+        raise damaged()
+    if (columns - 1) * across >= width or columns * across < width:
+        raise damaged()
+    if (rows - 1) * down >= height or rows * down < height:
+        raise damaged()
+    return tiles, (width, height)
+
+
+def _size(table: ItemTable, data: bytes, item: int) -> tuple[int, int]:
+    sizes = [fields(">II", data, start + 4) for kind, start, _ in table.properties_of(item) if kind == b"ispe"]
+    if len(sizes) != 1 or not all(sizes[0]):
+        raise damaged()
+    width, height = sizes[0]
+    return width, height
+
+
+def _cropped(table: ItemTable, data: bytes, canvas: tuple[int, int]) -> tuple[int, int]:
+    """Return the size of the primary image's clean aperture, or the canvas without one."""
+    for kind, start, _ in table.properties_of(table.primary):
+        if kind != b"clap":
+            continue
+        width, width_divisor, height, height_divisor = fields(">IIII", data, start)
+        if not width_divisor or not height_divisor:
+            raise damaged()
+        size = width // width_divisor, height // height_divisor
+        if not (0 < size[0] <= canvas[0] and 0 < size[1] <= canvas[1]):
+            raise damaged()
+        return size
+    return canvas
+
+
+def _item_data(table: ItemTable, data: bytes, item: int) -> bytes:
+    extents = table.extents.get(item)
+    if not extents:
+        raise damaged()
+    if len(extents) == 1:
+        return data[slice(*extents[0])]
+    return b"".join(data[start:stop] for start, stop in extents)
+
+
+def _alpha_items(table: ItemTable, data: bytes, images: set[int]) -> list[int]:
+    """Return the items that hold the transparency of one of some images."""
+    found = []
+    for kind, item, targets in table.references:
+        if kind != b"auxl" or not images.intersection(targets):
+            continue
+        types = [data[start + 4 : stop] for name, start, stop in table.properties_of(item) if name == b"auxC"]
+        if any(value.startswith(_ALPHA_TYPES) for value in types):
+            coded = table.referred(b"dimg", item) if table.types.get(item) == b"grid" else [item]
+            found.extend(coded)
+    return found
+
+
+class _Frames:
+    """Reads the coded frames of items; parameter sets that items share are read once."""
+
+    def __init__(self, table: ItemTable, data: bytes, kind: bytes) -> None:
+        self._table = table
+        self._data = data
+        self._kind = kind
+        self._parameters: dict[int, tuple[int, CodedFrame | None]] = {}
+
+    def of(self, item: int) -> CodedFrame:
+        """Return the largest frame that an item's bitstream announces."""
+        extents = self._table.extents.get(item)
+        if not extents:
+            raise damaged()
+        if len(extents) == 1:
+            coded, (start, stop) = self._data, extents[0]
+        else:
+            coded = _item_data(self._table, self._data, item)
+            start, stop = 0, len(coded)
+        stop = min(stop, len(coded))
+        if self._kind == b"av01":
+            frame = av1_frame(coded, start, stop)
+        else:
+            frame = self._hevc(item, coded, start, stop)
+        if frame is None:
+            raise damaged("bitstream")
+        return frame
+
+    def _hevc(self, item: int, coded: bytes, offset: int, stop: int) -> CodedFrame | None:
+        """Return the frame of an HEVC item; parameter sets stand in a property or in its data."""
+        configurations = [(start, end) for kind, start, end in self._table.properties_of(item) if kind == b"hvcC"]
+        if len(configurations) != 1:
+            raise damaged()
+        start, end = configurations[0]
+        if start not in self._parameters:
+            self._parameters[start] = _configuration(self._data, start, end)
+        length_size, shared = self._parameters[start]
+
+        units: list[bytes] = []
+        first_slices = count = 0
+        while offset + length_size < stop:
+            length = int.from_bytes(coded[offset : offset + length_size], "big")
+            offset += length_size
+            unit = coded[offset : offset + min(length, 512)]
+            first_slices += is_first_slice(unit)
+            if unit and unit[0] >> 1 & 63 == HEVC_SPS:
+                units.append(unit)
+            count += 1
+            if count > MAX_NAL_UNITS or first_slices > 1:
+                raise damaged("bitstream")
+            offset += length
+        inner = hevc_frame(units)
+        frames = [frame for frame in (shared, inner) if frame is not None]
+        return max(frames, key=lambda frame: frame.width * frame.height, default=None)
+
+
+def _configuration(data: bytes, start: int, stop: int) -> tuple[int, CodedFrame | None]:
+    """Return the size of unit lengths, and the frame that an `hvcC` property's sets announce."""
+    length_size = 1 + (fields(">B", data, start + 21)[0] & 3)
+    units: list[bytes] = []
+    at = start + 23
+    for _ in range(fields(">B", data, start + 22)[0]):
+        (count,) = fields(">H", data, at + 1)
+        at += 3
+        for _ in range(count):
+            (length,) = fields(">H", data, at)
+            if at + 2 + length > stop or len(units) > MAX_NAL_UNITS:
+                raise damaged("bitstream")
+            units.append(data[at + 2 : at + 2 + length])
+            at += 2 + length
+    return length_size, hevc_frame(units)
+
+
+def _exceeds(frame: CodedFrame, size: tuple[int, int], kind: bytes) -> bool:
+    """Return whether a bitstream's frame is larger than the file says.
+
+    HEVC frames are padded to whole coding blocks of up to 64 pixels; AV1 frames are not.
+    """
+    margin = 64 if kind == b"hvc1" else 0
+    return frame.width > size[0] + margin or frame.height > size[1] + margin
+
+
+def _orientation(table: ItemTable, data: bytes) -> int:
+    """Return rotation and mirroring of the primary image as an EXIF orientation.
+
+    Source: ISO/IEC 23008-12, 6.5.10 and 6.5.12: counter-clockwise quarter turns, then a mirror
+    axis; libavif's `irot` and `imir` to EXIF table.
+    """
+    turns = 0
+    axis: int | None = None
+    for kind, start, _ in table.properties_of(table.primary):
+        if kind == b"irot":
+            turns = fields(">B", data, start)[0] & 3
+        elif kind == b"imir":
+            axis = fields(">B", data, start)[0] & 1
+    if axis is None:
+        return (1, 8, 3, 6)[turns]
+    # Axis 0 exchanges top and bottom, axis 1 left and right.
+    return ((4, 5, 2, 7), (2, 7, 4, 5))[axis][turns]
+
+
+def _without_metadata(table: ItemTable, data: bytes) -> tuple[Piece, ...]:
+    """Return an AVIF in which EXIF and XMP have a type that decoders ignore, as a still image.
+
+    libavif reads the sequence instead of the still image if the major brand is `avis`.
+    """
+    changes = [(offset, b"free") for item, offset in table.type_offsets.items() if table.types[item] in _METADATA_ITEMS]
+    if data[8:12] == b"avis":
+        changes.append((8, b"avif"))
+    if not changes:
+        return ()
+    pieces: list[Piece] = []
+    position = 0
+    for offset, replacement in sorted(changes):
+        pieces.extend(((position, offset), replacement))
+        position = offset + len(replacement)
+    return (*pieces, (position, len(data)))

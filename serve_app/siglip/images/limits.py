@@ -1,0 +1,24 @@
+"""Limits on what may be decoded."""
+
+from dataclasses import dataclass
+
+from serve_app.siglip.images.formats import FORMATS
+
+
+@dataclass(frozen=True, slots=True)
+class ImageLimits:
+    """What is refused before it is decoded.
+
+    Attributes:
+        max_pixels: Largest width × height in pixels.
+        formats: Pillow's names of the formats that may be read.
+        max_side_px: Largest width or height in pixels.
+        max_cost: Largest predicted CPU time; the unit is what a 12-megapixel baseline JPEG costs.
+        max_decode_bytes: Largest predicted memory of decoding, beyond the encoded bytes.
+    """
+
+    max_pixels: int = 50_000_000
+    formats: tuple[str, ...] = FORMATS
+    max_side_px: int = 32_768
+    max_cost: float = 10.0
+    max_decode_bytes: int = 200 * 2**20
