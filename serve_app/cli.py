@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from serve_app import __version__
 from serve_app.commands.batch import add_batch_arguments, run_batch
@@ -13,6 +14,7 @@ from serve_app.config import ServiceConfig, load_config
 from serve_app.errors import ConfigError, TaggerError
 from serve_app.logs import configure_logging
 from serve_app.tagging.settings import TagOptions
+from serve_app.terminal import print_block, print_line, printable
 
 START_TIMEOUT_S = 600.0
 
@@ -25,15 +27,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return command(given)
     except TaggerError as error:
-        for line in str(error).splitlines():
-            print(f"siglip-serve: {line}", file=sys.stderr)
+        for line in str(error).split("\n"):  # splitlines would also split at characters inside a name
+            print_line(f"siglip-serve: {line}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose messages repeat no escape sequence of an argument, such as a file's name."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(printable(message))
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="siglip-serve", description="Tag images with SigLIP and SigLIP 2.")
+    parser = _Parser(prog="siglip-serve", description="Tag images with SigLIP and SigLIP 2.")
     parser.add_argument("--version", action="version", version=f"siglip-serve {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
@@ -43,7 +52,10 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(command=run)
         return command
 
-    add("serve", _serve, "Start the service on this machine; Ctrl-C ends it.").add_argument("config", type=Path)
+    serve = add("serve", _serve, "Start the service on this machine; Ctrl-C ends it.")
+    serve.add_argument("config", type=Path)
+    serve.add_argument("--host", help="address to listen on, 0.0.0.0 for all; the configuration's, by default this machine only")
+    serve.add_argument("--port", type=int, help="port to listen on, instead of the configuration's")
     add_tag_arguments(add("tag", _tag, "Tag pictures in this process, or by a running service."))
     add_batch_arguments(add("batch", _batch, "Tag a folder, a bucket or a table into Parquet, and go on where it ended."))
     _add_scoring(add)
@@ -114,9 +126,9 @@ def _add_scoring(add: Callable[[str, Callable[[argparse.Namespace], int], str], 
 
 
 def _serve(given: argparse.Namespace) -> int:
-    from serve_app.commands.serve import serve_locally
+    from serve_app.commands.serve import listening_at, serve_locally
 
-    return serve_locally(load_config(given.config), START_TIMEOUT_S)
+    return serve_locally(listening_at(load_config(given.config), given.host, given.port), START_TIMEOUT_S)
 
 
 def _deploy(given: argparse.Namespace) -> int:
@@ -131,17 +143,17 @@ def _deploy(given: argparse.Namespace) -> int:
     cluster = Cluster(given.address)
     plan = plan_service(config, functools.partial(hardware_of_cluster, cluster))  # refuses what cannot work there
     for line in plan.advice:
-        print(f"advice: {line}", file=sys.stderr)
+        print_line(f"advice: {line}", file=sys.stderr)
     cluster.deploy(render_serve_config(config))
-    cluster.wait_until_running(config.name, given.timeout, lambda state: print(state, file=sys.stderr))
-    print(f"{config.name} runs at {given.address}")
+    cluster.wait_until_running(config.name, given.timeout, lambda state: print_line(state, file=sys.stderr))
+    print_line(f"{config.name} runs at {given.address}")
     return 0
 
 
 def _render(given: argparse.Namespace) -> int:
     from serve_app.graph.render import serve_config_text
 
-    print(serve_config_text(*[load_config(path) for path in given.config]), end="")
+    print_block(serve_config_text(*[load_config(path) for path in given.config]))
     return 0
 
 
@@ -161,7 +173,7 @@ def _check(given: argparse.Namespace) -> int:
     config = load_config(given.config)
     unread = _unread_by_checkpoint(config)
     sizes = ", ".join(f"{len(v.vocabulary.tags):,} tags in {name}" for name, v in config.vocabularies.items())
-    print(f"{given.config} is fine: {config.siglip.model}, {sizes}{unread}")
+    print_line(f"{given.config} is fine: {config.siglip.model}, {sizes}{unread}")
     return 0
 
 
@@ -187,7 +199,7 @@ def _env(given: argparse.Namespace) -> int:
     from serve_app.graph.profiles import node_environment
 
     for key, value in node_environment(given.ingress).items():
-        print(f"{key}={value}")
+        print_line(f"{key}={value}")
     return 0
 
 

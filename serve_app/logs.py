@@ -2,15 +2,36 @@
 
 import logging
 import sys
+import textwrap
 import warnings
+from typing import Any
+
+from serve_app.terminal import printable, printable_lines
 
 FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 NOISY = ("httpx", "transformers", "huggingface_hub", "PIL")
 
 
+class SafeFormatter(logging.Formatter):
+    """Writes every event as one line with hidden characters escaped, and indents its traceback.
+
+    A label or a file name with a newline in it could otherwise write lines that look like events.
+    """
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802, logging's name
+        """Return an event's line."""
+        return printable(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802
+        """Return a traceback, indented."""
+        return textwrap.indent(printable_lines(super().formatException(ei)), "  ")
+
+
 def configure_logging(verbose: bool) -> None:
     """Set the root logger up for a command: warnings, or everything from here with `verbose`."""
-    logging.basicConfig(format=FORMAT, level=logging.WARNING)
+    handler = logging.StreamHandler()
+    handler.setFormatter(SafeFormatter(FORMAT))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
     logging.getLogger("serve_app").setLevel(logging.INFO if verbose else logging.WARNING)
     if not verbose:
         warnings.simplefilter("ignore", FutureWarning)
@@ -28,7 +49,7 @@ def configure_replica_logging() -> None:
     if logger.handlers:
         return
     handler = logging.StreamHandler(sys.__stderr__)
-    handler.setFormatter(logging.Formatter(FORMAT))
+    handler.setFormatter(SafeFormatter(FORMAT))
     logger.addHandler(handler)
     logger.setLevel(logging.WARNING)
     logger.propagate = False

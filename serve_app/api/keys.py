@@ -1,7 +1,10 @@
-"""API keys: several, hashed where they are kept, compared in constant time, and taken anew when their file changes.
+"""API keys: several, hashed where they are kept, compared in constant time, and reloaded when their file changes.
 
-A key is made by `siglip-serve key NAME`: 256 random bits. So its SHA-256 is kept: a slow hash protects what people choose,
-and would cost every request its time.
+A key is made by `siglip-serve key NAME`: 256 random bits. Its SHA-256 is kept, because a slow hash protects what people
+choose and would cost every request its time.
+
+The request path only compares digests in memory. The file is read by a thread (`KeyFile`), so a file that hangs, such as
+one on a network share, stops no request and no probe.
 """
 
 import hashlib
@@ -10,13 +13,16 @@ import logging
 import os
 import re
 import secrets
+import threading
 import time
+import weakref
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from starlette.datastructures import Headers
 
+from serve_app.bounded_files import FileMissing, FileProblem, read_regular, read_within
 from serve_app.errors import ConfigError, Unauthorized
 
 logger = logging.getLogger(__name__)
@@ -24,11 +30,21 @@ logger = logging.getLogger(__name__)
 VARIABLE = "SIGLIP_API_KEYS"
 FROM_ENVIRONMENT = "env"
 CHECK_EVERY_S = 2.0
-"""How often the file is looked at, at most."""
+"""How often the file is read."""
+REVOKE_AFTER_S = 30.0
+"""How long the file may be missing or empty before all keys are revoked: an atomic replacement, or the swap of a mounted
+secret, takes less, and must not lock every client out."""
+READ_TIMEOUT_S = 10.0
+"""How long one reading of the file may take at the start, and before an error is logged later."""
+MAX_FILE_BYTES = 2**20
+"""Of the file of keys: about 10,000 lines."""
 MAX_KEY_CHARACTERS = 512
 PREFIX = "sk-siglip-"
 """So that scanners for leaked secrets find them."""
 _LINE = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]{0,63})[\s:=]+sha256:(?P<digest>[0-9a-f]{64})")
+
+Digests = dict[bytes, str]
+"""From the SHA-256 of a key to its name."""
 
 
 class NewKey(NamedTuple):
@@ -54,7 +70,14 @@ def make_key(name: str) -> NewKey:
 class ApiKeys:
     """The keys that are known now."""
 
-    def __init__(self, source: str, environment: Mapping[str, str] = os.environ, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        source: str,
+        environment: Mapping[str, str] = os.environ,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        watch: bool = True,
+    ) -> None:
         """Read them.
 
         Args:
@@ -62,16 +85,24 @@ class ApiKeys:
                 a new line.
             environment: In which the variable is.
             clock: Seconds that only go up.
+            watch: Read the file again every `CHECK_EVERY_S` seconds, in a thread. Tests call `file.check` instead.
 
         Raises:
-            ConfigError: There is none, or a line cannot be read.
+            ConfigError: There is no key, a line cannot be read, or the file does not answer within `READ_TIMEOUT_S`.
         """
-        self._path = None if source == FROM_ENVIRONMENT else Path(source)
-        self._clock, self._looked_s = clock, clock()
-        text = environment.get(VARIABLE, "").replace(";", "\n").replace(",", "\n") if self._path is None else _read(self._path)
-        self._stamp = _stamp(self._path)
-        self._problem: str | None = None
-        self._digests = _parse(text, VARIABLE if self._path is None else self._path.name)
+        self.file: KeyFile | None = None
+        if source == FROM_ENVIRONMENT:
+            text = environment.get(VARIABLE, "").replace(";", "\n").replace(",", "\n")
+            self._digests = _some(parse_keys(text, VARIABLE), VARIABLE)
+            return
+        self.file = KeyFile(Path(source), clock)
+        if watch:
+            self.file.watch()
+
+    @property
+    def digests(self) -> Digests:
+        """The keys that are valid now; none after they were revoked."""
+        return self._digests if self.file is None else self.file.digests
 
     def name_of(self, headers: Headers) -> str:
         """Return whose key a request came with, as `Authorization: Bearer` or `X-Api-Key`.
@@ -79,35 +110,103 @@ class ApiKeys:
         Raises:
             Unauthorized: None came, or none that is known.
         """
-        self._look()
         scheme, _, credentials = headers.get("authorization", "").partition(" ")
         key = credentials.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
         if not key:
             raise Unauthorized("An API key is needed. Send it as Authorization: Bearer KEY.")
         digest = _digest(key[:MAX_KEY_CHARACTERS])
-        found = [name for known, name in self._digests.items() if hmac.compare_digest(known, digest)]  # all, whichever it is
+        found = [name for known, name in self.digests.items() if hmac.compare_digest(known, digest)]  # all, whichever it is
         if not found:
             raise Unauthorized("The API key is not known here. Check that it was copied whole and was not replaced.")
         return found[0]
 
-    def _look(self) -> None:
-        """Read the file again if it changed; what cannot be read leaves the last keys as they are."""
-        now_s = self._clock()
-        if self._path is None or now_s - self._looked_s < CHECK_EVERY_S:
-            return
-        self._looked_s = now_s
-        stamp = _stamp(self._path)
-        if stamp == self._stamp:
-            return
+
+class KeyFile:
+    """A file of keys that is read again and again while the service runs.
+
+    - New contents are valid at the next check.
+    - A file that is missing or holds no key revokes all keys after `REVOKE_AFTER_S`, until it holds some again.
+    - A file that cannot be read or parsed leaves the last keys valid, and an error in the log.
+    """
+
+    def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
+        """Read the file for the first time.
+
+        Raises:
+            ConfigError: It holds no key, cannot be read, or does not answer within `READ_TIMEOUT_S`.
+        """
+        self._path = path
+        self._clock = clock
+        self._problem: str | None = None
+        self._gone_since_s: float | None = None
         try:
-            self._digests = _parse(_read(self._path), self._path.name)
-        except ConfigError as error:  # tried again at the next look: what cannot be read now may be a moment later
-            if str(error) != self._problem:
-                logger.error("the API keys stay as they were: %s", error)
-            self._problem = str(error)
+            read = read_within(lambda: _read(path), READ_TIMEOUT_S)
+        except FileProblem as error:
+            raise ConfigError(f"access.api_keys: {error}") from error
+        except TimeoutError as error:
+            raise ConfigError(f"access.api_keys: {path} cannot be read within {READ_TIMEOUT_S:g} s; is its file system there?") from error
+        self.digests: Digests = _some(parse_keys(read, path.name), path.name)
+
+    def watch(self) -> None:
+        """Check the file in a thread, until this object is not used any more."""
+        threading.Thread(target=_watch, args=(weakref.ref(self),), name="api-keys", daemon=True).start()
+
+    def check(self) -> None:
+        """Read the file once and take what it holds; never raises."""
+        try:
+            digests = parse_keys(_read(self._path), self._path.name)
+        except FileMissing:
+            self._gone("is missing")
+        except ConfigError as error:
+            self._gone_since_s = None
+            self.keep(str(error))
+        else:
+            if digests:
+                self._take(digests)
+            else:
+                self._gone("holds no key")
+
+    def keep(self, why: str) -> None:
+        """Leave the last keys valid, and log why, once for each reason."""
+        if why != self._problem:
+            logger.error("the API keys stay as they were: %s", why)
+        self._problem = why
+
+    def _take(self, digests: Digests) -> None:
+        self._problem = None
+        self._gone_since_s = None
+        if digests != self.digests:
+            self.digests = digests
+            logger.warning("the API keys were read anew: %s", ", ".join(digests.values()))
+
+    def _gone(self, why: str) -> None:
+        """Revoke all keys once the file has been missing or empty for long enough."""
+        now_s = self._clock()
+        if self._gone_since_s is None:
+            self._gone_since_s = now_s
+        if not self.digests:
             return
-        self._stamp, self._problem = stamp, None
-        logger.warning("the API keys were read anew: %s", ", ".join(self._digests.values()))
+        if now_s - self._gone_since_s < REVOKE_AFTER_S:
+            self.keep(f"{self._path} {why}; all keys are revoked if it stays so for {REVOKE_AFTER_S:g} s.")
+            return
+        self.digests = {}
+        logger.error(
+            "all API keys are revoked, and every request is answered 401: %s %s. Write keys to it to let clients in again.",
+            self._path,
+            why,
+        )
+
+
+def _watch(reference: "weakref.ref[KeyFile]") -> None:
+    while (file := reference()) is not None:
+        check = threading.Thread(target=file.check, name="api-keys-check", daemon=True)
+        check.start()
+        check.join(READ_TIMEOUT_S)
+        if check.is_alive():  # no second one is started beside it: they would pile up
+            file.keep(f"it has not been possible to read the file for {READ_TIMEOUT_S:g} s.")
+            check.join()
+        del file, check  # else this thread would keep the object alive
+        time.sleep(CHECK_EVERY_S)
 
 
 def _digest(key: str) -> bytes:
@@ -115,23 +214,20 @@ def _digest(key: str) -> bytes:
 
 
 def _read(path: Path) -> str:
+    """Return the text of the file; raises `FileProblem`."""
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"access.api_keys: {path} cannot be read ({type(error).__name__}).") from error
+        return read_regular(path, MAX_FILE_BYTES).decode()
+    except UnicodeDecodeError as error:
+        raise FileProblem(f"{path} cannot be read: it is not UTF-8.") from error
 
 
-def _stamp(path: Path | None) -> tuple[int, int, int] | None:
-    """Return what changes with a file, a mounted secret that is a link included."""
-    try:
-        found = path.stat() if path is not None else None
-    except OSError:
-        return None
-    return None if found is None else (found.st_mtime_ns, found.st_size, found.st_ino)
+def parse_keys(text: str, where: str) -> Digests:
+    """Return the keys of a text with a line for each; blank lines and `#` comments do not count.
 
-
-def _parse(text: str, where: str) -> dict[bytes, str]:
-    digests: dict[bytes, str] = {}
+    Raises:
+        ConfigError: A line is none of ours.
+    """
+    digests: Digests = {}
     for number, line in enumerate(text.splitlines(), 1):
         content = line.partition("#")[0].strip()
         if not content:
@@ -140,6 +236,10 @@ def _parse(text: str, where: str) -> dict[bytes, str]:
         if match is None:  # the line itself is not shown: it may hold a key by mistake
             raise ConfigError(f"access.api_keys: {where}, line {number} is not NAME sha256:HEX as `siglip-serve key NAME` prints it.")
         digests[bytes.fromhex(match["digest"])] = match["name"]
+    return digests
+
+
+def _some(digests: Digests, where: str) -> Digests:
     if not digests:
         raise ConfigError(f"access.api_keys: {where} holds no key; make one with `siglip-serve key NAME`, or leave access.api_keys out.")
     return digests

@@ -1,11 +1,11 @@
 """One line for each request, as JSON for machines or in columns for people. No content, no key, no query, no address."""
 
-import json
 import sys
 from datetime import UTC, datetime
 from typing import TextIO
 
 from serve_app.api.edge import AnsweredRequest, Observer
+from serve_app.terminal import json_text, printable
 
 
 def request_log(style: str, out: TextIO | None = None) -> Observer:
@@ -43,7 +43,7 @@ def json_line(answered: AnsweredRequest, now: datetime) -> str:
         "images": answered.images,
         "stages_ms": {stage: _ms(seconds) for stage, seconds in answered.stages.items()} or None,
     }
-    return json.dumps({name: value for name, value in entry.items() if value is not None})
+    return json_text({name: value for name, value in entry.items() if value is not None})
 
 
 def console_line(answered: AnsweredRequest, now: datetime) -> str:
@@ -51,7 +51,8 @@ def console_line(answered: AnsweredRequest, now: datetime) -> str:
     stages = " ".join(f"{stage}={_ms(seconds):g}" for stage, seconds in answered.stages.items())
     what = f"{answered.method} {answered.route} {answered.status}{f' {answered.code}' if answered.code else ''}"
     whose = f" key={answered.key}" if answered.key else ""
-    return f"{now:%H:%M:%S} {what} {_ms(answered.seconds):g} ms images={answered.images} {stages}{whose} id={answered.request_id}"
+    measured = f"{_ms(answered.seconds):g} ms images={answered.images} {stages}"
+    return printable(f"{now:%H:%M:%S} {what} {measured}{whose} id={answered.request_id}")
 
 
 def _ms(seconds: float) -> float:

@@ -11,35 +11,36 @@ Every kind becomes tables of the same columns, so that all that follows knows on
 and, of a manifest or table, its other columns as they are.
 """
 
-import tarfile
+import logging
+import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
-import pyarrow.csv
-import pyarrow.json
-import pyarrow.parquet as pq
 
+from serve_app.batch.damage import DamagedFiles
+from serve_app.batch.input_tables import OWN, Kind, own_table
 from serve_app.batch.options import BatchOptions, InputFormat
 from serve_app.batch.storage import Storage, Stored, folder_of, joined, shown_url, url_of
+from serve_app.batch.tables import ROWS, DamagedTable, parquet_schema, read_tables
+from serve_app.batch.tar_members import Damage, Member, read_members
 from serve_app.errors import ConfigError
 from serve_app.picture_files import SUFFIXES
+from serve_app.terminal import printable
 
-Kind = Literal["object", "member", "row"]
-"""How one input is read: as an object, as a member of a tar file, as a row of a table."""
+logger = logging.getLogger(__name__)
 
-OWN = pa.schema([("uri", pa.string()), ("etag", pa.string()), ("size", pa.int64()), ("file", pa.string()), ("offset", pa.int64())])
 RESERVED = ("etag", "width", "height", "tags", "embedding", "error", "checkpoint", "revision", "vocabulary_fingerprint", "tagged_at")
 """Names of output columns, which a manifest's columns must not have."""
 URI_COLUMNS = ("uri", "url", "image_url", "path", "file", "filename", "key")
 IMAGE_COLUMNS = ("image", "image_bytes", "bytes", "jpg", "png", "webp", "content", "data")
 TABLES = (".parquet", ".csv", ".jsonl", ".ndjson")
 PICTURES = (*SUFFIXES, ".avif", ".heic", ".heif")
-ROWS = 4096
-"""Of a table that is handed on."""
+SURROGATE = re.compile("[\ud800-\udfff]")
+"""Of text that is not Unicode."""
 PEEK = 1000
 """Objects that are looked at to tell what a prefix holds."""
 
@@ -69,14 +70,15 @@ def find_inputs(options: BatchOptions) -> Inputs:
     files = _named_file(storage, source)
     asked = options.input_format if options.input_format != "auto" else _guess(files or islice(storage.list(source), PEEK), source)
     objects: Iterable[Stored] = files or storage.list(source)
+    alone = bool(files)
     if asked == "images":
         return Inputs("object", _pictures(objects))
     if asked == "webdataset":
-        return Inputs("member", _members(storage, (found for found in objects if found.url.lower().endswith(".tar"))))
+        return Inputs("member", _members(storage, (found for found in objects if found.url.lower().endswith(".tar")), alone))
     found = [found for found in objects if found.url.lower().endswith(TABLES)]
     if not found:
         raise ConfigError(f"{shown_url(source)} holds no {', '.join(TABLES)}.")
-    image_column = _image_column(storage, found[0], options) if asked in ("auto", "table") or options.image_column else None
+    image_column = _image_column(storage, found, options) if asked in ("auto", "table") or options.image_column else None
     if asked == "table" and image_column is None:
         raise ConfigError(
             f"{shown_url(found[0].url)} has no column of pictures; name it with --image-column, or use --input-format manifest."
@@ -122,25 +124,45 @@ def _pictures(objects: Iterable[Stored]) -> Iterator[pa.Table]:
         yield own_table(urls, [found.etag for found in page], [found.size for found in page], [found.url for found in page], None)
 
 
-def own_table(uris: list[str], etags: list[str | None], sizes: list[Any], files: list[str], offsets: list[int] | None) -> pa.Table:
-    """Return a table of inputs without other columns."""
-    starts: list[Any] = [None] * len(uris) if offsets is None else list(offsets)
-    return pa.table([uris, etags, sizes, files, starts], schema=OWN)
-
-
-def _manifest_rows(storage: Storage, files: Iterable[Stored], options: BatchOptions) -> Iterator[pa.Table]:
+def _manifest_rows(storage: Storage, files: Sequence[Stored], options: BatchOptions) -> Iterator[pa.Table]:
+    damaged = DamagedFiles(alone=len(files) == 1)
     for found in files:
-        for table in _read_tables(storage, found.url, None):
-            column = options.uri_column or next((name for name in URI_COLUMNS if name in table.column_names), None)
-            if column is None or column not in table.column_names:
-                has = ", ".join(table.column_names)
-                raise ConfigError(f"{shown_url(found.url)} has no column {column or 'uri'}; it has {has}. Name it with --uri-column.")
-            written = [str(value) if value is not None else "" for value in table[column].to_pylist()]
-            urls = [value and _absolute(value, found.url) for value in written]
-            others = table.drop_columns([column])
-            _check_columns(others.column_names, found.url)
-            empty: list[Any] = [None] * len(urls)
-            yield _beside(own_table(written, empty, empty, urls, None), others)
+        try:
+            for table in read_tables(storage, found, None):
+                inputs = _manifest_inputs(table, found.url, options)
+                damaged.readable += 1
+                yield inputs
+        except DamagedTable as error:
+            damaged.add(found, error)
+    yield from damaged.rows("object")
+
+
+def _manifest_inputs(table: pa.Table, url: str, options: BatchOptions) -> pa.Table:
+    """Return the inputs that some rows of a manifest name.
+
+    Raises:
+        DamagedTable: It has no column of URIs.
+        ConfigError: It has columns that the output has too.
+    """
+    column = options.uri_column or next((name for name in URI_COLUMNS if name in table.column_names), None)
+    if column is None or column not in table.column_names:
+        has = ", ".join(table.column_names)
+        raise DamagedTable(f"{shown_url(url)} has no column {column or 'uri'}; it has {has}. Name it with --uri-column.")
+    written = [_text_of(value) for value in table[column].to_pylist()]
+    # a name that is not Unicode is in no URL; reading it is an error of its row
+    urls = ["" if not value or SURROGATE.search(value) else _absolute(value, url) for value in written]
+    uris = [printable(value) for value in written]
+    others = table.drop_columns([column])
+    _check_columns(others.column_names, url)
+    empty: list[Any] = [None] * len(urls)
+    return _beside(own_table(uris, empty, empty, urls, None), others)
+
+
+def _text_of(value: Any) -> str:
+    """Return what a cell of a manifest names; pyarrow reads a column as bytes where one of them is not UTF-8."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "surrogateescape")
+    return "" if value is None else str(value)
 
 
 def _absolute(written: str, manifest: str) -> str:
@@ -148,73 +170,97 @@ def _absolute(written: str, manifest: str) -> str:
     return url_of(written) if "://" in written or written.startswith("/") else joined(folder_of(manifest), written)
 
 
-def _table_rows(storage: Storage, files: Iterable[Stored], image_column: str) -> Iterator[pa.Table]:
+def _table_rows(storage: Storage, files: Sequence[Stored], image_column: str) -> Iterator[pa.Table]:
+    damaged = DamagedFiles(alone=len(files) == 1)
     for found in files:
         if not found.url.lower().endswith(".parquet"):
             raise ConfigError(f"{shown_url(found.url)}: pictures in a table are read from Parquet only.")
         at = 0
-        for table in _read_tables(storage, found.url, image_column):
-            rows = list(range(at, at + len(table)))
-            at += len(table)
-            uris = [f"{shown_url(found.url)}#{row}" for row in rows]
-            others = table.drop_columns([name for name in ("uri",) if name in table.column_names])
-            _check_columns(others.column_names, found.url)
-            own = own_table(uris, [found.etag] * len(rows), [None] * len(rows), [found.url] * len(rows), rows)
-            yield _beside(own, others)
-
-
-def _members(storage: Storage, files: Iterable[Stored]) -> Iterator[pa.Table]:
-    """Yield the pictures of tar files; only their headers are read, as far as the pictures are larger than a buffer."""
-    for found in files:
         try:
-            with tarfile.open(fileobj=storage.open(found.url), mode="r:") as tar:
-                entries = [entry for entry in tar if entry.isfile() and entry.name.lower().endswith(PICTURES)]
-        except (tarfile.TarError, OSError) as error:
-            raise ConfigError(f"{shown_url(found.url)} is not an uncompressed tar file: {error}.") from error
-        for start in range(0, len(entries), ROWS):
-            page = entries[start : start + ROWS]
-            uris = [f"{shown_url(found.url)}#{entry.name}" for entry in page]
-            sizes, offsets = [entry.size for entry in page], [entry.offset_data for entry in page]
+            for table in read_tables(storage, found, image_column):
+                inputs = _row_inputs(table, found, at)
+                damaged.readable += 1
+                at += len(table)
+                yield inputs
+        except DamagedTable as error:
+            damaged.add(found, error)
+    yield from damaged.rows("row")
+
+
+def _row_inputs(table: pa.Table, found: Stored, first: int) -> pa.Table:
+    """Return some rows of a table of pictures as inputs, where `first` rows came before them."""
+    rows = list(range(first, first + len(table)))
+    uris = [f"{shown_url(found.url)}#{row}" for row in rows]
+    others = table.drop_columns([name for name in ("uri",) if name in table.column_names])
+    _check_columns(others.column_names, found.url)
+    own = own_table(uris, [found.etag] * len(rows), [None] * len(rows), [found.url] * len(rows), rows)
+    return _beside(own, others)
+
+
+def _members(storage: Storage, files: Iterable[Stored], alone: bool) -> Iterator[pa.Table]:
+    """Yield the pictures of tar files; only their headers are read, as far as the pictures are larger than a buffer.
+
+    What stands before the damage of a tar file is read, and the rest of it is one input with an error.
+    """
+    damaged = DamagedFiles(alone)
+    for found in files:
+        skipped = Counter[str]()
+        pictures = _pictures_of(storage, found, skipped, damaged)
+        while page := list(islice(pictures, ROWS)):
+            damaged.readable += 1
+            uris = [f"{shown_url(found.url)}#{printable(member.name)}" for member in page]
+            sizes, offsets = [member.size for member in page], [member.offset for member in page]
             yield own_table(uris, [found.etag] * len(page), sizes, [found.url] * len(page), offsets)
+        if skipped:
+            counts = ", ".join(f"{count:,} ({why})" for why, count in skipped.most_common())
+            logger.warning("%s: members that are left out: %s", shown_url(found.url), counts)
+    yield from damaged.rows("member")
 
 
-def _read_tables(storage: Storage, url: str, without: str | None) -> Iterator[pa.Table]:
-    """Yield the rows of a Parquet, CSV or JSON lines file, without one column."""
+def _pictures_of(storage: Storage, found: Stored, skipped: Counter[str], damaged: DamagedFiles) -> Iterator[Member]:
+    """Yield the pictures of one tar file, and note what is skipped and damaged.
+
+    Raises:
+        ConfigError: The store does not answer.
+    """
     try:
-        if url.lower().endswith(".parquet"):
-            file = pq.ParquetFile(storage.open(url))
-            columns = [name for name in file.schema_arrow.names if name != without]
-            for batch in file.iter_batches(ROWS, columns=columns):
-                yield pa.Table.from_batches([batch]) if columns else pa.table({"row": pa.nulls(batch.num_rows)}).select([])
-        elif url.lower().endswith(".csv"):
-            for batch in pyarrow.csv.open_csv(storage.open(url)):
-                yield pa.Table.from_batches([batch])
-        else:
-            table = pyarrow.json.read_json(storage.open(url))
-            for start in range(0, len(table), ROWS):
-                yield table.slice(start, ROWS)
-    except (pa.ArrowException, OSError) as error:
-        raise _not_a_table(url, error) from error
+        with storage.open(found.url) as file:
+            for member in read_members(file, found.size):
+                if isinstance(member, Damage):
+                    why = f"{member.why}, at byte {member.offset:,}"
+                    if not member.offset:
+                        why = f"it is not an uncompressed tar file: {member.why}"
+                    damaged.add(found, DamagedTable(f"{shown_url(found.url)}: {why}."), member.offset)
+                elif member.name.lower().endswith(PICTURES):
+                    if member.skipped:
+                        skipped[member.skipped] += 1
+                    else:
+                        yield member
+    except OSError as error:
+        raise ConfigError(f"{shown_url(found.url)} cannot be read: {error}.") from error
 
 
-def _not_a_table(url: str, error: Exception) -> ConfigError:
-    return ConfigError(f"{shown_url(url)} cannot be read as a table: {str(error).splitlines()[0].rstrip('.')}.")
+def _image_column(storage: Storage, files: Sequence[Stored], options: BatchOptions) -> str | None:
+    """Return the column that holds pictures: binary, or the struct of bytes and path that Hugging Face's datasets write.
 
-
-def _image_column(storage: Storage, found: Stored, options: BatchOptions) -> str | None:
-    """Return the column that holds pictures: binary, or the struct of bytes and path that Hugging Face's datasets write."""
-    if not found.url.lower().endswith(".parquet"):
+    The first table that can be read decides.
+    """
+    for found in files:
+        if not found.url.lower().endswith(".parquet"):
+            return None
+        try:
+            schema = parquet_schema(storage, found.url)
+        except DamagedTable:
+            if found is files[-1]:
+                raise
+            continue
+        names = (options.image_column,) if options.image_column else IMAGE_COLUMNS
+        for name in names:
+            if name in schema.names and _holds_bytes(schema.field(name).type):
+                return name
+        if options.image_column:
+            raise ConfigError(f"{shown_url(found.url)} has no column {options.image_column} of bytes; it has {', '.join(schema.names)}.")
         return None
-    try:
-        schema = pq.ParquetFile(storage.open(found.url)).schema_arrow
-    except (pa.ArrowException, OSError) as error:
-        raise _not_a_table(found.url, error) from error
-    names = (options.image_column,) if options.image_column else IMAGE_COLUMNS
-    for name in names:
-        if name in schema.names and _holds_bytes(schema.field(name).type):
-            return name
-    if options.image_column:
-        raise ConfigError(f"{shown_url(found.url)} has no column {options.image_column} of bytes; it has {', '.join(schema.names)}.")
     return None
 
 

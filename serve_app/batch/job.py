@@ -4,7 +4,6 @@ Not here: what tags the chunks (`tagging_job.py`).
 """
 
 import dataclasses
-import json
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from serve_app.batch.storage import joined, shown_url
 from serve_app.batch.update import update_snapshot
 from serve_app.batch.verify import Proof, verify, written_names
 from serve_app.errors import ServiceError
+from serve_app.terminal import json_text, print_line
 
 MANIFEST, SUCCESS = "_manifest.json", "_SUCCESS"
 VERSIONS = ("ray", "torch", "transformers", "pillow", "pyarrow", "obstore")
@@ -94,13 +94,13 @@ class Job:
             TaggerError: It cannot be done, or too many inputs failed; what is written stays and is not done again.
         """
         started = datetime.now(UTC)
-        print(f"output: {shown_url(self.writing.folder)}", file=sys.stderr)
+        print_line(f"output: {shown_url(self.writing.folder)}", file=sys.stderr)
         snapshot = self._snapshot()
         there = written_names(self.options.storage, self.writing)
         left = [chunk for chunk in snapshot.chunks if chunk.name not in there]
         tally = Tally(snapshot.inputs, done=snapshot.inputs - sum(chunk.count for chunk in left))
         if tally.done:
-            print(f"{tally.done:,} of {tally.inputs:,} inputs are tagged already", file=sys.stderr)
+            print_line(f"{tally.done:,} of {tally.inputs:,} inputs are tagged already", file=sys.stderr)
         if left:
             self._tag(snapshot, left, tally)
         proof = verify(snapshot, self.writing)
@@ -180,7 +180,7 @@ class Job:
             "last_run": {"started_at": started.isoformat(), "ended_at": datetime.now(UTC).isoformat()},
         }
         storage = self.options.storage
-        storage.write(joined(self.writing.folder, MANIFEST), json.dumps(told, indent=2, ensure_ascii=False, default=str).encode())
+        storage.write(joined(self.writing.folder, MANIFEST), json_text(told, indent=2).encode())
         storage.write(joined(self.writing.folder, SUCCESS), b"")
 
 

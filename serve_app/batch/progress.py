@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from ray.util import metrics
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import TextColumn
 
 from serve_app.batch.rows import Written
+from serve_app.console import SafeConsole, progress
 
 LINE_EVERY_S = 10.0
 
@@ -100,11 +100,11 @@ class Metrics:
 @contextmanager
 def shown_progress(tally: Tally) -> Iterator[Callable[[], None]]:
     """Show a tally while it grows: yield what is to be called whenever it may have."""
-    console = Console(stderr=True, highlight=False)
+    console = SafeConsole(stderr=True)
     if console.is_terminal:
-        with _bar(console) as progress:
-            task = progress.add_task("", total=tally.inputs, completed=tally.done, line=tally.line())
-            yield lambda: progress.update(task, completed=tally.done, line=tally.line())
+        with progress(console, TextColumn("{task.fields[line]}", markup=False)) as bar:
+            task = bar.add_task("Tagging", total=tally.inputs, completed=tally.done, line=tally.line())
+            yield lambda: bar.update(task, completed=tally.done, line=tally.line())
         return
     last_s = time.monotonic()
 
@@ -115,11 +115,6 @@ def shown_progress(tally: Tally) -> Iterator[Callable[[], None]]:
             console.print(tally.line(), soft_wrap=True)
 
     yield write_line
-
-
-def _bar(console: Console) -> Progress:
-    columns = (TextColumn("Tagging"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[line]}"), TimeRemainingColumn())
-    return Progress(*columns, console=console, transient=True)
 
 
 def _duration(seconds: float) -> str:

@@ -9,12 +9,16 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from serve_app.batch.inputs import Kind
+from serve_app.batch.input_tables import DAMAGED, Kind
 from serve_app.batch.storage import Storage, shown_url
 from serve_app.errors import ConfigError, InvalidRequest, PayloadTooLarge, RequestError, SourceUnavailable
 
 CONCURRENCY = 16
 """Objects that one task reads at the same time: an object store answers in some 50 ms, and a picture is decoded in 10."""
+
+
+MAX_ROW_GROUP_BYTES = 4 * 2**30
+"""Of the column of images in one row group, unpacked, which is held in memory as a whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +57,8 @@ def read_inputs(rows: pa.Table, kind: Kind, image_column: str | None, storage: S
 
 def _read_object(given: dict[str, Any], storage: Storage, most: int) -> Read:
     try:
+        if given["offset"] == DAMAGED:
+            raise SourceUnavailable(f"{shown_url(given['file'])} is damaged; its rows from here on cannot be read.")
         if not given["file"]:
             raise InvalidRequest("The row names no picture.")
         if given["size"] is not None and given["size"] > most:
@@ -65,6 +71,9 @@ def _read_object(given: dict[str, Any], storage: Storage, most: int) -> Read:
 
 def _read_member(given: dict[str, Any], storage: Storage, most: int) -> Read:
     try:
+        if given["size"] is None:  # how the listing notes damage
+            at = f"at byte {given['offset']:,}"
+            raise SourceUnavailable(f"{shown_url(given['file'])} is damaged or cut off {at}; its members from there on are missing.")
         if given["size"] > most:
             raise PayloadTooLarge(f"The picture has {given['size']:,} bytes; at most {most:,} are read (limits.max_image_bytes).")
         return Read(storage.read_range(given["file"], given["offset"], given["size"]), given["etag"])
@@ -79,6 +88,8 @@ def _read_rows(rows: pa.Table, column: str, storage: Storage, most: int) -> Iter
     groups = _RowGroups()
     for url, row, etag in wanted:
         try:
+            if row == DAMAGED:
+                raise SourceUnavailable(f"{shown_url(url)} is damaged; its rows from here on cannot be read.")
             if url != file:
                 groups, file = _RowGroups.open(storage, url, column), url
             data = groups.picture(row)
@@ -104,7 +115,7 @@ class _RowGroups:
         """Open a file; raises `SourceUnavailable`."""
         try:
             return cls(pq.ParquetFile(storage.open(url)), column)
-        except (ConfigError, pa.ArrowException, OSError) as error:
+        except (ConfigError, pa.ArrowException, OSError, ValueError) as error:
             raise SourceUnavailable(f"The table {shown_url(url)} cannot be read.") from error
 
     def picture(self, row: int) -> bytes | None:
@@ -113,7 +124,9 @@ class _RowGroups:
             self._load(row)
         assert self._held is not None, "a row group was loaded"
         value = self._held[row - self._start].as_py()
-        data: bytes | None = value["bytes"] if isinstance(value, dict) else value
+        data = value["bytes"] if isinstance(value, dict) else value
+        if data is not None and not isinstance(data, bytes):
+            raise InvalidRequest("The row holds something else than the bytes of an image.")
         return data
 
     def _load(self, row: int) -> None:
@@ -122,11 +135,20 @@ class _RowGroups:
         for group in range(self._file.num_row_groups):
             count = self._file.metadata.row_group(group).num_rows
             if row < start + count:
+                nbytes = _column_bytes(self._file.metadata.row_group(group), self._column)
+                if nbytes > MAX_ROW_GROUP_BYTES:
+                    raise SourceUnavailable(f"A row group of the table has {nbytes:,} bytes; at most {MAX_ROW_GROUP_BYTES:,} are read.")
                 try:
                     self._held = self._file.read_row_group(group, columns=[self._column])[self._column]
-                except (pa.ArrowException, OSError) as error:
+                except (pa.ArrowException, OSError, KeyError, ValueError) as error:
                     raise SourceUnavailable("The table cannot be read.") from error
                 self._start, self._stop = start, start + count
                 return
             start += count
         raise SourceUnavailable("The table has fewer rows than when it was listed.")
+
+
+def _column_bytes(group: Any, column: str) -> int:
+    """Return the unpacked bytes of one column of a row group, all parts of a struct together."""
+    parts = (group.column(i) for i in range(group.num_columns))
+    return sum(part.total_uncompressed_size for part in parts if part.path_in_schema.split(".")[0] == column)

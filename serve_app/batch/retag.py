@@ -3,7 +3,6 @@
 The output of an earlier job with `--embeddings` is the input; chunks, and so the names of the output files, stay as they were.
 """
 
-import json
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -15,7 +14,8 @@ import pyarrow.parquet as pq
 import ray
 
 from serve_app.batch.cluster import connected, cpus, result_of
-from serve_app.batch.inputs import OWN, RESERVED
+from serve_app.batch.input_tables import OWN
+from serve_app.batch.inputs import RESERVED
 from serve_app.batch.job import MANIFEST, Job, JobResult
 from serve_app.batch.options import BatchOptions
 from serve_app.batch.rows import Facts, Writing, Written, encode_rows
@@ -23,11 +23,13 @@ from serve_app.batch.snapshot import FOLDER, INDEX, Chunk, Snapshot
 from serve_app.batch.storage import Storage, joined, name_of, shown_url
 from serve_app.batch.tagging_job import folder_name, load_remotely, scoring_identity, told_of, writing_of
 from serve_app.batch.workers import Scoring, score_rows
+from serve_app.bounded_files import parse_json
 from serve_app.config import ServiceConfig
 from serve_app.errors import ConfigError
 from serve_app.siglip.scoring import stored_embeddings
 from serve_app.tagging.settings import TagOptions
 
+MAX_MANIFEST_BYTES = 64 * 2**20
 AHEAD = 2
 """Chunks under way for each CPU."""
 
@@ -117,7 +119,10 @@ def _find_job(storage: Storage, source: str) -> tuple[str, dict[str, Any]]:
             found_there = f"{len(folders)} jobs: {', '.join(name_of(folder) for folder in folders)}" if folders else f"no {MANIFEST}"
             raise ConfigError(f"{shown_url(source)} holds {found_there}; name the folder of one finished job.")
         source = folders[0]
-    return source, json.loads(storage.read(joined(source, MANIFEST))[0])
+    manifest = parse_json(storage.read(joined(source, MANIFEST), MAX_MANIFEST_BYTES)[0], f"{shown_url(source)}/{MANIFEST}")
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("checkpoint"), dict):
+        raise ConfigError(f"{shown_url(source)}/{MANIFEST} is damaged; run the earlier job again.")
+    return source, manifest
 
 
 def _check_source(options: BatchOptions, manifest: dict[str, Any], source: str) -> None:

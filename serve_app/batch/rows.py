@@ -1,7 +1,6 @@
 """The rows of the output: their columns, and how tags become them without a Python object for each."""
 
 import io
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -11,11 +10,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from serve_app.batch.inputs import OWN
+from serve_app.batch.input_tables import OWN
 from serve_app.batch.options import Compression, OutputFormat
-from serve_app.batch.storage import Storage, joined
+from serve_app.batch.storage import Storage, joined, shown_url
+from serve_app.bounded_files import parse_json
 from serve_app.siglip.inputs import FloatArray
 from serve_app.tagging.selection import ChosenTags
+from serve_app.terminal import json_text
 
 TAG = pa.struct([("label", pa.string()), ("confidence", pa.float32())])
 ERROR = pa.struct([("code", pa.string()), ("message", pa.string())])
@@ -161,7 +162,7 @@ def row_bytes(width: int, max_tags: int, with_embedding: bool) -> float:
 def encode_rows(rows: pa.Table, output_format: OutputFormat, compression: Compression) -> bytes:
     """Return the bytes of one output file."""
     if output_format == "jsonl":
-        lines = (json.dumps(row, ensure_ascii=False, default=str) for row in rows.to_pylist())
+        lines = (json_text(row) for row in rows.to_pylist())
         return "".join(f"{line}\n" for line in lines).encode()
     others = [name for name in rows.column_names if name not in ("embedding", "tags", "error")]
     sink = io.BytesIO()
@@ -174,7 +175,7 @@ def read_rows(writing: Writing, name: str, columns: list[str]) -> Iterator[dict[
     with writing.storage.open(writing.url(name)) as file:
         if writing.output_format == "jsonl":
             for line in file:
-                row = json.loads(line)
+                row = parse_json(line, shown_url(writing.url(name)))
                 yield {column: row[column] for column in columns}
         else:
             yield from pq.ParquetFile(file).read(columns=columns).to_pylist()

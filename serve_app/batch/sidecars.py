@@ -21,8 +21,11 @@ from serve_app.batch.rows import Writing, read_rows
 from serve_app.batch.snapshot import load_snapshot
 from serve_app.batch.storage import Storage, joined, shown_url
 from serve_app.errors import ConfigError
+from serve_app.terminal import HIDDEN
 
 TOOL = "siglip-serve"
+MAX_SIDECAR_BYTES = 2**20
+"""Of a sidecar that we may have written; a larger one is another program's."""
 SUFFIX = ".xmp"
 WRITERS = 16
 """Requests that one task has under way."""
@@ -111,7 +114,7 @@ def xmp_packet(labels: Sequence[str]) -> bytes:
     description = ElementTree.SubElement(rdf, _name("rdf", "Description"), made)
     bag = ElementTree.SubElement(ElementTree.SubElement(description, _name("dc", "subject")), _name("rdf", "Bag"))
     for label in labels:
-        ElementTree.SubElement(bag, _name("rdf", "li")).text = NOT_XML.sub("", label)
+        ElementTree.SubElement(bag, _name("rdf", "li")).text = NOT_XML.sub("", HIDDEN.sub("", label))
     ElementTree.indent(meta)
     body = ElementTree.tostring(meta, encoding="unicode")
     return f'<?xpacket begin="\ufeff" id="{PACKET_ID}"?>\n{body}\n<?xpacket end="w"?>\n'.encode()
@@ -120,8 +123,11 @@ def xmp_packet(labels: Sequence[str]) -> bytes:
 def _write(storage: Storage, source: str, prefix: str, row: dict[str, Any]) -> bool:
     """Write one sidecar; leave one alone that another program has written, and return False."""
     url = joined(prefix, sidecar_path(row["uri"], source))
-    if storage.find(url) is not None and f'CreatorTool="{TOOL}"'.encode() not in storage.read(url)[0]:
-        return False
+    found = storage.find(url)
+    if found is not None:
+        ours = found.size <= MAX_SIDECAR_BYTES and f'CreatorTool="{TOOL}"'.encode() in storage.read(url, MAX_SIDECAR_BYTES)[0]
+        if not ours:
+            return False
     storage.write(url, xmp_packet([tag["label"] for tag in row["tags"]]))
     return True
 

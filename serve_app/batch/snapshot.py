@@ -14,14 +14,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from serve_app.batch.inputs import Inputs, Kind
+from serve_app.batch.input_tables import DAMAGED, OWN, Kind
+from serve_app.batch.inputs import Inputs
 from serve_app.batch.storage import Storage, joined, shown_url
+from serve_app.bounded_files import FileProblem, parse_json
 from serve_app.errors import ConfigError
 
 FOLDER = "_inputs"
 INDEX = "index.json"
 CHUNKS_PER_FILE = 256
 DIGEST_DIGITS = 10
+MAX_INDEX_BYTES = 2**30
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +84,9 @@ def load_snapshot(storage: Storage, folder: str) -> Snapshot | None:
     if storage.find(url) is None:
         return None
     try:
-        read = json.loads(storage.read(url)[0])
+        read = parse_json(storage.read(url, MAX_INDEX_BYTES)[0], shown_url(url))
         return Snapshot(read["kind"], read["image_column"], tuple(Chunk(**chunk) for chunk in read["chunks"]))
-    except (ValueError, KeyError, TypeError) as error:
+    except (FileProblem, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{shown_url(url)} is damaged; delete the folder {FOLDER} to have the inputs listed again.") from error
 
 
@@ -206,12 +209,24 @@ class Cut:
                 return
 
     def _divided(self, table: pa.Table, column: str) -> Iterator[tuple[pa.Table, str]]:
+        if table.column_names == OWN.names and _is_damage(table):
+            yield table, _part_of(column, None)
+            return
         if column not in table.column_names:
             raise ConfigError(f"--partition-by {column}: the inputs have no such column; they have {', '.join(table.column_names)}.")
         values = table[column].cast(pa.string())
         for value in sorted(pc.unique(values).to_pylist(), key=str):
             chosen = pc.is_null(values) if value is None else pc.equal(values, value)
-            yield table.filter(chosen), f"{column}={'__HIVE_DEFAULT_PARTITION__' if value is None else _quoted(value)}"
+            yield table.filter(chosen), _part_of(column, value)
+
+
+def _is_damage(table: pa.Table) -> bool:
+    """Whether the inputs stand for damaged files, which have no columns of their own."""
+    return len(table) == 1 and table["offset"][0].as_py() == DAMAGED
+
+
+def _part_of(column: str, value: str | None) -> str:
+    return f"{column}={'__HIVE_DEFAULT_PARTITION__' if value is None else _quoted(value)}"
 
 
 def _quoted(value: str) -> str:

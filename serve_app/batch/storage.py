@@ -6,24 +6,26 @@ come from the environment as each cloud's own tools read them, or from `options`
 
 import functools
 import io
+import logging
 import os
-from collections.abc import Iterator
+import stat
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
-import httpx
-
+from serve_app.batch.web import read_web
 from serve_app.errors import ConfigError, PayloadTooLarge, SourceUnavailable
+
+logger = logging.getLogger(__name__)
 
 SCHEMES = ("file", "s3", "s3a", "gs", "az", "abfs", "abfss")
 WEB = ("http", "https")
 TIMEOUT = "60s"
 MAX_RETRIES = 8
 """Of a request that the store refuses for the moment or that breaks off, with growing pauses; obstore does them."""
-MAX_REDIRECTS = 5
 BUFFER = 256 * 2**10
 """Bytes that one request for a part of an object brings at least."""
 
@@ -89,10 +91,37 @@ class Storage:
             pages = obstore.list(self._store(root), prefix=path or None, chunk_size=1000)
             found = (Stored(f"{root}/{entry['path']}", entry["size"], entry["e_tag"]) for page in pages for entry in page)
             if root == "file://":
-                found = iter(sorted(found))
+                found = iter(self._sorted(found, path))
             yield from found
         except Exception as error:
             raise ConfigError(f"{shown_url(url)} cannot be listed: {why(error)}.") from error
+
+    def _sorted(self, found: Iterator[Stored], path: str) -> Sequence[Stored]:
+        """Return the files below a folder; where obstore gives the folder up for one of them, all the others."""
+        try:
+            return sorted(found)
+        except Exception as error:
+            if not os.path.isdir("/" + path):
+                raise
+            logger.debug("/%s is listed file by file: %s", path, why(error))
+        listed: list[Stored] = []
+        problems: list[OSError] = []
+        skipped = 0
+        for folder, _, names in os.walk("/" + path, onerror=problems.append):
+            for name in names:
+                try:
+                    one = self.find(f"file://{folder}/{name}")
+                except (ConfigError, ValueError):  # a name that is not UTF-8, or has control characters
+                    one = None
+                skipped += one is None
+                listed += [] if one is None else [one]
+        logger.warning(
+            "/%s: %d files are left out, whose names are not UTF-8 or hold control characters, and %d folders that cannot be read",
+            path,
+            skipped,
+            len(problems),
+        )
+        return sorted(listed)
 
     def find(self, url: str) -> Stored | None:
         """Return what is known of one object, or None where there is none.
@@ -125,8 +154,9 @@ class Storage:
         import obstore
 
         if url.partition("://")[0] in WEB:
-            return _read_web(url, most)
+            return read_web(url, most)
         root, path = _split(url)
+        _check_regular(root, path)
         try:
             answer = obstore.get(self._store(root), path)
             if most is not None and answer.meta["size"] > most:
@@ -146,6 +176,7 @@ class Storage:
         import obstore
 
         root, path = _split(url)
+        _check_regular(root, path)
         try:
             return bytes(obstore.get_range(self._store(root), path, start=start, length=length))
         except Exception as error:
@@ -280,21 +311,20 @@ def _split(url: str) -> tuple[str, str]:
     return f"{scheme}://{bucket}", path
 
 
-def _read_web(url: str, most: int | None) -> tuple[bytes, str | None]:
-    """Fetch a picture of a manifest from the web; who wrote the manifest is who runs the job, so every host may be asked."""
+def _check_regular(root: str, path: str) -> None:
+    """Refuse pipes and devices of this machine, whose reading may never end.
+
+    Raises:
+        SourceUnavailable: The path names one.
+    """
+    if root != "file://":
+        return
     try:
-        with httpx.Client(follow_redirects=True, max_redirects=MAX_REDIRECTS, timeout=30.0) as client, client.stream("GET", url) as answer:
-            answer.raise_for_status()
-            data = bytearray()
-            for part in answer.iter_bytes():
-                data += part
-                if most is not None and len(data) > most:
-                    raise _too_large(len(data), most)
-            return bytes(data), answer.headers.get("etag")
-    except httpx.HTTPStatusError as error:
-        raise SourceUnavailable(f"The host answered {error.response.status_code}.") from error
-    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
-        raise SourceUnavailable(f"The host cannot be reached: {type(error).__name__}.") from error
+        mode = os.stat("/" + path).st_mode
+    except (OSError, ValueError):
+        return  # the store says what is wrong
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise SourceUnavailable("The object cannot be read: it is a pipe or a device, not a file.")
 
 
 def _too_large(size: int, most: int) -> PayloadTooLarge:

@@ -4,7 +4,6 @@ What stays keeps its rows: they are copied from the old file of their chunk to a
 chunks of its own. The new index makes all of it valid at once; files that it does not name are deleted at the end of the job.
 """
 
-import json
 from collections.abc import Sequence
 
 import pyarrow as pa
@@ -17,6 +16,7 @@ from serve_app.batch.options import BatchOptions
 from serve_app.batch.rows import Writing, encode_rows, read_rows
 from serve_app.batch.snapshot import Chunk, Cut, Snapshot, SnapshotWriter, read_chunk
 from serve_app.batch.storage import shown_url
+from serve_app.bounded_files import parse_json
 from serve_app.errors import ConfigError
 
 COPIES_PER_TASK = 16
@@ -95,7 +95,7 @@ def copy_rows(writing: Writing, copies: Sequence[tuple[Chunk, Chunk, tuple[str, 
         kept = set(uris)
         if writing.output_format == "jsonl":
             lines = writing.storage.read(url)[0].splitlines(keepends=True)
-            data = b"".join(line for line in lines if json.loads(line)["uri"] in kept)
+            data = b"".join(line for line in lines if parse_json(line, shown_url(url))["uri"] in kept)
         else:
             rows = pq.ParquetFile(writing.storage.open(url)).read()
             data = encode_rows(rows.filter(pc.is_in(rows["uri"], pa.array(uris))), writing.output_format, writing.compression)

@@ -38,9 +38,9 @@ Embedding = Annotated[tuple[float, ...], BeforeValidator(unpack_embedding)]
 
 
 class Answer(BaseModel):
-    """Base of every answer."""
+    """Base of every answer. Numbers that are not finite are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
+    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True, allow_inf_nan=False)
 
 
 class Tag(Answer):

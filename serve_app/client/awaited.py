@@ -2,14 +2,16 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any, Self, TypeVar, Unpack
 
 import httpx
 
+from serve_app.bounded_http import MAX_RESPONSE_BYTES, ResponseTooSlow, aread_response
 from serve_app.client.answers import ModelCard, Tagged, Vocabulary, VocabularyCard
 from serve_app.client.calls import Outcome
-from serve_app.client.exchange import Call, Read, Wait
+from serve_app.client.exchange import DEADLINE_S, Call, Read, Wait
 from serve_app.client.face import CONCURRENCY, IMAGES_PER_REQUEST, LIMITS, Face, Settings
 from serve_app.client.folders import Paths, TaggedFile, Window, files_of
 from serve_app.client.images import Image, read_image
@@ -123,11 +125,21 @@ class AsyncClient(Face):
     async def _do(self, step: httpx.Request | Wait | Read) -> Any:
         match step:
             case httpx.Request():
-                return await self._http.send(step)
+                return await self._send(step)
             case Wait():
                 return await self._wait(step.seconds)
             case Read():
                 return await asyncio.to_thread(read_image, step.image)
+
+    async def _send(self, request: httpx.Request) -> httpx.Response:
+        """Send a request and read its response; raises `ResponseTooSlow` after the call's deadline."""
+        deadline_s = request.extensions[DEADLINE_S]
+        try:
+            async with asyncio.timeout(deadline_s):
+                async with aclosing(await self._http.send(request, stream=True)) as response:
+                    return await aread_response(response, MAX_RESPONSE_BYTES, deadline_s)
+        except TimeoutError as error:
+            raise ResponseTooSlow("the response did not end in time") from error
 
     async def aclose(self) -> None:
         """Close the connections."""

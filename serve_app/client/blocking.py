@@ -4,14 +4,17 @@ import concurrent.futures
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Self, TypeVar, Unpack
 
 import httpx
 
+from serve_app.bounded_files import read_within
+from serve_app.bounded_http import MAX_RESPONSE_BYTES, ResponseTooSlow, read_response
 from serve_app.client.answers import ModelCard, Tagged, Vocabulary, VocabularyCard
 from serve_app.client.calls import Outcome
-from serve_app.client.exchange import Call, Read, Wait
+from serve_app.client.exchange import DEADLINE_S, Call, Read, Wait
 from serve_app.client.face import CONCURRENCY, IMAGES_PER_REQUEST, LIMITS, Face, Settings
 from serve_app.client.folders import Paths, TaggedFile, Window, files_of
 from serve_app.client.images import Image, read_image
@@ -182,11 +185,25 @@ class Client(Face):
     def _do(self, step: httpx.Request | Wait | Read) -> Any:
         match step:
             case httpx.Request():
-                return self._http.send(step)
+                return self._send(step)
             case Wait():
                 return self._wait(step.seconds)
             case Read():
                 return read_image(step.image)
+
+    def _send(self, request: httpx.Request) -> httpx.Response:
+        """Send a request and read its response; raises `ResponseTooSlow` after the call's deadline."""
+        deadline_s = request.extensions[DEADLINE_S]
+
+        def exchange() -> httpx.Response:
+            with closing(self._http.send(request, stream=True)) as response:
+                return read_response(response, MAX_RESPONSE_BYTES, deadline_s)
+
+        try:
+            # in a thread: httpx's time-outs are for each read, and a head may arrive byte by byte
+            return read_within(exchange, deadline_s)
+        except TimeoutError as error:
+            raise ResponseTooSlow("the response did not end in time") from error
 
     def close(self) -> None:
         """Close the connections."""

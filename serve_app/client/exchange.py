@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import httpx
 
 from serve_app import __version__
+from serve_app.bounded_http import ACCEPTED_ENCODINGS
 from serve_app.client import failures
 from serve_app.client.images import Image
 from serve_app.client.retries import Retries
@@ -21,6 +22,8 @@ from serve_app.errors import ConfigError, TaggerError
 
 CONNECT_TIMEOUT_S = 5.0
 MIN_TIMEOUT_S = 0.001
+DEADLINE_S = "siglip_deadline_s"
+"""Extension of a request: seconds after which reading its response is given up, however much arrives."""
 RETRIES = Retries()
 
 T = TypeVar("T")
@@ -135,7 +138,12 @@ class Exchange:
     def _request(self, ask: Ask, request_id: str, left_s: float) -> httpx.Request:
         timeout_s = max(MIN_TIMEOUT_S, min(self.timeout_s, left_s))
         timeout = httpx.Timeout(timeout_s, connect=min(timeout_s, CONNECT_TIMEOUT_S))
-        headers = {"User-Agent": f"siglip-serve/{__version__}", "Accept": "application/json", "X-Request-Id": request_id}
+        headers = {
+            "User-Agent": f"siglip-serve/{__version__}",
+            "Accept": "application/json",
+            "Accept-Encoding": ACCEPTED_ENCODINGS,
+            "X-Request-Id": request_id,
+        }
         if ask.content_type:
             headers["Content-Type"] = ask.content_type
         if self.api_key is not None:
@@ -146,7 +154,7 @@ class Exchange:
             params=ask.query or None,
             headers=headers,
             content=ask.content,
-            extensions={"timeout": timeout.as_dict()},
+            extensions={"timeout": timeout.as_dict(), DEADLINE_S: max(MIN_TIMEOUT_S, left_s)},
         )
 
     def _answer(self, response: httpx.Response, read: Callable[[bytes], T], request_id: str) -> T:

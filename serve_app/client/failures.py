@@ -8,9 +8,10 @@ from typing import Any
 
 import httpx
 
-from serve_app import errors
+from serve_app import bounded_http, errors
 from serve_app.client.retries import RETRIED_STATUSES, told_wait_s
 from serve_app.errors import TaggerError
+from serve_app.terminal import printable
 
 ERRORS: dict[str, type[TaggerError]] = {
     cls.code: cls for cls in vars(errors).values() if isinstance(cls, type) and issubclass(cls, TaggerError)
@@ -29,6 +30,8 @@ BY_STATUS: dict[int, type[TaggerError]] = {
 FOREIGN = (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, httpx.CookieConflict)
 """What httpx raises."""
 MAX_MESSAGE_CHARACTERS = 2_000
+MAX_CODE_CHARACTERS = 100
+"""Of an error's code, and of a content type, where it is repeated in a message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,13 @@ _FROM_HTTPX: dict[type[Exception], tuple[type[TaggerError], str, bool]] = {
     httpx.InvalidURL: (errors.InvalidRequest, "{at} is not an address.", False),
     httpx.DecodingError: (errors.ServiceError, "The answer of {at} cannot be decompressed.", False),
     httpx.TooManyRedirects: (errors.ServiceError, "{at} redirects without end.", False),
+    bounded_http.ResponseTooLarge: (
+        errors.ServiceError,
+        f"The response of {{at}} is larger than {bounded_http.MAX_RESPONSE_BYTES // 2**20} MiB; ask for less at once.",
+        False,
+    ),
+    bounded_http.ResponseTooSlow: (errors.DeadlineExceeded, "The response of {at} did not end in time.", False),
+    bounded_http.ResponseNotReadable: (errors.ServiceError, "The response of {at} cannot be unpacked.", False),
     httpx.HTTPError: (errors.ServiceError, "The answer of {at} cannot be read.", False),
     httpx.StreamError: (errors.ServiceError, "The answer of {at} cannot be read.", False),
     httpx.CookieConflict: (errors.ServiceError, "The answer of {at} cannot be read.", False),
@@ -86,7 +96,9 @@ def of_entry(entry: Any, status: int | None = None) -> TaggerError | None:
     told = entry.get("error") if isinstance(entry, dict) else None
     if not isinstance(told, dict) or not isinstance(told.get("code"), str) or not isinstance(told.get("message"), str):
         return None
-    code, message = told["code"], told["message"][:MAX_MESSAGE_CHARACTERS]
+    # a hostile server's escape sequences must not reach a terminal or a log by way of an exception
+    code = printable(told["code"][:MAX_CODE_CHARACTERS])
+    message = printable(told["message"][:MAX_MESSAGE_CHARACTERS])
     error = ERRORS.get(code, _class_of(status or 500))(message)
     error.code = code  # also where it is newer than this client
     return error
@@ -95,7 +107,8 @@ def of_entry(entry: Any, status: int | None = None) -> TaggerError | None:
 def not_ours(response: httpx.Response, at: str) -> TaggerError:
     """Return the error for an answer that siglip-serve would not give, such as a gateway's page."""
     status = response.status_code
-    kind = response.headers.get("content-type", "").partition(";")[0].strip() or "no content type"
+    named = response.headers.get("content-type", "").partition(";")[0].strip()
+    kind = printable(named[:MAX_CODE_CHARACTERS]) or "no content type"
     cls = errors.ServiceError if response.is_success else _class_of(status)
     error = cls(f"{at} answers {status} with {kind}, which is not siglip-serve's: another service is there, or a gateway before it.")
     error.status = status

@@ -4,10 +4,13 @@ import os
 from pathlib import Path
 from typing import BinaryIO
 
+from serve_app.bounded_files import FileProblem, read_regular
 from serve_app.errors import InvalidImage, SourceUnavailable
 
 Image = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
 """A path, the bytes of a picture file, or a file object open for reading bytes."""
+MAX_IMAGE_BYTES = 256 * 2**20
+"""Bytes of one file that are read at all; the service has a lower limit of its own."""
 
 
 def read_image(image: Image) -> bytes:
@@ -20,9 +23,10 @@ def read_image(image: Image) -> bytes:
     """
     try:
         data = _bytes_of(image)
+    except FileProblem as error:
+        raise SourceUnavailable(error.message) from error
     except OSError as error:
-        name = os.fspath(image) if isinstance(image, str | os.PathLike) else "The picture"
-        raise SourceUnavailable(f"{name} cannot be read: {error.strerror or type(error).__name__}.") from error
+        raise SourceUnavailable(f"The image cannot be read: {error.strerror or type(error).__name__}.") from error
     if not data:
         raise InvalidImage("The picture is empty.")
     return data
@@ -32,7 +36,7 @@ def _bytes_of(image: Image) -> bytes:
     if isinstance(image, bytes | bytearray | memoryview):
         return bytes(image)
     if isinstance(image, str | os.PathLike):
-        return Path(image).read_bytes()
+        return read_regular(Path(image), MAX_IMAGE_BYTES)
     data = image.read() if hasattr(image, "read") else None
     if not isinstance(data, bytes):
         raise TypeError(f"a picture is a path, bytes or a file open for reading bytes, not {type(image).__name__}")

@@ -132,12 +132,10 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 def _print(result: "JobResult", more: dict[str, str]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     from serve_app.batch.storage import shown_url
+    from serve_app.console import SafeConsole, facts_table
 
-    table = Table.grid(padding=(0, 2))
+    table = facts_table()
     failed = sum(result.errors.values())
     table.add_row("inputs", f"{result.inputs:,}")
     table.add_row("tagged", f"{result.inputs - failed:,}")
@@ -147,7 +145,4 @@ def _print(result: "JobResult", more: dict[str, str]) -> None:
     table.add_row("output", f"{shown_url(result.folder)} ({result.nbytes / 1e6:,.1f} MB)")
     for name, told in more.items():
         table.add_row(name, told)
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = 200
-    console.print(table)
+    SafeConsole(plain_width=200).print(table)

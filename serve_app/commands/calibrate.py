@@ -1,15 +1,14 @@
 """`siglip-serve calibrate`: fits a vocabulary's scores to images, and shows what that changes."""
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 
-from serve_app.commands.evaluate import PLAIN_WIDTH, MeasuredFolder, half, measure_score, score_folder, summary_table
+from serve_app.commands.evaluate import MeasuredFolder, half, measure_score, score_folder, summary_table
 from serve_app.commands.report import LabelledReport, UnlabelledReport, write_labelled_report, write_unlabelled_report
 from serve_app.config import ServiceConfig
+from serve_app.console import SafeConsole
 from serve_app.errors import ConfigError, InvalidRequest
 from serve_app.local_tagger import LocalTagger
 from serve_app.siglip.inputs import FloatArray
@@ -63,7 +62,7 @@ def calibrate(config: ServiceConfig, options: CalibrationOptions) -> int:
         calibration = fit_background(folder.logits, of, options.percentile, options.tags_per_image)
     else:
         calibration = fit_labelled(folder.logits, known.truth, known.known, of, goal)
-    console = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH, highlight=False, markup=False, emoji=False)
+    console = SafeConsole()
     threshold = config.siglip.confidence_threshold
     try:
         write_calibration(calibration, options.out)
@@ -78,7 +77,7 @@ def calibrate(config: ServiceConfig, options: CalibrationOptions) -> int:
 
 
 def _show_labelled(
-    folder: MeasuredFolder, of: FittedTo, goal: Goal, threshold: float, options: CalibrationOptions, console: Console
+    folder: MeasuredFolder, of: FittedTo, goal: Goal, threshold: float, options: CalibrationOptions, console: SafeConsole
 ) -> None:
     """Measure on the half of the images that a fit to the other half has not seen."""
     (fit_logits, fit_known), (logits, labelled) = half(folder, first=True), half(folder, first=False)
@@ -118,7 +117,7 @@ def _at_best(
 
 
 def _show_unlabelled(
-    folder: MeasuredFolder, calibration: Calibration, threshold: float, options: CalibrationOptions, console: Console
+    folder: MeasuredFolder, calibration: Calibration, threshold: float, options: CalibrationOptions, console: SafeConsole
 ) -> None:
     """Show how many tags images get, and which labels were moved most."""
     fitted = TagTable(folder.scored.bank.vocabulary, calibration)

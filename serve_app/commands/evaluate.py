@@ -1,19 +1,17 @@
 """`siglip-serve evaluate`: how good the tags of a configuration are on images whose labels are known."""
 
 import dataclasses
-import json
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from serve_app.commands.files import expand
 from serve_app.commands.pictures import EmbeddedFiles, embed_files
 from serve_app.config import ServiceConfig
+from serve_app.console import SafeConsole, SafeTable
 from serve_app.errors import InvalidRequest
 from serve_app.local_tagger import LocalTagger
 from serve_app.siglip.inputs import FloatArray
@@ -24,8 +22,7 @@ from serve_app.tagging.scores import Score, best_names, in_score
 from serve_app.tagging.selection import SelectionRule, least_scores
 from serve_app.tagging.tag_bank import ScoredBank
 from serve_app.tagging.tag_table import TagTable
-
-PLAIN_WIDTH = 120
+from serve_app.terminal import json_text, print_block, print_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +58,7 @@ def score_folder(tagger: LocalTagger, images: Path, table: Path | None, vocabula
     labelled = read_labelled(images, table, scored.table)
     embedded = embed_files(tagger, labelled.files if labelled else expand([images]))
     for path, problem in embedded.problems:
-        print(f"left out: {path}: {problem}", file=sys.stderr)
+        print_line(f"left out: {path}: {problem}", file=sys.stderr)
     if labelled is not None and embedded.problems:
         kept = list(embedded.kept)
         labelled = LabelledImages(tuple(labelled.files[at] for at in kept), labelled.truth[kept])
@@ -95,9 +92,9 @@ def evaluate_folder(images: Path, config: ServiceConfig, table: Path | None, voc
     for score in scores:
         found[score] = measure_score(folder.logits, folder.labelled, folder.scored.table, score, threshold)
     if as_json:
-        print(json.dumps({score: _as_json(measures) for score, measures in found.items()}, indent=2, ensure_ascii=False))
+        print_block(json_text({score: _as_json(measures) for score, measures in found.items()}, indent=2) + "\n")
         return 0
-    console = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH, highlight=False, markup=False, emoji=False)
+    console = SafeConsole()
     known = int(folder.labelled.known.sum())
     console.print(f"{len(folder.logits):,} images, {known} of {len(folder.scored.table)} tags occur; others are not measured\n")
     console.print(summary_table(found))
@@ -106,10 +103,10 @@ def evaluate_folder(images: Path, config: ServiceConfig, table: Path | None, voc
     return 0
 
 
-def summary_table(found: Mapping[str, Measures]) -> Table:
+def summary_table(found: Mapping[str, Measures]) -> SafeTable:
     """Return the measures of several scores side by side."""
     columns = ("score", "mAP", "precision", "recall", "F1", "macro F1", "calibration error", "tags an image")
-    table = Table(*columns, box=None, pad_edge=False)
+    table = SafeTable(*columns)
     for column in table.columns[1:]:
         column.justify = "right"
     for name, m in found.items():
@@ -118,9 +115,9 @@ def summary_table(found: Mapping[str, Measures]) -> Table:
     return table
 
 
-def tag_table(measures: Measures) -> Table:
+def tag_table(measures: Measures) -> SafeTable:
     """Return each tag's own measures, the worst F1 first."""
-    table = Table("tag", "true", "given", "precision", "recall", "F1", "AP", box=None, pad_edge=False)
+    table = SafeTable("tag", "true", "given", "precision", "recall", "F1", "AP")
     for column in table.columns[1:]:
         column.justify = "right"
     for tag in sorted(measures.tags, key=lambda tag: (tag.rates.f1, tag.label)):

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from serve_app.config import parse_config
 from serve_app.siglip.hub import load_checkpoint
+from serve_app.terminal import print_line
 
 
 def fetch(model: str, revision: str | None) -> int:
@@ -18,7 +19,7 @@ def fetch(model: str, revision: str | None) -> int:
     """
     plugin = parse_config({"labels": ["picture"], "plugins": {"siglip": {"model": model}}}).siglip
     checkpoint = load_checkpoint(plugin.model_source, revision)
-    print(f"{plugin.model_shown} is in {checkpoint.folder}")
+    print_line(f"{plugin.model_shown} is in {checkpoint.folder}")
     if not Path(plugin.model_source).expanduser().is_dir():  # but of the hub's cache, where folders are called by their commits
-        print(f"revision: {checkpoint.folder.name}")
+        print_line(f"revision: {checkpoint.folder.name}")
     return 0

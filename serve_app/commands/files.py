@@ -4,9 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import Progress
-
+from serve_app.console import SafeConsole, progress
 from serve_app.errors import InvalidRequest
 from serve_app.picture_files import SUFFIXES, pictures_in
 
@@ -41,8 +39,9 @@ def shown(path: Path) -> str:
 @contextmanager
 def progress_bar(total: int, description: str) -> Iterator[Callable[[int], None]]:
     """Show a progress bar on standard error; what is given advances it by so many."""
-    console = Console(stderr=True)
+    console = SafeConsole(stderr=True)
     # where it is no terminal rich would leave an empty line behind
-    with Progress(console=console, transient=True, disable=total < PROGRESS_FROM or not console.is_terminal) as progress:
-        task = progress.add_task(description, total=total)
-        yield lambda done: progress.advance(task, done)
+    hidden = total < PROGRESS_FROM or not console.is_terminal
+    with progress(console, disable=hidden) as bar:
+        task = bar.add_task(description, total=total)
+        yield lambda done: bar.advance(task, done)

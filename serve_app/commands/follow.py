@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
+MAX_READ_BYTES = 2**20
+"""Read of one file at a time; a longer line is shown in parts."""
 RAY_MARKS = (":", "\x1b[")
 """How the lines begin that Ray itself writes into the files: what runs in them, and colours of its own notices."""
 
@@ -25,8 +27,10 @@ class FollowedRequests:
         """Return how many bytes of whole lines there were."""
         with path.open("rb") as file:
             file.seek(start)
-            data = file.read()
+            data = file.read(MAX_READ_BYTES)
         whole = data[: data.rfind(b"\n") + 1]
+        if not whole and len(data) == MAX_READ_BYTES:
+            whole = data
         for line in whole.decode("utf-8", "replace").splitlines():
             if line and not line.startswith(RAY_MARKS):
                 show_line(line)

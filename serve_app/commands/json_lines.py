@@ -1,10 +1,10 @@
 """One picture's outcome as one line of JSON, whichever command found it."""
 
-import json
 from collections.abc import Sequence
 from typing import Protocol
 
 from serve_app.errors import TaggerError
+from serve_app.terminal import json_text
 
 
 class ShownTag(Protocol):
@@ -26,6 +26,6 @@ ShownOutcome = Sequence[ShownTag] | TaggerError
 def json_line(name: str, outcome: ShownOutcome) -> str:
     """Return one picture's tags, or why it has none, as a line of JSON."""
     if isinstance(outcome, TaggerError):
-        return json.dumps({"file": name, "error": {"code": outcome.code, "message": outcome.message}})
+        return json_text({"file": name, "error": {"code": outcome.code, "message": outcome.message}})
     tags = [{"label": tag.label, "confidence": float(f"{tag.confidence:.6g}")} for tag in outcome]
-    return json.dumps({"file": name, "tags": tags}, ensure_ascii=False)
+    return json_text({"file": name, "tags": tags})

@@ -9,17 +9,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
-
-from serve_app.config import ServiceConfig, load_config, read_documents
+from serve_app.config import ServiceConfig, load_config
+from serve_app.console import SafeConsole, SafeTable, styled
 from serve_app.errors import ConfigError
 from serve_app.hardware.plan import Plan
-from serve_app.kuberay.changes import LOADER, as_applied, compare
+from serve_app.kuberay.changes import as_applied, compare
 from serve_app.kuberay.effects import Change
 from serve_app.kuberay.groups import CPU, GPU, POD_LABEL, WorkerGroup, plan_for, with_gpus, worker_groups
 from serve_app.kuberay.patch import apply_patch, patch_text, ray_service_patch
+from serve_app.terminal import json_text, print_block, print_line
+from serve_app.yaml_files import read_documents
 
 PLAIN_WIDTH = 160
 BASE_PORT = 8000
@@ -56,19 +55,19 @@ def _render(given: argparse.Namespace) -> int:
     configs = _configs(given)
     patch = _patch(configs)
     for line in _base_advice(configs):
-        print(f"advice: {line}", file=sys.stderr)
+        print_line(f"advice: {line}", file=sys.stderr)
     if (nbytes := len(json.dumps(patch, ensure_ascii=False).encode())) > APPLIED_BYTES:
         told = "kubectl apply keeps a copy of the manifest, which may have 256 KiB: apply it with --server-side"
-        print(f"advice: the patch has {nbytes / 2**10:.0f} KiB; {told}.", file=sys.stderr)
+        print_line(f"advice: the patch has {nbytes / 2**10:.0f} KiB; {told}.", file=sys.stderr)
     text = patch_text(patch, [path.name for path in given.config])
     if given.out is None:
-        print(text, end="")
+        print_block(text)
     else:
         try:
             given.out.write_text(text, encoding="utf-8")
         except OSError as error:
             raise ConfigError(f"{given.out} cannot be written: {error.strerror}.") from error
-        print(f"{given.out} is written", file=sys.stderr)
+        print_line(f"{given.out} is written", file=sys.stderr)
     return 0
 
 
@@ -87,17 +86,16 @@ def _plan(given: argparse.Namespace) -> int:
     if given.json:
         told: dict[str, Any] = {"hardware": configs[0].hardware, "groups": [dataclasses.asdict(group) for group in groups]}
         told |= {"images_per_second": rate, "advice": advice} | ({} if cost is None else {"usd_per_million_images": cost})
-        print(json.dumps(told | ({} if changes is None else {"changes": [dataclasses.asdict(c) for c in changes]}), indent=2))
+        told |= {} if changes is None else {"changes": [dataclasses.asdict(c) for c in changes]}
+        print_block(json_text(told, indent=2) + "\n")
         return 0
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = PLAIN_WIDTH
+    console = SafeConsole(plain_width=PLAIN_WIDTH)
     _print_groups(console, configs, plans, groups)
     console.print(f"\nabout {rate:,.0f} images/s with all pods, computed from the data sheet, not measured")
     if cost is not None:
         console.print(f"about ${cost:,.2f} for a million images at ${given.gpu_price:g} a GPU pod and hour")
     for line in advice:
-        console.print(f"advice: {escape(line)}")
+        console.print(f"advice: {line}")
     if changes is not None:
         _print_changes(console, changes)
     return 0
@@ -163,7 +161,7 @@ def _listed(names: set[str]) -> str:
 
 def _ray_service(path: Path) -> dict[str, Any]:
     """Return the RayService of a file of manifests."""
-    found = [one for one in read_documents(path, LOADER) if isinstance(one, dict)]
+    found = [one for one in read_documents(path) if isinstance(one, dict)]
     listed = [item for one in found for item in (one.get("items") or [one])]
     services = [one for one in listed if isinstance(one, dict) and one.get("kind") == "RayService"]
     if len(services) != 1:
@@ -171,14 +169,15 @@ def _ray_service(path: Path) -> dict[str, Any]:
     return services[0]
 
 
-def _print_groups(console: Console, configs: Sequence[ServiceConfig], plans: Sequence[Plan], groups: Sequence[WorkerGroup]) -> None:
-    console.print(f"hardware: [bold]{configs[0].hardware}[/bold]\n")
-    pods = Table("worker group", "pods", "CPUs", "memory", "GPU", box=None, pad_edge=False)
+def _print_groups(console: SafeConsole, configs: Sequence[ServiceConfig], plans: Sequence[Plan], groups: Sequence[WorkerGroup]) -> None:
+    console.print(styled("hardware: ").append(configs[0].hardware, "bold"))
+    console.print()
+    pods = SafeTable("worker group", "pods", "CPUs", "memory", "GPU")
     for group in groups:
         gpu = f"{group.gpus} × {group.accelerator}" if group.gpus else ""
         pods.add_row(group.name, _bounds(group.least, group.most), str(group.cpus), f"{group.memory_gib} GiB", gpu)
     console.print(pods)
-    replicas = Table("application", "deployment", "replicas", "CPUs", "GPU", "images/s each", box=None, pad_edge=False)
+    replicas = SafeTable("application", "deployment", "replicas", "CPUs", "GPU", "images/s each")
     for config, plan in zip(configs, plans, strict=True):
         for name, planned in plan.deployments.items():
             rate = f"{planned.per_second:.0f}" if planned.per_second else ""
@@ -224,13 +223,13 @@ def _base_advice(configs: Sequence[ServiceConfig]) -> list[str]:
     return [*(ports if port != BASE_PORT else []), *(python if ingress == "python" else [])]
 
 
-def _print_changes(console: Console, changes: Sequence[Change]) -> None:
+def _print_changes(console: SafeConsole, changes: Sequence[Change]) -> None:
     if not changes:
         console.print("\nnothing differs from what runs")
         return
-    table = Table("what differs", "what it does", "", box=None, pad_edge=False)
+    table = SafeTable("what differs", "what it does", "")
     for change in changes:
-        table.add_row(escape(change.where), f"[bold]{change.effect}[/bold]", escape(change.why))
+        table.add_row(change.where, styled(change.effect, "bold"), change.why)
     console.print()
     console.print(table)
 

@@ -3,6 +3,7 @@
 import sys
 
 from serve_app.api.keys import make_key
+from serve_app.terminal import print_line
 
 
 def new_key(name: str) -> int:
@@ -12,8 +13,8 @@ def new_key(name: str) -> int:
         ConfigError: The name cannot be one.
     """
     made = make_key(name)
-    print(f"Give this key to {name}; it is shown only now:", file=sys.stderr)
-    print(made.key, flush=True)
-    print("Add this line to the file of access.api_keys; a running service takes it within seconds:", file=sys.stderr)
-    print(made.line, file=sys.stderr)
+    print_line(f"Give this key to {name}; it is shown only now:", file=sys.stderr)
+    print_line(made.key, flush=True)
+    print_line("Add this line to the file of access.api_keys; a running service takes it within seconds:", file=sys.stderr)
+    print_line(made.line, file=sys.stderr)
     return 0

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
+from serve_app.client.images import read_image
 from serve_app.commands.files import progress_bar
-from serve_app.errors import InvalidRequest, TaggerError
+from serve_app.errors import InvalidRequest, RequestError, TaggerError
 from serve_app.local_tagger import LocalTagger
 from serve_app.siglip.inputs import FloatArray
 
@@ -19,6 +20,31 @@ def in_chunks(files: Sequence[Path], size: int, description: str) -> Iterator[Se
             chunk = files[start : start + size]
             yield chunk
             advance(len(chunk))
+
+
+def read_chunk(files: Sequence[Path]) -> tuple[list[Path], list[bytes], dict[Path, TaggerError]]:
+    """Read some files: those that could be read, what they hold, and why the others could not.
+
+    One file that cannot be read ends no command; it is reported like an image that is damaged.
+    """
+    readable: list[Path] = []
+    contents: list[bytes] = []
+    problems: dict[Path, TaggerError] = {}
+    for file in files:
+        try:
+            contents.append(read_image(file))
+        except RequestError as error:
+            problems[file] = error
+        else:
+            readable.append(file)
+    return readable, contents, problems
+
+
+def _embed(tagger: LocalTagger, files: Sequence[Path]) -> list[FloatArray | TaggerError]:
+    """Return each file's embedding, or why it has none."""
+    readable, contents, problems = read_chunk(files)
+    embedded = iter(tagger.embed_pictures(contents)) if readable else iter(())
+    return [problems[file] if file in problems else next(embedded) for file in files]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +67,7 @@ def embed_files(tagger: LocalTagger, files: Sequence[Path]) -> EmbeddedFiles:
     problems: list[tuple[Path, TaggerError]] = []
     at = 0
     for chunk in in_chunks(files, tagger.batch_size, "Encoding"):
-        for file, embedded in zip(chunk, tagger.embed_pictures([file.read_bytes() for file in chunk]), strict=True):
+        for file, embedded in zip(chunk, _embed(tagger, chunk), strict=True):
             if isinstance(embedded, TaggerError):
                 problems.append((file, embedded))
             else:

@@ -2,16 +2,14 @@
 
 import dataclasses
 import functools
-import json
-
-from rich.console import Console
-from rich.table import Table
 
 from serve_app.config import ServiceConfig
+from serve_app.console import SafeConsole, SafeTable, styled
 from serve_app.graph.deploy import Cluster
 from serve_app.hardware.detection import Hardware, cpu_has_bfloat16, detect_machine, hardware_of_nodes
 from serve_app.hardware.plan import Plan, gib
 from serve_app.planning import plan_service
+from serve_app.terminal import json_text, print_block
 
 PLAIN_WIDTH = 160
 """Columns where standard output is no terminal."""
@@ -27,12 +25,9 @@ def print_plan(config: ServiceConfig, hardware: str | None, cluster: str | None,
         config = config.model_copy(update={"hardware": hardware or "auto"})
     plan = plan_service(config, detect_machine if cluster is None else functools.partial(hardware_of_cluster, Cluster(cluster)))
     if as_json:
-        print(json.dumps(dataclasses.asdict(plan), indent=2))
+        print_block(json_text(dataclasses.asdict(plan), indent=2) + "\n")
         return 0
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = PLAIN_WIDTH
-    _print(plan, console)
+    _print(plan, SafeConsole(plain_width=PLAIN_WIDTH))
     return 0
 
 
@@ -41,18 +36,20 @@ def hardware_of_cluster(cluster: Cluster, with_gpus: bool) -> Hardware:
     return hardware_of_nodes(cluster.nodes(), cpu_has_bfloat16(), f"the cluster at {cluster.address}", with_gpus)
 
 
-def _print(plan: Plan, console: Console) -> None:
-    console.print(f"[bold]{plan.checkpoint}[/bold] on {plan.hardware.described}\n")
-    deployments = Table("deployment", "CPUs", "GPU", "replicas", "memory each", box=None, pad_edge=False)
-    memory = {"image_encoder": gib(plan.image.needed), "text_encoder": gib(plan.text.needed)}
+def _print(plan: Plan, console: SafeConsole) -> None:
+    console.print(styled(plan.checkpoint, "bold").append(styled(f" on {plan.hardware.described}", "not bold")))
+    console.print()
+    deployments = SafeTable("deployment", "CPUs", "GPU", "replicas", "memory each")
+    memory = {name: gib(nbytes) for name, nbytes in plan.host_bytes.items()}
+    memory |= {"image_encoder": gib(plan.image.needed), "text_encoder": gib(plan.text.needed)}
     for name, planned in plan.deployments.items():
         least, most = planned.min_replicas, planned.max_replicas
         replicas = str(most) if least == most else f"{least} to {most}"
-        deployments.add_row(name, f"{planned.num_cpus:g}", f"{planned.num_gpus:g}", replicas, memory.get(name, ""))
+        deployments.add_row(name, f"{planned.num_cpus:g}", f"{planned.num_gpus:g}", replicas, memory[name])
     console.print(deployments)
-    reasons = Table("", "", "why", box=None, pad_edge=False)
+    reasons = SafeTable("", "", "why")
     for reason in plan.reasons:
-        reasons.add_row(reason.name, f"[bold]{reason.value}[/bold]", reason.why)
+        reasons.add_row(reason.name, styled(str(reason.value), "bold"), reason.why)
     console.print(reasons)
     for line in plan.advice:
         console.print(f"advice: {line}")

@@ -1,6 +1,7 @@
 """The report of a calibration: Markdown, and pictures of what changed."""
 
 import itertools
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +14,14 @@ from serve_app.siglip.inputs import FloatArray
 from serve_app.siglip.scoring import sigmoid
 from serve_app.tagging.calibration import Calibration
 from serve_app.tagging.evaluation import BoolArray, Measures, precision_recall_curve, reliability
+from serve_app.terminal import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 REPORT, CALIBRATION_PICTURE, CURVES_PICTURE, COUNTS_PICTURE = "report.md", "reliability.png", "precision-recall.png", "tags-per-image.png"
+_MARKDOWN = re.compile(r"[\\`*_\[\]|>#~]")
 SHOWN_TAGS = 20
 DOTS_PER_INCH = 120
 SMALLEST_AXIS = 1e-4
@@ -117,8 +120,13 @@ def write_unlabelled_report(report: UnlabelledReport, folder: Path) -> Path:
     axes[0].set(xlabel="tags an image", ylabel="images")
     axes[0].legend()
     _save(figure, folder / COUNTS_PICTURE)
-    sentences = [text for line in report.lines() for text in (line, "")]
+    sentences = [text for line in report.lines() for text in (_markdown(line), "")]
     return _write(["# Calibration", "", *sentences, f"![Tags an image]({COUNTS_PICTURE})"], folder)
+
+
+def _markdown(text: str) -> str:
+    """Return text that a Markdown page shows as it is: no table cell, link or HTML begins or ends in it."""
+    return _MARKDOWN.sub(r"\\\g<0>", printable(text).replace("&", "&amp;").replace("<", "&lt;"))
 
 
 def _measures_table(measures: Mapping[str, Measures]) -> list[str]:
@@ -136,7 +144,7 @@ def _tags_table(measures: Mapping[str, Measures]) -> list[str]:
     rows = ["| tag | true | F1 before | F1 after | precision | recall | average precision |", "|---|" + "---:|" * 6]
     for tag in worst:
         numbers = (before[tag.label].rates.f1, tag.rates.f1, tag.rates.precision, tag.rates.recall, tag.average_precision)
-        rows.append(f"| {tag.label} | {tag.true} | " + " | ".join(f"{number:.3f}" for number in numbers) + " |")
+        rows.append(f"| {_markdown(tag.label)} | {tag.true} | " + " | ".join(f"{number:.3f}" for number in numbers) + " |")
     return rows
 
 

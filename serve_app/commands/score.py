@@ -8,6 +8,7 @@ from serve_app.config import ServiceConfig
 from serve_app.errors import InvalidRequest
 from serve_app.local_scorer import LocalScorer
 from serve_app.tagging.settings import TagOptions
+from serve_app.terminal import print_line
 
 CHUNK = 1024
 
@@ -29,5 +30,5 @@ def score_file(path: Path, config: ServiceConfig, options: TagOptions) -> int:
     for start in range(0, len(stored.names), CHUNK):
         tags, _ = scorer.tag(stored.image_embeds[start : start + CHUNK], options)
         for name, found in zip(stored.names[start : start + CHUNK], tags, strict=True):
-            print(json_line(name, found))
+            print_line(json_line(name, found))
     return 0

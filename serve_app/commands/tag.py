@@ -10,7 +10,7 @@ import numpy as np
 
 from serve_app.commands.files import expand, shown
 from serve_app.commands.json_lines import json_line
-from serve_app.commands.pictures import in_chunks
+from serve_app.commands.pictures import in_chunks, read_chunk
 from serve_app.commands.stored import StoredEmbeddings, write_embeddings
 from serve_app.commands.tags_table import print_table
 from serve_app.config import ServiceConfig
@@ -19,6 +19,7 @@ from serve_app.local_tagger import LocalTagger
 from serve_app.siglip.inputs import FloatArray
 from serve_app.tagger import TagOutcome
 from serve_app.tagging.settings import TagOptions
+from serve_app.terminal import print_line
 
 
 def tag_files(photos: Sequence[Path], config: ServiceConfig, options: TagOptions, as_json: bool, embeddings: Path | None = None) -> int:
@@ -44,7 +45,7 @@ def tag_files(photos: Sequence[Path], config: ServiceConfig, options: TagOptions
         if embed is not None:
             kept[shown(path)] = embed
         if as_json:
-            print(json_line(shown(path), outcome), flush=True)
+            print_line(json_line(shown(path), outcome), flush=True)
     if not as_json:
         print_table(found)
     if embeddings is not None and kept:
@@ -54,6 +55,12 @@ def tag_files(photos: Sequence[Path], config: ServiceConfig, options: TagOptions
 
 def _tag(tagger: LocalTagger, files: Sequence[Path], options: TagOptions) -> Iterator[tuple[Path, TagOutcome, FloatArray | None]]:
     for chunk in in_chunks(files, tagger.batch_size, "Tagging"):
-        answer = tagger.tag_pictures([file.read_bytes() for file in chunk], options, with_embeddings=True)
-        assert answer.image_embeds is not None, "embeddings were asked for"
-        yield from zip(chunk, answer.outcomes, answer.image_embeds, strict=True)
+        readable, contents, problems = read_chunk(chunk)
+        tagged: dict[Path, tuple[TagOutcome, FloatArray | None]] = {file: (error, None) for file, error in problems.items()}
+        if readable:
+            answer = tagger.tag_pictures(contents, options, with_embeddings=True)
+            assert answer.image_embeds is not None, "embeddings were asked for"
+            tagged |= zip(readable, zip(answer.outcomes, answer.image_embeds, strict=True), strict=True)
+        for file in chunk:
+            outcome, embed = tagged[file]
+            yield file, outcome, embed

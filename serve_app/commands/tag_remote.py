@@ -10,6 +10,7 @@ from typing import TextIO, TypeGuard, cast
 
 import numpy as np
 
+from serve_app.bounded_files import FileProblem, read_text
 from serve_app.client import AsyncClient, Tagged, TaggedFile
 from serve_app.client.face import CONCURRENCY
 from serve_app.client.options import Options
@@ -20,6 +21,10 @@ from serve_app.commands.stored import StoredEmbeddings, write_embeddings
 from serve_app.commands.tags_table import print_table
 from serve_app.errors import ConfigError, InvalidRequest, RequestError, TaggerError, Unauthorized, Unavailable, UnknownVocabulary
 from serve_app.tagging.settings import TagOptions
+from serve_app.terminal import print_line
+
+MAX_KEY_BYTES = 4096
+"""Of the file that holds one key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +55,9 @@ def read_api_key(file: Path | None) -> str | None:
     if file is None:
         return None
     try:
-        return file.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"the API key cannot be read from {file}: {error}.") from error
+        return read_text(file, MAX_KEY_BYTES).strip()
+    except FileProblem as error:
+        raise ConfigError(f"the API key cannot be read from {file}: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +92,7 @@ class _Results:
         if self._lines is None:
             self.tables[file.path] = outcome
         else:
-            print(json_line(shown(file.path), outcome), file=self._lines, flush=True)
+            print_line(json_line(shown(file.path), outcome), file=self._lines, flush=True)
         if self._output.embeddings is not None and isinstance(file.outcome, Tagged) and file.outcome.embedding is not None:
             self.embeddings[shown(file.path)] = file.outcome.embedding
 
@@ -125,7 +130,7 @@ def _go_on(files: Sequence[Path], client: AsyncClient, server: Server, options: 
     with lines:
         results = _Results(output, lines)
         _run(client, server, left, options, results, output)
-    print(f"{results.tagged} tagged, {results.failed} failed, {len(files) - len(left)} were there already: {out}", file=sys.stderr)
+    print_line(f"{results.tagged} tagged, {results.failed} failed, {len(files) - len(left)} were there already: {out}", file=sys.stderr)
     return int(results.failed > 0)
 
 

@@ -1,23 +1,21 @@
 """`siglip-serve vocab build|show|diff`: encode a configuration's vocabularies ahead, look at one, compare two."""
 
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from serve_app.config import ServiceConfig
+from serve_app.console import SafeConsole, SafeTable
 from serve_app.errors import ConfigError, InvalidRequest
 from serve_app.local_scorer import LocalScorer
 from serve_app.tagging.prompts import DEFAULT_TEMPLATE
 from serve_app.tagging.registered import read_registered
 from serve_app.tagging.tag_bank import TagBank, prompts_of, row_keys
 from serve_app.tagging.vocabulary import Tag, TagVocabulary
+from serve_app.terminal import print_line
 
-PLAIN_WIDTH = 120
 MOST_NEAR = 50
 
 
@@ -30,7 +28,7 @@ def build(config: ServiceConfig, near: float | None) -> int:
     """
     scorer = LocalScorer(config)
     store = scorer.known.store
-    table = Table("vocabulary", "tags", "prompts", "encoded now", "fingerprint", box=None, pad_edge=False)
+    table = SafeTable("vocabulary", "tags", "prompts", "encoded now", "fingerprint")
     found: list[tuple[str, TagBank]] = []
     for name, registered in scorer.settings.vocabularies.items():
         before = scorer.prompts_encoded
@@ -38,7 +36,7 @@ def build(config: ServiceConfig, near: float | None) -> int:
         prompts = sum(len(prompts_of(key)) for key in row_keys(registered.vocabulary))
         table.add_row(name, f"{len(bank.table):,}", f"{prompts:,}", f"{scorer.prompts_encoded - before:,}", bank.fingerprint)
         found.append((name, bank))
-    console = _console()
+    console = SafeConsole()
     console.print(table)
     console.print("kept nowhere: tag_banks is null" if store is None else f"kept in {store.folder}")
     if near is None:
@@ -67,13 +65,13 @@ def show(path: Path, category: str | None) -> int:
         ConfigError: The file cannot work; one line for each problem.
         InvalidRequest: There is no such category.
     """
-    own, console = _read(path), _console()
+    own, console = _read(path), SafeConsole()
     if category is None:
         aliases, parents = sum(len(tag.aliases) for tag in own.tags), sum(bool(tag.parents) for tag in own.tags)
         prompts = sum(tag.prompt is not None for tag in own.tags)
         console.print(f"{path}: {len(own.tags):,} tags, {prompts:,} with a prompt, {aliases:,} aliases, {parents:,} with parents")
         console.print(f"said as: {', '.join(own.prompt_templates)}")
-        table = Table("category", "tags", "for example", box=None, pad_edge=False)
+        table = SafeTable("category", "tags", "for example")
         for name, count in Counter(tag.category or "" for tag in own.tags).most_common():
             table.add_row(name or "none", f"{count:,}", ", ".join(tag.label for tag in own.tags if (tag.category or "") == name)[:60])
         console.print(table)
@@ -83,7 +81,7 @@ def show(path: Path, category: str | None) -> int:
         raise InvalidRequest(
             f"{path} has no category {category!r}; it has {', '.join(sorted({t.category for t in own.tags if t.category}))}."
         )
-    table = Table("label", "said as", "aliases", "parents", "threshold", "bias", box=None, pad_edge=False)
+    table = SafeTable("label", "said as", "aliases", "parents", "threshold", "bias")
     for tag in tags:
         threshold = "" if tag.threshold is None else f"{tag.threshold:g}"
         table.add_row(
@@ -103,17 +101,17 @@ def diff(before: Path, after: Path) -> int:
     known, now = {tag.label: tag for tag in old.tags}, {tag.label: tag for tag in new.tags}
     for label in known:
         if label not in now:
-            print(f"- {label}")
+            print_line(f"- {label}")
     for label, tag in now.items():
         if label not in known:
-            print(f"+ {label}")
+            print_line(f"+ {label}")
         elif tag != known[label]:
-            print(f"~ {label}: {', '.join(_changes(known[label], tag))}")
+            print_line(f"~ {label}: {', '.join(_changes(known[label], tag))}")
     if old.prompt_templates != new.prompt_templates:
-        print(f"~ prompt_templates: {list(old.prompt_templates)} → {list(new.prompt_templates)}")
+        print_line(f"~ prompt_templates: {list(old.prompt_templates)} → {list(new.prompt_templates)}")
     rows = set(row_keys(old))
     prompts = sum(len(prompts_of(key)) for key in row_keys(new) if key not in rows)
-    print(f"{prompts:,} of {sum(len(prompts_of(key)) for key in row_keys(new)):,} prompts have to be encoded")
+    print_line(f"{prompts:,} of {sum(len(prompts_of(key)) for key in row_keys(new)):,} prompts have to be encoded")
     return int(old != new)
 
 
@@ -146,7 +144,3 @@ def _read(path: Path) -> TagVocabulary:
     if not path.is_file():
         raise ConfigError(f"{path} is not a file.")
     return read_registered(path.name, path.parent, str(path), (DEFAULT_TEMPLATE,)).vocabulary
-
-
-def _console() -> Console:
-    return Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH, highlight=False, markup=False, emoji=False)

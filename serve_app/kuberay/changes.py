@@ -3,15 +3,14 @@
 Here are KubeRay's rules, each with its source; Serve's are in `serve_changes.py`.
 """
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
-import yaml
-
+from serve_app.bounded_files import FileProblem, parse_json
 from serve_app.errors import ConfigError
 from serve_app.kuberay.effects import Change, Effect, differing
 from serve_app.kuberay.serve_changes import serve_changes
+from serve_app.yaml_files import parse_documents
 
 LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 """What was applied, without what the API server and the operator have filled in since. Not there after `kubectl apply --server-side`."""
@@ -31,8 +30,6 @@ ADMISSION_KEYS = ("tolerations", "schedulingGates")
 """Of pod templates, left out of that hash too, since Kueue sets them. Source: KubeRay pull request 4569."""
 SERVE_CONFIG, SERVICE = "serveConfigV2", "serveService"
 """The second is written only when the Service moves to another cluster. Source: `reconcileServices` of rayservice_controller.go."""
-LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-"""Ten times as fast where libyaml is, which counts with vocabularies of thousands."""
 TWICE = "a second cluster beside the first, with all its GPUs, until it serves"
 INCREMENTAL = "NewClusterWithIncrementalUpgrade"
 UPGRADES = {"NewCluster": TWICE, INCREMENTAL: "a second cluster that takes over step by step"}
@@ -81,9 +78,9 @@ def as_applied(manifest: dict[str, Any]) -> dict[str, Any]:
     if not text:
         return manifest
     try:
-        applied = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"the annotation {LAST_APPLIED} of the RayService that runs is no JSON: {error}.") from error
+        applied = parse_json(text, "it")
+    except FileProblem as error:
+        raise ConfigError(f"the annotation {LAST_APPLIED} of the running RayService is not JSON: {error}") from error
     return applied if isinstance(applied, dict) else manifest
 
 
@@ -111,11 +108,8 @@ def _check_same(running: dict[str, Any], wanted: dict[str, Any]) -> None:
 
 
 def _serve_config(spec: dict[str, Any]) -> dict[str, Any]:
-    try:
-        read = yaml.load(str(spec.get(SERVE_CONFIG) or "{}"), Loader=LOADER)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{SERVE_CONFIG} is not YAML: {' '.join(str(error).split())}") from error
-    return read if isinstance(read, dict) else {}
+    documents = parse_documents(str(spec.get(SERVE_CONFIG) or "{}"), SERVE_CONFIG)
+    return documents[0] if documents and isinstance(documents[0], dict) else {}
 
 
 def _groups(cluster: dict[str, Any]) -> list[dict[str, Any]]:

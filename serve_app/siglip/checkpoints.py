@@ -6,17 +6,20 @@ five-token vocabulary there, a missing preprocessor configuration a default one.
 Not here: finding or downloading the folder (`hub.py`), loading the towers (`encoder.py`).
 """
 
-import json
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from serve_app import bounded_files
+from serve_app.bounded_files import FileMissing
 from serve_app.errors import ConfigError
 
 WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
 DEFAULT_CONTEXT_LENGTH = 64
 """Tokens, where `config.json` leaves it to the default of transformers' `SiglipTextConfig`."""
+MAX_COUNT = 10_000_000
+"""Of a size in `config.json`. The largest, the vocabulary of SigLIP 2, is 256,000."""
 
 
 class Family(StrEnum):
@@ -80,20 +83,20 @@ def read_checkpoint(folder: Path, name: str | None = None, revision: str | None 
     _check_tokenizer_files(folder, family)
     vision, text = _section(folder, config, "vision_config"), _section(folder, config, "text_config")
     processor = _read_processor(folder)
-    hidden = int(vision.get("hidden_size", 768))
+    config_file = folder / "config.json"
     return Checkpoint(
         folder=folder,
         name=name or folder.name,
         revision=revision,
         family=family,
-        image_size_px=None if family is Family.NAFLEX else int(vision.get("image_size", 224)),
-        patch_size_px=int(vision.get("patch_size", 16)),
+        image_size_px=None if family is Family.NAFLEX else _count(config_file, vision, "image_size", 224),
+        patch_size_px=_count(config_file, vision, "patch_size", 16),
         resample=int(processor.get("resample", 3 if family is Family.SIGLIP else 2)),
         image_mean=_triple(processor.get("image_mean", [0.5] * 3)),
         image_std=_triple(processor.get("image_std", [0.5] * 3)),
-        context_length=int(text.get("max_position_embeddings", DEFAULT_CONTEXT_LENGTH)),
-        vocab_size=int(text.get("vocab_size", 32_000)),
-        embedding_width=hidden,
+        context_length=_count(config_file, text, "max_position_embeddings", DEFAULT_CONTEXT_LENGTH),
+        vocab_size=_count(config_file, text, "vocab_size", 32_000),
+        embedding_width=_count(config_file, vision, "hidden_size", 768),
     )
 
 
@@ -103,7 +106,14 @@ def weight_files(folder: Path) -> dict[str, Path]:
     if not index.is_file():
         return {}
     table = read_json(index, "it says which file holds which tensor").get("weight_map", {})
+    if not isinstance(table, dict) or not all(_is_name(file) for file in table.values()):
+        raise ConfigError(f"{index}: weight_map must give each tensor the name of a file in the same folder.")
     return {tensor: folder / file for tensor, file in table.items()}
+
+
+def _is_name(file: Any) -> bool:
+    """Whether a value names a file of the folder itself, and not one outside it."""
+    return isinstance(file, str) and file not in ("", ".", "..") and "/" not in file and "\0" not in file
 
 
 def _family(folder: Path, config: dict[str, Any]) -> Family:
@@ -146,6 +156,14 @@ def _section(folder: Path, config: dict[str, Any], key: str) -> dict[str, Any]:
     return section
 
 
+def _count(file: Path, section: dict[str, Any], key: str, default: int) -> int:
+    """Return a whole number that sizes something, within bounds that no checkpoint reaches."""
+    value = section.get(key, default)
+    if type(value) is not int or not 1 <= value <= MAX_COUNT:
+        raise ConfigError(f"{file}: {key} must be a whole number from 1 to {MAX_COUNT:,}.")
+    return value
+
+
 def _triple(values: Any) -> tuple[float, float, float]:
     red, green, blue = (float(v) for v in values)
     return red, green, blue
@@ -155,14 +173,12 @@ def read_json(path: Path, why: str) -> dict[str, Any]:
     """Read a JSON object; `why` completes the sentence that a missing file is told in.
 
     Raises:
-        ConfigError: The file is missing or holds something else.
+        ConfigError: The file is missing, too large, nested too deeply, or holds something else.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+        content = bounded_files.read_json(path)
+    except FileMissing as error:
         raise ConfigError(f"{path} is missing; {why}.") from error
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} cannot be read as JSON: {error}.") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path} does not hold a JSON object.")
     return content

@@ -7,6 +7,7 @@ Only safetensors weights and the JSON and tokenizer files are fetched, never cod
 import re
 from pathlib import Path
 
+import httpx
 from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -69,7 +70,7 @@ def _download(model: str, revision: str | None) -> Path:
         raise ConfigError(_not_reached(model)) from error
     except HFValidationError as error:
         raise ConfigError(f"model {model!r} is not a valid hub id.") from error
-    except (HfHubHTTPError, OSError) as error:
+    except (HfHubHTTPError, OSError, httpx.HTTPError, httpx.InvalidURL, ValueError) as error:  # ValueError: an answer that is not JSON
         raise ConfigError(f"{model} could not be downloaded from {constants.ENDPOINT}: {type(error).__name__}.") from error
 
 

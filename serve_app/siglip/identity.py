@@ -7,9 +7,10 @@ a checkpoint trained further loses it.
 import hashlib
 from pathlib import Path
 
+from serve_app.bounded_files import read_regular
 from serve_app.errors import ConfigError
 from serve_app.siglip.checkpoints import WEIGHTS, Checkpoint, weight_files
-from serve_app.siglip.weights import read_header
+from serve_app.siglip.safetensors_files import read_header
 
 CLEANING = "nfc-lower-underscore-1"
 """How `text.py` writes text; changed whenever the same label would be written otherwise."""
@@ -22,6 +23,8 @@ SMALL_FILES = (
     "preprocessor_config.json",
 )
 """Read whole; those that a checkpoint does not have are skipped."""
+MAX_SMALL_BYTES = 128 * 2**20
+"""Bytes of one of them. The largest is the tokenizer of SigLIP 2 with 34 MB."""
 SAMPLE_BYTES = 4096
 """Read of every tensor at its beginning, middle and end; smaller ones whole. Training changes every weight of a tensor that it
 changes at all, so samples tell, and 4 GB need not be read at every start."""
@@ -37,7 +40,7 @@ def checkpoint_fingerprint(checkpoint: Checkpoint) -> str:
     for name in SMALL_FILES:
         path = checkpoint.folder / name
         if path.is_file():
-            digest.update(name.encode() + path.read_bytes())
+            digest.update(name.encode() + read_regular(path, MAX_SMALL_BYTES))
     weights = sorted(set(weight_files(checkpoint.folder).values())) or [checkpoint.folder / WEIGHTS]
     for path in weights:
         _add_samples(digest, path)

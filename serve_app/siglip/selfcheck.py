@@ -9,15 +9,18 @@ import math
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import load_file
 
+from serve_app.bounded_files import read_text
 from serve_app.errors import ConfigError
 from serve_app.siglip.checkpoints import Checkpoint
 from serve_app.siglip.encoder import ImageTower, TextTower
 from serve_app.siglip.inputs import FloatArray, ImageBatch, PreparedImage, collate
 from serve_app.siglip.naflex import MIN_PATCHES
+from serve_app.siglip.safetensors_files import read_tensors
 
 REFERENCE_FILE, REFERENCE_PROMPTS = "reference_vectors.safetensors", "reference_prompts.txt"
+REFERENCE_TENSORS = ("pixel_values", "image_embeds", "text_embeds")
+MAX_REFERENCE_BYTES = 256 * 2**20
 MIN_COSINE = {"float32": 0.9999, "bfloat16": 0.99, "float16": 0.99}
 MIN_QUANTIZED_COSINE = 0.9
 NORM_TOLERANCE = 1e-3
@@ -40,7 +43,7 @@ def check_text_tower(tower: TextTower) -> None:
     """Raise `ConfigError` if the text tower or its tokenizer does not give what it must."""
     reference = _reference(tower.checkpoint)
     if reference is not None:
-        prompts = (tower.checkpoint.folder / REFERENCE_PROMPTS).read_text(encoding="utf-8").splitlines()
+        prompts = read_text(tower.checkpoint.folder / REFERENCE_PROMPTS).splitlines()
         embeds = tower.encode(prompts)
         _expect_close("text", embeds, reference["text_embeds"], tower.runtime.dtype, tower.runtime.quantization)
         return
@@ -67,7 +70,12 @@ def probe_images(checkpoint: Checkpoint, max_num_patches: int = MIN_PATCHES) -> 
 
 def _reference(checkpoint: Checkpoint) -> dict[str, np.ndarray] | None:
     path: Path = checkpoint.folder / REFERENCE_FILE
-    return load_file(path) if path.is_file() else None
+    if not path.is_file():
+        return None
+    found = read_tensors(path, REFERENCE_TENSORS, MAX_REFERENCE_BYTES)
+    if missing := [name for name in REFERENCE_TENSORS if name not in found]:
+        raise ConfigError(f"{path} lacks {', '.join(missing)}; download the checkpoint again.")
+    return found
 
 
 def _expect_close(which: str, embeds: FloatArray, expected: FloatArray, dtype: str, quantization: str) -> None:

@@ -15,6 +15,9 @@ from serve_app.errors import ConfigError, InvalidRequest
 from serve_app.siglip.checkpoints import Checkpoint, Family
 from serve_app.siglip.text import canonicalize_text
 
+TOKENIZER_FILES = ("tokenizer.json", "spiece.model", "tokenizer_config.json", "special_tokens_map.json")
+MAX_TOKENIZER_BYTES = 128 * 2**20
+"""Bytes of one file. The largest is the tokenizer of SigLIP 2 with 34 MB."""
 MIN_VOCABULARY_SHARE = 0.9
 """Least part of the token embedding's rows that the tokenizer must know; a tokenizer without its files knows five."""
 
@@ -61,10 +64,14 @@ class SiglipTextInputs:
 
 
 def _load(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
+    for name in TOKENIZER_FILES:
+        path = checkpoint.folder / name
+        if path.is_file() and path.stat().st_size > MAX_TOKENIZER_BYTES:
+            raise ConfigError(f"{path} has more than {MAX_TOKENIZER_BYTES:,} bytes, which is too large for a tokenizer.")
     kind = SiglipTokenizer if checkpoint.family is Family.SIGLIP else Siglip2Tokenizer
     try:
         tokenizer: PreTrainedTokenizerBase = kind.from_pretrained(checkpoint.folder, padding_side="right")
-    except (OSError, ValueError, TypeError, RuntimeError) as error:
+    except Exception as error:  # tokenizers and sentencepiece raise their own, and bare ones
         raise ConfigError(f"the tokenizer files in {checkpoint.folder} cannot be read: {error}") from error
     known = len(tokenizer)
     if not MIN_VOCABULARY_SHARE * checkpoint.vocab_size <= known <= checkpoint.vocab_size:

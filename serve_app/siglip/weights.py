@@ -4,8 +4,6 @@ Loading a checkpoint in bfloat16 rounds them too (a temperature of 117.9 becomes
 a loaded model. Reading them needs neither torch nor the towers.
 """
 
-import json
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,9 +11,9 @@ import numpy as np
 
 from serve_app.errors import ConfigError
 from serve_app.siglip.checkpoints import WEIGHTS, weight_files
+from serve_app.siglip.safetensors_files import read_tensors
 
-MAX_HEADER_BYTES = 100_000_000
-"""Source: the safetensors format's own bound."""
+MAX_SCALAR_BYTES = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,60 +37,10 @@ def read_similarity_head(folder: Path) -> SimilarityHead:
 def _read_scalar(folder: Path, name: str) -> np.float32:
     """Read one scalar without the `safetensors` package, whose numpy reader knows no bfloat16."""
     path = weight_files(folder).get(name, folder / WEIGHTS)
-    header = read_header(path)
-    if name not in header.tensors:
+    found = read_tensors(path, (name,), MAX_SCALAR_BYTES)
+    if name not in found:
         raise ConfigError(f"{path} holds no {name}; without it scores cannot be computed. Is this a SigLIP checkpoint?")
-    dtype, _, (begin, end) = header.tensors[name]
-    with path.open("rb") as file:
-        file.seek(header.start + begin)
-        raw = file.read(end - begin)
-    match dtype:
-        case "F32" | "F16" | "F64":
-            values = np.frombuffer(raw, {"F32": "<f4", "F16": "<f2", "F64": "<f8"}[dtype])
-        case "BF16":
-            values = (np.frombuffer(raw, "<u2").astype(np.uint32) << 16).view(np.float32)
-        case _:
-            raise ConfigError(f"{path} stores {name} as {dtype}; expected a floating-point scalar.")
-    if not len(values):
-        raise ConfigError(f"{path} ends before {name}; it was not written or downloaded to its end.")
+    values = found[name].ravel()
+    if values.size != 1 or not np.issubdtype(values.dtype, np.floating) or not np.isfinite(values[0]):
+        raise ConfigError(f"{path} stores {name} as something else than one finite floating-point number.")
     return np.float32(values[0])
-
-
-@dataclass(frozen=True, slots=True)
-class SafetensorsHeader:
-    """What a safetensors file says of itself.
-
-    Attributes:
-        tensors: Of each tensor its dtype, shape, and first and last byte, counted from `start`.
-        metadata: Texts that were written beside.
-        start: Where the tensors' bytes begin in the file.
-    """
-
-    tensors: dict[str, tuple[str, tuple[int, ...], tuple[int, int]]]
-    metadata: dict[str, str]
-    start: int
-
-
-def read_header(path: Path) -> SafetensorsHeader:
-    """Read the header of a safetensors file: an 8-byte length, then JSON.
-
-    Source: https://github.com/huggingface/safetensors#format
-
-    Raises:
-        ConfigError: The file is missing or is not a safetensors file.
-    """
-    try:
-        with path.open("rb") as file:
-            (header_bytes,) = struct.unpack("<Q", file.read(8))
-            if header_bytes > MAX_HEADER_BYTES:
-                raise ValueError("its header is longer than the format allows")
-            content = json.loads(file.read(header_bytes))
-        metadata = content.pop("__metadata__", None) or {}
-        if not isinstance(metadata, dict):
-            raise ValueError("its metadata is no block")
-        tensors = {name: (t["dtype"], tuple(t["shape"]), tuple(t["data_offsets"])) for name, t in content.items()}
-    except FileNotFoundError as error:
-        raise ConfigError(f"{path} is missing; it should hold weights.") from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
-        raise ConfigError(f"{path} is not a readable safetensors file: {error}.") from error
-    return SafetensorsHeader(tensors, metadata, 8 + header_bytes)

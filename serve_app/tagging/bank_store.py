@@ -18,9 +18,10 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
+from serve_app.bounded_files import parse_json
 from serve_app.errors import ConfigError
 from serve_app.siglip.inputs import FloatArray
-from serve_app.siglip.weights import read_header
+from serve_app.siglip.safetensors_files import read_header
 from serve_app.tagging.tag_bank import RowKey, TagBank, bank_fingerprint, row_keys
 from serve_app.tagging.vocabulary import TagVocabulary
 
@@ -225,7 +226,7 @@ def _read(path: Path) -> tuple[FloatArray, list[RowKey]]:
 
 
 def _texts(written: str) -> tuple[str, ...]:
-    values = json.loads(written)
+    values = parse_json(written, "a list of texts")
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
         raise ValueError("expected a list of texts")
     return tuple(values)

@@ -10,8 +10,10 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from serve_app.bounded_files import read_text
 from serve_app.errors import ConfigError
-from serve_app.tagging.lined_yaml import parse_lined_yaml, read_text
+from serve_app.tagging.lined_yaml import parse_lined_yaml
+from serve_app.yaml_files import MAX_YAML_BYTES
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 SIGNIFICANT_DIGITS = 6
@@ -73,7 +75,7 @@ def read_calibration(path: Path) -> Calibration:
     Raises:
         ConfigError: One line for each problem, with the file's line and the reason.
     """
-    content = parse_lined_yaml(read_text(path), path)
+    content = parse_lined_yaml(read_text(path, MAX_YAML_BYTES), path)
     if not isinstance(content.data, dict):
         raise ConfigError(f"{path}: holds no calibration; siglip-serve calibrate writes one.")
     try:

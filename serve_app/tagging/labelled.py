@@ -12,13 +12,13 @@ from pathlib import Path
 
 import numpy as np
 
+from serve_app.bounded_files import read_text
 from serve_app.errors import ConfigError
 from serve_app.picture_files import pictures_in
 from serve_app.tagging.evaluation import BoolArray
-from serve_app.tagging.lined_yaml import read_text
 from serve_app.tagging.tag_table import TagTable
 from serve_app.tagging.vocabulary import canonical_name
-from serve_app.tagging.vocabulary_files import LIST_SEPARATOR, raise_problems
+from serve_app.tagging.vocabulary_files import LIST_SEPARATOR, MAX_PROBLEMS, raise_problems
 
 TABLE = "labels.csv"
 """Looked for in a folder of images."""
@@ -84,7 +84,8 @@ def _from_table(images: Path, table: Path, tags: TagTable) -> LabelledImages:
                 problems.append(f"{where}: the file {name[:100]!r} is not in {images}.")
             elif path in known:
                 problems.append(f"{where}: the file {name!r} stands here twice.")
-            problems += [f"{where}: {problem}" for label in labels if (problem := _unknown(label, tags))]
+            if len(problems) <= MAX_PROBLEMS:  # finding the nearest label takes milliseconds for each
+                problems += [f"{where}: {problem}" for label in labels if (problem := _unknown(label, tags))]
             known[path] = labels
     except csv.Error as error:
         problems.append(f"{table}:{reader.line_num}: not CSV: {error}.")

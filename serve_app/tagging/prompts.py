@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from serve_app.errors import InvalidRequest
+from serve_app.terminal import HIDDEN, printable
 
 DEFAULT_TEMPLATE = "this is a photo of {label}."
 """Source: the plugin's specification, and the Hugging Face pipeline's default hypothesis template in lower case."""
@@ -17,7 +18,7 @@ def check_templates(templates: Sequence[str]) -> None:
     if not 1 <= len(templates) <= MAX_TEMPLATES:
         raise InvalidRequest(f"There are {len(templates)} prompt_templates; give 1 to {MAX_TEMPLATES}.")
     for template in templates:
-        check_text(template)
+        check_shown(template, "prompt template")
         if sum(template.count(placeholder) for placeholder in PLACEHOLDERS) != 1:
             raise InvalidRequest(f"The prompt template {template[:60]!r} must hold {{label}} exactly once.")
         if len(template) > MAX_TEMPLATE_CHARACTERS:
@@ -30,6 +31,18 @@ def check_text(text: str) -> None:
         text.encode()
     except UnicodeEncodeError as error:
         raise InvalidRequest("A label or template holds half of a surrogate pair, which is no character.") from error
+
+
+def check_shown(text: str, what: str = "label") -> None:
+    """Raise `InvalidRequest` for text that people are shown and that holds a hidden character.
+
+    Such a label could move a terminal's cursor, imitate a log line, or read differently from what
+    it is. `what` names the text in the message.
+    """
+    check_text(text)
+    if found := HIDDEN.search(text):
+        code_point = f"U+{ord(found[0]):04X}"
+        raise InvalidRequest(f'The {what} "{printable(text[:60])}" holds the control or invisible character {code_point}; remove it.')
 
 
 def fill_template(template: str, label: str) -> str:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSeriali
 
 from serve_app.errors import InvalidRequest
 from serve_app.siglip.text import canonicalize_text
-from serve_app.tagging.prompts import DEFAULT_TEMPLATE, check_templates, check_text
+from serve_app.tagging.prompts import DEFAULT_TEMPLATE, check_shown, check_templates
 
 MAX_LABEL_CHARACTERS = 256
 """Source: `MAX_TAG_LABEL_LENGTH` of the plugin host's `constants.py`."""
@@ -137,8 +137,8 @@ def make_vocabulary(
 
 
 def check_label(label: str) -> None:
-    """Raise `InvalidRequest` for a label without a word, too long, or not Unicode."""
-    check_text(label)
+    """Raise `InvalidRequest` for a label without a word, too long, or with a hidden character."""
+    check_shown(label)
     if not any(c.isalnum() for c in label):
         raise InvalidRequest(f"The label {label!r} has no letter or digit; every label needs a word.")
     if len(label) > MAX_LABEL_CHARACTERS:

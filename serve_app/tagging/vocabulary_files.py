@@ -15,16 +15,25 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from serve_app.bounded_files import read_text
 from serve_app.errors import ConfigError, InvalidRequest
-from serve_app.tagging.lined_yaml import LinedYaml, parse_lined_yaml, read_text
-from serve_app.tagging.prompts import check_templates, check_text
-from serve_app.tagging.vocabulary import Tag, TagEntry, TagVocabulary, canonical_name, check_label
+from serve_app.tagging.lined_yaml import LinedYaml, parse_lined_yaml
+from serve_app.tagging.prompts import check_shown, check_templates
+from serve_app.tagging.vocabulary import MAX_LABEL_CHARACTERS, Tag, TagEntry, TagVocabulary, canonical_name, check_label
 
 LIST_COLUMNS = ("aliases", "parents")
 LIST_SEPARATOR = "|"
 MAX_PROBLEMS = 50
 """Lines that are told; a file with more has one cause for all of them."""
 COMMENT = "#"
+MAX_ANCESTORS = 256
+"""Parents of one tag, with their parents and so on. WordNet's nouns have up to about 40."""
+MAX_QUOTED = 200
+"""Characters of a value that a message repeats."""
+MAX_SHOWN = 10
+"""Labels of a circle that a message names."""
+MAX_VOCABULARY_BYTES = 32 * 2**20
+"""Bytes of one file. A vocabulary of 100,000 tags with all their fields has about 15 MB."""
 
 
 class _File(BaseModel):
@@ -60,7 +69,7 @@ def read_vocabulary_file(path: Path) -> VocabularyFile:
     Raises:
         ConfigError: One line for each problem, with the file's line and the reason.
     """
-    text = read_text(path)
+    text = read_text(path, MAX_VOCABULARY_BYTES)
     match path.suffix.lower():
         case ".yaml" | ".yml":
             return _from_yaml(parse_lined_yaml(text, path), path)
@@ -98,13 +107,12 @@ def check_vocabulary(
     Raises:
         ConfigError: One line for each problem: two tags of one name, no word, an unknown parent, parents in a circle.
     """
-    problems = _problems_of_names(entries) + _problems_of_parents(entries)
+    problems = _problems_of_names(entries) + _problems_of_categories(entries) + _problems_of_parents(entries)
     if not entries:
         problems.append(f"{name}: there are no labels in it; give at least one.")
     try:
         check_templates(prompt_templates)
         for prompt in background_prompts:
-            check_text(prompt)
             check_label(prompt)
     except InvalidRequest as error:
         problems.append(f"{name}: prompt_templates or background_prompts: {error}")
@@ -195,17 +203,49 @@ def _problems_of_names(entries: Sequence[Entry]) -> list[str]:
     return problems
 
 
+def _problems_of_categories(entries: Sequence[Entry]) -> list[str]:
+    problems: list[str] = []
+    for entry in entries:
+        if entry.tag.category is None:
+            continue
+        try:
+            check_shown(entry.tag.category, "category")
+        except InvalidRequest as error:
+            problems.append(f"{entry.where}: {error}")
+        if len(entry.tag.category) > MAX_LABEL_CHARACTERS:
+            problems.append(f"{entry.where}: the category is longer than {MAX_LABEL_CHARACTERS} characters; shorten it.")
+    return problems
+
+
 def _problems_of_parents(entries: Sequence[Entry]) -> list[str]:
     known = {entry.tag.label: entry for entry in entries}
     problems: list[str] = []
     for entry in entries:
         for parent in entry.tag.parents:
             if parent not in known:
-                nearest = difflib.get_close_matches(parent, known, n=1, cutoff=0.6)
+                # finding the nearest label takes milliseconds for each
+                told = len(problems) < MAX_PROBLEMS
+                nearest = difflib.get_close_matches(parent, known, n=1, cutoff=0.6) if told else []
                 hint = f"; did you mean {nearest[0]!r}?" if nearest else "; add it as a tag of its own."
                 problems.append(f"{entry.where}: the parent {parent!r} is not a label of this vocabulary{hint}")
     if not problems and (circle := _circle(known)):
-        problems.append(f"{known[circle[0]].where}: parents go round in a circle: {' → '.join(circle)}.")
+        shown = [*circle[:MAX_SHOWN], "…"] if len(circle) > MAX_SHOWN else circle
+        problems.append(f"{known[circle[0]].where}: parents go round in a circle: {' → '.join(shown)}.")
+    return problems or _problems_of_ancestry(known)
+
+
+def _problems_of_ancestry(known: dict[str, Entry]) -> list[str]:
+    """Bound what `TagTable.ancestors` holds: parents, their parents and so on of every tag."""
+    problems: list[str] = []
+    for entry in known.values():
+        found = set(entry.tag.parents)
+        waiting = list(found)
+        while waiting and len(found) <= MAX_ANCESTORS:
+            new = set(known[waiting.pop()].tag.parents) - found
+            found |= new
+            waiting += new
+        if len(found) > MAX_ANCESTORS:
+            problems.append(f"{entry.where}: the tag has more than {MAX_ANCESTORS} parents, counting theirs; remove some.")
     return problems
 
 
@@ -214,16 +254,19 @@ def _circle(known: dict[str, Entry]) -> list[str]:
     finished: set[str] = set()
     for start in known:
         path: list[str] = [start]
+        on_path = {start}
         pending = [iter(known[start].tag.parents)]
         while pending:
             parent = next(pending[-1], None)
             if parent is None:
                 pending.pop()
+                on_path.discard(path[-1])
                 finished.add(path.pop())
-            elif parent in path:
+            elif parent in on_path:
                 return [*path[path.index(parent) :], parent]
             elif parent not in finished:
                 path.append(parent)
+                on_path.add(parent)
                 pending.append(iter(known[parent].tag.parents))
     return []
 
@@ -234,20 +277,28 @@ def _sentence(problem: Any) -> str:
     match problem["type"]:
         case "extra_forbidden":
             known = [*Tag.model_fields, *_File.model_fields]
-            nearest = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1, cutoff=0.5)
+            key_given = str(problem["loc"][-1])[:MAX_QUOTED]
+            nearest = difflib.get_close_matches(key_given, known, n=1, cutoff=0.5)
             hint = f"did you mean {nearest[0]}?" if nearest else f"known are {', '.join(Tag.model_fields)}."
-            return f"unknown key {problem['loc'][-1]}; {hint}"
+            return f"unknown key {key_given}; {hint}"
         case "string_type":
-            return f"{key} is {problem['input']!r}, which YAML does not read as text; put it in quotes."
+            return f"{key} is {_quoted(problem['input'])}, which YAML does not read as text; put it in quotes."
         case "missing":
             return f"{problem['loc'][-1]} is missing."
         case "tuple_type":
-            return f"{key} must be a list, such as [{problem['input']}]."
+            return f"{key} must be a list, such as [{str(problem['input'])[:MAX_QUOTED]}]."
         case "model_type" | "model_attributes_type" | "dict_type":
-            return f"{problem['input']!r} is neither a label nor a block of a tag's keys; a label that looks like a number needs quotes."
+            given = _quoted(problem["input"])
+            return f"{given} is neither a label nor a block of a tag's keys; a label that looks like a number needs quotes."
         case _:
             message = problem["msg"].removeprefix("Value error, ")
-            return f"{key}: {message[0].lower()}{message[1:]} (got {problem['input']!r})."
+            return f"{key}: {message[0].lower()}{message[1:]} (got {_quoted(problem['input'])})."
+
+
+def _quoted(value: Any) -> str:
+    """Return a value as a message repeats it: as Python writes it, and not all of a long one."""
+    text = repr(value)
+    return text if len(text) <= MAX_QUOTED else f"{text[:MAX_QUOTED]}…"
 
 
 def raise_problems(problems: Sequence[str]) -> None:

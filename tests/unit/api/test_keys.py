@@ -2,12 +2,16 @@
 
 import hashlib
 import os
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from starlette.datastructures import Headers
 
-from serve_app.api.keys import ApiKeys, make_key
+from serve_app.api import keys as module
+from serve_app.api.keys import MAX_FILE_BYTES, ApiKeys, KeyFile, make_key
 from serve_app.errors import ConfigError, Unauthorized
 
 
@@ -56,46 +60,155 @@ def test_a_service_that_asks_for_keys_does_not_start_without_any(tmp_path: Path,
     with pytest.raises(ConfigError, match=part) as refused:
         ApiKeys(str(path))
     assert "sk-siglip-plain" not in str(refused.value)
-    with pytest.raises(ConfigError, match="cannot be read"):
+    with pytest.raises(ConfigError, match="does not exist"):
         ApiKeys(str(tmp_path / "nothing"))
     with pytest.raises(ConfigError, match="SIGLIP_API_KEYS holds no key"):
         ApiKeys("env", {})
 
 
+def watched(path: Path, clock: Clock) -> tuple[ApiKeys, KeyFile]:
+    """Return the keys of a file that is read again only when a test says so."""
+    keys = ApiKeys(str(path), clock=clock, watch=False)
+    assert keys.file is not None
+    return keys, keys.file
+
+
 def test_a_changed_file_is_taken_and_a_broken_one_is_not(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """New keys hold within seconds and the old ones no more; what cannot be read leaves the last ones."""
-    path, clock = tmp_path / "keys", Clock()
+    """New keys are valid after the next check and old ones are not; a broken file leaves the last keys valid."""
+    path = tmp_path / "keys"
     old, new = make_key("old"), make_key("new")
     path.write_text(old.line)
-    keys = ApiKeys(str(path), clock=clock)
+    keys, file = watched(path, Clock())
     path.write_text(f"{old.line}\n{new.line}\n")
     with pytest.raises(Unauthorized):
-        keys.name_of(bearer(new.key))  # not looked at again yet
-    clock.now_s += 3
+        keys.name_of(bearer(new.key))  # not checked yet
+    file.check()
     assert (keys.name_of(bearer(new.key)), keys.name_of(bearer(old.key))) == ("new", "old")
     path.write_text(new.line)
-    clock.now_s += 3
+    file.check()
     with pytest.raises(Unauthorized):
         keys.name_of(bearer(old.key))
-    for broken in ("rubbish", None):
-        path.write_text(broken) if broken else path.unlink()
-        clock.now_s += 3
-        assert keys.name_of(bearer(new.key)) == "new"
+    path.write_text("rubbish")
+    file.check()
+    assert keys.name_of(bearer(new.key)) == "new"
     assert "the API keys stay as they were" in caplog.text
 
 
-def test_a_file_that_could_not_be_read_for_a_moment_is_read_at_the_next_look(tmp_path: Path) -> None:
-    """Else a key that was taken away would stay valid until the file changes once more."""
+@pytest.mark.parametrize("how", ["deleted", "emptied", "commented out"])
+def test_a_file_without_keys_revokes_all_of_them_after_thirty_seconds(tmp_path: Path, caplog: pytest.LogCaptureFixture, how: str) -> None:
+    """Until then the keys stay valid, as while a file is replaced; then every request is refused, and new keys are taken."""
     path, clock = tmp_path / "keys", Clock()
+    made = make_key("team")
+    path.write_text(made.line)
+    keys, file = watched(path, clock)
+    path.unlink() if how == "deleted" else path.write_text("" if how == "emptied" else f"# {made.line}")
+    for now_s in (2.0, 31.9):
+        clock.now_s = now_s
+        file.check()
+        assert keys.name_of(bearer(made.key)) == "team"
+    clock.now_s = 32.0
+    file.check()
+    with pytest.raises(Unauthorized):
+        keys.name_of(bearer(made.key))
+    assert caplog.text.count("all API keys are revoked, and every request is answered 401") == 1
+    path.write_text(made.line)
+    file.check()
+    assert keys.name_of(bearer(made.key)) == "team"
+
+
+def test_a_file_that_is_replaced_in_time_revokes_nothing(tmp_path: Path) -> None:
+    """The thirty seconds begin again whenever the file is there."""
+    path, clock = tmp_path / "keys", Clock()
+    made = make_key("team")
+    path.write_text(made.line)
+    keys, file = watched(path, clock)
+    for start_s in (0.0, 100.0):
+        path.unlink()
+        for now_s in (start_s, start_s + 29):
+            clock.now_s = now_s
+            file.check()
+        path.write_text(made.line)
+        file.check()
+        assert keys.name_of(bearer(made.key)) == "team"
+
+
+def test_a_pipe_in_place_of_the_file_hangs_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It is refused at the start, and later leaves the last keys valid."""
+    path = tmp_path / "keys"
+    os.mkfifo(path)
+    with pytest.raises(ConfigError, match="is not a regular file"):
+        ApiKeys(str(path))
+    path.unlink()
+    made = make_key("team")
+    path.write_text(made.line)
+    keys, file = watched(path, Clock())
+    path.unlink()
+    os.mkfifo(path)
+    file.check()
+    assert keys.name_of(bearer(made.key)) == "team"
+    assert "is not a regular file" in caplog.text
+
+
+def test_a_file_of_more_than_a_mebibyte_is_refused(tmp_path: Path) -> None:
+    """It is no file of keys, and might never end."""
+    (tmp_path / "keys").write_bytes(b"#" * (MAX_FILE_BYTES + 1))
+    with pytest.raises(ConfigError, match="more than 1,048,576 bytes"):
+        ApiKeys(str(tmp_path / "keys"))
+
+
+def test_a_file_that_hangs_stops_no_request_and_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As on a network share whose server is gone: requests are answered at once, and one thread waits."""
+    monkeypatch.setattr(module, "READ_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(module, "CHECK_EVERY_S", 0.01)
+    path, hanging, back = tmp_path / "keys", threading.Event(), threading.Event()
+    made, new = make_key("team"), make_key("new")
+    path.write_text(made.line)
+    read = module._read
+
+    def hang(path: Path) -> str:
+        hanging.set()
+        back.wait(10)
+        return read(path)
+
+    keys = ApiKeys(str(path))
+    monkeypatch.setattr(module, "_read", hang)
+    assert hanging.wait(5)
+    began_s = time.monotonic()
+    assert keys.name_of(bearer(made.key)) == "team"
+    assert time.monotonic() - began_s < 0.5
+    wait_until(lambda: "it has not been possible to read the file" in caplog.text)
+    assert sum(thread.name == "api-keys-check" for thread in threading.enumerate()) == 1
+    path.write_text(new.line)
+    back.set()
+    wait_until(lambda: new.line.split()[0] in keys.digests.values())
+    back.clear()
+    with pytest.raises(ConfigError, match=r"cannot be read within 0\.05 s"):
+        ApiKeys(str(path))
+    back.set()
+
+
+def wait_until(done: Callable[[], bool]) -> None:
+    """Wait at most five seconds for something to come true."""
+    ends_s = time.monotonic() + 5
+    while not done():
+        assert time.monotonic() < ends_s
+        time.sleep(0.01)
+
+
+def test_a_file_that_could_not_be_read_for_a_moment_is_read_at_the_next_check(tmp_path: Path) -> None:
+    """Else a key that was taken away would stay valid until the file changes once more."""
+    path = tmp_path / "keys"
     old, new = make_key("old"), make_key("new")
     path.write_text(old.line)
-    keys = ApiKeys(str(path), clock=clock)
+    keys, file = watched(path, Clock())
     path.write_text(new.line)
     aside = path.rename(tmp_path / "aside")
-    clock.now_s += 3
+    file.check()
     assert keys.name_of(bearer(old.key)) == "old"
     aside.rename(path)
-    clock.now_s += 3
+    file.check()
     assert keys.name_of(bearer(new.key)) == "new"
     with pytest.raises(Unauthorized):
         keys.name_of(bearer(old.key))
@@ -103,14 +216,14 @@ def test_a_file_that_could_not_be_read_for_a_moment_is_read_at_the_next_look(tmp
 
 def test_a_mounted_secret_that_is_swapped_by_a_link_is_taken(tmp_path: Path) -> None:
     """As Kubernetes does: the name stays, what it points to changes."""
-    clock, a, b = Clock(), make_key("a"), make_key("b")
+    a, b = make_key("a"), make_key("b")
     for made in (a, b):
         (tmp_path / made.line.split()[0]).write_text(made.line)
     link = tmp_path / "keys"
     link.symlink_to(tmp_path / "a")
-    keys = ApiKeys(str(link), clock=clock)
+    keys, file = watched(link, Clock())
     os.replace(_link_to(tmp_path / "b", tmp_path / "next"), link)
-    clock.now_s += 3
+    file.check()
     assert keys.name_of(bearer(b.key)) == "b"
     with pytest.raises(Unauthorized):
         keys.name_of(bearer(a.key))

@@ -251,8 +251,8 @@ def test_a_configuration_of_other_groups_needs_the_manifest(typed: Typed, config
     ("content", "said"),
     [
         (None, "running.yaml does not exist."),
-        (b"\xff\xfe", "running.yaml cannot be read: 'utf-8' codec can't decode"),
-        (b"a: [\n", "running.yaml is not YAML: while parsing"),
+        (b"\xff\xfe", "running.yaml:1: not UTF-8; save the file as UTF-8."),
+        (b"a: [\n", "running.yaml:2: not YAML: did not find expected node content."),
         (b"", "running.yaml holds 0 RayServices; one is needed."),
         (b"- 1\n- 2\n", "running.yaml holds 0 RayServices; one is needed."),
         (b"kind: List\nitems: []\n", "running.yaml holds 0 RayServices; one is needed."),

@@ -77,7 +77,7 @@ BAD_YAML = [
     ("tags:\n  - {label: 747}\n", ["a.yaml:2: label is 747, which YAML does not read as text"]),
     ("tags:\n  - {label: cat, treshold: 0.5}\n", ["a.yaml:2: unknown key treshold; did you mean threshold?"]),
     ("tags:\n  - {label: cat, threshold: 5}\n", ["a.yaml:2: threshold: input should be less than or equal to 1 (got 5)"]),
-    ("tags:\n  - {label: cat, bias: .nan}\n", ["a.yaml:2: bias: input should be a finite number"]),
+    ("tags:\n  - {label: cat, bias: .nan}\n", ["a.yaml:2: .nan is not a finite number"]),
     ("tags:\n  - {label: cat, parents: animal}\n", ["a.yaml:2: parents must be a list"]),
     ("tags:\n  - {prompt: cat}\n", ["a.yaml:2: label is missing"]),
     (
@@ -85,7 +85,7 @@ BAD_YAML = [
         ["a.yaml:3: the parent 'anmal' is not a label of this vocabulary; did you mean 'animal'?"],
     ),
     ("tags:\n  - {label: a, parents: [b]}\n  - {label: b, parents: [a]}\n", ["a.yaml:2: parents go round in a circle: a → b → a."]),
-    ("tags:\n  - {label: cat, label: dog}\n", ["a.yaml:2: label stands twice"]),
+    ("tags:\n  - {label: cat, label: dog}\n", ["a.yaml:2: 'label' is set twice in one block"]),
     ("tags: [\n", ["a.yaml:2: not YAML"]),
     ("tags: []\n", ["a.yaml: there are no labels in it"]),
     ("tag: [a]\n", ["a.yaml:1: tags is missing.", "a.yaml:1: unknown key tag; did you mean tags?"]),

@@ -1,0 +1,68 @@
+"""Input files of which something cannot be read: the others are tagged, and each becomes an error row.
+
+A job over thousands of tar files or tables must not end at the first one that is cut off. A file
+that the user named alone is refused instead, and so is a folder in which nothing can be read.
+"""
+
+import logging
+from collections.abc import Iterator
+
+import pyarrow as pa
+
+from serve_app.batch.input_tables import DAMAGED, Kind, own_table
+from serve_app.batch.storage import Stored, shown_url
+from serve_app.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+MAX_LOGGED = 20
+"""Damaged files that are logged one by one; all of them are rows of the output."""
+
+
+class DamagedFiles:
+    """The damaged files of one job, noted while its inputs are listed."""
+
+    def __init__(self, alone: bool) -> None:
+        """Begin to list.
+
+        Args:
+            alone: Whether INPUT is one file; damage of it is raised unless something was read before.
+        """
+        self._alone = alone
+        self._first: ConfigError | None = None
+        self._found: list[tuple[Stored, int | None]] = []
+        self.readable = 0
+
+    def add(self, found: Stored, error: ConfigError, offset: int | None = None) -> None:
+        """Note one file.
+
+        Args:
+            found: The file.
+            error: What is wrong.
+            offset: The byte where the damage begins, if it is known.
+
+        Raises:
+            ConfigError: `error`, if this is the only file and nothing of it was read.
+        """
+        if self._alone and not self.readable:
+            raise error
+        self._first = self._first or error
+        self._found.append((found, offset))
+        if len(self._found) <= MAX_LOGGED:
+            logger.warning("the rest of this file is left out: %s", error)
+
+    def rows(self, kind: Kind) -> Iterator[pa.Table]:
+        """Yield an input for each damaged file; reading it gives an error row.
+
+        Raises:
+            ConfigError: The first problem, if nothing was readable at all.
+        """
+        if self._first is not None and not self.readable:
+            raise self._first
+        if len(self._found) > MAX_LOGGED:
+            logger.warning("%d more files are damaged; see the rows with errors", len(self._found) - MAX_LOGGED)
+        for found, offset in self._found:
+            at = f"-at-byte-{offset}" if kind == "member" and offset is not None else ""
+            uri = f"{shown_url(found.url)}#damaged{at}"
+            place = offset if kind == "member" and offset is not None else DAMAGED
+            yield own_table([uri], [found.etag], [None], [found.url], [place])

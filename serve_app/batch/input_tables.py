@@ -1,0 +1,25 @@
+"""The columns that every kind of input ends as; `inputs.py` says what they mean."""
+
+from typing import Any, Literal
+
+import pyarrow as pa
+
+OWN = pa.schema(
+    [
+        ("uri", pa.string()),
+        ("etag", pa.string()),
+        ("size", pa.int64()),
+        ("file", pa.string()),
+        ("offset", pa.int64()),
+    ]
+)
+DAMAGED = -1
+"""`offset` of an input that stands for a damaged file."""
+Kind = Literal["object", "member", "row"]
+"""How one input is read: as an object, as a member of a tar file, as a row of a table."""
+
+
+def own_table(uris: list[str], etags: list[str | None], sizes: list[Any], files: list[str], offsets: list[int] | None) -> pa.Table:
+    """Return a table of inputs without other columns."""
+    starts: list[Any] = [None] * len(uris) if offsets is None else list(offsets)
+    return pa.table([uris, etags, sizes, files, starts], schema=OWN)

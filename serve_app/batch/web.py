@@ -1,0 +1,47 @@
+"""Images of a manifest that are on the web, fetched with bounds on bytes, redirects and time."""
+
+from contextlib import closing
+
+import httpx
+
+from serve_app.bounded_files import read_within
+from serve_app.bounded_http import ResponseTooLarge, read_response
+from serve_app.errors import PayloadTooLarge, SourceUnavailable
+
+MAX_REDIRECTS = 5
+WEB_TIMEOUT_S, WEB_TOTAL_S = 30.0, 120.0
+"""That a host of a manifest may be silent, and that one picture may take in all."""
+MAX_WEB_BYTES = 256 * 2**20
+
+
+def _fetch(url: str, limit: int) -> tuple[bytes, str | None]:
+    """Fetch a URL, following redirects; httpx's own following reads the bodies of redirects without a bound."""
+    with httpx.Client(timeout=WEB_TIMEOUT_S, headers={"Accept-Encoding": "identity"}) as client:
+        request = client.build_request("GET", url)
+        for _ in range(MAX_REDIRECTS + 1):
+            with closing(client.send(request, stream=True)) as answer:
+                if answer.next_request is None:
+                    answer.raise_for_status()
+                    return read_response(answer, limit, WEB_TOTAL_S).content, answer.headers.get("etag")
+                request = answer.next_request
+        raise SourceUnavailable(f"The host redirects more than {MAX_REDIRECTS} times.")
+
+
+def read_web(url: str, most: int | None) -> tuple[bytes, str | None]:
+    """Fetch an image of a manifest from the web, and its ETag.
+
+    Whoever wrote the manifest runs the job, so every host may be asked.
+
+    Raises:
+        PayloadTooLarge: It has more than `most` bytes.
+        SourceUnavailable: It cannot be fetched in time.
+    """
+    limit = MAX_WEB_BYTES if most is None else most
+    try:
+        return read_within(lambda: _fetch(url, limit), WEB_TOTAL_S)
+    except httpx.HTTPStatusError as error:
+        raise SourceUnavailable(f"The host answered {error.response.status_code}.") from error
+    except ResponseTooLarge as error:
+        raise PayloadTooLarge(f"The picture has more than {limit:,} bytes, the most that are read (limits.max_image_bytes).") from error
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError, TimeoutError) as error:
+        raise SourceUnavailable(f"The host cannot be reached: {type(error).__name__}.") from error

@@ -1,0 +1,201 @@
+"""YAML from files: the only YAML reader of this package, with bounds on size, depth and aliases.
+
+A document is parsed twice. The first pass looks at parser events, which come one at a time and cost
+no recursion, and refuses what would take too much time, memory or stack: a few hundred bytes of
+aliases can stand for a billion values, and libyaml ends the process at some 100,000 nested blocks.
+The second pass builds the values.
+
+Not here: the line of every value (`tagging/lined_yaml.py`).
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from serve_app.bounded_files import read_text
+from serve_app.errors import ConfigError
+
+MAX_YAML_BYTES = 32 * 2**20
+"""Bytes of one file. A vocabulary of 100,000 tags with all their fields has about 15 MB."""
+MAX_DEPTH = 64
+"""Nested blocks. A Kubernetes manifest has up to about 20."""
+MAX_NODES = 1_000_000
+"""Values of one file, where an alias counts as all the values that it stands for."""
+MAX_NUMBER_CHARACTERS = 100
+"""Longer numbers are refused: converting a number of millions of digits takes minutes."""
+LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""libyaml where it is installed, which is ten times as fast."""
+_MERGE = "tag:yaml.org,2002:merge"
+_NUMBERS = ("tag:yaml.org,2002:float", "tag:yaml.org,2002:int")
+
+
+def read_documents(path: Path) -> list[Any]:
+    """Return the documents of a YAML file.
+
+    Raises:
+        ConfigError: It cannot be read, is not YAML, or exceeds a bound; names the file and line.
+    """
+    return parse_documents(read_text(path, MAX_YAML_BYTES), str(path))
+
+
+def parse_documents(text: str, where: str) -> list[Any]:
+    """Return the documents of a YAML text; `where` names it in messages.
+
+    Raises:
+        ConfigError: It is not YAML or exceeds a bound; names the line.
+    """
+    return [value for _, value in parse_nodes(text, where)]
+
+
+def parse_nodes(text: str, where: str) -> list[tuple[yaml.Node | None, Any]]:
+    """Return each document of a YAML text as its root node, which knows its lines, and its value.
+
+    Raises:
+        ConfigError: It is not YAML, holds a key twice in one block, or exceeds a bound.
+    """
+    _check_events(text, where)
+    loader = LOADER(text)
+    documents: list[tuple[yaml.Node | None, Any]] = []
+    try:
+        while loader.check_node():
+            node = loader.get_node()
+            _check_node(node, where)
+            documents.append((node, loader.construct_document(node)))
+    except yaml.YAMLError as error:
+        raise _not_yaml(error, where) from error
+    except (ValueError, OverflowError, RecursionError) as error:
+        raise ConfigError(f"{where} is not YAML: {' '.join(str(error).split())}.") from error
+    finally:
+        loader.dispose()
+    return documents
+
+
+@dataclass(slots=True)
+class _Block:
+    """A list or block whose end has not come yet: its anchor, and what it holds so far."""
+
+    anchor: str | None
+    nodes: int = 1
+    height: int = 1
+
+
+@dataclass(slots=True)
+class _Counted:
+    """The blocks that are open, and the values and height of everything that has an anchor."""
+
+    where: str
+    open: list[_Block] = field(default_factory=list)
+    anchors: dict[str, tuple[int, int]] = field(default_factory=dict)
+    total: int = 0
+
+    def add(self, nodes: int, height: int, line: int) -> None:
+        """Count new values, and refuse the document once there are too many or too deep ones."""
+        self.total += nodes
+        if self.total > MAX_NODES:
+            raise ConfigError(f"{self.where}:{line}: more than {MAX_NODES:,} values, counting what aliases stand for; split the file.")
+        if len(self.open) + height > MAX_DEPTH:
+            raise ConfigError(f"{self.where}:{line}: nested deeper than {MAX_DEPTH} blocks; make it flatter.")
+        self.join(nodes, height)
+
+    def join(self, nodes: int, height: int) -> None:
+        """Add values to the block that holds them."""
+        if self.open:
+            block = self.open[-1]
+            block.nodes += nodes
+            block.height = max(block.height, height + 1)
+
+
+def _check_events(text: str, where: str) -> None:
+    """Refuse a text that would take too much to build; see the module's docstring."""
+    counted = _Counted(where)
+    try:
+        for event in yaml.parse(text, Loader=LOADER):
+            _count(event, counted)
+    except yaml.YAMLError as error:
+        raise _not_yaml(error, where) from error
+
+
+def _count(event: yaml.Event, counted: _Counted) -> None:
+    line = event.start_mark.line + 1 if event.start_mark else 1
+    match event:
+        case yaml.DocumentStartEvent():
+            counted.anchors.clear()
+        case yaml.AliasEvent():
+            if event.anchor not in counted.anchors:
+                raise ConfigError(f"{counted.where}:{line}: the alias *{event.anchor} refers to itself, or to nothing before it.")
+            counted.add(*counted.anchors[event.anchor], line)
+        case yaml.ScalarEvent():
+            counted.add(1, 1, line)
+            if event.anchor:
+                counted.anchors[event.anchor] = (1, 1)
+        case yaml.CollectionStartEvent():
+            counted.add(1, 1, line)
+            counted.open.append(_Block(event.anchor))
+            if event.anchor:  # until the block ends, an alias to it would be inside it
+                counted.anchors.pop(event.anchor, None)
+        case yaml.CollectionEndEvent():
+            block = counted.open.pop()
+            counted.join(block.nodes - 1, block.height)  # the block itself was counted at its start
+            if block.anchor:
+                counted.anchors[block.anchor] = (block.nodes, block.height)
+
+
+def _check_node(root: yaml.Node, where: str) -> None:
+    """Refuse keys that stand twice in one block, and numbers that are not finite or endless."""
+    seen: set[int] = set()  # an alias is the node itself again
+    waiting = [root]
+    while waiting:
+        node = waiting.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.MappingNode):
+            _check_keys(node, where)
+            waiting += [part for pair in node.value for part in pair]
+        elif isinstance(node, yaml.SequenceNode):
+            waiting += node.value
+        elif node.tag in _NUMBERS:
+            _check_number(node, where)
+
+
+def _check_keys(node: yaml.MappingNode, where: str) -> None:
+    seen: set[str] = set()
+    for key, _ in node.value:
+        if not isinstance(key, yaml.ScalarNode) or key.tag == _MERGE:
+            continue
+        if key.value in seen:
+            line = key.start_mark.line + 1
+            raise ConfigError(f"{where}:{line}: {key.value!r} is set twice in one block; keep one of them.")
+        seen.add(key.value)
+
+
+def _check_number(node: yaml.Node, where: str) -> None:
+    line = node.start_mark.line + 1
+    if len(node.value) > MAX_NUMBER_CHARACTERS:
+        raise ConfigError(f"{where}:{line}: a number has more than {MAX_NUMBER_CHARACTERS} characters; put text in quotes.")
+    if any(not math.isfinite(value) for value in _as_float(node.value)):
+        raise ConfigError(f"{where}:{line}: {node.value} is not a finite number; write a number, or put text in quotes.")
+
+
+def _as_float(text: str) -> Iterator[float]:
+    """Yield a number as a float; nothing for YAML's other notations, which are always finite."""
+    plain = text.replace("_", "").lower()
+    if plain.lstrip("+-") in (".inf", ".nan"):
+        yield math.inf
+        return
+    try:
+        yield float(plain)
+    except ValueError:
+        return
+
+
+def _not_yaml(error: yaml.YAMLError, where: str) -> ConfigError:
+    if isinstance(error, yaml.MarkedYAMLError):
+        mark = error.problem_mark or error.context_mark
+        place = f"{where}:{mark.line + 1}" if mark else where
+        return ConfigError(f"{place}: not YAML: {error.problem or error.context}.")
+    return ConfigError(f"{where} is not YAML: {' '.join(str(error).split())}.")
