@@ -1,14 +1,15 @@
-"""The JSON of answers and errors: the plugin host's contract, and one shape for everything that went wrong."""
+"""The JSON of responses and errors: the plugin host's contract, and one shape for every error."""
 
 import base64
 import time
 from collections.abc import Callable
 from typing import Any
 
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 
 from serve_app import __version__
 from serve_app.api.bodies import TagCall
+from serve_app.api.json_responses import json_response, too_large_to_send
 from serve_app.api.statuses import headers_of, status_of
 from serve_app.errors import TaggerError
 from serve_app.observed import note_code
@@ -22,32 +23,67 @@ SCORED_BY = ("vocabulary", "vocabulary_fingerprint", "score")
 """Fields of `ScoredBy` that clients see."""
 SIGNIFICANT_DIGITS = 6
 """Of scores, not decimals: a true tag of SigLIP may well have a confidence of 0.00002."""
+MIN_VALUE_BYTES = 3
+"""JSON of a number in a list, such as `1.,`; a tag has more than ten times as many."""
 
 
-def tag_response(call: TagCall, answer: TagAnswer, model: str, started_s: float) -> JSONResponse:
-    """Return the answer to `POST /v1/tag`: one object for one picture, `results` in order for many.
+async def tag_response(call: TagCall, answer: TagAnswer, model: str, started_s: float, max_bytes: int) -> Response:
+    """Return the response of `POST /v1/tag`: one object for one image, `results` in order for many.
 
     Raises:
-        TaggerError: One picture was sent and it failed.
+        TaggerError: One image was sent and it failed.
+        PayloadTooLarge: The response would have more than `max_bytes`.
     """
     if not call.many and isinstance(answer.outcomes[0], TaggerError):
         raise answer.outcomes[0]
-    results = [_result(answer, at, call) for at in range(len(answer.outcomes))]
     about = _about(answer, model, started_s)
-    return JSONResponse({"results": results} | about if call.many else results[0] | about)
+    num_values = count_values(answer, call.parameters.encoding_format)
+    check_size(num_values, max_bytes)
+    if call.many:
+        results = (_result(answer, i, call) for i in range(len(answer.outcomes)))
+        return await json_response({"results": results} | about, num_values, max_bytes)
+    return await json_response(_result(answer, 0, call) | about, num_values, max_bytes)
 
 
 def result_line(answer: TagAnswer, call: TagCall, model: str) -> dict[str, Any]:
-    """Return what a line of a streamed answer says of its one picture."""
+    """Return what a line of a streamed response says of its one image."""
     by = {} if answer.scored is None else dict(zip(SCORED_BY, answer.scored, strict=False))
     return _result(answer, 0, call) | by | {"model": model, "version": __version__}
 
 
-def score_response(answer: TagAnswer, model: str, started_s: float) -> JSONResponse:
-    """Return the answer to `POST /v1/score`: `results` in the order of the embeddings."""
+async def score_response(answer: TagAnswer, model: str, started_s: float, max_bytes: int) -> Response:
+    """Return the response of `POST /v1/score`: `results` in the order of the embeddings.
+
+    Raises:
+        PayloadTooLarge: It would have more than `max_bytes`.
+    """
+    num_values = count_values(answer)
+    check_size(num_values, max_bytes)
     raw_scores = answer.scored is not None and answer.scored.include_raw_scores
-    results = [error_body(o.code, o.message) if isinstance(o, TaggerError) else {"tags": _tags(o, raw_scores)} for o in answer.outcomes]
-    return JSONResponse({"results": results} | _about(answer, model, started_s))
+    results = (
+        error_body(outcome.code, outcome.message) if isinstance(outcome, TaggerError) else {"tags": _tags(outcome, raw_scores)}
+        for outcome in answer.outcomes
+    )
+    content = {"results": results} | _about(answer, model, started_s)
+    return await json_response(content, num_values, max_bytes)
+
+
+def count_values(answer: TagAnswer, encoding_format: str = "base64") -> int:
+    """Return how many tags and numbers of embeddings a response holds."""
+    num_tags = sum(len(o) for o in answer.outcomes if not isinstance(o, TaggerError))
+    if encoding_format == "base64" or answer.image_embeds is None:
+        return num_tags
+    return num_tags + sum(len(embed) for embed in answer.image_embeds if embed is not None)
+
+
+def check_size(num_values: int, max_bytes: int) -> None:
+    """Refuse a response that is too large however short its values are, before it is written.
+
+    Raises:
+        PayloadTooLarge: It would have more than `max_bytes`.
+    """
+    if num_values * MIN_VALUE_BYTES > max_bytes:
+        raise too_large_to_send(max_bytes)
 
 
 def own_shape(error: TaggerError, status: int) -> dict[str, Any]:

@@ -1,34 +1,50 @@
-"""The transports of `POST /v1/tag`: a raw picture, a form with files, or JSON. One parser each, one validation.
+"""The transports of `POST /v1/tag`: a raw image, a form with files, or JSON. One parser each, one validation.
 
 Sizes are enforced while the body streams in, so a request that is too large is refused before it is in memory.
+
+Not here: how JSON is parsed (`json_bodies.py`).
 """
 
-import asyncio
-import json
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Any
 
-from pydantic import Field
+from pydantic import Field, InstanceOf
+from pydantic.json_schema import SkipJsonSchema
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException
-from starlette.requests import ClientDisconnect, Request
-from starlette.types import Message, Receive
+from starlette.requests import Request
 
-from serve_app.api.parameters import TagParameters, add_field, query_fields, validated
-from serve_app.api.sources import LARGE_TEXT_BYTES, ImageSources, too_large, within
+from serve_app.api.json_bodies import read_json_object
+from serve_app.api.json_values import JsonBounds
+from serve_app.api.long_texts import LONG_TEXT_BYTES, LongText
+from serve_app.api.parameters import (
+    MAX_FILTERS,
+    TagParameters,
+    add_field,
+    query_fields,
+    validated,
+)
+from serve_app.api.sources import ImageSources, too_many_images, within
+from serve_app.api.streams import bounded_receive, read_body
 from serve_app.config import Limits
 from serve_app.errors import InvalidRequest, PayloadTooLarge, RequestError
 from serve_app.tagging.settings import TagOptions
 
 MAX_FORM_FIELDS = 100
+MAX_FIELD_BYTES = LONG_TEXT_BYTES
+"""Bytes of one form field that is not a file; 1,000 labels of 64 ASCII characters fit."""
+
+EncodedImage = str | SkipJsonSchema[InstanceOf[LongText]]
+"""A text of a JSON body; OpenAPI knows nothing of how long ones are kept."""
 
 
 class TagBody(TagParameters):
     """The JSON form of a request: `image` or `images`, base64, data URIs or URLs, beside the parameters."""
 
-    image: str | None = Field(None, description="One picture: base64, a data URI, or where the service fetches images a URL.")
-    images: tuple[str, ...] | None = Field(None, description="Several pictures, each as for image.")
+    image: EncodedImage | None = Field(
+        None,
+        description="One image: base64, a data URI, or where the service fetches images a URL.",
+    )
+    images: tuple[EncodedImage, ...] | None = Field(None, description="Several images, each as for image.")
 
 
 NO_PARAMETERS, NO_OPTIONS = TagParameters(), TagOptions()
@@ -39,10 +55,10 @@ class TagCall:
     """A request, whatever its transport.
 
     Attributes:
-        images: Encoded pictures, or the error of one that could not even be unpacked, in order.
-        options: What was asked for besides.
-        many: Whether the answer is a list even for one picture.
-        parameters: The same before it was checked, with what concerns only the answer's form.
+        images: Encoded images, or the error of one that could not even be unpacked, in order.
+        options: How they are tagged.
+        many: Whether the response is a list even for one image.
+        parameters: The options before they were checked, with what concerns only the response's form.
     """
 
     images: tuple[bytes | RequestError, ...]
@@ -70,14 +86,14 @@ async def read_tag_call(request: Request, sources: ImageSources) -> TagCall:
     if not call.images:
         raise InvalidRequest("The request holds no image. Send one as the body, as a form file, or as image in JSON.")
     if len(call.images) > limits.max_images_per_request:
-        raise PayloadTooLarge(f"The request holds {len(call.images)} images; at most {limits.max_images_per_request} are taken.")
+        raise too_many_images(len(call.images), limits)
     return call
 
 
 async def _read_raw(request: Request, limits: Limits) -> TagCall:
     data = await read_body(request, min(limits.max_body_bytes, limits.max_image_bytes))
     images = (data,) if data else ()
-    if not request.url.query:
+    if not request.scope.get("query_string"):
         return TagCall(images, NO_OPTIONS, many=False)
     parameters = validated(TagParameters, query_fields(request))
     return TagCall(images, parameters.options(limits), many=False, parameters=parameters)
@@ -85,7 +101,7 @@ async def _read_raw(request: Request, limits: Limits) -> TagCall:
 
 async def _read_json(request: Request, sources: ImageSources) -> TagCall:
     limits = sources.limits
-    content = await read_json_object(request, limits)
+    content = await read_json_object(request, limits, tag_bounds(limits))
     body = validated(TagBody, content | query_fields(request))
     if (body.image is None) == (body.images is None):
         raise InvalidRequest("Give either image or images.")
@@ -94,81 +110,47 @@ async def _read_json(request: Request, sources: ImageSources) -> TagCall:
     return TagCall(images, options, many=body.images is not None, parameters=body)
 
 
-async def read_json_object(request: Request, limits: Limits) -> dict[str, Any]:
-    """Read a body that must be a JSON object.
-
-    Raises:
-        PayloadTooLarge: More bytes than `limits` allow.
-        InvalidRequest: It is something else.
-    """
-    raw = await read_body(request, limits.max_body_bytes)
-    try:
-        # 10 ms a megabyte: not on the event loop
-        content = json.loads(raw) if len(raw) < LARGE_TEXT_BYTES else await asyncio.to_thread(json.loads, raw)
-    except (ValueError, RecursionError) as error:
-        raise InvalidRequest("The body is not JSON.") from error
-    if not isinstance(content, dict):
-        raise InvalidRequest('The body must be a JSON object such as {"image": "<base64>"}.')
-    return content
+def tag_bounds(limits: Limits) -> JsonBounds:
+    """Return what the JSON form of a request may hold."""
+    return JsonBounds(
+        max_items=max(MAX_FILTERS, limits.max_labels_per_request),
+        counted={"images": limits.max_images_per_request},
+    )
 
 
 async def _read_form(request: Request, limits: Limits) -> TagCall:
-    bounded = Request(request.scope, _bounded_receive(request.receive, limits.max_body_bytes))
+    bounded = Request(request.scope, bounded_receive(request.receive, limits.max_body_bytes))
     images: list[bytes | RequestError] = []
     fields = query_fields(request)
+    form = bounded.form(
+        max_files=limits.max_images_per_request,
+        max_fields=MAX_FORM_FIELDS,
+        max_part_size=MAX_FIELD_BYTES,
+    )
     try:
-        async with bounded.form(max_files=limits.max_images_per_request, max_fields=MAX_FORM_FIELDS) as form:
-            for name, value in form.multi_items():
+        async with form as parts:
+            for name, value in parts.multi_items():
                 if isinstance(value, UploadFile):
-                    images.append(within(await value.read(limits.max_image_bytes + 1), limits.max_image_bytes))
+                    data = await value.read(limits.max_image_bytes + 1)
+                    await value.close()  # frees the copy that the parser holds
+                    images.append(within(data, limits.max_image_bytes))
                 else:
                     add_field(fields, name, value)
     except MultiPartException as error:
-        if "Too many files" in error.message:
-            raise PayloadTooLarge(f"The form holds more than {limits.max_images_per_request} files.") from error
-        raise InvalidRequest("The multipart form cannot be read. Check its boundary and its fields.") from error
+        raise _form_error(error, limits) from error
     parameters = validated(TagParameters, fields)
-    return TagCall(tuple(images), parameters.options(limits), many=len(images) > 1, parameters=parameters)
+    options = parameters.options(limits)
+    return TagCall(tuple(images), options, many=len(images) > 1, parameters=parameters)
 
 
-async def read_body(request: Request, max_bytes: int) -> bytes:
-    """Read a body while its size is counted.
-
-    Raises:
-        PayloadTooLarge: It is, or says that it is, larger.
-        InvalidRequest: The client left.
-    """
-    announced = request.headers.get("content-length", "")
-    if announced.isascii() and announced.isdigit() and int(announced) > max_bytes:
-        raise too_large(max_bytes)
-    chunks: list[bytes] = []
-    size = 0
-    async for chunk in _stream(request):
-        size += len(chunk)
-        if size > max_bytes:
-            raise too_large(max_bytes)
-        chunks.append(chunk)
-    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
-
-
-async def _stream(request: Request) -> AsyncIterator[bytes]:
-    try:
-        async for chunk in request.stream():
-            if chunk:
-                yield chunk
-    except ClientDisconnect as error:
-        raise InvalidRequest("The connection was closed before the whole body arrived.") from error
-
-
-def _bounded_receive(receive: Receive, max_bytes: int) -> Receive:
-    received = 0
-
-    async def bounded() -> Message:
-        nonlocal received
-        message = await receive()
-        received += len(message.get("body", b""))
-        if received > max_bytes:
-            raise too_large(max_bytes)
-        return message
-
-    return bounded
+def _form_error(error: MultiPartException, limits: Limits) -> RequestError:
+    """Return our error for one of Starlette's form parser, which tells them apart by text only."""
+    if "Too many files" in error.message:
+        return PayloadTooLarge(f"The form holds more than {limits.max_images_per_request:,} files.")
+    if "Too many fields" in error.message:
+        return InvalidRequest(f"The form holds more than {MAX_FORM_FIELDS} fields; send fewer.")
+    if "exceeded maximum size" in error.message:
+        return PayloadTooLarge(
+            f"A form field has more than {MAX_FIELD_BYTES:,} bytes. Send images as files, and long lists of labels as JSON."
+        )
+    return InvalidRequest("The multipart form cannot be read. Check its boundary and its fields.")

@@ -90,7 +90,7 @@ TAG_RESPONSES: dict[int | str, dict[str, Any]] = {
     },
     400: _refusal("A parameter or the body cannot be read."),
     404: _refusal("There is no vocabulary of that name."),
-    413: _refusal("Too many bytes or images."),
+    413: _refusal("The request has too many bytes or images, or its response would be too large."),
     415: _refusal("Not a picture in a format that is read."),
     422: _refusal("The picture is damaged or has too many pixels."),
     429: _refusal("Every queue is full; see Retry-After."),

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from starlette.requests import Request
 
+from serve_app.api.long_texts import LONG_TEXT_BYTES, LongText
 from serve_app.config import Limits
 from serve_app.errors import InvalidRequest
 from serve_app.tagging.prompts import DEFAULT_TEMPLATE, check_templates
@@ -19,13 +20,25 @@ from serve_app.tagging.vocabulary import MAX_LABEL_CHARACTERS, make_vocabulary
 
 MAX_FILTERS = 1_000
 """Labels or categories that one request may include or exclude."""
+MAX_TEXT_ITEMS = 4_000
+"""Items of one text with commas, empty ones included; counted before the text is split."""
+MAX_QUERY_FIELDS = 2_000
+"""Fields of a query string; `labels` may be repeated for each label."""
 
 
 def split_commas(value: Any) -> Any:
-    """`a,b,c` and `["a,b", "c"]` from a query string or a form; a JSON list of labels is left as it is."""
-    if isinstance(value, str):
-        return [part.strip() for part in value.split(",") if part.strip()]
-    return value
+    """Split a text with commas into its items; any other value, such as a list, stays as it is.
+
+    Raises:
+        ValueError: The text has more than `MAX_TEXT_ITEMS` items.
+    """
+    if isinstance(value, LongText):
+        raise ValueError(f"a text of more than {LONG_TEXT_BYTES:,} bytes is not taken; send a list")
+    if not isinstance(value, str):
+        return value
+    if value.count(",") >= MAX_TEXT_ITEMS:
+        raise ValueError(f"a text with commas holds at most {MAX_TEXT_ITEMS:,} items; send fewer")
+    return [part.strip() for part in value.split(",") if part.strip()]
 
 
 Listed = Annotated[tuple[str, ...], BeforeValidator(split_commas)]
@@ -62,12 +75,13 @@ class ScoreParameters(BaseModel):
         if self.prompt_templates is not None:
             check_templates(self.prompt_templates)
         if self.labels is not None:
+            check_label_count(len(self.labels), limits)
             make_vocabulary(self.labels, self.prompt_templates or (DEFAULT_TEMPLATE,), limits.max_labels_per_request)
         return TagOptions(**self.model_dump(include=_OPTION_FIELDS, exclude_none=True))
 
 
 class TagParameters(ScoreParameters):
-    """The same for pictures, and how they are looked at."""
+    """The same for images, and how they are encoded."""
 
     quality: Quality = Field("standard", description="high: also encode overlapping tiles, for small things; costs 5 to 9 images.")
     returned: Literal["tags", "embedding"] = Field("tags", alias="return", description="embedding: give the image's embedding too.")
@@ -81,20 +95,42 @@ LIST_FIELDS = {name for name, field in ScoreParameters.model_fields.items() if n
 Model = TypeVar("Model", bound=BaseModel)
 
 
+def check_label_count(num_labels: int, limits: Limits) -> None:
+    """Raise `InvalidRequest` for more labels than one request may have, repeated ones included."""
+    if num_labels > limits.max_labels_per_request:
+        raise InvalidRequest(f"There are {num_labels:,} labels; at most {limits.max_labels_per_request:,} are taken in one request.")
+
+
 def query_fields(request: Request) -> dict[str, Any]:
-    """Return the parameters of a query string."""
+    """Return the parameters of a query string.
+
+    Raises:
+        InvalidRequest: It has too many fields, or a field too many items.
+    """
     fields: dict[str, Any] = {}
+    query: bytes = request.scope.get("query_string", b"")
+    if not query:
+        return fields
+    if query.count(b"&") >= MAX_QUERY_FIELDS:
+        raise InvalidRequest(f"The query string has more than {MAX_QUERY_FIELDS:,} fields; send labels in the body.")
     for name, value in request.query_params.multi_items():
         add_field(fields, name, value)
     return fields
 
 
 def add_field(fields: dict[str, Any], name: str, value: str) -> None:
-    """Add a text field; labels and templates may be repeated, and a single list of labels may hold commas."""
+    """Add a text field. Labels and templates may be repeated; labels may hold commas.
+
+    Raises:
+        InvalidRequest: The text has too many items.
+    """
     if name in LIST_FIELDS:
-        fields[name] = [*fields.get(name, ()), *split_commas(value)]
+        try:
+            fields.setdefault(name, []).extend(split_commas(value))
+        except ValueError as error:
+            raise InvalidRequest(f"{name}: {error}.") from error
     elif name == "prompt_templates":
-        fields[name] = [*fields.get(name, ()), value]
+        fields.setdefault(name, []).append(value)
     else:
         fields[name] = value
 
@@ -108,14 +144,16 @@ def validated(model: type[Model], content: dict[str, Any]) -> Model:
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        raise InvalidRequest(" ".join(_sentence(problem, model) for problem in error.errors()[:5])) from error
+        # a list of 1,000 values may have as many errors; what is not shown is not built
+        problems = error.errors(include_url=False, include_context=False, include_input=False)
+        raise InvalidRequest(" ".join(_sentence(problem, model) for problem in problems[:5])) from error
 
 
 def _sentence(problem: Any, model: type[BaseModel]) -> str:
-    name = str(problem["loc"][0]) if problem["loc"] else "The request"
+    name = str(problem["loc"][0])[:60] if problem["loc"] else "The request"
     if problem["type"] == "extra_forbidden":
         known = [field.alias or name for name, field in model.model_fields.items()]
         nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
         hint = f"did you mean {nearest[0]}?" if nearest else f"known are {', '.join(known)}."
-        return f"{name[:60]!r} is not a parameter; {hint}"
-    return f"{name}: {problem['msg']}."
+        return f"{name!r} is not a parameter; {hint}"
+    return f"{name}: {problem['msg'].removeprefix('Value error, ')}."

@@ -1,50 +1,59 @@
-"""What a text of a JSON body stands for: the bytes of a picture in base64, or of one that is fetched by its URL."""
+"""What a text of a JSON body stands for: the bytes of an image in base64, or of one that is fetched by its URL."""
 
 import asyncio
-import base64
 import binascii
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from serve_app.api.fetching import Allowance, ImageFetcher, is_url
+from serve_app.api.long_texts import LongText
+from serve_app.api.threads import off_loop
 from serve_app.config import Limits, ServiceConfig
 from serve_app.errors import InvalidRequest, PayloadTooLarge, RequestError
 
-LARGE_TEXT_BYTES = 256 * 1024
-"""From here on texts are read in a thread: 10 ms a megabyte on the event loop is too long."""
-_DATA_URI = re.compile(r"data:[\w.+-]+/[\w.+-]+(?:;[\w=.+-]+)*;base64,", re.IGNORECASE)
+INLINE_BYTES = 64 * 1024
+"""Base64 of at most this many bytes in sum is decoded on the event loop; more in a worker thread."""
+ImageText = str | LongText
+"""Base64, a data URI or a URL; a `LongText` is never a URL."""
+_DATA_URI = re.compile(rb"data:[\w.+-]+/[\w.+-]+(?:;[\w=.+-]+)*;base64,", re.IGNORECASE)
+_BLANKS = b" \t\n\r\x0b\x0c"
 
 
 @dataclass(frozen=True, slots=True)
 class ImageSources:
-    """Turns texts into encoded pictures, within the limits."""
+    """Turns texts into encoded images, within the limits."""
 
     limits: Limits
     fetcher: ImageFetcher
 
-    async def images(self, texts: Sequence[str]) -> tuple[bytes | RequestError, ...]:
+    async def images(self, texts: Sequence[ImageText]) -> tuple[bytes | RequestError, ...]:
         """Return the bytes that each text stands for, or why there are none.
+
+        A `LongText` is empty afterwards.
 
         Raises:
             PayloadTooLarge: There are more texts than a request may hold images.
         """
         if len(texts) > self.limits.max_images_per_request:
-            raise PayloadTooLarge(f"The request holds {len(texts)} images; at most {self.limits.max_images_per_request} are taken.")
-        if not any(map(is_url, texts)):
+            raise too_many_images(len(texts), self.limits)
+        if not any(isinstance(text, str) and is_url(text) for text in texts):
             return await self._unpacked(texts)
         allowance = Allowance(self.limits.max_body_bytes)
         return tuple(await asyncio.gather(*[self._one(text, allowance) for text in texts]))
 
-    async def _one(self, text: str, allowance: Allowance) -> bytes | RequestError:
-        return await self.fetcher.fetch(text, allowance) if is_url(text) else (await self._unpacked([text]))[0]
+    async def _one(self, text: ImageText, allowance: Allowance) -> bytes | RequestError:
+        if isinstance(text, str) and is_url(text):
+            return await self.fetcher.fetch(text, allowance)
+        return (await self._unpacked([text]))[0]
 
-    async def _unpacked(self, texts: Sequence[str]) -> tuple[bytes | RequestError, ...]:
-        if sum(map(len, texts)) < LARGE_TEXT_BYTES:
+    async def _unpacked(self, texts: Sequence[ImageText]) -> tuple[bytes | RequestError, ...]:
+        num_bytes = sum(text.nbytes if isinstance(text, LongText) else len(text) for text in texts)
+        if num_bytes <= INLINE_BYTES:
             return self._unpack_all(texts)
-        return await asyncio.to_thread(self._unpack_all, texts)
+        return await off_loop(self._unpack_all, texts)
 
-    def _unpack_all(self, texts: Sequence[str]) -> tuple[bytes | RequestError, ...]:
+    def _unpack_all(self, texts: Sequence[ImageText]) -> tuple[bytes | RequestError, ...]:
         return tuple(unpack_image(text, self.limits.max_image_bytes) for text in texts)
 
 
@@ -53,25 +62,60 @@ def image_sources(config: ServiceConfig) -> ImageSources:
     return ImageSources(config.limits, ImageFetcher(config.fetch, config.limits.max_image_bytes))
 
 
-def unpack_image(text: str, max_bytes: int) -> bytes | RequestError:
-    """Return the bytes of base64 or of a data URI, or why there are none."""
-    prefix = _DATA_URI.match(text[:256])
-    payload = text[prefix.end() :] if prefix else text
-    if len(payload) > (max_bytes + 2) // 3 * 4 + 4:
-        return too_large(max_bytes)
+def unpack_image(text: ImageText, max_bytes: int) -> bytes | RequestError:
+    """Return the bytes of base64 or of a data URI, or why there are none.
+
+    A `LongText` is decoded piece by piece, so that no call holds the GIL for long, and is empty
+    afterwards.
+    """
     try:
-        return within(base64.b64decode("".join(payload.split()), validate=True), max_bytes)
-    except (binascii.Error, ValueError):
+        pieces = text if isinstance(text, LongText) else _short_text(text)
+        prefix = _DATA_URI.match(pieces.head())
+        prefix_bytes = prefix.end() if prefix else 0
+        if pieces.nbytes - prefix_bytes > (max_bytes + 2) // 3 * 4 + 4:
+            return too_large(max_bytes)
+        return within(b"".join(_decoded(pieces, prefix_bytes)), max_bytes)
+    except ValueError:
         return InvalidRequest("An image is neither base64 nor a base64 data URI.")
 
 
+def _short_text(text: str) -> LongText:
+    """Return a text as one piece; raises `ValueError` if it is not ASCII."""
+    pieces = LongText()
+    pieces.append_plain(text.encode("ascii"))
+    return pieces
+
+
+def _decoded(text: LongText, num_skipped: int) -> Iterator[bytes]:
+    """Decode base64 piece by piece; raises `ValueError` where it is not base64."""
+    rest = b""
+    is_padded = False
+    for raw in text.drain():
+        piece = rest + raw[num_skipped:].translate(None, _BLANKS)
+        num_skipped = 0
+        whole = len(piece) // 4 * 4
+        rest = piece[whole:]
+        if piece and is_padded:
+            raise ValueError("base64 goes on after its padding")
+        if whole:
+            is_padded = piece[whole - 1] == ord("=")
+            yield binascii.a2b_base64(piece[:whole], strict_mode=True)
+    if rest:
+        raise ValueError("base64 ends within four characters")
+
+
 def within(data: bytes, max_bytes: int) -> bytes | RequestError:
-    """Return the bytes of a picture, or why they are not taken."""
+    """Return the bytes of an image, or why they are not taken."""
     if len(data) > max_bytes:
         return too_large(max_bytes)
     return data if data else InvalidRequest("An image is empty.")
 
 
 def too_large(max_bytes: int) -> PayloadTooLarge:
-    """Return the error of a body or a picture of more bytes."""
-    return PayloadTooLarge(f"That is more than {max_bytes:,} bytes, the most that is taken. Send a smaller picture.")
+    """Return the error of a body or an image of more bytes."""
+    return PayloadTooLarge(f"That is more than the {max_bytes:,} bytes allowed. Send a smaller image.")
+
+
+def too_many_images(num_images: int, limits: Limits) -> PayloadTooLarge:
+    """Return the error of a request with more images than one may have."""
+    return PayloadTooLarge(f"The request holds {num_images:,} images; at most {limits.max_images_per_request:,} are taken.")

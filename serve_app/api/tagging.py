@@ -1,21 +1,23 @@
 """`POST /v1/tag` and `POST /v1/score`: a request in, tags out, in one answer or one line for each image as it is done."""
 
 import asyncio
-import json
 import logging
 import time
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from serve_app.api.answers import result_line, score_response, tag_response
+from serve_app.api.answers import count_values, result_line, score_response, tag_response
 from serve_app.api.bodies import TagCall, read_tag_call
 from serve_app.api.embeddings import read_score_call
+from serve_app.api.json_responses import INLINE_VALUES, write_json
 from serve_app.api.sources import ImageSources
+from serve_app.api.threads import off_loop
 from serve_app.config import ServiceConfig
-from serve_app.errors import DeadlineExceeded, RequestError, ServiceError, TaggerError
+from serve_app.errors import DeadlineExceeded, PayloadTooLarge, RequestError, ServiceError, TaggerError
 from serve_app.observed import note_unread
 from serve_app.tagger import TagAnswer, Tagger
 
@@ -32,6 +34,7 @@ MAX_STREAMED_AT_ONCE = 16
 def tag_endpoint(tagger: Tagger, config: ServiceConfig, sources: ImageSources) -> Endpoint:
     """Return the endpoint of `POST /v1/tag`."""
     model = config.siglip.model_shown
+    max_bytes = config.limits.max_response_bytes
 
     async def tag(request: Request) -> Response:
         """Tag the images of a request."""
@@ -39,21 +42,25 @@ def tag_endpoint(tagger: Tagger, config: ServiceConfig, sources: ImageSources) -
         call = await read_tag_call(request, sources)
         if NDJSON in request.headers.get("accept", ""):
             deadline_s = asyncio.get_running_loop().time() + config.serving.request_timeout_s
-            lines = _lines(_done(tagger, call, deadline_s), call, model, started_s)
+            answers = _done(tagger, call, deadline_s)
+            lines = _lines(answers, call, model, started_s, max_bytes)
             return StreamingResponse(lines, media_type=NDJSON, headers={"cache-control": "no-store"})
-        return tag_response(call, await _tag_readable(tagger, call), model, started_s)
+        answer = await _tag_readable(tagger, call)
+        return await tag_response(call, answer, model, started_s, max_bytes)
 
     return tag
 
 
 def score_endpoint(tagger: Tagger, config: ServiceConfig) -> Endpoint:
     """Return the endpoint of `POST /v1/score`."""
+    model = config.siglip.model_shown
 
     async def score(request: Request) -> Response:
         """Tag stored embeddings."""
         started_s = time.perf_counter()
         call = await read_score_call(request, config.limits)
-        return score_response(await tagger.score(call.image_embeds, call.options), config.siglip.model_shown, started_s)
+        answer = await tagger.score(call.image_embeds, call.options)
+        return await score_response(answer, model, started_s, config.limits.max_response_bytes)
 
     return score
 
@@ -81,19 +88,46 @@ async def _tag_readable(tagger: Tagger, call: TagCall) -> TagAnswer:
     )
 
 
-async def _lines(answers: Answers, call: TagCall, model: str, started_s: float) -> AsyncIterator[bytes]:
+async def _lines(answers: Answers, call: TagCall, model: str, started_s: float, max_bytes: int) -> AsyncIterator[bytes]:
     """Give each image's line as soon as it is done, and a last one that says that all were given.
 
-    The answer has begun when an image fails, so each line carries its own error; what is wrong with the request as a whole
-    is the same on each. The images that are still under way when the client leaves are dropped.
+    The response has begun when an image fails, so each line carries its own error; an error of the
+    request as a whole is repeated on each. Images that are still being tagged when the client
+    leaves are dropped.
     """
     failed = 0
     async with aclosing(answers) as done:
-        async for at, answer in done:
-            failed += isinstance(answer.outcomes[0], TaggerError)
-            yield _line({"index": at} | result_line(answer, call, model))
+        async for index, answer in done:
+            line, is_error = await _image_line(index, answer, call, model, max_bytes)
+            failed += is_error
+            for chunk in line:
+                yield chunk
     elapsed_ms = round((time.perf_counter() - started_s) * 1000, 2)
-    yield _line({"done": True, "images": len(call.images), "failed": failed, "inference_time_ms": elapsed_ms})
+    last = {"done": True, "images": len(call.images), "failed": failed}
+    for chunk in _line(last | {"inference_time_ms": elapsed_ms}):
+        yield chunk
+
+
+async def _image_line(index: int, answer: TagAnswer, call: TagCall, model: str, max_bytes: int) -> tuple[deque[bytes], bool]:
+    """Return one image's line in chunks, and whether it is an error; a large one is written off
+    the event loop, and one of more than `max_bytes` becomes an error.
+    """
+    try:
+        if count_values(answer, call.parameters.encoding_format) <= INLINE_VALUES:
+            line = _line({"index": index} | result_line(answer, call, model), max_bytes)
+        else:
+            line = await off_loop(lambda: _line({"index": index} | result_line(answer, call, model), max_bytes))
+    except PayloadTooLarge as error:
+        failed = TagAnswer((error,))
+        return _line({"index": index} | result_line(failed, call, model)), True
+    return line, isinstance(answer.outcomes[0], TaggerError)
+
+
+def _line(entry: dict[str, object], max_bytes: int | None = None) -> deque[bytes]:
+    """Return a line in chunks; raises `PayloadTooLarge`."""
+    chunks = write_json(entry, max_bytes)
+    chunks[-1] += b"\n"
+    return chunks
 
 
 async def _done(tagger: Tagger, call: TagCall, deadline_s: float) -> Answers:
@@ -124,7 +158,3 @@ async def _done(tagger: Tagger, call: TagCall, deadline_s: float) -> Answers:
     finally:
         for pending in tasks:
             pending.cancel()
-
-
-def _line(entry: dict[str, object]) -> bytes:
-    return json.dumps(entry, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"

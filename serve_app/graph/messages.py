@@ -9,7 +9,7 @@ from serve_app.shown import LiveShown
 from serve_app.siglip.inputs import FloatArray
 from serve_app.siglip.outcomes import EncodedImages
 from serve_app.siglip.precision import Runtime
-from serve_app.tagger import ScoredBy, TagOutcome, VocabularyState
+from serve_app.tagger import ScoredBy, TagOutcome, VocabularyCard, VocabularyState
 from serve_app.tagging.settings import TagOptions
 
 
@@ -29,19 +29,39 @@ class ScoreRequest:
         image_embeds: (V, D) float32, unit norm: every view of every image, each image's whole picture first.
         options: B of them, one an image.
         views: B numbers of views, which sum up to V; None where each image has one.
+        max_bytes: Most bytes of JSON that the tags of all images may take; None for no bound.
+        shares: B numbers: most bytes of JSON that each image's tags may take; None for no bound.
+            An image has an equal share of its request's response.
     """
 
     image_embeds: FloatArray
     options: tuple[TagOptions, ...]
     views: tuple[int, ...] | None = None
+    max_bytes: int | None = None
+    shares: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ScoreReply:
-    """A Postprocessor's answer: B outcomes, and what each was scored against (None for one that failed)."""
+    """What a Postprocessor returns for a `ScoreRequest`.
+
+    Attributes:
+        outcomes: B of them; none while they are packed.
+        scored: What each image was scored against, B of them; None for one that failed.
+        packed: The outcomes as `graph/replies.py` packs them where there are many tags.
+    """
 
     outcomes: tuple[TagOutcome, ...]
     scored: tuple[ScoredBy | None, ...]
+    packed: tuple[bytes, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PackedVocabulary:
+    """A vocabulary with its tags, which `graph/replies.py` packs."""
+
+    card: VocabularyCard
+    packed: tuple[bytes, ...]
 
 
 @dataclass(frozen=True, slots=True)

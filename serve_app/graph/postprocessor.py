@@ -5,11 +5,11 @@ work is refused and the last good one kept, since a `reconfigure` that raises ki
 """
 
 import asyncio
-import functools
 import logging
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from ray.serve.handle import DeploymentHandle
@@ -18,7 +18,14 @@ from serve_app.errors import ServiceError, TaggerError
 from serve_app.graph import metrics
 from serve_app.graph.banks import BankBuilder
 from serve_app.graph.calls import InnerCalls
-from serve_app.graph.messages import PostprocessorState, ScoreReply, ScoreRequest
+from serve_app.graph.memory import FreedMemory
+from serve_app.graph.messages import (
+    PackedVocabulary,
+    PostprocessorState,
+    ScoreReply,
+    ScoreRequest,
+)
+from serve_app.graph.replies import TagBound, images_at_once, is_large, packed_vocabulary, pickles, tag_within
 from serve_app.live import LiveTagging
 from serve_app.logs import configure_replica_logging
 from serve_app.shown import show_live
@@ -27,14 +34,16 @@ from serve_app.siglip.identity import checkpoint_fingerprint, encoder_fingerprin
 from serve_app.siglip.inputs import FloatArray
 from serve_app.siglip.scoring import check_width
 from serve_app.siglip.weights import read_similarity_head
-from serve_app.tagger import ScoredBy, TagOutcome, VocabularyCard, VocabularyDetail, VocabularyState, vocabulary_cards, vocabulary_detail
+from serve_app.tagger import ScoredBy, TagOutcome, VocabularyCard, VocabularyState, vocabulary_cards, vocabulary_detail
 from serve_app.tagging.byte_cache import ByteCache
 from serve_app.tagging.known_rows import KnownRows
 from serve_app.tagging.selection import SelectionRule
 from serve_app.tagging.settings import TagOptions, TagSettings, TextKey
-from serve_app.tagging.tag_bank import ScoredBank, scored_bank, tag_embeddings
+from serve_app.tagging.tag_bank import ScoredBank, scored_bank
 
 logger = logging.getLogger(__name__)
+
+Item = TypeVar("Item")
 
 RETRY_PAUSE_S = 2.0
 BANKS_SHARE = 4
@@ -91,11 +100,17 @@ class Postprocessor:
         self._banks = BankBuilder(InnerCalls(texts, spec.timeout_s, metrics.inner_retries().inc), known, self._count_rows)
         self._text_rows = metrics.text_rows()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="score")
+        self._freed = FreedMemory()
+        self._scoring = 0
         self._live: _Live | None = None
         self._refused: str | None = None
         self._asked = 0
         self._later: asyncio.Task[None] | None = None
         self._refusals = metrics.config_refusals()
+
+    def check_health(self) -> None:
+        """Give memory back where nothing is going on; Serve calls this every few seconds."""
+        self._freed.look(is_idle=not self._scoring)
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Take a new `LiveTagging`, or keep the last good one if it cannot work. Raises only when there is none yet.
@@ -159,6 +174,13 @@ class Postprocessor:
 
     async def score(self, request: ScoreRequest) -> ScoreReply:
         """Tag a micro-batch of embeddings, each as its own options ask, all by the same configuration."""
+        self._scoring += 1
+        try:
+            return await self._score(request)
+        finally:
+            self._scoring -= 1
+
+    async def _score(self, request: ScoreRequest) -> ScoreReply:
         live = self._current()
         places: dict[TagOptions, list[int]] = {}
         for at, options in enumerate(request.options):
@@ -171,16 +193,21 @@ class Postprocessor:
                 check_width(request.image_embeds, self._width)
                 scored = await self._bank_for(options, live)
                 rule = live.settings.rule_for(options, scored.table)
-                found = await self._select(request, rows, scored, rule)
+                raw_scores = live.settings.shows_raw_scores(options)
+                found = await self._select(request, rows, scored, rule, raw_scores)
             except TaggerError as error:
                 found = [error] * len(rows)
             else:
-                own = ScoredBy(scored.name, scored.bank.fingerprint, rule.score, live.settings.shows_raw_scores(options))
+                own = ScoredBy(scored.name, scored.bank.fingerprint, rule.score, raw_scores)
                 for row in rows:
                     by[row] = own
             for row, outcome in zip(rows, found, strict=True):
                 outcomes[row] = outcome
-        return ScoreReply(tuple(outcomes), tuple(by))
+        reply = ScoreReply(tuple(outcomes), tuple(by))
+        if not is_large(reply):
+            return reply
+        parts = [part async for part in self._in_turns(pickles(reply.outcomes))]
+        return ScoreReply((), reply.scored, tuple(parts))
 
     async def prepare(self, options: TagOptions) -> None:
         """Encode a request's labels while its images are being encoded; problems are told by `score`."""
@@ -199,10 +226,11 @@ class Postprocessor:
         live = self._current()
         return vocabulary_cards(live.settings, live.banks)
 
-    async def vocabulary(self, name: str) -> VocabularyDetail:
-        """Return one of them with its tags; raises `UnknownVocabulary` if there is none of that name."""
+    async def vocabulary(self, name: str) -> PackedVocabulary:
+        """Return a vocabulary with its tags; raises `UnknownVocabulary` if there is none of that name."""
         live = self._current()
-        return vocabulary_detail(live.settings, live.banks, name)
+        detail = vocabulary_detail(live.settings, live.banks, name)
+        return await asyncio.to_thread(packed_vocabulary, detail)
 
     async def state(self) -> PostprocessorState:
         """Say which vocabularies are scored."""
@@ -215,14 +243,33 @@ class Postprocessor:
         assert self._live is not None, "Serve calls reconfigure before it sends requests"
         return self._live
 
-    async def _select(self, request: ScoreRequest, rows: list[int], scored: ScoredBank, rule: SelectionRule) -> list[TagOutcome]:
-        embeds, views = request.image_embeds, request.views
+    async def _select(
+        self,
+        request: ScoreRequest,
+        rows: list[int],
+        scored: ScoredBank,
+        rule: SelectionRule,
+        has_raw_scores: bool,
+    ) -> list[TagOutcome]:
+        embeds, views, shares = request.image_embeds, request.views, request.shares
         if len(rows) < len(request.options):
-            counts = np.ones(len(request.options), np.intp) if views is None else np.asarray(views)
-            embeds = embeds[np.repeat(np.isin(np.arange(len(counts)), rows), counts)]
+            num_images = len(request.options)
+            counts = np.ones(num_images, np.intp) if views is None else np.asarray(views)
+            embeds = embeds[np.repeat(np.isin(np.arange(num_images), rows), counts)]
             views = None if views is None else tuple(views[row] for row in rows)
-        work = functools.partial(tag_embeddings, embeds, scored, self._head, rule, views)
-        return list(await asyncio.get_running_loop().run_in_executor(self._executor, work))
+            shares = None if shares is None else tuple(shares[row] for row in rows)
+        bound = TagBound(request.max_bytes, shares, has_raw_scores)
+        blocks = tag_within(embeds, scored, self._head, rule, views, bound)
+        if len(rows) <= images_at_once(scored, rule):  # the usual micro-batch: one hop to the thread
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._executor, next, blocks)
+        return [outcome async for block in self._in_turns(blocks) for outcome in block]
+
+    async def _in_turns(self, items: Iterator[Item]) -> AsyncIterator[Item]:
+        """Make each item in the scoring thread, which other requests may use in between."""
+        loop = asyncio.get_running_loop()
+        while (item := await loop.run_in_executor(self._executor, next, items, None)) is not None:
+            yield item
 
     async def _bank_for(self, options: TagOptions, live: _Live) -> ScoredBank:
         """Return the bank that a request is scored by: a registered one, or one of its own labels or templates."""

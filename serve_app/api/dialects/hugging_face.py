@@ -12,11 +12,14 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from serve_app.api.answers import shorten
-from serve_app.api.bodies import read_body, read_json_object
+from serve_app.api.bodies import EncodedImage, tag_bounds
 from serve_app.api.dialects.shapes import with_errors
+from serve_app.api.json_bodies import read_json_object
+from serve_app.api.long_texts import LongText
 from serve_app.api.openapi import EXAMPLE_IMAGE
-from serve_app.api.parameters import validated
+from serve_app.api.parameters import Listed, check_label_count, validated
 from serve_app.api.sources import ImageSources
+from serve_app.api.streams import read_body
 from serve_app.config import Limits
 from serve_app.errors import InvalidRequest, RequestError, TaggerError
 from serve_app.tagger import Tagger
@@ -34,7 +37,7 @@ _SCORES: dict[str, Score] = {"sigmoid": "sigmoid", "softmax": "softmax", "none":
 class _Parameters(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    candidate_labels: tuple[str, ...] | str | None = None
+    candidate_labels: Listed | None = None
     hypothesis_template: str | None = None
     function_to_apply: Literal["sigmoid", "softmax", "none"] | None = None
     top_k: Annotated[int, Field(ge=1)] | None = None
@@ -43,7 +46,7 @@ class _Parameters(BaseModel):
 class _Body(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
-    inputs: str | dict[str, Any]
+    inputs: EncodedImage | dict[str, Any]
     parameters: dict[str, Any] | None = None
 
 
@@ -78,13 +81,13 @@ async def _read(request: Request, sources: ImageSources) -> tuple[bytes, TagOpti
         if not data:
             raise InvalidRequest("The request holds no image.")
         return data, TagOptions()
-    body = validated(_Body, await read_json_object(request, limits))
+    body = validated(_Body, await read_json_object(request, limits, tag_bounds(limits)))
     parameters = dict(body.parameters or {})
     inputs: Any = body.inputs
     if isinstance(inputs, dict):  # huggingface.js, and endpoints whose inputs are a pipeline's arguments
         parameters |= {key: value for key, value in inputs.items() if key not in ("image", "images")}
         inputs = inputs.get("image", inputs.get("images"))
-    if not isinstance(inputs, str):
+    if not isinstance(inputs, str | LongText):
         raise InvalidRequest("inputs must be the image in base64, or an object with image.")
     (image,) = await sources.images([inputs])
     if isinstance(image, RequestError):
@@ -100,8 +103,8 @@ def _options(parameters: _Parameters, limits: Limits) -> TagOptions:
             raise InvalidRequest("hypothesis_template is for candidate_labels, which are not given.")
         count = parameters.top_k
         return TagOptions(score=score, max_tags=count, min_tags=count)
-    given = parameters.candidate_labels
-    labels = tuple(label.strip() for label in given.split(",")) if isinstance(given, str) else given
+    labels = parameters.candidate_labels
+    check_label_count(len(labels), limits)
     template = parameters.hypothesis_template or DEFAULT_TEMPLATE
     check_templates((template,))
     kept = make_vocabulary(labels, (template,), limits.max_labels_per_request).labels

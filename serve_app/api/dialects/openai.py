@@ -12,12 +12,15 @@ from pydantic import BaseModel, ConfigDict, StrictInt
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from serve_app.api.answers import encode_embedding
-from serve_app.api.bodies import read_json_object
+from serve_app.api.answers import check_size, encode_embedding
 from serve_app.api.dialects.shapes import with_errors
+from serve_app.api.json_bodies import read_json_object
+from serve_app.api.json_responses import json_response
+from serve_app.api.json_values import MAX_ITEMS, JsonBounds
+from serve_app.api.long_texts import LongText
 from serve_app.api.openapi import EXAMPLE_IMAGE
 from serve_app.api.parameters import validated
-from serve_app.api.sources import ImageSources
+from serve_app.api.sources import ImageSources, ImageText
 from serve_app.config import Limits, ServiceConfig
 from serve_app.errors import InvalidRequest, PayloadTooLarge, RequestError, TaggerError
 from serve_app.siglip.inputs import FloatArray
@@ -45,10 +48,10 @@ class EmbeddingsBody(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One thing to embed: a text, or the base64, data URI or URL of a picture."""
+    """One thing to embed: a text, or the base64, data URI or URL of an image."""
 
     text: str | None = None
-    image: str | None = None
+    image: ImageText | None = None
 
 
 def add_openai(app: FastAPI, tagger: Tagger, config: ServiceConfig, sources: ImageSources) -> None:
@@ -59,7 +62,8 @@ def add_openai(app: FastAPI, tagger: Tagger, config: ServiceConfig, sources: Ima
     @with_errors(error_shape)
     async def embeddings(request: Request) -> Response:
         """Embed every input of a request, or none."""
-        body = validated(EmbeddingsBody, await read_json_object(request, config.limits))
+        content = await read_json_object(request, config.limits, _bounds(config.limits))
+        body = validated(EmbeddingsBody, content)
         rows = await _embed(tagger, read_items(body, config.limits), sources)
         width = len(rows[0])
         if body.dimensions not in (None, 0, width):
@@ -67,10 +71,21 @@ def add_openai(app: FastAPI, tagger: Tagger, config: ServiceConfig, sources: Ima
                 f"dimensions is {body.dimensions}; this model's embeddings have {width} and cannot be shortened: SigLIP was not trained "
                 "so that their beginning means anything alone. Leave it out."
             )
-        data = [
-            {"object": "embedding", "index": at, "embedding": encode_embedding(row, body.encoding_format)} for at, row in enumerate(rows)
-        ]
-        return JSONResponse({"object": "list", "data": data, "model": model, "usage": {"prompt_tokens": 0, "total_tokens": 0}})
+        num_values = 0 if body.encoding_format == "base64" else len(rows) * width
+        check_size(num_values, config.limits.max_response_bytes)
+        data = (
+            {
+                "object": "embedding",
+                "index": i,
+                "embedding": encode_embedding(row, body.encoding_format),
+            }
+            for i, row in enumerate(rows)
+        )
+        usage = {"prompt_tokens": 0, "total_tokens": 0}
+        response = {"object": "list", "data": data, "model": model, "usage": usage}
+        # base64 of an embedding takes as long to write as some 50 numbers
+        num_values = max(num_values, len(rows) * 50)
+        return await json_response(response, num_values, config.limits.max_response_bytes)
 
     @app.get("/v1/models", summary="The model that is served (OpenAI)")
     async def models() -> JSONResponse:
@@ -121,16 +136,25 @@ async def _embed(tagger: Tagger, items: list[Item], sources: ImageSources) -> li
     return rows
 
 
+def _bounds(limits: Limits) -> JsonBounds:
+    max_inputs = limits.max_labels_per_request
+    return JsonBounds(max_items=max(MAX_ITEMS, max_inputs), counted={"input": max_inputs})
+
+
 def _item(value: Any, modality: str) -> Item:
-    if isinstance(value, dict) and len(value) == 1 and isinstance(value.get("text"), str):
-        return Item(text=_text(value["text"]))
-    if isinstance(value, dict) and len(value) == 1 and isinstance(value.get("image"), str):
+    if isinstance(value, dict) and len(value) == 1 and "text" in value:
+        value, modality = value["text"], "only text"
+    elif isinstance(value, dict) and len(value) == 1 and "image" in value:
         value, modality = value["image"], "image"
-    if not isinstance(value, str):
+    if not isinstance(value, str | LongText):
         raise InvalidRequest("Each input must be a text, a data URI of an image, or an object with text or image; tokens are not taken.")
-    if not value.lower().startswith(_DATA) and modality == "text":
-        return Item(text=_text(value))
-    return Item(image=value)
+    head = value.head().decode("latin-1") if isinstance(value, LongText) else value
+    is_data_uri = head[: len(_DATA)].lower() == _DATA
+    if modality == "image" or (modality == "text" and is_data_uri):
+        return Item(image=value)
+    if isinstance(value, LongText):
+        raise InvalidRequest(f"A text has more than {MAX_TEXT_CHARACTERS:,} characters; at most {MAX_TEXT_CHARACTERS:,} are taken.")
+    return Item(text=_text(value))
 
 
 def _text(value: str) -> str:
