@@ -52,6 +52,7 @@ class RequestRecord:
     Attributes:
         request_id: Sent by the client, or made here.
         key: Name of the API key that it came with, if keys are asked for.
+        client: Who shares with others what the process has: the key's name, or the address that the request came from.
         code: Of the error that it was answered with.
         images: Stage times of each image that was worked on.
         unread: Codes of images that could not even be fetched or unpacked.
@@ -59,6 +60,7 @@ class RequestRecord:
 
     request_id: str
     key: str | None = None
+    client: str = ""
     code: str | None = None
     images: list[StageTimes] = field(default_factory=list)
     unread: list[str] = field(default_factory=list)

@@ -1,5 +1,6 @@
 """From a configuration to a plan, and from a plan to a configuration without an `auto` that the hardware decides."""
 
+import dataclasses
 from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 from serve_app.config import ServiceConfig
 from serve_app.errors import ConfigError
 from serve_app.hardware.detection import Hardware, parse_hardware
+from serve_app.hardware.host_memory import ScoredVocabularies, postprocessor_bytes, preprocessor_bytes
 from serve_app.hardware.plan import Asked, AskedScale, Plan
 from serve_app.hardware.planner import make_plan
 from serve_app.serving import DeploymentScale
@@ -30,7 +32,20 @@ def plan_service(config: ServiceConfig, look: Callable[[bool], Hardware]) -> Pla
         ConfigError: It cannot work; says what would.
     """
     hardware = look(config.siglip.device != "cpu") if config.hardware == "auto" else parse_hardware(config.hardware)
-    return make_plan(config.siglip.model_shown, architecture_of(config), _asked(config), hardware, find_spec("flash_attn") is not None)
+    architecture = architecture_of(config)
+    plan = make_plan(config.siglip.model_shown, architecture, _asked(config), hardware, find_spec("flash_attn") is not None)
+    return dataclasses.replace(plan, host_bytes=host_bytes(config, architecture))
+
+
+def host_bytes(config: ServiceConfig, architecture: Architecture) -> dict[str, int]:
+    """Return the most memory in bytes of a replica of each deployment that holds no tower: what the limits add up to."""
+    limits = config.limits
+    sizes = [len(registered.vocabulary.tags) for registered in config.vocabularies.values()]
+    vocabularies = ScoredVocabularies(sum(sizes), max([*sizes, limits.max_labels_per_request]), architecture.text.hidden_size)
+    return {
+        "preprocessor": preprocessor_bytes(limits.max_held_bytes, limits.max_decode_bytes),
+        "postprocessor": postprocessor_bytes(vocabularies, limits.max_cached_label_bytes, limits.max_embeddings_per_request),
+    }
 
 
 def architecture_of(config: ServiceConfig) -> Architecture:

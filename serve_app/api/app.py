@@ -18,10 +18,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from serve_app import __version__
 from serve_app.access import Access
 from serve_app.api import openapi
+from serve_app.api.admission import Admission
 from serve_app.api.answers import ErrorShape, error_body, error_response, own_shape
 from serve_app.api.dialects import hugging_face, open_inference, openai
 from serve_app.api.docs import add_docs
-from serve_app.api.edge import Edge, Observer
+from serve_app.api.edge import ClientTimes, Edge, Observer
 from serve_app.api.keys import ApiKeys
 from serve_app.api.page import add_page
 from serve_app.api.prefix import WithoutPrefix
@@ -81,9 +82,11 @@ def create_app(tagger: Tagger, config: ServiceConfig, observers: Sequence[Observ
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_exception_handler(Exception, _on_unexpected)
     log = config.telemetry.request_log
+    limits = config.limits
     edge = Edge(
         _TagFirst(tag, app),
-        config.limits.body_timeout_s,
+        ClientTimes(limits.body_timeout_s, limits.write_timeout_s),
+        Admission(limits),
         None if access.api_keys is None else ApiKeys(access.api_keys),
         shape_of,
         (*observers, *(() if log == "off" else (request_log(log),))),

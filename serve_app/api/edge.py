@@ -17,9 +17,11 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve_app import observed
+from serve_app.api.admission import Admission, Admitted
 from serve_app.api.answers import ErrorShape, error_response, own_shape
 from serve_app.api.keys import ApiKeys
-from serve_app.errors import InvalidRequest, RequestTimeout, TaggerError
+from serve_app.config import HELD_FOR_EACH_BYTE
+from serve_app.errors import InvalidRequest, Overloaded, RequestTimeout, TaggerError
 from serve_app.observed import RequestRecord
 
 logger = logging.getLogger(__name__)
@@ -30,6 +32,8 @@ OPEN_BELOW = ("/page/", "/docs/")
 only what is read; `POST /` tags an image."""
 CLIENT_LEFT = 499
 """Status in logs and metrics of a request whose client did not wait; the number is nginx's."""
+SMALL_WRITE_BYTES = 32 * 1024
+"""A response of at most this fits into the buffers on its way, so that sending it never waits for the client."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 _SECURITY = (
     (b"x-content-type-options", b"nosniff"),
@@ -74,13 +78,27 @@ class AnsweredRequest:
 Observer = Callable[[AnsweredRequest], None]
 
 
+@dataclass(frozen=True, slots=True)
+class ClientTimes:
+    """How long a client may take.
+
+    Attributes:
+        body_s: For the whole body of a request.
+        write_s: To read the next part of a response, after which its connection is closed.
+    """
+
+    body_s: float
+    write_s: float
+
+
 @dataclass(slots=True)
 class Edge:
-    """The outermost application, but for the leave that other origins' pages ask for.
+    """The outermost application, inside CORS.
 
     Attributes:
         app: Everything else.
-        body_timeout_s: In which a request's body must arrive.
+        times: In which a client must send and read.
+        admission: Budgets of this process; None for none.
         keys: That are known; None where none is asked for.
         shape_of: From a path to the shape of its errors.
         observers: Told of every request.
@@ -88,7 +106,8 @@ class Edge:
     """
 
     app: ASGIApp
-    body_timeout_s: float
+    times: ClientTimes
+    admission: Admission | None = None
     keys: ApiKeys | None = None
     shape_of: Callable[[str], ErrorShape] = field(default=lambda _: own_shape)
     observers: Sequence[Observer] = ()
@@ -99,11 +118,11 @@ class Edge:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        passage = _Passage(scope, receive, send, self.body_timeout_s, self.returns_request_id)
+        passage = _Passage(scope, receive, send, self.times, self.returns_request_id)
         observed.begin(passage.record)
         try:
-            if self.keys is not None and not _is_open(scope):
-                passage.record.key = self.keys.name_of(passage.headers)
+            if not _is_open(scope):
+                await self._let_in(passage, scope)
             await self.app(scope, passage.receive, passage.send)
         except TaggerError as error:
             if passage.status:  # too late for an answer
@@ -114,11 +133,26 @@ class Edge:
         except OSError:
             raise  # the connection broke while the answer was sent
         except Exception:
+            if passage.refusal is not None and not passage.status:  # what Starlette made of it
+                await error_response(passage.refusal, self.shape_of(scope["path"]))(scope, passage.receive, passage.send)
+                return
             logger.exception("%s %s failed", scope["method"], passage.route)
             passage.failed = True
             raise
         finally:
+            if passage.admitted is not None:
+                passage.admitted.leave()
             self._tell(passage.answered())
+
+    async def _let_in(self, passage: "_Passage", scope: Scope) -> None:
+        """Find out whose the request is, and whether the process has room for it; raises `Unauthorized` or `Overloaded`."""
+        address = scope.get("client")
+        passage.record.client = str(address[0]) if address else ""
+        if self.keys is not None:
+            passage.record.key = self.keys.name_of(passage.headers)
+            passage.record.client = f"key {passage.record.key}"
+        if self.admission is not None:
+            passage.admitted = await self.admission.enter(passage.record.client, passage.announced)
 
     def _tell(self, answered: AnsweredRequest) -> None:
         """Tell every observer; one that fails, as on a full disk, takes no answer with it."""
@@ -132,11 +166,14 @@ class Edge:
 class _Passage:
     """One request on its way through."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, body_timeout_s: float, returns_request_id: bool) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, times: ClientTimes, returns_request_id: bool) -> None:
         self._scope, self._receive, self._send = scope, receive, send
         self._started_s = time.perf_counter()
-        self._body_ends_s = asyncio.get_running_loop().time() + body_timeout_s
+        self._body_ends_s = asyncio.get_running_loop().time() + times.body_s
+        self._write_s = times.write_s
         self._returns_request_id, self._body_is_here = returns_request_id, False
+        self.admitted: Admitted | None = None
+        self.refusal: Overloaded | None = None
         self.headers = Headers(scope=scope)
         asked = self.headers.get("x-request-id", "")
         self.record = RequestRecord(asked if _REQUEST_ID.fullmatch(asked) else uuid.uuid4().hex)
@@ -148,10 +185,20 @@ class _Passage:
         known = self._scope.get("route")
         return str(getattr(known, "path", None) or getattr(known, "path_format", None) or "other")
 
+    @property
+    def announced(self) -> int | None:
+        """Bytes of the body by the request's head; None where it does not say, as with chunks."""
+        if "transfer-encoding" in self.headers:
+            return None
+        announced = self.headers.get("content-length", "0")
+        return int(announced) if announced.isascii() and announced.isdigit() and len(announced) < 16 else None
+
     async def receive(self) -> Message:
         """Pass a part of the body on, within the time that the body has."""
         if self._body_is_here:
             return await self._receive()
+        if self.admitted is not None and not self._bytes_in:
+            self.admitted.check_announced(HELD_FOR_EACH_BYTE * (self.announced or 0))
         try:
             async with asyncio.timeout_at(self._body_ends_s):
                 message = await self._receive()
@@ -160,18 +207,45 @@ class _Passage:
         if message["type"] == "http.disconnect":
             self._left = True
             raise InvalidRequest("The connection was closed before the whole body arrived.")
-        self._bytes_in += len(message.get("body", b""))
+        size = len(message.get("body", b""))
+        self._bytes_in += size
+        if self.admitted is not None and size:
+            self.admitted.hold(HELD_FOR_EACH_BYTE * size)
         self._body_is_here = not message.get("more_body", False)
         return message
 
     async def send(self, message: Message) -> None:
         """Pass a part of the answer on, the head with what every answer has."""
         if message["type"] == "http.response.start":
+            self._hold_response(message.get("headers", ()))
             self.status = message["status"]
             message["headers"] = self._with_headers(message.get("headers", ()))
-        await self._send(message)
+        if message.get("more_body", False) or len(message.get("body", b"")) > SMALL_WRITE_BYTES:
+            await self._send_in_time(message)
+        else:
+            await self._send(message)
         if message["type"] == "http.response.body" and not message.get("more_body", False):
             self._ended = True
+
+    def _hold_response(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        """Hold the bytes of a large response until it is sent; refuse it instead where there is no room for it."""
+        size = next((int(value) for name, value in headers if name.lower() == b"content-length"), 0)
+        if self.admitted is None or size <= SMALL_WRITE_BYTES:
+            return
+        try:
+            self.admitted.hold(size)
+        except Overloaded as error:
+            self.refusal = error
+            raise
+
+    async def _send_in_time(self, message: Message) -> None:
+        """Pass on a part that may have to wait for the client; give the client up if it does not read."""
+        try:
+            async with asyncio.timeout(self._write_s):
+                await self._send(message)
+        except TimeoutError as error:
+            self._left = True
+            raise OSError("the client did not read the response in time") from error
 
     def answered(self) -> AnsweredRequest:
         """Return how it went."""

@@ -1,52 +1,149 @@
-"""The threads that decode and resize pictures, and how busy they are."""
+"""The threads that decode and resize images: whose turn it is, how much they may hold, and how busy they are."""
 
 import asyncio
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
+from serve_app import observed
+from serve_app.errors import Overloaded
+from serve_app.fairness.budgets import SharedBudget
+from serve_app.fairness.queues import FairQueue
 from serve_app.graph.rates import Rates
 from serve_app.observed import StageTimes
+from serve_app.siglip.images.cost import DecodeCost
 
 Prepared = TypeVar("Prepared")
 Prepare = Callable[[bytes, StageTimes], Prepared]
 
+SECONDS_OF_COST = 0.075
+"""CPU seconds of a cost of 1, which is a 12-megapixel JPEG. Measured on an EPYC at 2.6 GHz (bench/decode_cost.py)."""
+TOO_MUCH = "More images are waiting to be decoded than can be in the time that a request has. Retry after the time in Retry-After."
+
+
+@dataclass(frozen=True, slots=True)
+class DecodingBudget:
+    """What one process may spend on decoding.
+
+    Attributes:
+        threads: Images that are decoded at the same time.
+        cpus: Of the replica; more threads than these take turns.
+        max_bytes: Memory of the images that are being decoded, as predicted; a single image that needs more goes alone.
+        max_waiting_s: CPU seconds of the images that wait.
+    """
+
+    threads: int
+    cpus: float
+    max_bytes: int
+    max_waiting_s: float
+
+
+class _Job:
+    """An image that waits for a thread, or is in one."""
+
+    __slots__ = ("client", "cost", "data", "done", "prepare", "submitted_s", "times")
+
+    def __init__(self, prepare: "Prepare[Any]", data: bytes, times: StageTimes, cost: DecodeCost, client: str) -> None:
+        self.prepare: Prepare[Any] = prepare
+        self.data = data
+        self.times = times
+        self.cost = cost
+        self.client = client
+        self.submitted_s = time.perf_counter()
+        self.done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
 
 class DecodingThreads:
-    """A pool of threads that prepare pictures, counted for autoscaling."""
+    """A pool of threads that prepare images, by turns between clients, and counted for autoscaling.
 
-    def __init__(self, threads: int, cpus: float) -> None:
+    An image whose request has ended is dropped before its turn. A thread cannot be stopped, which is why no image of an
+    unbounded cost gets here.
+    """
+
+    def __init__(self, budget: DecodingBudget, has_room: Callable[[], bool] = lambda: True) -> None:
         """Start with nothing to do.
 
         Args:
-            threads: How many pictures are prepared at the same time.
-            cpus: Of the replica; more threads than these take turns.
+            budget: Of this process.
+            has_room: Whether what comes out can be taken further; images wait while it cannot. Call `dispatch` when it can.
         """
-        self._executor = ThreadPoolExecutor(threads, thread_name_prefix="decode")
-        self._cores = min(float(threads), max(0.25, cpus))
+        self._executor = ThreadPoolExecutor(budget.threads, thread_name_prefix="decode")
+        self._budget = budget
+        self._cores = min(float(budget.threads), max(0.25, budget.cpus))
+        self._has_room = has_room
         self._rates = Rates(time.monotonic())
+        self._queue = FairQueue[_Job](lambda job: job.done.done())
+        self._waiting = SharedBudget(budget.max_waiting_s * self._cores)
+        self._running = 0
+        self._running_bytes = 0
         self.undecoded = 0
 
-    async def run(self, prepare: "Prepare[Prepared]", data: bytes, times: StageTimes) -> Prepared:
-        """Prepare one picture in a thread, noting how long it waited for one; raises what `prepare` raises."""
+    async def run(self, prepare: "Prepare[Prepared]", data: bytes, times: StageTimes, cost: DecodeCost) -> "Prepared":
+        """Prepare one image in a thread, noting how long it waited for one; raises what `prepare` raises.
+
+        Raises:
+            Overloaded: More images wait than can be decoded in time, and this client has its share of them.
+        """
+        record = observed.current()
+        client = record.client if record is not None else ""
+        seconds = cost.cost * SECONDS_OF_COST
+        if not self._waiting.take(client, seconds):
+            raise Overloaded(TOO_MUCH)
+        job = _Job(prepare, data, times, cost, client)
         self._rates.arrive(1)
         self.undecoded += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._executor, self._timed, prepare, data, times, time.perf_counter())
+            self._queue.push(job, cost.cost, client, record.request_id if record is not None else "")
+            self.dispatch()
+            prepared: Prepared = await job.done
+            return prepared
         finally:
+            job.data = b""  # a dropped one stays in the queue until its turn
             self.undecoded -= 1
+            self._waiting.give_back(client, seconds)
+
+    def dispatch(self) -> None:
+        """Start what may start now."""
+        while self._running < self._budget.threads and self._has_room():
+            job = self._queue.peek()
+            if job is None:
+                return
+            if self._running and self._running_bytes + job.cost.nbytes > self._budget.max_bytes:
+                return
+            self._queue.pop()
+            self._start(job)
 
     def read(self) -> tuple[float, float | None]:
-        """Return pictures that arrive a second, and how many all cores could prepare a second, if that is known."""
+        """Return images that arrive a second, and how many all cores could prepare a second, if that is known."""
         arriving, per_busy_second = self._rates.read(time.monotonic())
         return arriving, per_busy_second * self._cores if per_busy_second else None
 
-    def _timed(self, prepare: "Prepare[Prepared]", data: bytes, times: StageTimes, submitted_s: float) -> Prepared:
-        """Prepare one picture and count the processor time that it took."""
-        times.add("queue", submitted_s, time.perf_counter())
+    def _start(self, job: _Job) -> None:
+        self._running += 1
+        self._running_bytes += job.cost.nbytes
+        loop = asyncio.get_running_loop()
+        future = self._executor.submit(self._timed, job)
+        # the thread goes on when the request has ended, and holds its memory until it is through
+        future.add_done_callback(lambda ended: loop.call_soon_threadsafe(self._end, job, ended))
+
+    def _end(self, job: _Job, future: "Future[Any]") -> None:
+        self._running -= 1
+        self._running_bytes -= job.cost.nbytes
+        if not job.done.done():
+            error = future.exception()
+            if error is None:
+                job.done.set_result(future.result())
+            else:
+                job.done.set_exception(error)
+        self.dispatch()
+
+    def _timed(self, job: _Job) -> Any:
+        """Prepare one image and count the processor time that it took."""
+        job.times.add("queue", job.submitted_s, time.perf_counter())
         started_s = time.thread_time()
         try:
-            return prepare(data, times)
+            return job.prepare(job.data, job.times)
         finally:
             self._rates.work(1, time.thread_time() - started_s)

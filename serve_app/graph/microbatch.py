@@ -55,6 +55,13 @@ class MicroBatcher(Generic[Item, Result]):
     oldest item has waited `wait_s`. So one call runs while a full one is queued behind it. One that is not full follows
     the running one `lead_s` before that is expected to end, so that the receiver has it when it is free: the way there
     and back, during which it would have nothing to do, is then under way while it works.
+
+    Attributes:
+        limits: Of a batch, and of what waits for one.
+        wait_s: How long a batch gathers while a receiver is idle.
+        lead_s: How long before a receiver is expected to be free the next batch leaves.
+        receivers: How many work on one batch each.
+        on_room: Called when items have left, and others may follow.
     """
 
     def __init__(
@@ -68,6 +75,7 @@ class MicroBatcher(Generic[Item, Result]):
         self.wait_s = wait_s
         self.lead_s = lead_s
         self.receivers = 1
+        self.on_room: Callable[[], None] = lambda: None
         self._run = run
         self._waiting: deque[_Waiting[Item, Result]] = deque()
         self._waiting_bytes = self._waiting_size = 0
@@ -82,6 +90,11 @@ class MicroBatcher(Generic[Item, Result]):
     def waiting(self) -> int:
         """Items that are in no call yet."""
         return len(self._waiting)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether fewer than two batches for each receiver wait."""
+        return self._waiting_size < 2 * self.receivers * self.limits.max_batch_size
 
     async def submit(self, item: Item, nbytes: int, size: int = 1) -> Result:
         """Wait for the result of one item; raise what the batch function returned or raised for it.
@@ -159,6 +172,7 @@ class MicroBatcher(Generic[Item, Result]):
             if not entry.future.done():  # its caller is still there
                 batch.append(entry)
                 nbytes, size = nbytes + entry.nbytes, size + entry.size
+        self.on_room()
         return batch
 
     def _start(self, batch: list[_Waiting[Item, Result]]) -> None:

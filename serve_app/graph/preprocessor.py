@@ -20,15 +20,19 @@ from starlette.types import ASGIApp
 from serve_app.api.app import create_app
 from serve_app.config import ServiceConfig
 from serve_app.errors import DeadlineExceeded, InvalidRequest, TaggerError, Unavailable, UnknownVocabulary
+from serve_app.fairness.gates import FairGate
 from serve_app.graph import metrics
 from serve_app.graph.autoscaling import ARRIVALS, PER_PREPROCESSOR, UNDECODED, WAITING
 from serve_app.graph.calls import DEFAULT_MESSAGE_BYTES, InnerCalls
-from serve_app.graph.decoding import DecodingThreads
-from serve_app.graph.messages import EncoderState, PostprocessorState, ScoreReply, ScoreRequest
+from serve_app.graph.decoding import DecodingBudget, DecodingThreads
+from serve_app.graph.memory import FreedMemory
+from serve_app.graph.messages import EncoderState, PackedVocabulary, PostprocessorState, ScoreReply, ScoreRequest
 from serve_app.graph.microbatch import BatchLimits
+from serve_app.graph.replies import score_tags, unpacked_vocabulary
 from serve_app.graph.sending import Sender
 from serve_app.graph.tallies import OK, ImageTally, RequestTally
 from serve_app.graph.tracing import trace_stages
+from serve_app.hardware.host_memory import DECODES_AT_ONCE, MAX_WAITING_BYTES
 from serve_app.live import LiveBatching
 from serve_app.logs import configure_replica_logging
 from serve_app.observed import StageTimes, new_image
@@ -43,13 +47,15 @@ from serve_app.tagging.settings import TagOptions
 logger = logging.getLogger(__name__)
 
 STATE_TIMEOUT_S = 5.0
-MAX_WAITING_BYTES = 512 * 2**20
-"""Prepared pixels that wait for an encoder at most; then requests are refused."""
 SWITCH_INTERVAL_S = 0.0005
 """Of the interpreter; its own is 5 ms, and a decoding thread waits that long for the event loop every time it comes
 back from Pillow's C code, up to ten times a picture."""
 SCORE_TRIES = 3
 """Of a request in several calls, each time one vocabulary has replaced another between them."""
+FEW_EMBEDDINGS = 16
+"""Of a request to score, which are scored at once: as many as an ordinary micro-batch has."""
+MANY_SCORES_AT_ONCE = 2
+"""Larger requests to score that one Preprocessor has under way; images of others are scored in between."""
 REMEMBERED_OPTIONS = 1_024
 """Requests' label lists of which it is remembered that they were sent ahead to the Postprocessor."""
 
@@ -81,18 +87,22 @@ class Preprocessor:
         self._preparer = ImagePreparer(self._checkpoint, config.image_limits(), plugin.max_num_patches)
         cpus = 1.0 if scale.num_cpus == "auto" else scale.num_cpus
         threads = max(2, math.ceil(cpus)) if scale.decode_threads == "auto" else scale.decode_threads
-        self._decoding = DecodingThreads(threads, cpus)
         retries = metrics.inner_retries()
         timeout_s = config.serving.request_timeout_s
         self._encode = InnerCalls(images, timeout_s, retries.inc)
         self._score = InnerCalls(post, timeout_s, retries.inc)
         limits = BatchLimits(plugin.resolved_batch_size, _message_bytes(), MAX_WAITING_BYTES)
         self._sender = Sender(self._encode, self._score, limits, self._preparer.max_nbytes)
+        budget = DecodingBudget(threads, cpus, DECODES_AT_ONCE * config.limits.max_decode_bytes, timeout_s)
+        self._decoding = DecodingThreads(budget, lambda: self._sender.has_room)
+        self._sender.call_on_room(self._decoding.dispatch)
         self._sent_ahead: OrderedDict[TagOptions, None] = OrderedDict()
         self._refusals = metrics.config_refusals()
         self._images = ImageTally()
         self._requests = RequestTally(self._images)
         self._waiting = metrics.waiting_images()
+        self._many_scores = FairGate(MANY_SCORES_AT_ONCE)
+        self._freed = FreedMemory()
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """Return the HTTP face; Serve calls this once the constructor is through."""
@@ -106,6 +116,10 @@ class Preprocessor:
             self._refusals.inc()
             logger.error("the new configuration is refused, the last one stays: %s", error)
 
+    def check_health(self) -> None:
+        """Give memory back where nothing is going on; Serve calls this every few seconds."""
+        self._freed.look(is_idle=not self._decoding.undecoded and not self._sender.waiting)
+
     def record_autoscaling_stats(self) -> dict[str, float]:
         """Tell Serve what `graph/autoscaling.py` goes by; Serve calls this a few times a second."""
         arriving, decodable = self._decoding.read()
@@ -118,12 +132,13 @@ class Preprocessor:
         """Tag encoded pictures; see `Tagger.tag`."""
         self._send_labels_ahead(options)
         tag_one = self._tag_views if options.quality == "high" else self._tag_one
+        share = self._config.limits.max_response_bytes // max(1, len(images))
         try:
             async with asyncio.timeout(self._config.serving.request_timeout_s):
                 if len(images) == 1:  # the usual request needs no task of its own
-                    tagged = [await tag_one(images[0], options)]
+                    tagged = [await tag_one(images[0], options, share)]
                 else:
-                    tagged = await asyncio.gather(*[tag_one(data, options) for data in images])
+                    tagged = await asyncio.gather(*[tag_one(data, options, share) for data in images])
                     if len({one.scored for one in tagged if one.scored is not None}) > 1:
                         tagged = await self._score_together(tagged, options)
         except TimeoutError as error:
@@ -144,7 +159,9 @@ class Preprocessor:
         encoded = [one for one in tagged if one.embeds is not None]
         embeds = np.concatenate([one.embeds for one in encoded if one.embeds is not None])
         views = tuple(one.views for one in encoded)
-        reply: ScoreReply = await self._score("score", ScoreRequest(embeds, (options,) * len(encoded), views))
+        max_bytes = self._config.limits.max_response_bytes
+        request = ScoreRequest(embeds, (options,) * len(encoded), views, max_bytes)
+        reply = await score_tags(self._score, request)
         again = iter(zip(reply.outcomes, reply.scored, strict=True))
         rescored = list(tagged)
         for at, one in enumerate(tagged):
@@ -154,13 +171,21 @@ class Preprocessor:
         return rescored
 
     async def score(self, image_embeds: FloatArray, options: TagOptions) -> TagAnswer:
-        """Tag stored embeddings, in as many calls as their bytes take; see `Tagger.score`."""
+        """Tag stored embeddings; many of them wait for their turn. See `Tagger.score`."""
         check_width(image_embeds, self._checkpoint.embedding_width)
+        if len(image_embeds) <= FEW_EMBEDDINGS:
+            return await self._score_all(image_embeds, options)
+        async with self._many_scores.turn(len(image_embeds)):
+            return await self._score_all(image_embeds, options)
+
+    async def _score_all(self, image_embeds: FloatArray, options: TagOptions) -> TagAnswer:
+        """Tag stored embeddings in as many calls as their bytes take, all by one vocabulary."""
+        max_bytes = self._config.limits.max_response_bytes
         rows = max(1, _message_bytes() // (4 * image_embeds.shape[1]))
         parts = [image_embeds[start : start + rows] for start in range(0, len(image_embeds), rows)]
         for _ in range(SCORE_TRIES):
             replies: list[ScoreReply] = await asyncio.gather(
-                *[self._score("score", ScoreRequest(part, (options,) * len(part))) for part in parts]
+                *[score_tags(self._score, ScoreRequest(part, (options,) * len(part), max_bytes=max_bytes)) for part in parts]
             )
             outcomes = tuple(outcome for reply in replies for outcome in reply.outcomes)
             if isinstance(outcomes[0], TaggerError):  # the options are the same for all
@@ -185,7 +210,9 @@ class Preprocessor:
     async def _embed_one(self, data: bytes) -> FloatArray | TaggerError:
         times = new_image()
         try:
-            encoded = await self._sender.encode(await self._decoding.run(self._preparer.prepare, data, times), None, times)
+            cost = self._preparer.cost_of(data, views=False)
+            prepared = await self._decoding.run(self._preparer.prepare, data, times, cost)
+            encoded = await self._sender.encode(prepared, None, times)
         except TaggerError as error:
             self._images.note(error.code, data, times)
             return error
@@ -204,8 +231,8 @@ class Preprocessor:
 
     async def vocabulary(self, name: str) -> VocabularyDetail:
         """Ask a Postprocessor; see `Tagger.vocabulary`."""
-        detail: VocabularyDetail = await self._score("vocabulary", name, timeout_s=STATE_TIMEOUT_S)
-        return detail
+        packed: PackedVocabulary = await self._score("vocabulary", name, timeout_s=STATE_TIMEOUT_S)
+        return await asyncio.to_thread(unpacked_vocabulary, packed)
 
     async def configuration(self) -> dict[str, Any]:
         """Return the plan that this replica was built by, with the live settings of a Postprocessor; see `Tagger.configuration`."""
@@ -224,12 +251,13 @@ class Preprocessor:
             raise Unavailable("The models are not ready yet. Try again in a few seconds.") from error
         return make_model_card(self._config, self._checkpoint, encoder.runtime, post.vocabularies)
 
-    async def _tag_one(self, data: bytes, options: TagOptions) -> _Tagged:
+    async def _tag_one(self, data: bytes, options: TagOptions, share: int) -> _Tagged:
         """Tag the whole of a picture."""
         times = new_image()
         try:
-            prepared = await self._decoding.run(self._preparer.prepare, data, times)
-            encoded = await self._sender.encode(prepared, options, times)
+            cost = self._preparer.cost_of(data, views=False)
+            prepared = await self._decoding.run(self._preparer.prepare, data, times, cost)
+            encoded = await self._sender.encode(prepared, options, times, share)
             assert encoded.call is not None, "an item with options is scored with its micro-batch"
             with times.timed("score"):
                 reply = await asyncio.shield(encoded.call)
@@ -237,15 +265,17 @@ class Preprocessor:
             return _Tagged(error, times)
         return _Tagged(reply.outcomes[encoded.at], times, reply.scored[encoded.at], encoded.embed[None])
 
-    async def _tag_views(self, data: bytes, options: TagOptions) -> _Tagged:
+    async def _tag_views(self, data: bytes, options: TagOptions, share: int) -> _Tagged:
         """Tag a picture by the whole of it and its tiles, which go into the same micro-batches as everybody's images."""
         times = new_image()
         try:
-            views = await self._decoding.run(self._preparer.prepare_views, data, times)
+            cost = self._preparer.cost_of(data, views=True)
+            views = await self._decoding.run(self._preparer.prepare_views, data, times, cost)
             encoded = await asyncio.gather(*[self._sender.encode(view, None, times) for view in views])
             embeds = np.stack([one.embed for one in encoded])
             with times.timed("score"):
-                reply: ScoreReply = await self._score("score", ScoreRequest(embeds, (options,), (len(views),)))
+                request = ScoreRequest(embeds, (options,), (len(views),), shares=(share,))
+                reply = await score_tags(self._score, request)
         except TaggerError as error:
             return _Tagged(error, times)
         return _Tagged(reply.outcomes[0], times, reply.scored[0], embeds)

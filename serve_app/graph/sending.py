@@ -8,7 +8,7 @@ import asyncio
 import contextvars
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from serve_app.errors import TaggerError
 from serve_app.graph.calls import InnerCalls
 from serve_app.graph.messages import EncodeReply, ScoreReply, ScoreRequest
 from serve_app.graph.microbatch import BatchLimits, MicroBatcher
+from serve_app.graph.replies import score_tags
 from serve_app.observed import StageTimes
 from serve_app.siglip.inputs import FloatArray, PreparedImage, collate
 from serve_app.tagging.settings import TagOptions
@@ -39,8 +40,9 @@ class Encoded:
     at: int = 0
 
 
-_Item = tuple[PreparedImage, TagOptions | None]
-"""A prepared view, and the options to score it by; None where it is one view of several, which are scored together."""
+_Item = tuple[PreparedImage, TagOptions | None, int]
+"""A prepared view, the options to score it by, and its tags' share of the response in bytes. No options and no share
+where it is one view of several, which are scored together."""
 
 
 class Sender:
@@ -66,6 +68,15 @@ class Sender:
         return self._batcher.waiting
 
     @property
+    def has_room(self) -> bool:
+        """Whether few enough views wait that more may be decoded: what waits decoded is served in the order in which it came."""
+        return self._batcher.has_room
+
+    def call_on_room(self, call: Callable[[], None]) -> None:
+        """Have a function called when views have left."""
+        self._batcher.on_room = call
+
+    @property
     def wait_s(self) -> float:
         """How long a micro-batch gathers while the encoder is idle."""
         return self._batcher.wait_s
@@ -74,13 +85,14 @@ class Sender:
     def wait_s(self, seconds: float) -> None:
         self._batcher.wait_s = seconds
 
-    async def encode(self, view: PreparedImage, options: TagOptions | None, times: StageTimes) -> Encoded:
+    async def encode(self, view: PreparedImage, options: TagOptions | None, times: StageTimes, share: int = 0) -> Encoded:
         """Have a view encoded in some micro-batch, noting how long it waited for one and how long that took.
 
-        It is scored with the micro-batch by its options; without any it is one view of several, which are scored together.
+        It is scored with the micro-batch by its options, and its tags may take `share` bytes of the response. Without
+        options it is one view of several, which are scored together.
         """
         submitted_s = time.perf_counter()
-        encoded = await self._batcher.submit((view, options), self._max_nbytes)
+        encoded = await self._batcher.submit((view, options, share), self._max_nbytes)
         times.add("queue", submitted_s, encoded.started_s)
         times.add("encode", encoded.started_s, encoded.ended_s)
         return encoded
@@ -100,7 +112,7 @@ class Sender:
     async def _encode_batch(self, items: Sequence[_Item]) -> list[Encoded | Exception]:
         """Encode a micro-batch; its scoring is started and not waited for, so that the encoder gets its next one."""
         started_s = time.perf_counter()
-        reply: EncodeReply = await self._encode("encode", collate([image for image, _ in items]))
+        reply: EncodeReply = await self._encode("encode", collate([image for image, _, _ in items]))
         ended_s = time.perf_counter()
         self._batcher.receivers = max(1, reply.replicas)
         embeds = reply.images.image_embeds
@@ -109,13 +121,14 @@ class Sender:
         ]
         # labels that came with a request are scored apart: others must not wait until those are encoded
         groups: dict[TagOptions | None, list[int]] = {}
-        for at, (_, options) in enumerate(items):
+        for at, (_, options, _) in enumerate(items):
             if options is not None and isinstance(results[at], Encoded):
                 groups.setdefault(options.text_part() if options.asks_for_text else None, []).append(at)
         for rows in groups.values():
             part = embeds if len(rows) == len(items) else embeds[rows]
             asked = tuple(options for at in rows if (options := items[at][1]) is not None)
-            call = self.spawn(self._score("score", ScoreRequest(part, asked)))
+            shares = tuple(items[at][2] for at in rows)
+            call = self.spawn(score_tags(self._score, ScoreRequest(part, asked, shares=shares)))
             for place, at in enumerate(rows):
                 results[at] = Encoded(embeds[at], started_s, ended_s, call, place)
         return results

@@ -1,6 +1,6 @@
 """What a plan says: every number that was left to it, and why."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from serve_app.hardware.detection import Hardware
 from serve_app.hardware.footprint import Footprint
@@ -90,6 +90,7 @@ class Plan:
         images_per_second: What all encoders together are expected to do, if they are fed.
         reasons: Why each number is what it is.
         advice: What might be better, where something was asked for explicitly.
+        host_bytes: Most memory in bytes of a replica of each deployment that holds no tower.
     """
 
     checkpoint: str
@@ -105,6 +106,7 @@ class Plan:
     images_per_second: float
     reasons: tuple[Reason, ...]
     advice: tuple[str, ...] = ()
+    host_bytes: dict[str, int] = field(default_factory=dict)
 
 
 def gib(nbytes: float) -> str:

@@ -22,8 +22,6 @@ LEAST_SERVING_PODS = 2
 """Pods that requests may come in by: with one, its death is an outage of about 25 s (measured, 2026-11)."""
 RAY_GIB = 2.0
 """Of a pod, for what is not ours: raylet, agents, HAProxy, and the object store of half a GiB. Assumed."""
-REPLICA_GIB = {"preprocessor": 2.0, "postprocessor": 1.0}
-"""Of a replica: a Preprocessor lets 0.5 GiB of pixels wait and decodes pictures of 150 MB. Seen on the demo checkpoint: 0.3. Assumed."""
 TOWER_GIB = 2.0
 """Of a tower's process beside its weights: torch, and where there is a GPU its context. Assumed."""
 
@@ -192,4 +190,4 @@ def _tower_gib(plan: Plan, name: str) -> float:
 
 
 def _replica_gib(plan: Plan, name: str) -> float:
-    return REPLICA_GIB[name] if name in REPLICA_GIB else _tower_gib(plan, name)
+    return plan.host_bytes[name] / 2**30 if name in plan.host_bytes else _tower_gib(plan, name)

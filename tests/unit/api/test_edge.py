@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 from starlette.types import Message, Receive, Scope, Send
 
 from serve_app.api.app import create_app
-from serve_app.api.edge import CLIENT_LEFT, AnsweredRequest, Edge
+from serve_app.api.edge import CLIENT_LEFT, AnsweredRequest, ClientTimes, Edge
 from serve_app.api.keys import make_key
 from serve_app.api.request_log import console_line, json_line, request_log
 from serve_app.config import ServiceConfig, parse_config
@@ -250,7 +250,7 @@ async def test_an_answer_that_broke_off_is_our_fault_and_not_the_clients(tagger:
 
     for broken in (RuntimeError("a bug"), InvalidRequest("too late")):
         with pytest.raises(type(broken)):
-            await drive(Edge(breaks, 1.0, observers=(seen.append,)), [])
+            await drive(Edge(breaks, ClientTimes(1.0, 1.0), observers=(seen.append,)), [])
     assert [one.status for one in seen] == [500, 500]
 
 

@@ -97,7 +97,8 @@ EDITS: list[tuple[str, dict[str, Any], dict[str, Effect]]] = [
     (
         "model",
         {"plugins": {"siglip": {"model": "google/siglip-base-patch16-224"}}},
-        {f"{POD}.initContainers[0].env[0].value": NEW, "serveConfigV2": NEW},
+        # another vocabulary of tokens, and so pods of another size
+        {f"{POD}.initContainers[0].env[0].value": NEW, f"{POD}.containers[0].resources": NEW, "serveConfigV2": NEW},
     ),
     ("revision", {"revision": "main"}, {f"{POD}.initContainers[0].env[0].value": NEW, "serveConfigV2": NEW}),
     # larger batches take more memory, so pods of another size
@@ -148,7 +149,7 @@ MANIFEST_EDITS: list[tuple[str, list[tuple[str, Any]], dict[str, Effect]]] = [
     # in the hash of rayClusterConfig
     ("image", [(f"{GROUP}/template/spec/containers/0/image", "siglip-serve:9")], {f"{POD}.containers[0].image": NEW}),
     ("environment", [(f"{GROUP}/template/spec/containers/0/env/1/value", "9")], {f"{POD}.containers[0].env[1].value": NEW}),
-    ("variable more", [(f"{GROUP}/template/spec/containers/0/env/12", {"name": "A", "value": "1"})], {f"{POD}.containers[0].env": NEW}),
+    ("variable more", [(f"{GROUP}/template/spec/containers/0/env/14", {"name": "A", "value": "1"})], {f"{POD}.containers[0].env": NEW}),
     ("Ray", [(f"{CLUSTER}/rayVersion", "2.61.0")], {"rayClusterConfig.rayVersion": NEW}),
     (
         "idle time",
@@ -347,8 +348,8 @@ def test_what_was_applied_counts() -> None:
             {"kind": "RayService", "metadata": {"name": "other"}},
             "is other and the one to be applied is siglip-serve, which would run beside",
         ),
-        ({"kind": "RayService", "metadata": {"annotations": {LAST_APPLIED: "{"}}}, "is no JSON: Expecting"),
-        ({"kind": "RayService", "spec": {"serveConfigV2": "a: [\n"}}, "serveConfigV2 is not YAML: while parsing"),
+        ({"kind": "RayService", "metadata": {"annotations": {LAST_APPLIED: "{"}}}, "is not JSON: it cannot be read as JSON: Expecting"),
+        ({"kind": "RayService", "spec": {"serveConfigV2": "a: [\n"}}, "serveConfigV2:2: not YAML: did not find"),
     ],
 )
 def test_what_cannot_be_compared(manifest: dict[str, Any], said: str) -> None:

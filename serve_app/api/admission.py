@@ -1,0 +1,92 @@
+"""How much of a process requests may hold at the same time: their number, and the bytes of bodies and responses.
+
+Limits of one request are not here: see `bodies.py` and `json_bodies.py`.
+"""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from serve_app.config import Limits
+from serve_app.errors import Overloaded
+from serve_app.fairness.budgets import SharedBudget
+
+MAX_PACED = 128
+"""Refused requests that wait for their refusal at the same time; more are refused at once."""
+MAX_PACED_BYTES = 64 * 1024
+PACE_S = 0.25
+"""How long a refusal waits: a client that asks again at once would take the time of those that are being answered."""
+TOO_MANY = "The service is answering as many requests as it can. Retry after the time in Retry-After."
+TOO_MUCH = "The service holds as many bytes of requests as it can. Retry after the time in Retry-After, or send less at once."
+
+
+class Admission:
+    """The budgets of one process."""
+
+    def __init__(self, limits: Limits) -> None:
+        """Start with nothing held."""
+        self._requests = SharedBudget(limits.max_concurrent_requests)
+        self._bytes = SharedBudget(limits.max_held_bytes)
+        self._paced = 0
+
+    @property
+    def held_bytes(self) -> float:
+        """Bytes of bodies and responses that are held now."""
+        return self._bytes.held
+
+    async def enter(self, client: str, announced: int | None) -> "Admitted":
+        """Let a request in, until `leave` of what is returned.
+
+        Args:
+            client: Whose it is.
+            announced: Bytes of its body by its head; None where the head does not say.
+
+        Raises:
+            Overloaded: Too many are being answered, and this client has its share of them.
+        """
+        if self._requests.take(client, 1):
+            return Admitted(self._requests, self._bytes, client)
+        # what a client sends meanwhile is read by Serve and held, so that a large body must be refused at once
+        is_small = announced is not None and announced <= MAX_PACED_BYTES
+        if is_small and self._paced < MAX_PACED:
+            with self._pacing():
+                await asyncio.sleep(PACE_S)
+        raise Overloaded(TOO_MANY)
+
+    @contextmanager
+    def _pacing(self) -> Iterator[None]:
+        self._paced += 1
+        try:
+            yield
+        finally:
+            self._paced -= 1
+
+
+class Admitted:
+    """One request that was let in, and the bytes that it holds."""
+
+    def __init__(self, requests: SharedBudget, held: SharedBudget, client: str) -> None:
+        """Hold no bytes yet."""
+        self._requests = requests
+        self._bytes = held
+        self._client = client
+        self._held = 0.0
+
+    def check_announced(self, size: float) -> None:
+        """Refuse a body before it is read, if its announced bytes do not fit now; raises `Overloaded`."""
+        if not self._bytes.fits(self._client, size):
+            raise Overloaded(TOO_MUCH)
+
+    def hold(self, size: float) -> None:
+        """Hold more bytes of the body, or those of the response; raises `Overloaded` if they do not fit."""
+        if size > self._bytes.capacity:
+            return  # no retry would help; the bound of a single body refuses it
+        if not self._bytes.take(self._client, size):
+            raise Overloaded(TOO_MUCH)
+        self._held += size
+
+    def leave(self) -> None:
+        """Give everything back."""
+        self._requests.give_back(self._client, 1)
+        self._bytes.give_back(self._client, self._held)
+        self._held = 0.0

@@ -1,0 +1,137 @@
+"""A queue whose items are taken by turns: between clients, and between the requests of each client. No Ray, no clock.
+
+Whoever has received the least work is next. Source: start-time fair queueing, P. Goyal, H. M. Vin, H. Cheng, "Start-time
+Fair Queueing: A Scheduling Algorithm for Integrated Services Packet Switching Networks", SIGCOMM 1996.
+"""
+
+import heapq
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+Member = TypeVar("Member")
+
+
+@dataclass(order=True, slots=True)
+class _Turn(Generic[Member]):
+    """When a member is next, by the work that it has received."""
+
+    work: float
+    number: int
+    member: Member = field(compare=False)
+
+
+class _Turns(Generic[Member]):
+    """Members that take turns."""
+
+    def __init__(self) -> None:
+        self._heap: list[_Turn[Member]] = []
+        self._joined = 0
+        self._work = 0.0
+
+    def __bool__(self) -> bool:
+        return bool(self._heap)
+
+    def join(self, member: Member) -> None:
+        """Add a member; one that was away has saved nothing up."""
+        self._joined += 1
+        heapq.heappush(self._heap, _Turn(self._work, self._joined, member))
+
+    def next(self) -> Member:
+        """Return the member whose turn it is."""
+        return self._heap[0].member
+
+    def count(self, work: float) -> None:
+        """Count work for the member whose turn it is, which puts it further back."""
+        turn = self._heap[0]
+        self._work = turn.work
+        turn.work += work
+        heapq.heapreplace(self._heap, turn)
+
+    def leave(self) -> None:
+        """Take out the member whose turn it is."""
+        self._work = heapq.heappop(self._heap).work
+
+
+@dataclass(slots=True)
+class _Request(Generic[Item]):
+    name: str
+    items: deque[tuple[Item, float]] = field(default_factory=deque)
+
+
+@dataclass(slots=True)
+class _Client(Generic[Item]):
+    name: str
+    requests: dict[str, _Request[Item]] = field(default_factory=dict)
+    turns: _Turns[_Request[Item]] = field(default_factory=_Turns)
+
+
+class FairQueue(Generic[Item]):
+    """Items that wait, and which of them is next."""
+
+    def __init__(self, is_dropped: Callable[[Item], bool]) -> None:
+        """Start empty.
+
+        Args:
+            is_dropped: Whether nobody waits for an item any more; such items are skipped.
+        """
+        self._is_dropped = is_dropped
+        self._clients: dict[str, _Client[Item]] = {}
+        self._turns = _Turns[_Client[Item]]()
+
+    def __bool__(self) -> bool:
+        return bool(self._clients)
+
+    def push(self, item: Item, cost: float, client: str, request: str) -> None:
+        """Add an item that takes some work.
+
+        Args:
+            item: What waits.
+            cost: Its work, in any unit.
+            client: Clients have equal turns.
+            request: The requests of a client have equal turns of the client's.
+        """
+        owner = self._clients.get(client)
+        if owner is None:
+            owner = self._clients[client] = _Client(client)
+            self._turns.join(owner)
+        own = owner.requests.get(request)
+        if own is None:
+            own = owner.requests[request] = _Request(request)
+            owner.turns.join(own)
+        own.items.append((item, cost))
+
+    def peek(self) -> Item | None:
+        """Return the item that is next, without taking it; None if there is none."""
+        while self._turns:
+            item, _ = self._turns.next().turns.next().items[0]
+            if not self._is_dropped(item):
+                return item
+            self._take(work=0.0)
+        return None
+
+    def pop(self) -> Item | None:
+        """Take the item that is next; None if there is none."""
+        item = self.peek()
+        if item is not None:
+            _, cost = self._turns.next().turns.next().items[0]
+            self._take(cost)
+        return item
+
+    def _take(self, work: float) -> None:
+        """Remove the item that is next and count its work for its request and its client."""
+        client = self._turns.next()
+        request = client.turns.next()
+        request.items.popleft()
+        if request.items:
+            client.turns.count(work)
+        else:
+            client.turns.leave()
+            del client.requests[request.name]
+        if client.requests:
+            self._turns.count(work)
+        else:
+            self._turns.leave()
+            del self._clients[client.name]
