@@ -1,8 +1,8 @@
-"""Reading files that somebody else wrote: regular files only, at most so many bytes, in time.
+"""Reads untrusted files: only regular files, with limits on size and time.
 
 A configuration may name a pipe that never ends, a device, a file of terabytes, or a file on a
-network share whose server is gone. Everything in this package that reads a whole file reads it
-here.
+network share whose server is gone. Every read of a whole file in this package goes through this
+module.
 
 Not here: YAML (`yaml_files.py`), responses of servers (`bounded_http.py`), images.
 """
@@ -20,11 +20,11 @@ from typing import Any, TypeVar
 from serve_app.errors import ConfigError
 
 MAX_TEXT_BYTES = 64 * 2**20
-"""Bytes of a configuration, vocabulary, table or other text that is read whole."""
+"""Maximum size of a configuration, vocabulary, table or other text that is read whole."""
 MAX_JSON_BYTES = 16 * 2**20
-"""Bytes of a JSON file of a checkpoint. The index of the largest SigLIP has about 0.1 MB."""
+"""Maximum size of a JSON file of a checkpoint. The index of the largest SigLIP has about 0.1 MB."""
 PART_BYTES = 2**20
-"""Read at a time: `read` takes the memory that it is asked for before it knows what is there."""
+"""Bytes of one read: `read` allocates the requested size before it knows how much there is."""
 
 T = TypeVar("T")
 
@@ -65,7 +65,7 @@ def read_regular(path: Path, max_bytes: int = MAX_TEXT_BYTES) -> bytes:
 
     Args:
         path: The file; a link is followed.
-        max_bytes: A larger file is refused after so many bytes.
+        max_bytes: Maximum size; a larger file is refused once this much has been read.
 
     Raises:
         FileMissing: It does not exist.
@@ -74,7 +74,7 @@ def read_regular(path: Path, max_bytes: int = MAX_TEXT_BYTES) -> bytes:
     data = bytearray()
     with open_regular(path) as file:
         try:
-            while part := file.read(PART_BYTES):  # and not by its size: it may still grow
+            while part := file.read(PART_BYTES):  # in parts: the file may grow while it is read
                 data += part
                 if len(data) > max_bytes:
                     raise FileProblem(f"{path} has more than {max_bytes:,} bytes, which is too large for this kind of file.")
@@ -99,7 +99,7 @@ def read_text(path: Path, max_bytes: int = MAX_TEXT_BYTES) -> str:
 
 
 def read_json(path: Path, max_bytes: int = MAX_JSON_BYTES) -> Any:
-    """Return what a JSON file holds.
+    """Return the content of a JSON file.
 
     Raises:
         FileProblem: See `read_regular`; also if it is not JSON.
@@ -108,11 +108,11 @@ def read_json(path: Path, max_bytes: int = MAX_JSON_BYTES) -> Any:
 
 
 def parse_json(data: bytes | str, where: str) -> Any:
-    """Return what a JSON document holds, without numbers that are not finite.
+    """Return the content of a JSON document, and refuse numbers that are not finite.
 
     Args:
         data: The document.
-        where: Names it in messages.
+        where: Name of the document in error messages.
 
     Raises:
         FileProblem: It is not JSON, or nested deeper than Python's recursion limit.
@@ -126,10 +126,10 @@ def parse_json(data: bytes | str, where: str) -> Any:
 
 
 def read_within(read: Callable[[], T], timeout_s: float) -> T:
-    """Return what a function returns, if it does so in time; for reads that may never end.
+    """Return the result of a function that may hang, or raise after a timeout.
 
-    The function runs in a thread of its own. If it hangs, the thread stays behind, because no
-    thread can be ended from outside.
+    The function runs in its own thread. If it hangs, the thread is left running, because Python
+    cannot stop a thread from outside.
 
     Raises:
         TimeoutError: It did not return within `timeout_s` seconds.

@@ -1,8 +1,8 @@
-"""Reading responses of servers that may be hostile or broken: at most so many bytes, in time.
+"""Reads responses of untrusted servers, with limits on size and time.
 
-httpx reads a response to its end, however long it is, and unpacks it without a bound: 1 MB of gzip
-may become 1 GB. Everything in this package that is an HTTP client reads its responses here, except
-`api/fetching.py`, which has bounds of its own for images that requests name.
+httpx reads a response to its end, however long it is, and decompresses it without a limit: 1 MB of
+gzip may become 1 GB. Every HTTP client in this package reads responses with this module, except
+`api/fetching.py`, which has its own limits for images that are fetched by URL.
 """
 
 import time
@@ -11,20 +11,20 @@ import zlib
 import httpx
 
 MAX_RESPONSE_BYTES = 128 * 2**20
-"""Bytes of one response after it is unpacked, unless a caller needs less. 512 stored embeddings
+"""Maximum size of a decompressed response, unless a caller needs less. 512 stored embeddings
 scored against 1,000 labels with a threshold of 0 come to about 37 MB."""
 MAX_ERROR_BYTES = 2**20
-"""Bytes of a response that reports an error."""
+"""Maximum size of a response that reports an error."""
 ACCEPTED_ENCODINGS = "gzip"
-"""Sent as `Accept-Encoding`. Others are refused, since only gzip is unpacked with a bound here."""
+"""Sent as `Accept-Encoding`. Other encodings are refused: only gzip is decompressed with a limit here."""
 
 
 class UnboundedResponse(httpx.HTTPError):
-    """A response was given up, because reading all of it would take too much."""
+    """A response was abandoned, because reading all of it would take too much."""
 
 
 class ResponseTooLarge(UnboundedResponse):
-    """The response has more bytes than are read."""
+    """The response has more bytes than the limit."""
 
 
 class ResponseTooSlow(UnboundedResponse):
@@ -32,7 +32,7 @@ class ResponseTooSlow(UnboundedResponse):
 
 
 class ResponseNotReadable(UnboundedResponse):
-    """The response is packed in a way that was not asked for, or damaged."""
+    """The response has an encoding that was not requested, or is damaged."""
 
 
 class BoundedBody:
@@ -42,26 +42,26 @@ class BoundedBody:
         """Begin to read a response.
 
         Args:
-            response: Whose body is not read yet.
-            max_bytes: Of the unpacked body.
-            ends_s: When reading is given up, in seconds of `time.monotonic`.
+            response: The response, whose body has not been read yet.
+            max_bytes: Maximum size of the decompressed body.
+            ends_s: Deadline, in seconds of `time.monotonic`.
 
         Raises:
-            ResponseNotReadable: It is packed in another way than gzip.
+            ResponseNotReadable: Its encoding is not gzip or identity.
         """
         encoding = response.headers.get("content-encoding", "identity").strip().lower()
         if encoding not in ("identity", "gzip", ""):
-            raise ResponseNotReadable("the response is packed in a way that was not asked for")
+            raise ResponseNotReadable("the response has a content encoding that was not requested")
         self._unpack = zlib.decompressobj(16 + zlib.MAX_WBITS) if encoding == "gzip" else None
         self._data = bytearray()
         self._max_bytes = max_bytes
         self._ends_s = ends_s
 
     def add(self, part: bytes) -> None:
-        """Take some bytes as they came.
+        """Add bytes as they were received.
 
         Raises:
-            UnboundedResponse: They are too many, too late, or damaged.
+            UnboundedResponse: The bytes are too many, too late, or damaged.
         """
         if time.monotonic() > self._ends_s:
             raise ResponseTooSlow("the response did not end in time")
@@ -79,7 +79,7 @@ class BoundedBody:
         """Return the whole body.
 
         Raises:
-            ResponseNotReadable: The packed body was cut off.
+            ResponseNotReadable: The compressed body is truncated.
         """
         if self._unpack is not None and self._data and not self._unpack.eof:
             raise ResponseNotReadable("the response is cut off in the middle of its gzip stream")
@@ -87,23 +87,23 @@ class BoundedBody:
 
 
 def limit_of(response: httpx.Response, max_bytes: int) -> int:
-    """Return how many bytes of a response are read: few of one that reports an error."""
+    """Return the size limit of a response: a lower one if it reports an error."""
     return max_bytes if response.is_success else min(max_bytes, MAX_ERROR_BYTES)
 
 
 def read_response(response: httpx.Response, max_bytes: int, timeout_s: float) -> httpx.Response:
-    """Read a streamed response and return it with its content, as if it had come whole.
+    """Read a streamed response and return it with its content, like a response that was not streamed.
 
     Args:
         response: From `client.send(..., stream=True)` or `client.stream(...)`; the caller closes it.
-        max_bytes: Of the unpacked body.
+        max_bytes: Maximum size of the decompressed body.
         timeout_s: Seconds for the whole body.
 
     Raises:
-        UnboundedResponse: It is too large, too slow or packed in another way than gzip.
+        UnboundedResponse: It is too large, too slow, or its encoding is not gzip or identity.
         httpx.HTTPError: The connection broke.
     """
-    if response.is_stream_consumed:  # a test double gave it whole
+    if response.is_stream_consumed:  # a test double that is not streamed
         return response
     body = BoundedBody(response, limit_of(response, max_bytes), time.monotonic() + timeout_s)
     for part in response.iter_raw():

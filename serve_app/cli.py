@@ -54,8 +54,8 @@ def _parser() -> argparse.ArgumentParser:
 
     serve = add("serve", _serve, "Start the service on this machine; Ctrl-C ends it.")
     serve.add_argument("config", type=Path)
-    serve.add_argument("--host", help="address to listen on, 0.0.0.0 for all; the configuration's, by default this machine only")
-    serve.add_argument("--port", type=int, help="port to listen on, instead of the configuration's")
+    serve.add_argument("--host", help="address to listen on, 0.0.0.0 for all; default: serving.host, or 127.0.0.1 if that is auto")
+    serve.add_argument("--port", type=int, help="port to listen on; default: serving.port")
     add_tag_arguments(add("tag", _tag, "Tag pictures in this process, or by a running service."))
     add_batch_arguments(add("batch", _batch, "Tag a folder, a bucket or a table into Parquet, and go on where it ended."))
     _add_scoring(add)

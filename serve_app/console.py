@@ -1,4 +1,4 @@
-"""Tables, status lines and progress bars for a terminal, in which text from outside cannot do harm.
+"""Tables, status lines and progress bars for a terminal that are safe to use with untrusted text.
 
 rich reads markup such as `[red]` and `[link=…]` from the text that it prints, and passes escape
 sequences on. A console made here does neither. Plain lines are printed by `terminal.py`.

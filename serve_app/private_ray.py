@@ -1,10 +1,10 @@
-"""A Ray node that belongs to one process: a token, a folder and ports of its own, everything on loopback.
+"""A private Ray node for one process: its own token, folder and ports, all on loopback.
 
-`siglip-serve serve` and `siglip-serve batch` start Ray through here, and so do the tests and the benchmarks. Ray runs code for
-whoever reaches its ports, so nothing of it listens on the network where that can be avoided, and what cannot be moved to
-loopback asks for a random token. `docs/security.md` lists every port.
+`siglip-serve serve`, `siglip-serve batch`, the tests and the benchmarks start Ray with this module. Ray runs code for anyone
+who reaches its ports, so its processes listen on loopback where possible. Ports that cannot be moved to loopback require a
+random token. `docs/security.md` lists every port.
 
-Not here: what Ray Serve and HAProxy need besides (`graph/local_node.py`).
+Not here: additional settings for Ray Serve and HAProxy (`graph/local_node.py`).
 """
 
 import contextlib
@@ -34,15 +34,15 @@ TOKEN_FILE = "auth_token"
 CLUSTER_FILE = "cluster.json"
 ENVIRONMENT_FILE = "env"
 MAX_FOLDER_CHARACTERS = 24
-"""HAProxy accepts socket paths of at most 97 characters and Ray's part of them takes 72: a slash, a letter, a node id of
+"""HAProxy accepts socket paths of at most 97 characters, and Ray's part takes 72: a slash, a letter, a node id of
 56 characters and `metrics.sock` with its slash. Source: HAProxy's own error message, and `ray/serve/_private/haproxy.py`."""
 STALE_AFTER_S = 24 * 3600.0
-"""Folders of runs that were killed are removed by a later run, once their logs are this old."""
+"""Age after which a later run removes the folder of a run that was killed."""
 LOWEST_PORT = 20_000
 HIGHEST_PORT = 29_900
-"""Below Serve's own range for replicas (30,000) and the kernel's for outgoing connections (32,768)."""
+"""The range is below Serve's own range for replicas (30,000) and the kernel's for outgoing connections (32,768)."""
 PORTS = 64
-"""How many consecutive ports one run reserves."""
+"""Number of consecutive ports that one run reserves."""
 PORT_TRIES = 200
 
 _LOOPBACK = {
@@ -52,7 +52,7 @@ _LOOPBACK = {
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 _TOKEN_VARIABLES = ("RAY_AUTH_TOKEN", "RAY_ADDRESS")
-"""Taken out of the environment: they belong to another cluster."""
+"""Variables removed from the environment: they belong to another cluster."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class PrivateFolder:
 
     Attributes:
         path: Where logs, sockets, the token and HAProxy's files are.
-        ports: `PORTS` consecutive ports that nothing listened on when the run began.
+        ports: `PORTS` consecutive ports on which nothing listened when the run began.
     """
 
     path: Path
@@ -83,8 +83,8 @@ class PrivateRay:
     """A running Ray node of this process.
 
     Attributes:
-        folder: Of this run.
-        dashboard: URL of the dashboard; None without one.
+        folder: The folder of this run.
+        dashboard: URL of the dashboard; None if there is none.
     """
 
     folder: PrivateFolder
@@ -93,7 +93,7 @@ class PrivateRay:
 
 @contextlib.contextmanager
 def private_folder() -> Iterator[PrivateFolder]:
-    """Make the folder of a run, with a new token in it. It is removed at the end, and kept without the token after an error.
+    """Create the folder of a run with a new token. At the end it is removed; after an error it is kept without the token.
 
     Raises:
         ConfigError: The temporary folder cannot be used.
@@ -105,7 +105,7 @@ def private_folder() -> Iterator[PrivateFolder]:
     try:
         yield folder
     except BaseException:
-        folder.token_file.unlink(missing_ok=True)  # the logs stay, for whoever looks for the reason
+        folder.token_file.unlink(missing_ok=True)  # the logs stay, so that the user can find the cause
         raise
     shutil.rmtree(folder.path, ignore_errors=True)
 
@@ -115,9 +115,9 @@ def private_ray(folder: PrivateFolder, environment: Mapping[str, str] | None = N
     """Start a Ray node and end it on the way out.
 
     Args:
-        folder: Of this run.
-        environment: Variables for this process and everything that it starts, while the node runs.
-        options: Of `ray.init`, such as `num_cpus`.
+        folder: The folder of this run.
+        environment: Variables for this process and its children while the node runs.
+        options: Options of `ray.init`, such as `num_cpus`.
     """
     with private_environment(folder, environment):
         import ray
@@ -138,7 +138,7 @@ def private_ray(folder: PrivateFolder, environment: Mapping[str, str] | None = N
 
 
 def token_for(address: str) -> str | None:
-    """Return the token of a cluster that the same user started here with `siglip-serve serve`; None if it is another one.
+    """Return the token of a cluster that the same user started on this machine with `siglip-serve serve`; None for other clusters.
 
     Args:
         address: URL of its dashboard, such as `http://127.0.0.1:8265`.
@@ -153,7 +153,7 @@ def token_for(address: str) -> str | None:
 
 
 def _describe(folder: PrivateFolder, dashboard: str | None, gcs_address: str) -> None:
-    """Write what lets other commands of the same user find this cluster."""
+    """Write the files with which other commands of the same user find this cluster."""
     described = {"dashboard": dashboard, "pid": os.getpid()}
     (folder.path / CLUSTER_FILE).write_text(json.dumps(described), encoding="utf-8")
     exports = {
@@ -168,7 +168,7 @@ def _describe(folder: PrivateFolder, dashboard: str | None, gcs_address: str) ->
 
 
 def _new_folder() -> Path:
-    """Return a new folder that only this user can enter, on a path short enough for the sockets in it."""
+    """Return a new folder that only this user can enter, with a path short enough for the sockets in it."""
     for base in dict.fromkeys((tempfile.gettempdir(), "/tmp")):
         if len(base) + len(f"/{PREFIX}12345678") > MAX_FOLDER_CHARACTERS:
             continue
@@ -176,15 +176,15 @@ def _new_folder() -> Path:
             _remove_stale(Path(base))
             return Path(tempfile.mkdtemp(prefix=PREFIX, dir=base))  # mode 0700
         except OSError as error:
-            logger.warning("no folder can be made in %s: %s", base, error)
+            logger.warning("cannot create a folder in %s: %s", base, error)
     raise ConfigError(
-        f"no folder for this run can be made in {tempfile.gettempdir()} or /tmp; set TMPDIR to a folder that can be written to, "
+        f"cannot create a folder for this run in {tempfile.gettempdir()} or /tmp; set TMPDIR to a writable folder "
         f"with a path of at most {MAX_FOLDER_CHARACTERS - len(PREFIX) - 9} characters (sockets need short paths)."
     )
 
 
 def _own_folders(base: Path | None = None) -> Iterator[Path]:
-    """Yield the folders of this user's runs; one that another user made to look like them is left out."""
+    """Yield the folders of this user's runs; skip look-alikes that another user created."""
     for parent in dict.fromkeys((base,) if base else (Path(tempfile.gettempdir()), Path("/tmp"))):
         for folder in parent.glob(f"{PREFIX}*"):
             with contextlib.suppress(OSError):
@@ -203,13 +203,13 @@ def _remove_stale(base: Path) -> None:
 
 
 def _free_ports() -> range:
-    """Return consecutive ports that nothing listens on: two services of one machine never name each other's."""
+    """Return consecutive free ports, so that two services on one machine never use each other's."""
     for _ in range(PORT_TRIES):
         first = LOWEST_PORT + secrets.randbelow(HIGHEST_PORT - LOWEST_PORT - PORTS)
         ports = range(first, first + PORTS)
         if all(_is_free(port) for port in ports):
             return ports
-    raise ConfigError(f"no {PORTS} consecutive free ports between {LOWEST_PORT} and {HIGHEST_PORT} were found.")
+    raise ConfigError(f"found no {PORTS} consecutive free ports between {LOWEST_PORT} and {HIGHEST_PORT}; stop another service.")
 
 
 def _is_free(port: int) -> bool:
@@ -223,12 +223,12 @@ def _is_free(port: int) -> bool:
 
 @contextlib.contextmanager
 def private_environment(folder: PrivateFolder, environment: Mapping[str, str] | None = None) -> Iterator[None]:
-    """Set the variables that every process of a run inherits, and put the old ones back afterwards."""
+    """Set the variables that every process of a run inherits, and restore the old ones afterwards."""
     before = dict(os.environ)
     for name in _TOKEN_VARIABLES:
         os.environ.pop(name, None)
     for name, value in (environment or {}).items():
-        os.environ.setdefault(name, value)  # what the user set stays
+        os.environ.setdefault(name, value)  # values set by the user take precedence
     os.environ |= _LOOPBACK | {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(folder.token_file),
@@ -245,7 +245,7 @@ def private_environment(folder: PrivateFolder, environment: Mapping[str, str] | 
 
 
 def _read_again(*, loopback: bool) -> None:
-    """Have a Ray that was imported earlier read the variables of authentication again: it does so once, at import."""
+    """Make Ray reload the authentication variables, which it reads only once, at import."""
     if "ray" not in sys.modules:
         return
     from ray._private import ray_constants

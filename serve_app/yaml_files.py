@@ -1,9 +1,9 @@
 """YAML from files: the only YAML reader of this package, with bounds on size, depth and aliases.
 
-A document is parsed twice. The first pass looks at parser events, which come one at a time and cost
-no recursion, and refuses what would take too much time, memory or stack: a few hundred bytes of
-aliases can stand for a billion values, and libyaml ends the process at some 100,000 nested blocks.
-The second pass builds the values.
+A document is parsed twice. The first pass reads parser events, which come one at a time and need no
+recursion. It refuses documents that would take too much time, memory or stack: a few hundred bytes
+of aliases can expand to a billion values, and libyaml crashes the process at some 100,000 nested
+blocks. The second pass builds the values.
 
 Not here: the line of every value (`tagging/lined_yaml.py`).
 """
@@ -20,15 +20,15 @@ from serve_app.bounded_files import read_text
 from serve_app.errors import ConfigError
 
 MAX_YAML_BYTES = 32 * 2**20
-"""Bytes of one file. A vocabulary of 100,000 tags with all their fields has about 15 MB."""
+"""Maximum size of one file. A vocabulary of 100,000 tags with all their fields has about 15 MB."""
 MAX_DEPTH = 64
-"""Nested blocks. A Kubernetes manifest has up to about 20."""
+"""Maximum number of nested blocks. A Kubernetes manifest has up to about 20."""
 MAX_NODES = 1_000_000
-"""Values of one file, where an alias counts as all the values that it stands for."""
+"""Maximum number of values in one file. An alias counts as all the values that it expands to."""
 MAX_NUMBER_CHARACTERS = 100
 """Longer numbers are refused: converting a number of millions of digits takes minutes."""
 LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-"""libyaml where it is installed, which is ten times as fast."""
+"""libyaml if it is installed, which is ten times as fast."""
 _MERGE = "tag:yaml.org,2002:merge"
 _NUMBERS = ("tag:yaml.org,2002:float", "tag:yaml.org,2002:int")
 
@@ -76,7 +76,7 @@ def parse_nodes(text: str, where: str) -> list[tuple[yaml.Node | None, Any]]:
 
 @dataclass(slots=True)
 class _Block:
-    """A list or block whose end has not come yet: its anchor, and what it holds so far."""
+    """A list or block that is still open: its anchor, and its size so far."""
 
     anchor: str | None
     nodes: int = 1
@@ -85,7 +85,7 @@ class _Block:
 
 @dataclass(slots=True)
 class _Counted:
-    """The blocks that are open, and the values and height of everything that has an anchor."""
+    """The open blocks, and the number of values and the height of every anchored node."""
 
     where: str
     open: list[_Block] = field(default_factory=list)
@@ -93,10 +93,10 @@ class _Counted:
     total: int = 0
 
     def add(self, nodes: int, height: int, line: int) -> None:
-        """Count new values, and refuse the document once there are too many or too deep ones."""
+        """Count new values, and refuse the document if there are too many or they are nested too deeply."""
         self.total += nodes
         if self.total > MAX_NODES:
-            raise ConfigError(f"{self.where}:{line}: more than {MAX_NODES:,} values, counting what aliases stand for; split the file.")
+            raise ConfigError(f"{self.where}:{line}: more than {MAX_NODES:,} values, counting expanded aliases; split the file.")
         if len(self.open) + height > MAX_DEPTH:
             raise ConfigError(f"{self.where}:{line}: nested deeper than {MAX_DEPTH} blocks; make it flatter.")
         self.join(nodes, height)
@@ -145,7 +145,7 @@ def _count(event: yaml.Event, counted: _Counted) -> None:
 
 
 def _check_node(root: yaml.Node, where: str) -> None:
-    """Refuse keys that stand twice in one block, and numbers that are not finite or endless."""
+    """Refuse duplicate keys in one block, and numbers that are too long or not finite."""
     seen: set[int] = set()  # an alias is the node itself again
     waiting = [root]
     while waiting:
@@ -182,7 +182,7 @@ def _check_number(node: yaml.Node, where: str) -> None:
 
 
 def _as_float(text: str) -> Iterator[float]:
-    """Yield a number as a float; nothing for YAML's other notations, which are always finite."""
+    """Yield a number as a float; yield nothing for YAML's other notations, which are always finite."""
     plain = text.replace("_", "").lower()
     if plain.lstrip("+-") in (".inf", ".nan"):
         yield math.inf

@@ -1,6 +1,6 @@
-"""How much of a process requests may hold at the same time: their number, and the bytes of bodies and responses.
+"""Limits on the number of concurrent requests of one process and on the bytes that they hold.
 
-Limits of one request are not here: see `bodies.py` and `json_bodies.py`.
+Not here: limits on a single request (`bodies.py`, `json_bodies.py`).
 """
 
 import asyncio
@@ -12,10 +12,10 @@ from serve_app.errors import Overloaded
 from serve_app.fairness.budgets import SharedBudget
 
 MAX_PACED = 128
-"""Refused requests that wait for their refusal at the same time; more are refused at once."""
+"""At most this many refusals are delayed at the same time; further ones are sent immediately."""
 MAX_PACED_BYTES = 64 * 1024
 PACE_S = 0.25
-"""How long a refusal waits: a client that asks again at once would take the time of those that are being answered."""
+"""Delay of a refusal: a client that retries immediately would take CPU time from accepted requests."""
 TOO_MANY = "The service is answering as many requests as it can. Retry after the time in Retry-After."
 TOO_MUCH = "The service holds as many bytes of requests as it can. Retry after the time in Retry-After, or send less at once."
 
@@ -35,18 +35,18 @@ class Admission:
         return self._bytes.held
 
     async def enter(self, client: str, announced: int | None) -> "Admitted":
-        """Let a request in, until `leave` of what is returned.
+        """Admit a request; call `leave` on the result when the request ends.
 
         Args:
-            client: Whose it is.
-            announced: Bytes of its body by its head; None where the head does not say.
+            client: The client that sent it.
+            announced: Size of its body in bytes according to its headers; None if they do not say.
 
         Raises:
-            Overloaded: Too many are being answered, and this client has its share of them.
+            Overloaded: Too many requests are in progress, and this client already has its share of them.
         """
         if self._requests.take(client, 1):
             return Admitted(self._requests, self._bytes, client)
-        # what a client sends meanwhile is read by Serve and held, so that a large body must be refused at once
+        # Serve reads and holds what the client sends during the delay, so a large body must be refused immediately
         is_small = announced is not None and announced <= MAX_PACED_BYTES
         if is_small and self._paced < MAX_PACED:
             with self._pacing():
@@ -63,7 +63,7 @@ class Admission:
 
 
 class Admitted:
-    """One request that was let in, and the bytes that it holds."""
+    """An admitted request, and the bytes that it holds."""
 
     def __init__(self, requests: SharedBudget, held: SharedBudget, client: str) -> None:
         """Hold no bytes yet."""
@@ -73,14 +73,14 @@ class Admitted:
         self._held = 0.0
 
     def check_announced(self, size: float) -> None:
-        """Refuse a body before it is read, if its announced bytes do not fit now; raises `Overloaded`."""
+        """Refuse a body before it is read if its announced size does not fit now; raises `Overloaded`."""
         if not self._bytes.fits(self._client, size):
             raise Overloaded(TOO_MUCH)
 
     def hold(self, size: float) -> None:
-        """Hold more bytes of the body, or those of the response; raises `Overloaded` if they do not fit."""
+        """Hold more bytes of the body or of the response; raises `Overloaded` if they do not fit."""
         if size > self._bytes.capacity:
-            return  # no retry would help; the bound of a single body refuses it
+            return  # a retry would not help; the limit on a single body refuses it
         if not self._bytes.take(self._client, size):
             raise Overloaded(TOO_MUCH)
         self._held += size

@@ -1,6 +1,6 @@
-"""The transports of `POST /v1/tag`: a raw image, a form with files, or JSON. One parser each, one validation.
+"""The transports of `POST /v1/tag`: a raw image, a form with files, or JSON. Each has a parser; they share the validation.
 
-Sizes are enforced while the body streams in, so a request that is too large is refused before it is in memory.
+Sizes are enforced while the body arrives, so a request that is too large is refused before it is in memory.
 
 Not here: how JSON is parsed (`json_bodies.py`).
 """
@@ -34,7 +34,7 @@ MAX_FIELD_BYTES = LONG_TEXT_BYTES
 """Bytes of one form field that is not a file; 1,000 labels of 64 ASCII characters fit."""
 
 EncodedImage = str | SkipJsonSchema[InstanceOf[LongText]]
-"""A text of a JSON body; OpenAPI knows nothing of how long ones are kept."""
+"""A text of a JSON body. `LongText` is an implementation detail and does not appear in OpenAPI."""
 
 
 class TagBody(TagParameters):
@@ -42,9 +42,9 @@ class TagBody(TagParameters):
 
     image: EncodedImage | None = Field(
         None,
-        description="One image: base64, a data URI, or where the service fetches images a URL.",
+        description="One image: base64, a data URI, or a URL if the service fetches images.",
     )
-    images: tuple[EncodedImage, ...] | None = Field(None, description="Several images, each as for image.")
+    images: tuple[EncodedImage, ...] | None = Field(None, description="Several images, each in the form of image.")
 
 
 NO_PARAMETERS, NO_OPTIONS = TagParameters(), TagOptions()
@@ -81,7 +81,7 @@ async def read_tag_call(request: Request, sources: ImageSources) -> TagCall:
             call = await _read_json(request, sources)
         case "multipart/form-data":
             call = await _read_form(request, limits)
-        case _:  # also what curl --data-binary sends unless told otherwise, application/x-www-form-urlencoded
+        case _:  # includes application/x-www-form-urlencoded, the default of curl --data-binary
             call = await _read_raw(request, limits)
     if not call.images:
         raise InvalidRequest("The request holds no image. Send one as the body, as a form file, or as image in JSON.")

@@ -1,11 +1,11 @@
 """JSON bodies, parsed while they arrive and counted while they are parsed.
 
-A body is refused at the first item, key or level too many, so refusing one costs what was read of
-it. Nothing is parsed in one call: slices of `SLICE_BYTES` go through ijson, and those of a large
-body in a worker thread, which gives the GIL back between slices.
+A body is refused at the first item, key or level above a limit, so a refusal costs only what was
+read so far. The parser works on slices of `SLICE_BYTES`. Slices of a large body are parsed in a
+worker thread, which releases the GIL between slices.
 
-ijson starts a string again with every slice (20 MiB of base64 took 2.2 s of CPU, 2026-11), so long
-strings never reach it: they are cut out first and become a `LongText`.
+ijson restarts a string with every slice (20 MiB of base64 took 2.2 s of CPU, 2026-11). Long strings
+therefore never reach it: they are cut out first and become a `LongText`.
 """
 
 import json
@@ -23,13 +23,13 @@ from serve_app.config import Limits
 from serve_app.errors import InvalidRequest
 
 SLICE_BYTES = 16 * 1024
-"""Bytes parsed between two chances for other threads to run: at most 5 ms (2026-11)."""
+"""Bytes parsed before other threads get a chance to run: at most 5 ms (2026-11)."""
 INLINE_BYTES = 64 * 1024
 """Bodies up to this size are parsed on the event loop, where a thread would cost more."""
 BATCH_BYTES = 256 * 1024
 """Bytes gathered before a worker thread parses them."""
 MAX_TOKEN_BYTES = 64 * 1024
-"""Most bytes of a number or of blank space. ijson starts a number again with every slice."""
+"""Maximum length of a number or of white space. ijson restarts a number with every slice."""
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _STRING = re.compile(rb'(?:[^"\\]++|\\(?:[^u]|u.{4}))*+', re.DOTALL)
 """The inside of a string: up to its closing quote, or to an escape sequence that is cut off."""
@@ -39,9 +39,9 @@ async def read_json_object(request: Request, limits: Limits, bounds: JsonBounds)
     """Read a body that must be a JSON object.
 
     Args:
-        request: Its body has not been read yet.
-        limits: The service's; `max_body_bytes` bounds the body.
-        bounds: What the object may hold.
+        request: The request, whose body has not been read yet.
+        limits: The service's limits; `max_body_bytes` bounds the body.
+        bounds: What the object may contain.
 
     Returns:
         The object. Strings of more than `LONG_TEXT_BYTES` are `LongText`.
@@ -107,7 +107,7 @@ class JsonReader:
             data = data.removeprefix(_BYTE_ORDER_MARK)
             self._is_first = False
         parsable = self._without_long_strings(self._carry + data)
-        if not parsable:  # ijson would take it for the end of the body
+        if not parsable:  # ijson treats empty input as the end of the body
             return
         try:
             self._parser.send(parsable)
@@ -120,10 +120,10 @@ class JsonReader:
     def _check_progress(self, num_bytes: int) -> None:
         self._num_silent_bytes = 0 if self._events else self._num_silent_bytes + num_bytes
         if self._num_silent_bytes > MAX_TOKEN_BYTES:
-            raise InvalidRequest(f"The body holds a number or blank space of more than {MAX_TOKEN_BYTES:,} characters. Send it without.")
+            raise InvalidRequest(f"The body contains a number or white space of more than {MAX_TOKEN_BYTES:,} characters. Remove it.")
 
     def _without_long_strings(self, data: bytes) -> bytes:
-        """Return what ijson may see of a slice: strings that are finished, long ones emptied."""
+        """Return the part of a slice for ijson: only finished strings, and long ones emptied."""
         parts: list[bytes] = []
         position = 0
         while position < len(data):
@@ -148,7 +148,7 @@ class JsonReader:
         return b"".join(parts)
 
     def _close_string(self, string: "_String") -> bytes:
-        """Return the string as ijson may see it; hand its value to the builder if that differs."""
+        """Return the string for ijson; pass its value to the builder if that differs."""
         if string.long is None and not string.has_escapes:
             self._builder.note_string(None)
             return b'"' + b"".join(string.pieces) + b'"'

@@ -52,8 +52,8 @@ async def json_response(content: Mapping[str, Any], num_values: int, max_bytes: 
     Args:
         content: The members of its object. A value may be an iterator, which becomes a list whose
             items are built while they are written.
-        num_values: Tags and numbers in it, which tell its size before it is written.
-        max_bytes: Most bytes of a response; None for no bound.
+        num_values: Number of tags and numbers in it, which predicts its size before it is written.
+        max_bytes: Maximum size of the response in bytes; None for no limit.
 
     Raises:
         PayloadTooLarge: The response has more than `max_bytes`.
@@ -67,10 +67,10 @@ async def json_response(content: Mapping[str, Any], num_values: int, max_bytes: 
 
 
 def write_json(content: Any, max_bytes: int | None = None) -> deque[bytes]:
-    """Return JSON in chunks of about `CHUNK_BYTES`, so that other threads run in between.
+    """Return JSON in chunks of about `CHUNK_BYTES`; other threads can run between them.
 
     Raises:
-        PayloadTooLarge: It has more than `max_bytes`.
+        PayloadTooLarge: The JSON has more than `max_bytes`.
     """
     chunks: deque[bytes] = deque()
     chunk = bytearray()
@@ -89,7 +89,7 @@ def write_json(content: Any, max_bytes: int | None = None) -> deque[bytes]:
 
 
 def too_large_to_send(max_bytes: int) -> PayloadTooLarge:
-    """Return the error of a response that would have more bytes."""
+    """Return the error for a response of more than `max_bytes`."""
     return PayloadTooLarge(
         f"The response would have more than {max_bytes:,} bytes. Lower max_tags, raise "
         "confidence_threshold, use encoding_format base64 for embeddings, or send less in one "

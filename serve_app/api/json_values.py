@@ -1,4 +1,4 @@
-"""From the events of a JSON parser to Python values, within bounds.
+"""Builds Python values from the events of a JSON parser, within bounds.
 
 Not here: the parser (`json_bodies.py`), what the values must be (`parameters.py`).
 """
@@ -25,7 +25,7 @@ MAX_ITEMS = 1_000
 MAX_VALUES_PER_ITEM = 16
 """A body holds at most this many values for each item that one list may have."""
 MAX_TEXT_BYTES = 24 * 2**20
-"""Memory of all strings that are not `LongText`; 1,000 texts of 8,192 CJK characters fit."""
+"""Memory of all strings that are not `LongText`. 1,000 texts of 8,192 CJK characters fit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +33,10 @@ class JsonBounds:
     """What a JSON object may hold.
 
     Attributes:
-        max_items: Most items of a list.
-        counted: Most items of the list under a key, for lists whose limit has its own error.
+        max_items: Maximum number of items in a list.
+        counted: Maximum number of items by key, for lists whose limit has its own error.
         rows: Key of a list whose inner lists are rows of numbers; None for no such list.
-        max_row_numbers: Most numbers of such a row.
+        max_row_numbers: Maximum number of numbers in such a row.
     """
 
     max_items: int = MAX_ITEMS
@@ -72,15 +72,15 @@ class ValueBuilder:
         self._num_text_bytes = 0
 
     def note_string(self, value: str | LongText | None) -> None:
-        """Say what the next string event stands for; None if the parser's own value is right."""
+        """Set the value of the next string event; None to use the parser's own value."""
         self._strings.append(value)
 
     def add(self, events: Iterable[tuple[str, Any]]) -> None:
         """Take the next events.
 
         Raises:
-            PayloadTooLarge: A list that is in `counted` has too many items.
-            InvalidRequest: Not an object, or something goes beyond the bounds.
+            PayloadTooLarge: A list in `counted` has too many items.
+            InvalidRequest: The value is not an object, or exceeds another bound.
         """
         for event, value in events:
             level = self._levels[-1] if self._levels else None
@@ -104,7 +104,7 @@ class ValueBuilder:
         return self._result
 
     def _text(self, parsed: str) -> str | LongText:
-        """Return the value of a string event, which is the parser's unless it was noted."""
+        """Return the value of a string event: the noted value if there is one, else the parser's."""
         noted = self._strings.popleft()
         text = parsed if noted is None else noted
         if isinstance(text, LongText):

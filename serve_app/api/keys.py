@@ -1,10 +1,10 @@
-"""API keys: several, hashed where they are kept, compared in constant time, and reloaded when their file changes.
+"""API keys: stored as hashes, compared in constant time, and reloaded when their file changes.
 
-A key is made by `siglip-serve key NAME`: 256 random bits. Its SHA-256 is kept, because a slow hash protects what people
-choose and would cost every request its time.
+`siglip-serve key NAME` makes a key of 256 random bits. Only its SHA-256 is stored. A slow hash would protect passwords that
+people choose, but random keys do not need it, and it would slow every request down.
 
-The request path only compares digests in memory. The file is read by a thread (`KeyFile`), so a file that hangs, such as
-one on a network share, stops no request and no probe.
+The request path only compares digests in memory. A thread reads the file (`KeyFile`), so a file that hangs, such as
+one on a network share, does not block requests or probes.
 """
 
 import hashlib
@@ -30,17 +30,17 @@ logger = logging.getLogger(__name__)
 VARIABLE = "SIGLIP_API_KEYS"
 FROM_ENVIRONMENT = "env"
 CHECK_EVERY_S = 2.0
-"""How often the file is read."""
+"""Seconds between two reads of the file."""
 REVOKE_AFTER_S = 30.0
-"""How long the file may be missing or empty before all keys are revoked: an atomic replacement, or the swap of a mounted
-secret, takes less, and must not lock every client out."""
+"""How long the file may be missing or empty before all keys are revoked. An atomic replacement or the swap of a mounted
+secret takes less time, and must not lock out all clients."""
 READ_TIMEOUT_S = 10.0
-"""How long one reading of the file may take at the start, and before an error is logged later."""
+"""How long a read may take: at the start, the service then fails; later, an error is logged."""
 MAX_FILE_BYTES = 2**20
-"""Of the file of keys: about 10,000 lines."""
+"""Maximum size of the key file: about 10,000 lines."""
 MAX_KEY_CHARACTERS = 512
 PREFIX = "sk-siglip-"
-"""So that scanners for leaked secrets find them."""
+"""Prefix of every key, by which scanners for leaked secrets find them."""
 _LINE = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]{0,63})[\s:=]+sha256:(?P<digest>[0-9a-f]{64})")
 
 Digests = dict[bytes, str]
@@ -48,27 +48,27 @@ Digests = dict[bytes, str]
 
 
 class NewKey(NamedTuple):
-    """A key, which is shown once, and the line that is kept of it."""
+    """A key, which is shown once, and the line to store."""
 
     key: str
     line: str
 
 
 def make_key(name: str) -> NewKey:
-    """Make a key for somebody.
+    """Make a new key.
 
     Raises:
-        ConfigError: The name has other characters than letters, digits and `._-`.
+        ConfigError: The name is empty or too long, or has characters other than letters, digits and `._-`.
     """
     key = PREFIX + secrets.token_urlsafe(32)
     line = f"{name} sha256:{_digest(key).hex()}"
     if not _LINE.fullmatch(line):
-        raise ConfigError("a key's name has letters, digits and ._- only, at most 64, and begins with a letter or digit.")
+        raise ConfigError("a key's name must have only letters, digits and ._-, at most 64 in all, and begin with a letter or digit.")
     return NewKey(key, line)
 
 
 class ApiKeys:
-    """The keys that are known now."""
+    """The valid keys."""
 
     def __init__(
         self,
@@ -78,17 +78,17 @@ class ApiKeys:
         clock: Callable[[], float] = time.monotonic,
         watch: bool = True,
     ) -> None:
-        """Read them.
+        """Read the keys.
 
         Args:
-            source: A file with a line for each key, or `env` for the variable SIGLIP_API_KEYS, where `;` or `,` may stand for
-                a new line.
-            environment: In which the variable is.
-            clock: Seconds that only go up.
+            source: A file with a line for each key, or `env` for the variable SIGLIP_API_KEYS, which may separate lines with
+                `;` or `,`.
+            environment: The environment that contains the variable.
+            clock: A monotonic clock in seconds.
             watch: Read the file again every `CHECK_EVERY_S` seconds, in a thread. Tests call `file.check` instead.
 
         Raises:
-            ConfigError: There is no key, a line cannot be read, or the file does not answer within `READ_TIMEOUT_S`.
+            ConfigError: There is no key, a line cannot be parsed, or reading the file takes longer than `READ_TIMEOUT_S`.
         """
         self.file: KeyFile | None = None
         if source == FROM_ENVIRONMENT:
@@ -101,39 +101,39 @@ class ApiKeys:
 
     @property
     def digests(self) -> Digests:
-        """The keys that are valid now; none after they were revoked."""
+        """The keys that are valid now; empty after they were revoked."""
         return self._digests if self.file is None else self.file.digests
 
     def name_of(self, headers: Headers) -> str:
-        """Return whose key a request came with, as `Authorization: Bearer` or `X-Api-Key`.
+        """Return the name of the key that a request sends as `Authorization: Bearer` or `X-Api-Key`.
 
         Raises:
-            Unauthorized: None came, or none that is known.
+            Unauthorized: The request sends no key, or an unknown one.
         """
         scheme, _, credentials = headers.get("authorization", "").partition(" ")
         key = credentials.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
         if not key:
             raise Unauthorized("An API key is needed. Send it as Authorization: Bearer KEY.")
         digest = _digest(key[:MAX_KEY_CHARACTERS])
-        found = [name for known, name in self.digests.items() if hmac.compare_digest(known, digest)]  # all, whichever it is
+        found = [name for known, name in self.digests.items() if hmac.compare_digest(known, digest)]  # compares every key
         if not found:
             raise Unauthorized("The API key is not known here. Check that it was copied whole and was not replaced.")
         return found[0]
 
 
 class KeyFile:
-    """A file of keys that is read again and again while the service runs.
+    """A key file that is read periodically while the service runs.
 
     - New contents are valid at the next check.
-    - A file that is missing or holds no key revokes all keys after `REVOKE_AFTER_S`, until it holds some again.
-    - A file that cannot be read or parsed leaves the last keys valid, and an error in the log.
+    - If the file is missing or empty, all keys are revoked after `REVOKE_AFTER_S`, until it contains keys again.
+    - If the file cannot be read or parsed, the previous keys stay valid and an error is logged.
     """
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
         """Read the file for the first time.
 
         Raises:
-            ConfigError: It holds no key, cannot be read, or does not answer within `READ_TIMEOUT_S`.
+            ConfigError: It contains no key, cannot be read, or reading it takes longer than `READ_TIMEOUT_S`.
         """
         self._path = path
         self._clock = clock
@@ -144,15 +144,15 @@ class KeyFile:
         except FileProblem as error:
             raise ConfigError(f"access.api_keys: {error}") from error
         except TimeoutError as error:
-            raise ConfigError(f"access.api_keys: {path} cannot be read within {READ_TIMEOUT_S:g} s; is its file system there?") from error
+            raise ConfigError(f"access.api_keys: {path} cannot be read within {READ_TIMEOUT_S:g} s; check its file system.") from error
         self.digests: Digests = _some(parse_keys(read, path.name), path.name)
 
     def watch(self) -> None:
-        """Check the file in a thread, until this object is not used any more."""
+        """Check the file in a thread until this object is garbage-collected."""
         threading.Thread(target=_watch, args=(weakref.ref(self),), name="api-keys", daemon=True).start()
 
     def check(self) -> None:
-        """Read the file once and take what it holds; never raises."""
+        """Read the file once and apply its keys; problems are logged, not raised."""
         try:
             digests = parse_keys(_read(self._path), self._path.name)
         except FileMissing:
@@ -167,7 +167,7 @@ class KeyFile:
                 self._gone("holds no key")
 
     def keep(self, why: str) -> None:
-        """Leave the last keys valid, and log why, once for each reason."""
+        """Keep the previous keys valid, and log the reason once."""
         if why != self._problem:
             logger.error("the API keys stay as they were: %s", why)
         self._problem = why
@@ -177,7 +177,7 @@ class KeyFile:
         self._gone_since_s = None
         if digests != self.digests:
             self.digests = digests
-            logger.warning("the API keys were read anew: %s", ", ".join(digests.values()))
+            logger.warning("the API keys were reloaded: %s", ", ".join(digests.values()))
 
     def _gone(self, why: str) -> None:
         """Revoke all keys once the file has been missing or empty for long enough."""
@@ -202,10 +202,10 @@ def _watch(reference: "weakref.ref[KeyFile]") -> None:
         check = threading.Thread(target=file.check, name="api-keys-check", daemon=True)
         check.start()
         check.join(READ_TIMEOUT_S)
-        if check.is_alive():  # no second one is started beside it: they would pile up
+        if check.is_alive():  # do not start another check, or hanging threads would accumulate
             file.keep(f"it has not been possible to read the file for {READ_TIMEOUT_S:g} s.")
             check.join()
-        del file, check  # else this thread would keep the object alive
+        del file, check  # otherwise this thread would keep the object alive
         time.sleep(CHECK_EVERY_S)
 
 
@@ -222,10 +222,10 @@ def _read(path: Path) -> str:
 
 
 def parse_keys(text: str, where: str) -> Digests:
-    """Return the keys of a text with a line for each; blank lines and `#` comments do not count.
+    """Return the keys of a text with one key a line; blank lines and `#` comments are ignored.
 
     Raises:
-        ConfigError: A line is none of ours.
+        ConfigError: A line is not `NAME sha256:HEX`.
     """
     digests: Digests = {}
     for number, line in enumerate(text.splitlines(), 1):

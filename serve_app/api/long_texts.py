@@ -1,4 +1,4 @@
-"""Texts of a JSON body that are too long to become a Python string in one step.
+"""Texts in a JSON body that are too long to become a Python string in one step.
 
 Not here: what such a text means (`sources.py`), and how it is found in a body (`json_bodies.py`).
 """
@@ -31,7 +31,7 @@ class LongText:
         self.nbytes = 0
 
     def append(self, raw: bytes) -> None:
-        """Add a piece as it stands between the quotes; it must not end inside an escape sequence.
+        """Add a raw piece from between the quotes; it must not end inside an escape sequence.
 
         Raises:
             InvalidRequest: The piece has a control character or an escape sequence that JSON

@@ -1,4 +1,4 @@
-"""What a text of a JSON body stands for: the bytes of an image in base64, or of one that is fetched by its URL."""
+"""Turns a text of a JSON body into the bytes of an image: base64, a data URI, or a URL that is fetched."""
 
 import asyncio
 import binascii
@@ -28,7 +28,7 @@ class ImageSources:
     fetcher: ImageFetcher
 
     async def images(self, texts: Sequence[ImageText]) -> tuple[bytes | RequestError, ...]:
-        """Return the bytes that each text stands for, or why there are none.
+        """Return the image bytes for each text, or the error.
 
         A `LongText` is empty afterwards.
 
@@ -63,7 +63,7 @@ def image_sources(config: ServiceConfig) -> ImageSources:
 
 
 def unpack_image(text: ImageText, max_bytes: int) -> bytes | RequestError:
-    """Return the bytes of base64 or of a data URI, or why there are none.
+    """Return the bytes of base64 or of a data URI, or the error.
 
     A `LongText` is decoded piece by piece, so that no call holds the GIL for long, and is empty
     afterwards.
@@ -105,17 +105,17 @@ def _decoded(text: LongText, num_skipped: int) -> Iterator[bytes]:
 
 
 def within(data: bytes, max_bytes: int) -> bytes | RequestError:
-    """Return the bytes of an image, or why they are not taken."""
+    """Return the bytes of an image, or the error if there are none or too many."""
     if len(data) > max_bytes:
         return too_large(max_bytes)
     return data if data else InvalidRequest("An image is empty.")
 
 
 def too_large(max_bytes: int) -> PayloadTooLarge:
-    """Return the error of a body or an image of more bytes."""
+    """Return the error for a body or an image of more than `max_bytes`."""
     return PayloadTooLarge(f"That is more than the {max_bytes:,} bytes allowed. Send a smaller image.")
 
 
 def too_many_images(num_images: int, limits: Limits) -> PayloadTooLarge:
-    """Return the error of a request with more images than one may have."""
+    """Return the error for a request with too many images."""
     return PayloadTooLarge(f"The request holds {num_images:,} images; at most {limits.max_images_per_request:,} are taken.")

@@ -1,4 +1,4 @@
-"""Bodies as they arrive: their size is bounded while they stream in."""
+"""Reads request bodies as they arrive and bounds their size."""
 
 from collections.abc import AsyncIterator
 
@@ -10,15 +10,15 @@ from serve_app.api.threads import off_loop
 from serve_app.errors import InvalidRequest
 
 THREAD_BYTES = 2**20
-"""Bodies of at least this many bytes are put together in a worker thread: 20 MiB take 20 ms."""
+"""Bodies of at least this many bytes are joined in a worker thread: 20 MiB take 20 ms."""
 
 
 async def body_chunks(request: Request, max_bytes: int) -> AsyncIterator[bytes]:
     """Return the chunks of a body while its size is counted.
 
     Args:
-        request: Its body has not been read yet.
-        max_bytes: Most bytes of the body.
+        request: The request, whose body has not been read yet.
+        max_bytes: Maximum size of the body in bytes.
 
     Raises:
         PayloadTooLarge: The body is larger, or its Content-Length says so.
@@ -46,7 +46,7 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
         return chunks[0]
     if sum(map(len, chunks)) < THREAD_BYTES:
         return b"".join(chunks)
-    return await off_loop(b"".join, chunks)  # which gives the GIL back meanwhile
+    return await off_loop(b"".join, chunks)  # joining releases the GIL
 
 
 def bounded_receive(receive: Receive, max_bytes: int) -> Receive:

@@ -1,4 +1,4 @@
-"""The threads in which large bodies are parsed and large responses written."""
+"""Worker threads that parse large bodies and write large responses."""
 
 import asyncio
 import contextvars
@@ -11,8 +11,8 @@ Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
 NUM_THREADS = 2
-"""Threads of pure Python share the interpreter with the event loop, each a switch interval at a time: with more of them,
-small requests would wait for many intervals whenever the loop gives the interpreter up."""
+"""Number of worker threads. Pure-Python threads share the GIL with the event loop, one switch interval each. With more
+threads, the event loop would wait for many intervals whenever it releases the GIL."""
 
 _threads: ThreadPoolExecutor | None = None
 

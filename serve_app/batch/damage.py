@@ -1,7 +1,7 @@
-"""Input files of which something cannot be read: the others are tagged, and each becomes an error row.
+"""Damaged input files: each becomes an error row, and the other files are tagged.
 
-A job over thousands of tar files or tables must not end at the first one that is cut off. A file
-that the user named alone is refused instead, and so is a folder in which nothing can be read.
+A job over thousands of tar files or tables must not fail at the first truncated one. The job does
+fail if the damaged file is its only input, or if no file of a folder can be read.
 """
 
 import logging
@@ -16,17 +16,17 @@ from serve_app.errors import ConfigError
 logger = logging.getLogger(__name__)
 
 MAX_LOGGED = 20
-"""Damaged files that are logged one by one; all of them are rows of the output."""
+"""Number of damaged files that are logged individually; all of them are rows of the output."""
 
 
 class DamagedFiles:
-    """The damaged files of one job, noted while its inputs are listed."""
+    """The damaged files of one job, recorded while its inputs are listed."""
 
     def __init__(self, alone: bool) -> None:
-        """Begin to list.
+        """Start with no damaged files.
 
         Args:
-            alone: Whether INPUT is one file; damage of it is raised unless something was read before.
+            alone: Whether INPUT is a single file, whose damage is raised unless part of it was read.
         """
         self._alone = alone
         self._first: ConfigError | None = None
@@ -34,7 +34,7 @@ class DamagedFiles:
         self.readable = 0
 
     def add(self, found: Stored, error: ConfigError, offset: int | None = None) -> None:
-        """Note one file.
+        """Record one file.
 
         Args:
             found: The file.
@@ -49,7 +49,7 @@ class DamagedFiles:
         self._first = self._first or error
         self._found.append((found, offset))
         if len(self._found) <= MAX_LOGGED:
-            logger.warning("the rest of this file is left out: %s", error)
+            logger.warning("the rest of this file is skipped: %s", error)
 
     def rows(self, kind: Kind) -> Iterator[pa.Table]:
         """Yield an input for each damaged file; reading it gives an error row.

@@ -1,4 +1,4 @@
-"""The columns that every kind of input ends as; `inputs.py` says what they mean."""
+"""The columns that every kind of input is converted to; `inputs.py` documents them."""
 
 from typing import Any, Literal
 

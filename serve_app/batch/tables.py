@@ -1,4 +1,4 @@
-"""Rows of Parquet, CSV and JSON lines files that somebody else wrote, a few thousand at a time."""
+"""Reads the rows of untrusted Parquet, CSV and JSON Lines files, a few thousand at a time."""
 
 import io
 import json
@@ -14,24 +14,24 @@ from serve_app.bounded_files import FileProblem, parse_json
 from serve_app.errors import ConfigError
 
 ROWS = 4096
-"""Of a table that is handed on."""
+"""Maximum number of rows in one yielded table."""
 MAX_COLUMNS = 10_000
 MAX_JSON_LINES_BYTES = 2**30
-"""Of a JSON lines file, which is held in memory as a whole."""
+"""Maximum size of a JSON Lines file, which is held in memory as a whole."""
 MAX_JSON_DEPTH = 64
-"""Nested lists and blocks in one line. pyarrow ends the process at some 20,000."""
+"""Maximum nesting of lists and objects in one line. pyarrow crashes the process at some 20,000 levels."""
 
 
 class DamagedTable(ConfigError):
-    """One file of rows cannot be read, or only its beginning."""
+    """A file of rows cannot be read, or can be read only in part."""
 
 
 def read_tables(storage: Storage, found: Stored, without: str | None) -> Iterator[pa.Table]:
     """Yield the rows of a Parquet, CSV or JSON lines file, without one column.
 
     Raises:
-        DamagedTable: It cannot be read from here on.
-        ConfigError: The store does not answer, which says nothing of the file.
+        DamagedTable: The rest of the file cannot be read.
+        ConfigError: The store cannot be reached, so the file may be intact.
     """
     try:
         for table in _tables(storage, found, without):
@@ -48,7 +48,7 @@ def parquet_schema(storage: Storage, url: str) -> pa.Schema:
 
     Raises:
         DamagedTable: It is not a Parquet file.
-        ConfigError: The store does not answer.
+        ConfigError: The store cannot be reached.
     """
     try:
         return pq.ParquetFile(storage.open(url)).schema_arrow
@@ -81,7 +81,7 @@ def _parquet_tables(file: pq.ParquetFile, without: str | None) -> Iterator[pa.Ta
 
 
 def _json_tables(storage: Storage, found: Stored) -> Iterator[pa.Table]:
-    """Yield the rows of a JSON lines file, as far as every line is an object."""
+    """Yield the rows of a JSON Lines file up to the first line that is not an object."""
     if found.size > MAX_JSON_LINES_BYTES:
         raise ValueError(f"it has more than {MAX_JSON_LINES_BYTES:,} bytes; convert it to Parquet")
     with storage.open(found.url) as file:
@@ -96,7 +96,7 @@ def _json_tables(storage: Storage, found: Stored) -> Iterator[pa.Table]:
 
 
 def _good_lines(data: bytes) -> tuple[int, str]:
-    """Return how many bytes of whole lines hold one object each, and what is wrong with the next line."""
+    """Return how many bytes of valid lines there are, and what is wrong with the next line."""
     good = 0
     for number, line in enumerate(io.BytesIO(data), 1):
         if line.strip():
@@ -113,7 +113,7 @@ def _good_lines(data: bytes) -> tuple[int, str]:
 
 
 def _depth(value: object) -> int:
-    """Return how deep a value is nested, without recursion."""
+    """Return the nesting depth of a value, without recursion."""
     deepest = 0
     waiting = [(value, 1)]
     while waiting:

@@ -1,8 +1,8 @@
-"""The members of a tar file that somebody else wrote, found by their headers.
+"""Finds the members of an untrusted tar file by their headers.
 
 Python's `tarfile` reads whole extended headers into memory, follows the maps of sparse members, keeps
-an object for every member, and ends at the first damage with an exception. This reader holds one
-header at a time, takes what comes before the damage, and says where the damage is.
+an object for every member, and raises at the first damage. This reader holds one header at a time,
+yields the members before the damage, and reports where the damage is.
 """
 
 import tarfile
@@ -12,11 +12,11 @@ from typing import IO
 
 BLOCK = tarfile.BLOCKSIZE
 MAX_EXTENDED_BYTES = 2**20
-"""Of an extended header (PAX, or a long name of GNU tar). A member with a longer one is skipped."""
+"""Maximum size of an extended header (PAX, or a GNU tar long name). A member with a longer one is skipped."""
 MAX_SPARSE_BLOCKS = 10_000
-"""Headers that may continue the map of one sparse member."""
+"""Maximum number of headers that continue the map of one sparse member."""
 MAX_NAME_BYTES = 4096
-"""Of a member's name; Linux has no longer paths."""
+"""Maximum length of a member's name; Linux paths are no longer than this."""
 _PAX = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE)
 _PASSED_OVER = (tarfile.XGLTYPE, tarfile.GNUTYPE_LONGLINK)
 _LINKS = (tarfile.LNKTYPE, tarfile.SYMTYPE)
@@ -29,9 +29,9 @@ class Member:
     """One member.
 
     Attributes:
-        name: As the tar file writes it; bytes that are not UTF-8 are halves of surrogate pairs.
-        offset: The byte where its data begins.
-        size: Bytes of its data.
+        name: The name in the tar file; bytes that are not UTF-8 become surrogate escapes.
+        offset: Byte offset of its data.
+        size: Size of its data in bytes.
         skipped: Why it cannot be read as a file, such as `a link`; empty if it can.
     """
 
@@ -43,19 +43,19 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """Where a tar file stops to be readable, and why."""
+    """Where and why a tar file stops being readable."""
 
     offset: int
     why: str
 
 
 class _Damaged(Exception):
-    """What follows cannot be read."""
+    """The rest of the tar file cannot be read."""
 
 
 @dataclass(slots=True)
 class _Extended:
-    """What extended headers say of the member after them."""
+    """What extended headers say about the member after them."""
 
     name: str | None = None
     size: int | None = None
@@ -66,8 +66,8 @@ def read_members(file: IO[bytes], file_size: int) -> Iterator[Member | Damage]:
     """Yield the members of a tar file; `Damage` comes last, if there is any.
 
     Args:
-        file: Can be sought in; an `OSError` of it passes through.
-        file_size: Its bytes.
+        file: A seekable file; its `OSError`s are raised unchanged.
+        file_size: Size of the file in bytes.
     """
     offset = 0
     extended = _Extended()
@@ -95,7 +95,7 @@ def read_members(file: IO[bytes], file_size: int) -> Iterator[Member | Damage]:
 
 
 def _header_at(file: IO[bytes], offset: int) -> tarfile.TarInfo | None:
-    """Return the header at a byte, or None where the tar file ends."""
+    """Return the header at an offset, or None at the end of the tar file."""
     file.seek(offset)
     block = file.read(BLOCK)
     if (not block and offset) or block == bytes(BLOCK):
@@ -130,12 +130,12 @@ def _check_inside(start: int, size: int, file_size: int) -> None:
 
 
 def _padded(size: int) -> int:
-    """Return a size with the zeros that fill its last block."""
+    """Return a size rounded up to whole blocks."""
     return -(-size // BLOCK) * BLOCK
 
 
 def _extend(extended: _Extended, header: tarfile.TarInfo, file: IO[bytes]) -> None:
-    """Take what an extended header says of the next member."""
+    """Record what an extended header says about the next member."""
     if header.type in _PASSED_OVER:
         return
     if header.size > MAX_EXTENDED_BYTES:

@@ -1,4 +1,4 @@
-"""Images of a manifest that are on the web, fetched with bounds on bytes, redirects and time."""
+"""Fetches the images of a manifest from the web, with limits on bytes, redirects and time."""
 
 from contextlib import closing
 
@@ -10,12 +10,12 @@ from serve_app.errors import PayloadTooLarge, SourceUnavailable
 
 MAX_REDIRECTS = 5
 WEB_TIMEOUT_S, WEB_TOTAL_S = 30.0, 120.0
-"""That a host of a manifest may be silent, and that one picture may take in all."""
+"""Timeout for a silent host, and total time for one image."""
 MAX_WEB_BYTES = 256 * 2**20
 
 
 def _fetch(url: str, limit: int) -> tuple[bytes, str | None]:
-    """Fetch a URL, following redirects; httpx's own following reads the bodies of redirects without a bound."""
+    """Fetch a URL and follow redirects; httpx itself would read the bodies of redirects without a limit."""
     with httpx.Client(timeout=WEB_TIMEOUT_S, headers={"Accept-Encoding": "identity"}) as client:
         request = client.build_request("GET", url)
         for _ in range(MAX_REDIRECTS + 1):
@@ -30,7 +30,7 @@ def _fetch(url: str, limit: int) -> tuple[bytes, str | None]:
 def read_web(url: str, most: int | None) -> tuple[bytes, str | None]:
     """Fetch an image of a manifest from the web, and its ETag.
 
-    Whoever wrote the manifest runs the job, so every host may be asked.
+    Every host is allowed, because the author of the manifest also runs the job.
 
     Raises:
         PayloadTooLarge: It has more than `most` bytes.
@@ -40,8 +40,8 @@ def read_web(url: str, most: int | None) -> tuple[bytes, str | None]:
     try:
         return read_within(lambda: _fetch(url, limit), WEB_TOTAL_S)
     except httpx.HTTPStatusError as error:
-        raise SourceUnavailable(f"The host answered {error.response.status_code}.") from error
+        raise SourceUnavailable(f"The host responded with status {error.response.status_code}.") from error
     except ResponseTooLarge as error:
-        raise PayloadTooLarge(f"The picture has more than {limit:,} bytes, the most that are read (limits.max_image_bytes).") from error
+        raise PayloadTooLarge(f"The image has more than {limit:,} bytes, the limit (limits.max_image_bytes).") from error
     except (httpx.HTTPError, httpx.InvalidURL, ValueError, TimeoutError) as error:
         raise SourceUnavailable(f"The host cannot be reached: {type(error).__name__}.") from error

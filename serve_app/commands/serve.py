@@ -55,7 +55,7 @@ def listening_at(config: ServiceConfig, host: str | None, port: int | None) -> S
     """Return a configuration that listens where the command line says.
 
     Raises:
-        ConfigError: The port is none.
+        ConfigError: The port is not valid.
     """
     given = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
     try:

@@ -1,20 +1,20 @@
-"""A bounded amount of something, such as bytes or requests, that clients share fairly.
+"""A limited resource, such as bytes or requests, that clients share fairly.
 
 Not here: who a client is (`api/edge.py`), and the order in which waiting work is done (`queues.py`).
 """
 
 RESERVE = 1 / 8
-"""Part of a budget that clients above their share leave free, so that one that comes later is not refused."""
+"""Fraction of a budget that clients above their share leave free, so that a new client is not refused."""
 ROUNDING = 1e-9
-"""Sums of fractions that are taken and given back differ by this at most."""
+"""Tolerance for rounding errors in sums of fractions."""
 
 
 class SharedBudget:
-    """What is held of a capacity, by whom.
+    """A capacity, and how much of it each client holds.
 
-    Everybody may take while less than `1 - RESERVE` of the capacity is held. Beyond that only clients that hold less than
-    their share may: the capacity divided by the number of clients and one. So one client alone can use nearly
-    everything, and a client with little is refused last.
+    Every client may take more while less than `1 - RESERVE` of the capacity is held. Above that, only a client below its
+    share may: the capacity divided by the number of clients plus one. A single client can therefore use nearly everything,
+    and clients that hold little are refused last.
     """
 
     def __init__(self, capacity: float) -> None:
@@ -35,14 +35,14 @@ class SharedBudget:
         return after <= self.capacity and own + amount <= self.capacity / (others + 2)
 
     def take(self, client: str, amount: float) -> bool:
-        """Take an amount for a client if it may; return whether it did."""
+        """Take an amount for a client if it fits; return whether it did."""
         if not self.fits(client, amount):
             return False
         self.add(client, amount)
         return True
 
     def add(self, client: str, amount: float) -> None:
-        """Note an amount that is held already, whether or not there was room for it."""
+        """Record an amount that is held already, whether or not it fits."""
         self.held += amount
         self._by_client[client] = self._by_client.get(client, 0.0) + amount
 

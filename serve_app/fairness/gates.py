@@ -1,4 +1,4 @@
-"""A gate that lets a few pieces of heavy work through at a time, by turns between clients and their requests."""
+"""A gate that runs a few pieces of heavy work at a time; clients and their requests take turns."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -9,13 +9,13 @@ from serve_app.fairness.queues import FairQueue
 
 
 class FairGate:
-    """Lets `slots` pieces of work run at the same time; whose turn is next is decided by `FairQueue`.
+    """Runs up to `slots` pieces of work at the same time, in the order of a `FairQueue`.
 
-    What is heavy would otherwise share the interpreter with everything else in proportion to how much of it there is.
+    Without a gate, heavy work would take a share of the interpreter in proportion to how much of it there is.
     """
 
     def __init__(self, slots: int) -> None:
-        """Start with nothing under way."""
+        """Start with no work in progress."""
         self._free = slots
         self._queue = FairQueue[asyncio.Future[None]](lambda turn: turn.done())
 
@@ -24,7 +24,7 @@ class FairGate:
         """Wait for the current request's turn, and hold a slot while the block runs.
 
         Args:
-            cost: Of the work, in any unit that all who use the gate have in common.
+            cost: Cost of the work, in a unit that all users of the gate share.
         """
         record = observed.current()
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -33,7 +33,7 @@ class FairGate:
         try:
             await turn
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():  # the slot was given and the request ended in the same moment
+            if turn.done() and not turn.cancelled():  # the request ended at the moment when it got the slot
                 self._end()
             raise
         try:

@@ -1,6 +1,6 @@
-"""A queue whose items are taken by turns: between clients, and between the requests of each client. No Ray, no clock.
+"""A queue in which clients take turns, and so do the requests of each client. No Ray, no clock.
 
-Whoever has received the least work is next. Source: start-time fair queueing, P. Goyal, H. M. Vin, H. Cheng, "Start-time
+The client that has received the least work is next. Source: start-time fair queueing, P. Goyal, H. M. Vin, H. Cheng, "Start-time
 Fair Queueing: A Scheduling Algorithm for Integrated Services Packet Switching Networks", SIGCOMM 1996.
 """
 
@@ -16,7 +16,7 @@ Member = TypeVar("Member")
 
 @dataclass(order=True, slots=True)
 class _Turn(Generic[Member]):
-    """When a member is next, by the work that it has received."""
+    """The turn of a member, ordered by the work that it has received."""
 
     work: float
     number: int
@@ -35,7 +35,7 @@ class _Turns(Generic[Member]):
         return bool(self._heap)
 
     def join(self, member: Member) -> None:
-        """Add a member; one that was away has saved nothing up."""
+        """Add a member; one that was away has no accumulated credit."""
         self._joined += 1
         heapq.heappush(self._heap, _Turn(self._work, self._joined, member))
 
@@ -44,14 +44,14 @@ class _Turns(Generic[Member]):
         return self._heap[0].member
 
     def count(self, work: float) -> None:
-        """Count work for the member whose turn it is, which puts it further back."""
+        """Count work for the member whose turn it is, which moves it back in the order."""
         turn = self._heap[0]
         self._work = turn.work
         turn.work += work
         heapq.heapreplace(self._heap, turn)
 
     def leave(self) -> None:
-        """Take out the member whose turn it is."""
+        """Remove the member whose turn it is."""
         self._work = heapq.heappop(self._heap).work
 
 
@@ -69,13 +69,13 @@ class _Client(Generic[Item]):
 
 
 class FairQueue(Generic[Item]):
-    """Items that wait, and which of them is next."""
+    """Waiting items, and which of them is next."""
 
     def __init__(self, is_dropped: Callable[[Item], bool]) -> None:
         """Start empty.
 
         Args:
-            is_dropped: Whether nobody waits for an item any more; such items are skipped.
+            is_dropped: Returns whether an item is no longer wanted; such items are skipped.
         """
         self._is_dropped = is_dropped
         self._clients: dict[str, _Client[Item]] = {}
@@ -88,10 +88,10 @@ class FairQueue(Generic[Item]):
         """Add an item that takes some work.
 
         Args:
-            item: What waits.
+            item: The item.
             cost: Its work, in any unit.
-            client: Clients have equal turns.
-            request: The requests of a client have equal turns of the client's.
+            client: Its client; all clients get equal shares.
+            request: Its request; the requests of a client share the client's part equally.
         """
         owner = self._clients.get(client)
         if owner is None:

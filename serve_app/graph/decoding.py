@@ -1,4 +1,4 @@
-"""The threads that decode and resize images: whose turn it is, how much they may hold, and how busy they are."""
+"""The threads that decode and resize images, with fair turns, a memory budget and load statistics."""
 
 import asyncio
 import time
@@ -19,19 +19,19 @@ Prepared = TypeVar("Prepared")
 Prepare = Callable[[bytes, StageTimes], Prepared]
 
 SECONDS_OF_COST = 0.075
-"""CPU seconds of a cost of 1, which is a 12-megapixel JPEG. Measured on an EPYC at 2.6 GHz (bench/decode_cost.py)."""
-TOO_MUCH = "More images are waiting to be decoded than can be in the time that a request has. Retry after the time in Retry-After."
+"""CPU seconds for a cost of 1, which is a 12-megapixel JPEG. Measured on an EPYC at 2.6 GHz (bench/decode_cost.py)."""
+TOO_MUCH = "More images are waiting than can be decoded within the time limit of a request. Retry after the time in Retry-After."
 
 
 @dataclass(frozen=True, slots=True)
 class DecodingBudget:
-    """What one process may spend on decoding.
+    """Resources that one process may spend on decoding.
 
     Attributes:
-        threads: Images that are decoded at the same time.
-        cpus: Of the replica; more threads than these take turns.
-        max_bytes: Memory of the images that are being decoded, as predicted; a single image that needs more goes alone.
-        max_waiting_s: CPU seconds of the images that wait.
+        threads: Number of images that are decoded at the same time.
+        cpus: CPUs of the replica; if there are more threads, they share these CPUs.
+        max_bytes: Predicted memory of the images being decoded; a single image that needs more is decoded alone.
+        max_waiting_s: Seconds that all CPUs together may need for the waiting images.
     """
 
     threads: int
@@ -41,7 +41,7 @@ class DecodingBudget:
 
 
 class _Job:
-    """An image that waits for a thread, or is in one."""
+    """An image that waits for a thread or is being decoded."""
 
     __slots__ = ("client", "cost", "data", "done", "prepare", "submitted_s", "times")
 
@@ -56,18 +56,19 @@ class _Job:
 
 
 class DecodingThreads:
-    """A pool of threads that prepare images, by turns between clients, and counted for autoscaling.
+    """A pool of threads that prepare images. Clients take turns, and the load is measured for autoscaling.
 
-    An image whose request has ended is dropped before its turn. A thread cannot be stopped, which is why no image of an
-    unbounded cost gets here.
+    An image whose request has ended is dropped before its turn. A thread cannot be stopped, so the cost of every image is
+    checked before it gets here.
     """
 
     def __init__(self, budget: DecodingBudget, has_room: Callable[[], bool] = lambda: True) -> None:
         """Start with nothing to do.
 
         Args:
-            budget: Of this process.
-            has_room: Whether what comes out can be taken further; images wait while it cannot. Call `dispatch` when it can.
+            budget: The decoding budget of this process.
+            has_room: Returns whether prepared images can be passed on; images wait while it returns False. Call `dispatch`
+                when there is room again.
         """
         self._executor = ThreadPoolExecutor(budget.threads, thread_name_prefix="decode")
         self._budget = budget
@@ -84,7 +85,7 @@ class DecodingThreads:
         """Prepare one image in a thread, noting how long it waited for one; raises what `prepare` raises.
 
         Raises:
-            Overloaded: More images wait than can be decoded in time, and this client has its share of them.
+            Overloaded: More images wait than can be decoded in time, and this client already has its share of them.
         """
         record = observed.current()
         client = record.client if record is not None else ""
@@ -100,12 +101,12 @@ class DecodingThreads:
             prepared: Prepared = await job.done
             return prepared
         finally:
-            job.data = b""  # a dropped one stays in the queue until its turn
+            job.data = b""  # a dropped job stays in the queue until its turn
             self.undecoded -= 1
             self._waiting.give_back(client, seconds)
 
     def dispatch(self) -> None:
-        """Start what may start now."""
+        """Start all images that may start now."""
         while self._running < self._budget.threads and self._has_room():
             job = self._queue.peek()
             if job is None:
@@ -116,7 +117,7 @@ class DecodingThreads:
             self._start(job)
 
     def read(self) -> tuple[float, float | None]:
-        """Return images that arrive a second, and how many all cores could prepare a second, if that is known."""
+        """Return the images that arrive per second, and how many all cores could prepare per second, if known."""
         arriving, per_busy_second = self._rates.read(time.monotonic())
         return arriving, per_busy_second * self._cores if per_busy_second else None
 
@@ -125,7 +126,7 @@ class DecodingThreads:
         self._running_bytes += job.cost.nbytes
         loop = asyncio.get_running_loop()
         future = self._executor.submit(self._timed, job)
-        # the thread goes on when the request has ended, and holds its memory until it is through
+        # the thread keeps running when the request has ended, and holds its memory until it finishes
         future.add_done_callback(lambda ended: loop.call_soon_threadsafe(self._end, job, ended))
 
     def _end(self, job: _Job, future: "Future[Any]") -> None:
@@ -140,7 +141,7 @@ class DecodingThreads:
         self.dispatch()
 
     def _timed(self, job: _Job) -> Any:
-        """Prepare one image and count the processor time that it took."""
+        """Prepare one image and record its CPU time."""
         job.times.add("queue", job.submitted_s, time.perf_counter())
         started_s = time.thread_time()
         try:

@@ -1,9 +1,9 @@
-"""What `siglip-serve serve` starts in HAProxy's place: the same program, with the configuration that Ray wrote made tighter.
+"""A wrapper that `siglip-serve serve` starts instead of HAProxy: it tightens the configuration that Ray wrote, then runs HAProxy.
 
-Ray's template binds the statistics and the metrics to every address, opens the admin socket to every user, answers
-`/-/routes` to everybody and gives a request's head no time-out; none of this can be set
+Ray's template binds the statistics and the metrics to every address, opens the admin socket to every user, serves
+`/-/routes` to every client and sets no timeout for request heads. Ray has no settings for these
 (`ray/serve/_private/haproxy_templates.py`, Ray 2.60). Ray starts `RAY_SERVE_HAPROXY_BINARY_PATH -db -f FILE …`, so a script
-that edits the file first and then becomes HAProxy can set it.
+can edit the file first and then exec HAProxy.
 """
 
 import os
@@ -12,27 +12,27 @@ from pathlib import Path
 
 LOOPBACK = "127.0.0.1"
 HEAD_TIMEOUT_S = 10
-"""In which a client must send its request's head; also how long an idle connection stays open."""
+"""Seconds within which a client must send the head of a request; also how long an idle connection stays open."""
 HOST_VARIABLE = "SIGLIP_HAPROXY_HOST"
 CONNECTIONS_VARIABLE = "SIGLIP_HAPROXY_MAX_CONNECTIONS"
 PROGRAM_VARIABLE = "SIGLIP_HAPROXY_PROGRAM"
 
 
 def launcher(python: str) -> str:
-    """Return the text of the script that Ray is told to start, run by an interpreter that has this package."""
+    """Return the script that Ray starts; it runs this module with an interpreter that has this package."""
     return f'#!/bin/sh\nexec "{python}" -I -m {__name__} "$@"\n'
 
 
 def tightened(configuration: str, host: str, max_connections: int) -> str:
-    """Return Ray's configuration with loopback ports, a private admin socket, time-outs and bounds for each client.
+    """Return Ray's configuration with loopback ports, a private admin socket, timeouts and limits for each client.
 
     Args:
-        configuration: As Ray wrote it.
-        host: Address that the service listens on; Ray is told 127.0.0.1, so that its replicas listen there.
-        max_connections: That one address may hold.
+        configuration: The configuration that Ray wrote.
+        host: Address that the service listens on; Ray itself gets 127.0.0.1, so that its replicas listen there.
+        max_connections: Maximum number of connections from one address.
 
     Raises:
-        ValueError: A line that must be changed is not there: this Ray writes another configuration.
+        ValueError: A line that must be changed is missing, because this version of Ray writes another configuration.
     """
     lines: list[str] = []
     missing = dict.fromkeys(_EXPECTED)
@@ -63,11 +63,11 @@ _EXPECTED = (
     ("frontend http_frontend", "http-request"),
     ("listen stats", "bind"),
 )
-"""Section and first word of the lines that are replaced; the service does not start if one is not there."""
+"""Section and first word of the lines that are replaced; the service does not start if one is missing."""
 
 
 def _replaced(section: str, words: list[str], host: str) -> list[str] | None:
-    """Return what stands in a line's place; None for one that stays."""
+    """Return the replacement of a line; None if the line stays."""
     match section, words:
         case "global", ["stats", "socket", path, "mode", _, *rest]:
             return [" ".join(["stats socket", path, "mode 600", *rest])]
@@ -79,23 +79,23 @@ def _replaced(section: str, words: list[str], host: str) -> list[str] | None:
             every = host in ("0.0.0.0", "::")
             return [f"bind {'*' if every else host}:{address.rpartition(':')[2]}"]
         case "frontend http_frontend", ["http-request", "return", *_, "if", "routes"]:
-            return ["http-request deny deny_status 404 if routes"]  # it names applications to everybody
+            return ["http-request deny deny_status 404 if routes"]  # it lists the applications to every client
     return None
 
 
 def _each_client(max_connections: int) -> list[str]:
-    """Return rules of the frontend: one address cannot hold every connection, and replicas are told the client's address."""
+    """Return frontend rules: one address cannot hold all connections, and replicas get the client's address."""
     return [
         "stick-table type ipv6 size 100k expire 60s store conn_cur",
         "tcp-request connection track-sc0 src",
         f"tcp-request connection reject if {{ sc0_conn_cur gt {max_connections} }}",
-        # uvicorn takes a client's address from here where the connection comes from loopback
+        # uvicorn reads the client's address from this header if the connection comes from loopback
         "option forwardfor",
     ]
 
 
 def main(arguments: list[str]) -> None:
-    """Tighten the file that follows `-f`, and become HAProxy."""
+    """Tighten the file that follows `-f`, and exec HAProxy."""
     file = Path(arguments[arguments.index("-f") + 1])
     host = os.environ.get(HOST_VARIABLE, LOOPBACK)
     text = tightened(file.read_text(encoding="utf-8"), host, int(os.environ[CONNECTIONS_VARIABLE]))

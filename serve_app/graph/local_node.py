@@ -41,14 +41,14 @@ FIXED_PORTS = (
     "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT",
     "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT",
 )
-"""Ports that are the same for every service by default. HAProxy falls back to one of them, so with a shared number the
-clients of one service would get the answers of another."""
+"""Ports that are the same for every service by default. HAProxy falls back to one of them, so if two services shared it,
+the clients of one would get responses from the other."""
 FIRST_FIXED_PORT = 8
-"""Place in the run's ports; those before it are Ray's own."""
+"""Index into the ports of the run; the ports before it are Ray's own."""
 FIRST_REPLICA_PORT = 16
-"""Place in the run's ports of the first that replicas take."""
+"""Index of the first port that replicas use."""
 MAX_CONNECTIONS = 20_000
-"""Connections that HAProxy holds at most, where the process may open as many files."""
+"""Maximum number of HAProxy connections if the process may open enough files."""
 FILES_FOR_EACH_CONNECTION = 3
 END_TIMEOUT_S = 10.0
 

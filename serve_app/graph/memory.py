@@ -1,4 +1,4 @@
-"""Giving memory back to the system after a burst of requests."""
+"""Returns freed memory to the system after a burst of requests."""
 
 import ctypes
 import logging
@@ -13,26 +13,26 @@ logger = logging.getLogger(__name__)
 STATM = Path("/proc/self/statm")
 PAGE_BYTES = 4096
 MIN_FREED_BYTES = 64 * 2**20
-"""How far a process must have grown since the last time: giving memory back takes some 10 ms for each 100 MiB."""
+"""Minimum growth since the last time: returning memory takes some 10 ms for each 100 MiB."""
 MIN_PAUSE_S = 2.0
 
 
 class FreedMemory:
-    """Has the allocator return what it keeps of freed memory, when a process that grew has nothing to do.
+    """Makes the allocator return freed memory when a process that grew is idle.
 
     glibc keeps freed memory of a few tens of megabytes for the next request, in every thread's arena, and does not return
     it by itself. On other systems this does nothing.
     """
 
     def __init__(self) -> None:
-        """Start from the memory of now."""
+        """Start from the current memory use."""
         self._trim = _malloc_trim()
         self._resident_bytes = _resident_bytes()
         self._checked_s = time.monotonic()
         self._thread: threading.Thread | None = None
 
     def look(self, *, is_idle: bool) -> None:
-        """Return memory if this process is idle and larger than after the last time; call it every second or so."""
+        """Return memory if this process is idle and has grown since the last time; call it every second or so."""
         now_s = time.monotonic()
         under_way = self._thread is not None and self._thread.is_alive()
         if self._trim is None or not is_idle or under_way or now_s - self._checked_s < MIN_PAUSE_S:
@@ -52,7 +52,7 @@ class FreedMemory:
 
 
 def _malloc_trim() -> Callable[[int], int] | None:
-    """Return glibc's `malloc_trim`; None where the C library has none."""
+    """Return glibc's `malloc_trim`; None if the C library has none."""
     if sys.platform != "linux":
         return None
     try:

@@ -125,7 +125,12 @@ class Preprocessor:
         arriving, decodable = self._decoding.read()
         self._waiting.set(self._decoding.undecoded, tags={"stage": "decode"})
         self._waiting.set(self._sender.waiting, tags={"stage": "encode"})
-        load = {ARRIVALS: arriving, WAITING: float(self._sender.waiting), UNDECODED: float(self._decoding.undecoded)}
+        waiting = self._sender.waiting
+        undecoded = self._decoding.undecoded
+        if not self._sender.has_room:  # they wait undecoded, but for an encoder
+            waiting += undecoded
+            undecoded = 0
+        load = {ARRIVALS: arriving, WAITING: float(waiting), UNDECODED: float(undecoded)}
         return load if decodable is None else load | {PER_PREPROCESSOR: decodable}
 
     async def tag(self, images: Sequence[bytes], options: TagOptions, with_embeddings: bool = False) -> TagAnswer:

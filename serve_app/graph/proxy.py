@@ -1,4 +1,4 @@
-"""What stands before Serve's own handling of a request, in its proxies and in the replicas that HAProxy asks.
+"""ASGI middleware that runs before Serve handles a request, in its proxies and in the replicas behind HAProxy.
 
 Serve calls `middlewares` in each of these processes (`RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH`).
 """
@@ -9,20 +9,20 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 IMPORT_PATH = "serve_app.graph.proxy:middlewares"
 ROUTES = "/-/routes"
-"""Where Serve names every application to everybody, also where the service asks for keys."""
+"""Path where Serve lists all applications to every client, even if the service requires API keys."""
 SERVE_HEADERS = (b"x-request-timeout-seconds", b"x-request-disconnect-disabled")
-"""By which any client may set Serve's time-out, or have its request go on after it has left."""
+"""Headers with which any client may set Serve's timeout, or keep its request running after it disconnects."""
 
 
 class Screen:
-    """Takes Serve's own headers off a request, and answers 404 where Serve would list its applications."""
+    """Removes Serve's own headers from requests, and responds with 404 where Serve would list its applications."""
 
     def __init__(self, app: ASGIApp) -> None:
-        """Stand before an application."""
+        """Wrap an application."""
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, unless it asks for the list."""
+        """Pass a request on, unless it asks for the list of applications."""
         if scope["type"] == "http":
             if scope["path"].rstrip("/") == ROUTES:
                 await PlainTextResponse("Not Found", 404)(scope, receive, send)
@@ -32,5 +32,5 @@ class Screen:
 
 
 def middlewares() -> list[Middleware]:
-    """Return the middlewares of a process that takes requests."""
+    """Return the middlewares of a process that receives requests."""
     return [Middleware(Screen)]

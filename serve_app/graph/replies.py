@@ -1,7 +1,7 @@
-"""Replies of a Postprocessor that hold many tags: bounded before the tags are built, and packed.
+"""Postprocessor replies with many tags: their size is checked before the tags are built, and they are packed.
 
-A tag of a reply is a Python object, and so are its label and scores: a million of them take 200 MB
-and a second to pickle. The number of tags is known as soon as they are chosen, which is cheap.
+Each tag in a reply is a Python object with a label and scores. A million tags take 200 MB and one
+second to pickle. Choosing tags is cheap and gives their number before they are built.
 """
 
 import asyncio
@@ -23,26 +23,26 @@ from serve_app.tagging.tag_table import IntArray
 from serve_app.tagging.vocabulary import Tag
 
 TAG_BYTES = 38
-"""JSON of a tag besides its label: `{"label":"","confidence":1.23457e-05},`."""
+"""Bytes of JSON for a tag without its label: `{"label":"","confidence":1.23457e-05},`."""
 RAW_SCORE_BYTES = 24
-"""JSON of a tag's `raw_score`, such as `,"raw_score":-1.23457e-05`."""
+"""Bytes of JSON for a tag's `raw_score`, such as `,"raw_score":-1.23457e-05`."""
 MAX_LABEL_BYTES = 1_536
-"""JSON of the longest label: 256 characters, each an escape sequence."""
+"""Bytes of JSON for the longest label: 256 characters, each an escape sequence."""
 SCORES_AT_ONCE = 1_000_000
-"""Image-tag pairs of one block: their arrays take 4 MB each."""
+"""Image-tag pairs in one block: their arrays take 4 MB each."""
 BLOCK_TAGS = 10_000
-"""Tags of one block, which take about 10 ms to build."""
+"""Tags in one block, which takes about 10 ms to build."""
 TAGS_AT_ONCE = 1_000
-"""Tags that one pickle holds, which takes about 1 ms; a reply with fewer is not packed."""
+"""Tags in one pickle, which takes about 1 ms. Replies with fewer tags are not packed."""
 
 
 @dataclass(frozen=True, slots=True)
 class TagBound:
-    """How much JSON the tags of a reply may become.
+    """Limits on the JSON size of the tags in a reply.
 
     Attributes:
-        max_bytes: Of all images together; None for no bound.
-        shares: Of each image, B of them; None for no bound.
+        max_bytes: Limit for all images together; None for no limit.
+        shares: Limit for each of the B images; None for no limit.
         has_raw_scores: Whether each tag has its logit.
     """
 
@@ -52,11 +52,11 @@ class TagBound:
 
     @property
     def tag_bytes(self) -> int:
-        """JSON of a tag besides its label, in bytes."""
+        """Bytes of JSON for a tag without its label."""
         return TAG_BYTES + RAW_SCORE_BYTES * self.has_raw_scores
 
     def allows(self, num_images: int, max_image_bytes: int) -> bool:
-        """Return whether images whose tags take at most so many bytes each are within the bound."""
+        """Return whether the bound holds for images whose tags take at most `max_image_bytes` each."""
         if self.max_bytes is not None and num_images * max_image_bytes > self.max_bytes:
             return False
         return self.shares is None or max_image_bytes <= min(self.shares, default=0)
@@ -76,7 +76,7 @@ def tag_within(
     views: Sequence[int] | None,
     bound: TagBound,
 ) -> Iterator[list[TagOutcome]]:
-    """Tag embeddings in blocks, between which those of other requests get their turn.
+    """Tag embeddings in blocks; other requests get their turn between blocks.
 
     See `choose_for_embeddings` for the other arguments. An image whose tags take more than its
     share has `PayloadTooLarge` as its outcome.
@@ -105,7 +105,7 @@ def tag_within(
 
 
 def _label_bytes(scored: ScoredBank, num_tags: int, num_images: int, bound: TagBound) -> IntArray | None:
-    """Return JSON bytes of each tag (T,); None where no choice of tags goes beyond the bound."""
+    """Return the JSON bytes of each tag (T,); None if no choice of tags can exceed the bound."""
     if bound.allows(num_images, num_tags * (bound.tag_bytes + MAX_LABEL_BYTES)):
         return None
     label_bytes = np.array([len(label.encode()) for label in scored.table.labels], np.intp)
@@ -135,7 +135,7 @@ def _too_large(what: str) -> PayloadTooLarge:
 
 
 def is_large(reply: ScoreReply) -> bool:
-    """Return whether a reply has so many tags that it is packed for its way."""
+    """Return whether a reply has enough tags to be packed before it is sent."""
     num_tags = sum(len(outcome) for outcome in reply.outcomes if isinstance(outcome, tuple))
     return num_tags > TAGS_AT_ONCE
 
@@ -152,7 +152,7 @@ def unpacked(reply: ScoreReply) -> ScoreReply:
 
 
 def pickles(outcomes: Sequence[TagOutcome]) -> Iterator[bytes]:
-    """Return `ScoreReply.packed`: lists of rows with tags, none of which holds the GIL for long.
+    """Return `ScoreReply.packed`: pickled lists of rows with tags, each short enough not to hold the GIL for long.
 
     A row with many tags is in several lists.
     """
@@ -174,7 +174,7 @@ def pickles(outcomes: Sequence[TagOutcome]) -> Iterator[bytes]:
 
 
 def packed_vocabulary(detail: VocabularyDetail) -> PackedVocabulary:
-    """Return a vocabulary as it travels: 20,000 tags in one pickle would take 0.1 s to read."""
+    """Return a vocabulary packed for sending: 20,000 tags in one pickle would take 0.1 s to read."""
     pickles = [
         pickle.dumps(detail.tags[start : start + TAGS_AT_ONCE], pickle.HIGHEST_PROTOCOL)
         for start in range(0, len(detail.tags), TAGS_AT_ONCE)
@@ -191,6 +191,6 @@ def unpacked_vocabulary(vocabulary: PackedVocabulary) -> VocabularyDetail:
 
 
 async def score_tags(score: InnerCalls, request: ScoreRequest) -> ScoreReply:
-    """Have a Postprocessor tag embeddings, and unpack a large reply in a worker thread."""
+    """Ask a Postprocessor to tag embeddings, and unpack a large reply in a worker thread."""
     reply: ScoreReply = await score("score", request)
     return await asyncio.to_thread(unpacked, reply) if reply.packed else reply

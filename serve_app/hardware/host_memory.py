@@ -1,36 +1,36 @@
-"""Memory of the processes that hold no tower: what their budgets add up to. Arithmetic only.
+"""Memory of the processes without a tower, computed from their budgets. Arithmetic only.
 
-Pods get their memory limits from here (`kuberay/groups.py`), so that no mix of requests which the limits of the
-configuration allow reaches them. The towers' memory is in `footprint.py`.
+Pods get their memory limits from here (`kuberay/groups.py`), so that no mix of requests within the configured limits
+reaches them. The memory of the towers is in `footprint.py`.
 """
 
 from dataclasses import dataclass
 
 MIB = 2**20
 PROCESS_BYTES = 320 * MIB
-"""A replica without requests: the interpreter, Ray, numpy, Pillow. Measured 2026-11 on the demo service: 252 MiB."""
+"""Memory of an idle replica: the interpreter, Ray, numpy, Pillow. Measured 2026-11 on the demo service: 252 MiB."""
 DECODES_AT_ONCE = 2
-"""Images of `limits.max_decode_bytes` that one Preprocessor decodes at the same time."""
+"""Number of images of `limits.max_decode_bytes` each that one Preprocessor decodes at the same time."""
 MAX_WAITING_BYTES = 256 * MIB
 """Prepared pixels that wait for an encoder in one Preprocessor; then requests are refused."""
 PARSING_BYTES = 128 * MIB
-"""Bodies and responses that are being parsed or written: their pieces are held twice for a moment, in a few threads."""
+"""Memory for bodies and responses being parsed or written: a few threads hold their pieces twice for a moment."""
 SCORE_COPIES = 3
-"""Arrays of (images, tags) that scoring and selection hold at the same time."""
+"""Number of (images, tags) arrays that scoring and selection hold at the same time."""
 CALLS_AT_ONCE = 64
-"""Calls that one Postprocessor holds: its default `max_ongoing_requests`."""
+"""Number of calls that one Postprocessor holds: its default `max_ongoing_requests`."""
 HEADROOM = 0.15
-"""Part that is kept free for the allocator's fragments."""
+"""Fraction that is kept free for fragmentation in the allocator."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScoredVocabularies:
-    """What a Postprocessor scores with.
+    """The vocabularies of a Postprocessor.
 
     Attributes:
-        tags: Of all registered vocabularies together.
-        largest: Tags of the largest.
-        width: D, of an embedding.
+        tags: Number of tags of all registered vocabularies together.
+        largest: Number of tags of the largest vocabulary.
+        width: Embedding width D.
     """
 
     tags: int
@@ -39,21 +39,21 @@ class ScoredVocabularies:
 
 
 def preprocessor_bytes(max_held_bytes: int, max_decode_bytes: int) -> int:
-    """Return the most memory of a Preprocessor in bytes.
+    """Return the maximum memory of a Preprocessor in bytes.
 
     Args:
-        max_held_bytes: `limits.max_held_bytes`, of bodies and responses.
-        max_decode_bytes: `limits.max_decode_bytes`, of one image.
+        max_held_bytes: `limits.max_held_bytes`, for bodies and responses.
+        max_decode_bytes: `limits.max_decode_bytes`, for one image.
     """
     budgets = max_held_bytes + DECODES_AT_ONCE * max_decode_bytes + MAX_WAITING_BYTES + PARSING_BYTES
     return _with_headroom(PROCESS_BYTES + budgets)
 
 
 def postprocessor_bytes(vocabularies: ScoredVocabularies, cache_bytes: int, max_embeddings: int) -> int:
-    """Return the most memory of a Postprocessor in bytes.
+    """Return the maximum memory of a Postprocessor in bytes.
 
     Args:
-        vocabularies: That it scores with.
+        vocabularies: The vocabularies that it scores.
         cache_bytes: `limits.max_cached_label_bytes`.
         max_embeddings: `limits.max_embeddings_per_request`.
     """

@@ -1,7 +1,7 @@
-"""Reading safetensors files that somebody else wrote, with numpy alone and with bounds.
+"""Reads untrusted safetensors files with numpy alone, and with limits.
 
-The header of a file may promise anything: a header of exabytes, a tensor of terabytes, offsets
-outside the file. All of it is checked against the file's real size before anything is read.
+A file may declare anything: a header of exabytes, a tensor of terabytes, offsets outside the file.
+All of it is checked against the real size of the file before anything is read.
 
 Not here: loading a tower's weights, which transformers does (`encoder.py`).
 """
@@ -33,7 +33,7 @@ _BITS = {
     "F6_E2M3": 6,
     "F6_E3M2": 6,
 }
-"""Bits of one number. Source: `Dtype::bitsize` of safetensors 0.6."""
+"""Bits of one number by dtype. Source: `Dtype::bitsize` of safetensors 0.6."""
 _NUMPY = {
     "BOOL": "?",
     "U8": "u1",
@@ -48,11 +48,11 @@ _NUMPY = {
 
 @dataclass(frozen=True, slots=True)
 class SafetensorsHeader:
-    """What a safetensors file says of itself, checked against its size.
+    """The header of a safetensors file, checked against the size of the file.
 
     Attributes:
-        tensors: Of each tensor its dtype, shape, and first and last byte, counted from `start`.
-        metadata: Texts that were written beside the tensors.
+        tensors: Dtype, shape, and begin and end offsets (from `start`) of each tensor.
+        metadata: Texts stored with the tensors.
         start: Where the tensors' bytes begin in the file.
     """
 
@@ -78,11 +78,11 @@ def read_tensors(path: Path, names: Iterable[str], max_bytes: int) -> dict[str, 
 
     Args:
         path: The file.
-        names: Tensors to read; those that the file lacks are left out of the result.
-        max_bytes: Of all of them together.
+        names: Tensors to read; those that the file lacks are missing from the result.
+        max_bytes: Maximum total size of these tensors.
 
     Raises:
-        ConfigError: The file cannot be read, or a tensor has a dtype that numpy lacks.
+        ConfigError: The file cannot be read, or a tensor has a dtype that is not supported.
     """
     found: dict[str, np.ndarray] = {}
     with _opened(path) as file:
@@ -126,7 +126,7 @@ def _header_of(file: BinaryIO, path: Path) -> SafetensorsHeader:
 
 
 def _entry(name: str, entry: Any, data_bytes: int) -> tuple[str, tuple[int, ...], tuple[int, int]]:
-    """Return what a header says of one tensor.
+    """Return the dtype, shape and offsets of one tensor.
 
     Raises:
         ValueError: Its shape, dtype and bytes do not agree, or lie outside the file.
@@ -147,5 +147,5 @@ def _numbers(raw: bytes, dtype: str, path: Path, name: str) -> np.ndarray:
     if dtype == "BF16":
         return (np.frombuffer(raw, "<u2").astype(np.uint32) << 16).view(np.float32)
     if dtype not in _NUMPY:
-        raise ConfigError(f"{path} stores {name} as {dtype}, which is not read here.")
+        raise ConfigError(f"{path} stores {name} as {dtype}, which is not supported; convert it to float32.")
     return np.frombuffer(raw, _NUMPY[dtype])

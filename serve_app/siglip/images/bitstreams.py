@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from serve_app.siglip.images.header import damaged
 
 MAX_UNITS = 256
-"""Units (OBUs or NAL units) of one coded image that are looked at; encoders write about four."""
+"""Maximum number of units (OBUs or NAL units) in one coded image; encoders write about four."""
 
 MAX_AV1_FRAMES = 4
-"""Frames of one coded image: one, or up to four layers of a progressive AVIF."""
+"""Maximum number of frames in one coded image: one, or up to four layers of a progressive AVIF."""
 
 _AV1_SEQUENCE, _AV1_FRAME_HEADER, _AV1_FRAME = 1, 3, 6
 HEVC_SPS = 33
@@ -65,12 +65,12 @@ def av1_frame(data: bytes, offset: int, stop: int) -> CodedFrame | None:
     """Return the largest frame of AV1 data; None if there is no sequence header.
 
     Args:
-        data: Holds the AV1 data.
-        offset: Where they begin.
-        stop: Where they end.
+        data: Bytes that contain the AV1 data.
+        offset: Where the AV1 data begins.
+        stop: Where the AV1 data ends.
 
     Raises:
-        InvalidImage: The data are damaged, or have more than `MAX_UNITS` units or
+        InvalidImage: The data is damaged, or has more than `MAX_UNITS` units or
             `MAX_AV1_FRAMES` frames.
     """
     largest: CodedFrame | None = None
@@ -174,7 +174,7 @@ def _skip_operating_points(bits: _Bits) -> None:
 
 
 def hevc_frame(units: list[bytes]) -> CodedFrame | None:
-    """Return the largest frame of the sequence parameter sets among NAL units; None without any.
+    """Return the largest frame that the sequence parameter sets among NAL units announce; None if there are none.
 
     Raises:
         InvalidImage: A parameter set is damaged.

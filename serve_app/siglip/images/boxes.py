@@ -1,6 +1,6 @@
 """AVIF and HEIF headers: the boxes of ISO/IEC 14496-12 and 23008-12 around coded images.
 
-Not here: what the coded images say themselves (`bitstreams.py`).
+Not here: the bitstreams of the coded images (`bitstreams.py`).
 """
 
 import struct
@@ -22,9 +22,9 @@ class ItemTable:
     """The items of a file's `meta` box.
 
     Attributes:
-        primary: ID of the image that is shown.
+        primary: ID of the primary image.
         types: Four-character type of each item.
-        type_offsets: Where the type of each item stands in the file.
+        type_offsets: Offset of each item's type in the file.
         extents: Ranges of the file that hold each item's data.
         references: (kind, from, to) of each reference.
         properties: All properties.
@@ -68,7 +68,7 @@ def boxes(data: bytes, start: int, stop: int) -> Iterator[tuple[bytes, int, int]
         if end > stop or end < payload:
             if kind != b"mdat":
                 raise damaged()
-            end = stop  # cut short: the decoder says so
+            end = stop  # truncated: the decoder reports it
         yield kind, payload, end
         start = end
     raise damaged()

@@ -1,7 +1,7 @@
-"""From every mode that Pillow has to upright 8-bit RGB, in strips of rows.
+"""Converts images of every Pillow mode to upright 8-bit RGB, in strips of rows.
 
-Strips keep the working copies of a conversion at a few megabytes: whole images would need up to
-three more copies. Transparency is composited on white.
+Strips limit the working copies of a conversion to a few megabytes. Converting whole images would
+need up to three more copies. Transparency is composited on white.
 """
 
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ import numpy.typing as npt
 from PIL import Image
 
 STRIP_PIXELS = 1 << 19
-"""Pixels of a strip; its copies as RGBA and as float32 take 2 MiB each."""
+"""Pixels in a strip; its copies as RGBA and as float32 take 2 MiB each."""
 
 _TRANSPOSITIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,

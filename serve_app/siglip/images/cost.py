@@ -1,7 +1,7 @@
 """Predicts from an image's header what decoding, converting and resizing it costs.
 
 Every constant was fitted with `python -m bench.decode_cost`; see bench/LOG.md of 2026-11-27 for the
-conditions and the table. Constants are conservative: they come from the dearest content that was
+conditions and the table. Constants are conservative: they come from the most expensive content
 found for each coding, so most images cost less than predicted.
 
 Not here: reading headers (`headers.py`).
@@ -24,11 +24,11 @@ MEBI = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class DecodeCost:
-    """What an image costs, as predicted.
+    """Predicted cost of an image.
 
     Attributes:
         cost: CPU time; 1.0 is what a 12-megapixel baseline JPEG costs.
-        nbytes: Largest memory at a time, in bytes beyond the encoded image.
+        nbytes: Peak memory in bytes, without the encoded image.
     """
 
     cost: float
@@ -37,7 +37,7 @@ class DecodeCost:
 
 @dataclass(frozen=True, slots=True)
 class Resizing:
-    """What becomes of a decoded image.
+    """How a decoded image is resized.
 
     Attributes:
         output_px: Side in pixels of the square, or of a square of equal area, that it is resized to.
@@ -118,9 +118,9 @@ def predict(header: ImageHeader, draft_px: int | None, resizing: Resizing | None
     """Predict what an image costs.
 
     Args:
-        header: The image's.
+        header: The image's header.
         draft_px: Side in pixels that JPEGs are decoded for (see `DRAFT_MARGIN`); None for full size.
-        resizing: What becomes of the image; None if it is only decoded and converted.
+        resizing: How the image is resized; None if it is only decoded and converted.
     """
     scale = draft_scale(header, draft_px)
     width, height = -(-header.width // scale), -(-header.height // scale)
@@ -132,10 +132,10 @@ def predict(header: ImageHeader, draft_px: int | None, resizing: Resizing | None
 
 
 def check(header: ImageHeader, cost: DecodeCost, limits: ImageLimits) -> None:
-    """Refuse an image that is too large or too dear.
+    """Refuse an image that is too large or too expensive.
 
     Raises:
-        ImageTooLarge: It exceeds one of the limits; the message says which.
+        ImageTooLarge: The image exceeds a limit, which the message names.
     """
     size = f"The image has {header.width}×{header.height} pixels"
     if max(header.width, header.height) > limits.max_side_px:
@@ -213,7 +213,7 @@ def _reduction(width: int, height: int, resizing: Resizing) -> tuple[int, int]:
 
 
 def _memory(header: ImageHeader, width: int, height: int, resizing: Resizing | None) -> int:
-    """Return the largest sum of buffers over the steps of preparing an image."""
+    """Return the largest total size of buffers in any step of preparing an image."""
     stored = width * height * header.pixel_nbytes
     rgb = width * height * 4
     steps = [stored + _decoder_nbytes(header)]

@@ -1,4 +1,4 @@
-"""From the bytes of an image to RGB pixels, bounded in formats, size, processor time and memory.
+"""Decodes images to RGB pixels, with bounds on format, size, CPU time and memory.
 
 Orientation is applied, transparency is composited on white, and every mode that Pillow knows ends
 as 8-bit RGB: configurations on the hub have `do_convert_rgb: null`, with which transformers' own
@@ -37,10 +37,10 @@ def decode_image(
         target_px: Side in pixels of the square (or of the square of equal area) that the result is
             resized to; lets JPEGs be decoded smaller. None for full size.
         header: The header of `data`, if it was read before.
-        resizing: What becomes of the result, which counts towards the limits.
+        resizing: How the result is resized, which counts towards the limits.
 
     Raises:
-        UnsupportedImage: The bytes are none of the formats of `limits`, or of one without a decoder.
+        UnsupportedImage: The bytes match no format of `limits`, or one without a decoder.
         ImageTooLarge: The image exceeds one of `limits`.
         InvalidImage: The image is truncated or damaged.
     """
@@ -69,15 +69,15 @@ def picture_size(data: bytes, limits: ImageLimits) -> tuple[int, int]:
     """Return width and height in pixels of an upright image, from its header alone.
 
     Raises:
-        UnsupportedImage: The bytes are none of the formats of `limits`, or of one without a decoder.
+        UnsupportedImage: The bytes match no format of `limits`, or one without a decoder.
         InvalidImage: The header is truncated or damaged.
-        ImageTooLarge: It has more scans or chunks than are read.
+        ImageTooLarge: It has too many scans or chunks.
     """
     return read_header(data, limits.formats).size
 
 
 def _open(data: bytes, header: ImageHeader) -> Image.Image:
-    """Have Pillow read the header, by the decoder of that format only."""
+    """Let Pillow read the header, with the decoder of that format only."""
     try:
         return Image.open(io.BytesIO(data), formats=(header.format,))
     except UnidentifiedImageError as error:
@@ -89,13 +89,13 @@ def _open(data: bytes, header: ImageHeader) -> Image.Image:
 
 
 def _confirmed(image: Image.Image, header: ImageHeader) -> ImageHeader:
-    """Compare what Pillow says with the header, so that no difference between the two can be used.
+    """Compare what Pillow reads with the header, so that an attacker cannot exploit a difference.
 
     Returns:
         The header, with what Pillow found besides.
 
     Raises:
-        InvalidImage: Pillow sees another size, or pixels of more bytes.
+        InvalidImage: Pillow reads a different size, or pixels with more bytes.
     """
     expected = header.size if header.format == "HEIF" else (header.width, header.height)
     pixel_nbytes = 2 if image.mode.startswith("I;16") else _MODE_NBYTES.get(image.mode, 4)

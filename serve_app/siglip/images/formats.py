@@ -1,6 +1,6 @@
-"""Image formats: what the first bytes look like, and which decoders are installed.
+"""Image formats: their signatures, and which decoders are installed.
 
-Not here: what a header says (`headers.py`), decoding (`decoding.py`).
+Not here: reading headers (`headers.py`), decoding (`decoding.py`).
 """
 
 import functools
@@ -34,7 +34,7 @@ _BRANDS = {
 
 @functools.cache
 def readable_formats(requested: tuple[str, ...] = FORMATS) -> tuple[str, ...]:
-    """Return those of `requested` that a decoder is installed for.
+    """Return the requested formats that have an installed decoder.
 
     AVIF is part of most builds of Pillow; HEIF is a separate package.
     """
@@ -50,7 +50,7 @@ def readable_formats(requested: tuple[str, ...] = FORMATS) -> tuple[str, ...]:
 
 
 def signature_of(data: bytes) -> str:
-    """Return Pillow's name of the format that the first bytes look like; `other` if none matches.
+    """Return Pillow's name of the format whose signature matches; `other` if none does.
 
     Source: the formats' own signatures, and the brands of ISO/IEC 23008-12 for AVIF and HEIF.
     """

@@ -1,4 +1,4 @@
-"""What an image's header says, as far as it decides what decoding costs."""
+"""The facts from an image's header that determine the cost of decoding it."""
 
 import struct
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ class ImageHeader:
         full_size: Whether a JPEG is decoded in its full size, because Pillow reads it as one of
             several images (MPO).
         pieces_walked: Chunks, strips or tiles for which Pillow runs Python code.
-        keep: What the decoder is given instead of the whole file; empty for the whole file.
+        keep: Pieces passed to the decoder instead of the whole file; empty for the whole file.
         coded_nbytes: Length of the encoded bytes.
     """
 
@@ -68,7 +68,7 @@ class ImageHeader:
 
 
 def kept_bytes(data: bytes, header: ImageHeader) -> bytes:
-    """Return what the decoder is given: `data` itself, or a copy without its metadata."""
+    """Return the bytes for the decoder: `data` itself, or a copy without its metadata."""
     if not header.keep:
         return data
     view = memoryview(data)
@@ -84,7 +84,7 @@ def fields(layout: str, data: bytes, offset: int) -> tuple[int, ...]:
     """Unpack integers at an offset.
 
     Raises:
-        InvalidImage: The data ends before them.
+        InvalidImage: The data is too short.
     """
     try:
         return struct.unpack_from(layout, data, offset)

@@ -39,9 +39,9 @@ def read_header(data: bytes, formats: tuple[str, ...]) -> ImageHeader:
         formats: Pillow's names of the formats that may be read.
 
     Raises:
-        UnsupportedImage: The bytes are none of these formats, or of one without a decoder.
+        UnsupportedImage: The bytes match none of these formats, or one without a decoder.
         InvalidImage: The header is truncated, damaged or contradicts itself.
-        ImageTooLarge: It has more scans or chunks than are read.
+        ImageTooLarge: It has too many scans or chunks.
     """
     readable = readable_formats(formats)
     kind = signature_of(data)

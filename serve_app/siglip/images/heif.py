@@ -1,4 +1,4 @@
-"""AVIF and HEIF headers: size, orientation and coded frames of the image that is shown.
+"""AVIF and HEIF headers: size, orientation and coded frames of the primary image.
 
 Not here: the boxes (`boxes.py`), the bitstreams (`bitstreams.py`).
 """
@@ -15,8 +15,8 @@ from serve_app.siglip.images.boxes import ItemTable, item_table
 from serve_app.siglip.images.header import ImageHeader, Piece, damaged, fields
 
 FORMATS = {b"av01": "AVIF", b"hvc1": "HEIF"}
-"""Format by the type of coded items. libheif reads others, such as uncompressed ones, overlays and
-JPEG; they are not decoded here."""
+"""Format by the type of coded items. Other types that libheif reads, such as uncompressed images,
+overlays and JPEG, are not decoded here."""
 
 MAX_NAL_UNITS = 512
 
@@ -165,7 +165,7 @@ class _Frames:
         return frame
 
     def _hevc(self, item: int, coded: bytes, offset: int, stop: int) -> CodedFrame | None:
-        """Return the frame of an HEVC item; parameter sets stand in a property or in its data."""
+        """Return the frame of an HEVC item; its parameter sets are in a property or in its data."""
         configurations = [(start, end) for kind, start, end in self._table.properties_of(item) if kind == b"hvcC"]
         if len(configurations) != 1:
             raise damaged()

@@ -13,10 +13,10 @@ MAX_SCANS = 100
 """Encoders write about ten; libtiff refuses more than 100 in JPEG-compressed TIFFs, too."""
 
 MAX_SEGMENTS = 2_000
-"""Before the first scan. 20 MiB of metadata in full segments are 320."""
+"""Maximum number of segments before the first scan. 20 MiB of metadata fill 320 segments."""
 
 MAX_JUNK_BYTES = 4_096
-"""Between segments. Pillow reads these one by one in Python."""
+"""Maximum number of bytes between segments. Pillow reads these one by one in Python."""
 
 USUAL_SEGMENTS = 64
 """Up to this many segments with one EXIF block, Pillow reads the header itself. More are removed:
@@ -32,7 +32,7 @@ _UNSUPPORTED_FRAMES = {0xC3, 0xC5, 0xC6, 0xC7, 0xC8, 0xCB, 0xCD, 0xCE, 0xCF, 0xD
 
 @dataclass(slots=True)
 class _Segments:
-    """What stands before the first scan."""
+    """The segments before the first scan."""
 
     frame: tuple[int, int] | None = None
     """Marker and offset of the frame header."""
@@ -50,7 +50,7 @@ def read_jpeg(data: bytes) -> ImageHeader:
 
     Raises:
         InvalidImage: It is truncated, damaged or has two frames.
-        UnsupportedImage: No decoder here reads its coding.
+        UnsupportedImage: Its coding is not supported.
         ImageTooLarge: It has more than `MAX_SCANS` scans.
     """
     segments = _segments(data)
@@ -109,7 +109,7 @@ def _segments(data: bytes) -> _Segments:
         found.count += 1
         if junk > MAX_JUNK_BYTES or found.count > MAX_SEGMENTS:
             raise damaged()
-        if marker == 0 or 0xD0 <= marker <= 0xD7:  # a stuffed zero, restart markers: without parameters
+        if marker == 0 or 0xD0 <= marker <= 0xD7:  # a stuffed zero, restart markers: they have no parameters
             continue
         if marker in (_SOI, _EOI):
             raise damaged()
@@ -179,7 +179,7 @@ def _count_scans(data: bytes, first: int) -> int:
 
 
 def _kept(segments: _Segments, length: int) -> tuple[Piece, ...]:
-    """Return the file without its metadata if there is unusually much of it."""
+    """Return the pieces of the file without metadata if it has unusually much; else nothing."""
     first = segments.exif[0] if segments.exif else b""
     order = "little" if first[6:8] == b"II" else "big"
     start = int.from_bytes(first[10:14], order)  # type: ignore[arg-type]

@@ -7,7 +7,7 @@ from serve_app.siglip.images.formats import FORMATS
 
 @dataclass(frozen=True, slots=True)
 class ImageLimits:
-    """What is refused before it is decoded.
+    """Limits above which an image is refused before it is decoded.
 
     Attributes:
         max_pixels: Largest width × height in pixels.

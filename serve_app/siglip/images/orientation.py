@@ -1,11 +1,11 @@
-"""Orientation from EXIF and XMP, by a look that is bounded however the metadata is made."""
+"""Reads the orientation from EXIF and XMP in bounded time, whatever the metadata contains."""
 
 import re
 import struct
 
 ORIENTATION_TAG = 274
 MAX_ENTRIES = 512
-"""Directory entries that are looked at. Cameras write fewer than 100."""
+"""Maximum number of directory entries that are read. Cameras write fewer than 100."""
 
 MAX_XMP_BYTES = 1 << 20
 _XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')

@@ -1,4 +1,4 @@
-"""PNG and APNG headers, and the chunks behind the image data.
+"""PNG and APNG headers, and the chunks after the image data.
 
 Source: the W3C's Portable Network Graphics Specification, third edition.
 """
@@ -11,12 +11,12 @@ from serve_app.siglip.images.header import ImageHeader, Piece, damaged, fields
 from serve_app.siglip.images.orientation import orientation_of
 
 MAX_CHUNKS = 8_192
-"""libpng writes 8 KiB in each chunk, so that 20 MiB are 2,560."""
+"""libpng writes 8 KiB in each chunk, so a PNG of 20 MiB has 2,560 chunks."""
 
 USUAL_METADATA_CHUNKS = 64
 USUAL_COMPRESSED_BYTES = 1_000
-"""Of compressed metadata. Deflate expands at most 1,032-fold, so Pillow unpacks at most 1 MiB of
-these, which is its own limit. Chunks beyond it are not given to Pillow, which would refuse them."""
+"""Bytes of compressed metadata. Deflate expands at most 1,032-fold, so Pillow unpacks at most 1 MiB of
+these, which is its own limit. Larger metadata is not passed to Pillow, which would refuse it."""
 
 MAX_PROFILE_BYTES = 1 << 18
 
@@ -44,7 +44,7 @@ def read_png(data: bytes) -> ImageHeader:
     """Read a PNG's header and walk its chunks, which may be cut short.
 
     Raises:
-        InvalidImage: The header is truncated, damaged or stands there twice.
+        InvalidImage: The header is truncated, damaged or present twice.
         UnsupportedImage: The colour type and depth are not those of the specification.
         ImageTooLarge: It has more than `MAX_CHUNKS` chunks.
     """

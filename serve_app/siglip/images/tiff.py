@@ -1,8 +1,8 @@
-"""TIFF and BigTIFF headers: the first directory, of which the decoder gets what pixels need.
+"""TIFF and BigTIFF headers: the first directory, reduced to the tags that decoding needs.
 
 A directory can name any number of tags with values of any size, sub-directories and further
-pages. Pillow reads them all when an image is opened and again when it is loaded. The decoder is
-therefore given a directory of its own, with `_NEEDED` tags alone, behind the original bytes.
+pages. Pillow reads them all when an image is opened and again when it is loaded. The decoder
+therefore gets a new directory with only the `_NEEDED` tags, appended to the original bytes.
 
 Source: TIFF revision 6.0, Adobe's supplements, and the BigTIFF design of libtiff.
 """
@@ -31,8 +31,8 @@ COMPRESSIONS = {
     34925: "lzma",
     50000: "zstd",
 }
-"""What is read, by the value of the tag Compression. Old JPEG, ThunderScan, SGI's logarithmic and
-16-bit packings and WEBP are not: they are rare, and their cost is not known."""
+"""Supported codings by the value of the tag Compression. Old JPEG, ThunderScan, SGI's logarithmic
+and 16-bit packings and WEBP are not supported: they are rare, and their cost is not known."""
 
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 256, 257, 258, 259, 262
 _STRIP_OFFSETS, _SAMPLES, _ROWS_PER_STRIP, _PLANAR = 273, 277, 278, 284
@@ -43,7 +43,7 @@ _NEEDED = {
     *(_TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS, 325, 338, 339),
     *(347, 529, 530, 531, 532),
 }
-"""Tags that decide about pixels; resolution, orientation, sub-directories and texts do not."""
+"""Tags that affect pixels. Resolution, orientation, sub-directories and texts do not."""
 
 _INTEGERS = {1: "B", 3: "H", 4: "I", 16: "Q"}
 """Struct codes of the types BYTE, SHORT, LONG and LONG8."""
@@ -158,13 +158,13 @@ def _directory(data: bytes) -> _Directory:
 
 
 def _blocks(directory: _Directory, width: int, height: int, bits: int) -> tuple[int, int, int]:
-    """Return the bytes of a plane with the padding of its blocks, those of a block, and their number.
+    """Return the bytes of a plane including padding, the bytes of one block, and the number of blocks.
 
     Args:
-        directory: The image's.
-        width: In pixels.
-        height: In pixels.
-        bits: Of all samples of a pixel in one plane.
+        directory: The image's directory.
+        width: Width in pixels.
+        height: Height in pixels.
+        bits: Total bits of a pixel's samples in one plane.
     """
     if _TILE_OFFSETS in directory.entries or _TILE_WIDTH in directory.entries:
         across, down = directory.value(_TILE_WIDTH, 0), directory.value(_TILE_HEIGHT, 0)

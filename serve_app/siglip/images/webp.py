@@ -7,7 +7,7 @@ from serve_app.siglip.images.header import ImageHeader, damaged, fields
 from serve_app.siglip.images.orientation import orientation_of
 
 MAX_CHUNKS = 4_096
-"""Chunks among which EXIF and XMP are looked for; they stand behind the frames."""
+"""Maximum number of chunks searched for EXIF and XMP, which come after the frames."""
 
 _ALPHA_FLAG = 0x10
 
