@@ -30,6 +30,11 @@ class Admission:
         self._paced = 0
 
     @property
+    def is_idle(self) -> bool:
+        """Whether no request is being answered."""
+        return not self._requests.held
+
+    @property
     def held_bytes(self) -> float:
         """Bytes of bodies and responses that are held now."""
         return self._bytes.held

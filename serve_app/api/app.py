@@ -42,7 +42,14 @@ EXPOSED_HEADERS = ("x-request-id", "server-timing", "retry-after")
 """That pages of other origins may read, where they may ask at all."""
 
 
-def create_app(tagger: Tagger, config: ServiceConfig, observers: Sequence[Observer] = (), *, behind_serve: bool = False) -> ASGIApp:
+def create_app(
+    tagger: Tagger,
+    config: ServiceConfig,
+    observers: Sequence[Observer] = (),
+    *,
+    admission: Admission | None = None,
+    behind_serve: bool = False,
+) -> ASGIApp:
     """Return the ASGI application that serves a tagger.
 
     `POST /v1/tag` is answered before FastAPI is reached: its middleware and routing take more time than all that is
@@ -52,6 +59,7 @@ def create_app(tagger: Tagger, config: ServiceConfig, observers: Sequence[Observ
         tagger: Does the work.
         config: The service's.
         observers: Told of every request, besides its log.
+        admission: Budgets of this process; new ones by default.
         behind_serve: Whether Ray Serve sets the request id on answers.
 
     Raises:
@@ -86,7 +94,7 @@ def create_app(tagger: Tagger, config: ServiceConfig, observers: Sequence[Observ
     edge = Edge(
         _TagFirst(tag, app),
         ClientTimes(limits.body_timeout_s, limits.write_timeout_s),
-        Admission(limits),
+        admission or Admission(limits),
         None if access.api_keys is None else ApiKeys(access.api_keys),
         shape_of,
         (*observers, *(() if log == "off" else (request_log(log),))),

@@ -34,6 +34,9 @@ CLIENT_LEFT = 499
 """Status in logs and metrics of a request whose client did not wait; the number is nginx's."""
 SMALL_WRITE_BYTES = 32 * 1024
 """A response of at most this fits into the buffers on its way, so that sending it never waits for the client."""
+MAX_UNREAD_BYTES = 2**20
+"""Bytes of a refused body that are read and dropped. With more left the connection is closed: a client could otherwise
+have the process read without end."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 _SECURITY = (
     (b"x-content-type-options", b"nosniff"),
@@ -277,10 +280,18 @@ class _Passage:
         own += [header for header in _SECURITY if header[0] not in present]
         if self._returns_request_id:
             own.append((b"x-request-id", self.record.request_id.encode()))
+        if self._leaves_much_unread():
+            own.append((b"connection", b"close"))
         times = [f"{stage};dur={seconds * 1000:.1f}" for stage, seconds in self.record.longest().items()]
         times.append(f"total;dur={(time.perf_counter() - self._started_s) * 1000:.1f}")
         own.append((b"server-timing", ", ".join(times).encode()))
         return own
+
+    def _leaves_much_unread(self) -> bool:
+        """Whether the response comes while the client still has much to send, which would be read to its end otherwise."""
+        if self._body_is_here or self._scope["method"] in ("GET", "HEAD"):
+            return False
+        return self.announced is None or self.announced - self._bytes_in > MAX_UNREAD_BYTES
 
 
 def _is_open(scope: Scope) -> bool:

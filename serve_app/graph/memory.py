@@ -1,6 +1,7 @@
 """Returns freed memory to the system after a burst of requests."""
 
 import ctypes
+import gc
 import logging
 import sys
 import threading
@@ -12,13 +13,14 @@ logger = logging.getLogger(__name__)
 
 STATM = Path("/proc/self/statm")
 PAGE_BYTES = 4096
-MIN_FREED_BYTES = 64 * 2**20
-"""Minimum growth since the last time: returning memory takes some 10 ms for each 100 MiB."""
+MIN_GROWN_BYTES = 16 * 2**20
+"""How far above its smallest size a process must be. Returning memory takes some 10 ms for each 100 MiB."""
+LITTLE_BYTES = 2**20
 MIN_PAUSE_S = 2.0
 
 
 class FreedMemory:
-    """Makes the allocator return freed memory when a process that grew is idle.
+    """Makes the allocator return freed memory when a process is idle after it was busy.
 
     glibc keeps freed memory of a few tens of megabytes for the next request, in every thread's arena, and does not return
     it by itself. On other systems this does nothing.
@@ -27,28 +29,36 @@ class FreedMemory:
     def __init__(self) -> None:
         """Start from the current memory use."""
         self._trim = _malloc_trim()
-        self._resident_bytes = _resident_bytes()
+        self._smallest_bytes = _resident_bytes()
+        self._returned_bytes = self._smallest_bytes
         self._checked_s = time.monotonic()
+        self._was_busy = False
         self._thread: threading.Thread | None = None
 
     def look(self, *, is_idle: bool) -> None:
-        """Return memory if this process is idle and has grown since the last time; call it every second or so."""
+        """Return memory if this process is idle and has worked since the last time; call it every second or so."""
         now_s = time.monotonic()
+        self._was_busy = self._was_busy or not is_idle
         under_way = self._thread is not None and self._thread.is_alive()
         if self._trim is None or not is_idle or under_way or now_s - self._checked_s < MIN_PAUSE_S:
             return
         self._checked_s = now_s
         resident_bytes = _resident_bytes()
-        if resident_bytes < self._resident_bytes:
-            self._resident_bytes = resident_bytes
-        if resident_bytes - self._resident_bytes > MIN_FREED_BYTES:
+        self._smallest_bytes = min(self._smallest_bytes, resident_bytes)
+        has_worked = self._was_busy or abs(resident_bytes - self._returned_bytes) > LITTLE_BYTES
+        if has_worked and resident_bytes - self._smallest_bytes > MIN_GROWN_BYTES:
+            self._was_busy = False
             self._thread = threading.Thread(target=self._return, name="return-memory", daemon=True)
             self._thread.start()
 
     def _return(self) -> None:
         assert self._trim is not None
+        before_bytes = _resident_bytes()
+        gc.collect()  # requests that were cut off leave cycles, and an idle interpreter does not look for them
         self._trim(0)
-        self._resident_bytes = _resident_bytes()
+        self._returned_bytes = _resident_bytes()
+        if before_bytes - self._returned_bytes < LITTLE_BYTES:  # it is in use: not tried again until there is more
+            self._smallest_bytes = self._returned_bytes
 
 
 def _malloc_trim() -> Callable[[int], int] | None:

@@ -93,8 +93,8 @@ class MicroBatcher(Generic[Item, Result]):
 
     @property
     def has_room(self) -> bool:
-        """Whether fewer than two batches for each receiver wait."""
-        return self._waiting_size < 2 * self.receivers * self.limits.max_batch_size
+        """Whether less than one batch for each receiver waits."""
+        return self._waiting_size < self.receivers * self.limits.max_batch_size
 
     async def submit(self, item: Item, nbytes: int, size: int = 1) -> Result:
         """Wait for the result of one item; raise what the batch function returned or raised for it.

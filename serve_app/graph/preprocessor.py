@@ -17,6 +17,7 @@ import numpy as np
 from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
 
+from serve_app.api.admission import Admission
 from serve_app.api.app import create_app
 from serve_app.config import ServiceConfig
 from serve_app.errors import DeadlineExceeded, InvalidRequest, TaggerError, Unavailable, UnknownVocabulary
@@ -102,11 +103,13 @@ class Preprocessor:
         self._requests = RequestTally(self._images)
         self._waiting = metrics.waiting_images()
         self._many_scores = FairGate(MANY_SCORES_AT_ONCE)
+        self._admission = Admission(config.limits)
         self._freed = FreedMemory()
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """Return the HTTP face; Serve calls this once the constructor is through."""
-        return create_app(self, self._config, (self._requests.note, trace_stages), behind_serve=True)
+        observers = (self._requests.note, trace_stages)
+        return create_app(self, self._config, observers, admission=self._admission, behind_serve=True)
 
     def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Take a new `LiveBatching`; one that cannot work is refused and the last one stays."""
@@ -118,7 +121,7 @@ class Preprocessor:
 
     def check_health(self) -> None:
         """Give memory back where nothing is going on; Serve calls this every few seconds."""
-        self._freed.look(is_idle=not self._decoding.undecoded and not self._sender.waiting)
+        self._freed.look(is_idle=self._admission.is_idle)
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """Tell Serve what `graph/autoscaling.py` goes by; Serve calls this a few times a second."""
