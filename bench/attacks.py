@@ -147,7 +147,7 @@ def form(images: list[bytes]) -> bytes:
 def score_bomb() -> bytes:
     """Return a request to score a thousand embeddings by a thousand labels and to be told every score."""
     rng = random.Random(0)
-    embeddings = [[round(rng.gauss(0, 1), 3) for _ in range(64)] for _ in range(1024)]
+    embeddings = [[round(rng.gauss(0, 1), 3) for _ in range(width_of_demo())] for _ in range(1024)]
     labels = [f"label {number}" for number in range(1000)]
     return json.dumps({"embeddings": embeddings, "labels": labels, "confidence_threshold": 0, "max_tags": 1000}).encode()
 

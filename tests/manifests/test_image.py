@@ -235,8 +235,9 @@ def test_the_command_runs(built: Built) -> None:
     """`siglip-serve` is the package's, and finds the default configuration good in the working folder."""
     assert built.run("siglip-serve", "--version").strip() == f"siglip-serve {__version__}"
     (default,) = LAST.of("CMD")
-    command, serve, config = default.words()
+    command, serve, config, *options = default.words()
     assert (command, serve) == ("siglip-serve", "serve")
+    assert options == ["--host", "0.0.0.0"]  # a published port reaches no loopback address of the container
     assert f"{config} is fine" in built.run("siglip-serve", "check", config)
 
 
