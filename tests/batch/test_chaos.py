@@ -17,6 +17,7 @@ import pytest
 from ray.cluster_utils import Cluster
 
 from serve_app.demo import settings as demo_settings
+from serve_app.private_ray import private_environment, private_folder
 from tests.batch import chaos_driver
 
 INPUTS = 4000
@@ -101,13 +102,13 @@ class Chaos:
 @pytest.fixture
 def chaos(tmp_path: Path) -> Iterator[Chaos]:
     found = Chaos(tmp_path, random.Random(6))
-    try:
-        yield found
-    finally:
-        found.end_driver()
-        found.end_cluster()
-        found.log.close()
-        os.environ.pop(chaos_driver.LEDGER, None)
+    with private_folder() as folder, private_environment(folder):  # which the cluster and every driver inherit
+        try:
+            yield found
+        finally:
+            found.end_driver()
+            found.end_cluster()
+            found.log.close()
 
 
 def test_ten_kills_lose_nothing_and_double_nothing(chaos: Chaos) -> None:
