@@ -81,5 +81,5 @@ def _config(service: Service) -> dict[str, Any]:
     for job in config["scrape_configs"]:
         for found in job["http_sd_configs"]:
             found |= {"url": service.cluster + urlsplit(found["url"]).path, "refresh_interval": "1s"}
-            found["authorization"] = {"credentials": service.token}
+            found["authorization"] = {"type": "Bearer", "credentials": service.token}  # 2.42 has no default type here
     return config
