@@ -178,6 +178,7 @@ async def unread(target: Target, seconds: float) -> Counter[str]:
         with contextlib.suppress(OSError):
             writer.write(head.encode() + body)
             await writer.drain()
+            answered["asked"] += 1
             answered[(await reader.readline()).decode(errors="replace").strip()[9:12] or "closed"] += 1
             await asyncio.sleep(NO_READING_S)
 

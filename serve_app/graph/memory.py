@@ -17,6 +17,8 @@ MIN_GROWN_BYTES = 16 * 2**20
 """How far above its smallest size a process must be. Returning memory takes some 10 ms for each 100 MiB."""
 LITTLE_BYTES = 2**20
 MIN_PAUSE_S = 2.0
+MAX_PAUSE_S = 60.0
+"""The pause between two attempts doubles up to this while they return less than `LITTLE_BYTES`."""
 
 
 class FreedMemory:
@@ -30,24 +32,23 @@ class FreedMemory:
         """Start from the current memory use."""
         self._trim = _malloc_trim()
         self._smallest_bytes = _resident_bytes()
-        self._returned_bytes = self._smallest_bytes
-        self._checked_s = time.monotonic()
-        self._was_busy = False
+        self._tried_s = time.monotonic()
+        self._pause_s = MIN_PAUSE_S
         self._thread: threading.Thread | None = None
 
     def look(self, *, is_idle: bool) -> None:
-        """Return memory if this process is idle and has worked since the last time; call it every second or so."""
-        now_s = time.monotonic()
-        self._was_busy = self._was_busy or not is_idle
-        under_way = self._thread is not None and self._thread.is_alive()
-        if self._trim is None or not is_idle or under_way or now_s - self._checked_s < MIN_PAUSE_S:
+        """Return memory if this process is idle and larger than it once was; call it every second or so."""
+        if not is_idle:
+            self._pause_s = MIN_PAUSE_S
             return
-        self._checked_s = now_s
+        now_s = time.monotonic()
+        under_way = self._thread is not None and self._thread.is_alive()
+        if self._trim is None or under_way or now_s - self._tried_s < self._pause_s:
+            return
         resident_bytes = _resident_bytes()
         self._smallest_bytes = min(self._smallest_bytes, resident_bytes)
-        has_worked = self._was_busy or abs(resident_bytes - self._returned_bytes) > LITTLE_BYTES
-        if has_worked and resident_bytes - self._smallest_bytes > MIN_GROWN_BYTES:
-            self._was_busy = False
+        if resident_bytes - self._smallest_bytes > MIN_GROWN_BYTES:
+            self._tried_s = now_s
             self._thread = threading.Thread(target=self._return, name="return-memory", daemon=True)
             self._thread.start()
 
@@ -56,9 +57,8 @@ class FreedMemory:
         before_bytes = _resident_bytes()
         gc.collect()  # requests that were cut off leave cycles, and an idle interpreter does not look for them
         self._trim(0)
-        self._returned_bytes = _resident_bytes()
-        if before_bytes - self._returned_bytes < LITTLE_BYTES:  # it is in use: not tried again until there is more
-            self._smallest_bytes = self._returned_bytes
+        is_little = before_bytes - _resident_bytes() < LITTLE_BYTES
+        self._pause_s = min(MAX_PAUSE_S, 2 * self._pause_s) if is_little else MIN_PAUSE_S
 
 
 def _malloc_trim() -> Callable[[int], int] | None:

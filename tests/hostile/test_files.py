@@ -76,7 +76,7 @@ BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 10)}]\n" for level in range(1, 12)
 )
 HOSTILE_YAML = {
-    "an alias bomb": (BOMB, r":\d+: more than 1,000,000 values, counting what aliases stand for; split the file\."),
+    "an alias bomb": (BOMB, r":\d+: more than 1,000,000 values, counting expanded aliases; split the file\."),
     "100,000 lists": ("[" * 100_000 + "]" * 100_000, ":1: nested deeper than 64 blocks; make it flatter"),
     "100,000 open lists": ("a: " + "[" * 100_000, ":1: nested deeper than 64 blocks"),
     "100,000 blocks": ("{a: " * 100_000 + "1" + "}" * 100_000, ":1: nested deeper than 64 blocks"),

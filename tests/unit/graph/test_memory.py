@@ -9,7 +9,7 @@ PROGRAM = """
 import sys, threading, time
 from serve_app.graph import memory
 
-memory.MIN_PAUSE_S = 0.0
+memory.MIN_PAUSE_S = -1.0
 freed = memory.FreedMemory()
 before = memory._resident_bytes()
 
