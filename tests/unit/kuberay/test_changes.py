@@ -149,7 +149,7 @@ MANIFEST_EDITS: list[tuple[str, list[tuple[str, Any]], dict[str, Effect]]] = [
     # in the hash of rayClusterConfig
     ("image", [(f"{GROUP}/template/spec/containers/0/image", "siglip-serve:9")], {f"{POD}.containers[0].image": NEW}),
     ("environment", [(f"{GROUP}/template/spec/containers/0/env/1/value", "9")], {f"{POD}.containers[0].env[1].value": NEW}),
-    ("variable more", [(f"{GROUP}/template/spec/containers/0/env/14", {"name": "A", "value": "1"})], {f"{POD}.containers[0].env": NEW}),
+    ("variable more", [(f"{GROUP}/template/spec/containers/0/env/13", {"name": "A", "value": "1"})], {f"{POD}.containers[0].env": NEW}),
     ("Ray", [(f"{CLUSTER}/rayVersion", "2.61.0")], {"rayClusterConfig.rayVersion": NEW}),
     (
         "idle time",
