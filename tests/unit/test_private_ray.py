@@ -59,12 +59,12 @@ def test_after_an_error_the_logs_stay_and_the_token_goes(base: Path) -> None:
 def test_the_token_of_this_users_cluster_is_found_by_its_address(base: Path) -> None:
     """Of a running one, and of no other address."""
     with private_folder() as folder:
-        (folder.path / CLUSTER_FILE).write_text(json.dumps({"dashboard": "http://127.0.0.1:8265", "pid": os.getpid()}))
+        (folder.path / CLUSTER_FILE).write_text(json.dumps({"dashboard": "http://127.0.0.1:1", "pid": os.getpid()}))
         token = folder.token_file.read_text()
-        assert token_for("http://127.0.0.1:8265/") == token
-        assert token_for("http://localhost:8265") == token
-        assert token_for("http://127.0.0.1:8266") is None
-        assert token_for("http://10.0.0.1:8265") is None
+        assert token_for("http://127.0.0.1:1/") == token
+        assert token_for("http://localhost:1") == token
+        assert token_for("http://127.0.0.1:2") is None
+        assert token_for("http://10.0.0.1:1") is None
 
 
 @pytest.mark.parametrize("trick", ["link", "open", "ended"])
@@ -74,7 +74,7 @@ def test_a_folder_that_another_user_could_have_made_is_not_believed(base: Path, 
     own.mkdir(mode=0o700)
     (own / TOKEN_FILE).write_text("stolen")
     pid = 2**22 + 1 if trick == "ended" else os.getpid()
-    (own / CLUSTER_FILE).write_text(json.dumps({"dashboard": "http://127.0.0.1:8265", "pid": pid}))
+    (own / CLUSTER_FILE).write_text(json.dumps({"dashboard": "http://127.0.0.1:1", "pid": pid}))
     place = base / "siglip-12345678"
     if trick == "link":
         place.symlink_to(own)
@@ -82,7 +82,7 @@ def test_a_folder_that_another_user_could_have_made_is_not_believed(base: Path, 
         own.rename(place)
     if trick == "open":
         place.chmod(0o755)
-    assert token_for("http://127.0.0.1:8265") is None
+    assert token_for("http://127.0.0.1:1") is None
 
 
 def test_old_folders_of_killed_runs_are_removed(base: Path) -> None:
