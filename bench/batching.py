@@ -92,7 +92,7 @@ def serve_stand_in(config_path: str) -> None:
         from serve_app.planning import plan_service, resolve_config
 
         cloudpickle.register_pickle_by_value(module)
-        serve.start(http_options={"host": "0.0.0.0", "port": config.serving.port})
+        serve.start(http_options={"host": "127.0.0.1", "port": config.serving.port})
         serve.run(
             build_graph(resolve_config(config, plan_service(config, detect_machine)), image_encoder=StandIn),
             name="trial",

@@ -99,6 +99,7 @@ def private_folder() -> Iterator[PrivateFolder]:
         ConfigError: The temporary folder cannot be used.
     """
     folder = PrivateFolder(_new_folder(), _free_ports())
+    _describe(folder, dashboard=None)
     descriptor = os.open(folder.token_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w") as file:
         file.write(secrets.token_hex(32))
@@ -129,7 +130,8 @@ def private_ray(folder: PrivateFolder, environment: Mapping[str, str] | None = N
             _temp_dir=str(folder.path / "ray"),
         )
         dashboard = f"http://{context.dashboard_url}" if context.dashboard_url else None
-        _describe(folder, dashboard, context.address_info["gcs_address"])
+        _describe(folder, dashboard)
+        _write_environment(folder, dashboard, context.address_info["gcs_address"])
         try:
             yield PrivateRay(folder, dashboard)
         finally:
@@ -152,10 +154,14 @@ def token_for(address: str) -> str | None:
     return None
 
 
-def _describe(folder: PrivateFolder, dashboard: str | None, gcs_address: str) -> None:
-    """Write the files with which other commands of the same user find this cluster."""
+def _describe(folder: PrivateFolder, dashboard: str | None) -> None:
+    """Write which process the folder belongs to, and which cluster its token is for."""
     described = {"dashboard": dashboard, "pid": os.getpid()}
     (folder.path / CLUSTER_FILE).write_text(json.dumps(described), encoding="utf-8")
+
+
+def _write_environment(folder: PrivateFolder, dashboard: str | None, gcs_address: str) -> None:
+    """Write the shell file for `ray` and `serve` commands of the same user."""
     exports = {
         "RAY_ADDRESS": gcs_address,
         "RAY_API_SERVER_ADDRESS": dashboard or "",

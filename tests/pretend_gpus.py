@@ -13,8 +13,7 @@ from typing import Any
 
 from serve_app.config import ServiceConfig, load_config
 from serve_app.graph.encoders import ImageEncoder
-from serve_app.graph.local_node import local_node
-from serve_app.graph.render import render_serve_config
+from serve_app.graph.local_node import local_node, serve_config_here
 from serve_app.hardware.detection import parse_hardware
 from serve_app.hardware.plan import Plan
 from serve_app.planning import plan_service, resolve_config
@@ -58,12 +57,12 @@ def build_app(args: dict[str, Any]) -> Any:
 def serve(path: Path) -> None:
     """Serve until standard input ends."""
     config = load_config(path)
-    with local_node(config, {"num_cpus": 16, "num_gpus": 2}) as cluster:
-        rendered = render_serve_config(config)
+    with local_node(config, {"num_cpus": 16, "num_gpus": 2}) as node:
+        rendered = serve_config_here(config)
         rendered["applications"][0]["import_path"] = "tests.pretend_gpus:build_app"
-        cluster.deploy(rendered)
-        cluster.wait_until_running(config.name, 180.0, lambda state: None)
-        print(f"Ready {cluster.address}", flush=True)
+        node.cluster.deploy(rendered)
+        node.cluster.wait_until_running(config.name, 180.0, lambda state: None)
+        print(f"Ready {node.cluster.address}", flush=True)
         sys.stdin.read()
 
 

@@ -4,7 +4,6 @@ import signal
 import sys
 import threading
 from types import FrameType
-from typing import Any
 
 from pydantic import ValidationError
 
@@ -14,7 +13,7 @@ from serve_app.console import SafeConsole, styled
 from serve_app.errors import ConfigError, TaggerError
 from serve_app.graph.deploy import Cluster
 from serve_app.graph.haproxy import LOOPBACK
-from serve_app.graph.local_node import listening_host, local_node, logs_folder
+from serve_app.graph.local_node import listening_host, local_node, serve_config_here
 from serve_app.graph.profiles import ingress_profile
 from serve_app.hardware.accelerators import GENERIC
 from serve_app.hardware.detection import detect_machine
@@ -34,19 +33,22 @@ def serve_locally(config: ServiceConfig, timeout_s: float) -> int:
     config = _on_unknown_gpus(config)
     stop = threading.Event()
     _stop_on_signals(stop)
-    with local_node(config) as cluster:
+    with local_node(config) as node:
         _stop_on_signals(stop)  # again: ray.init takes SIGTERM for itself
         try:
-            cluster.deploy(_on_this_machine(config))
+            node.cluster.deploy(serve_config_here(config))
             loading = f"Loading {config.siglip.model} …"
             with console.status(styled(loading)) as status:
-                cluster.wait_until_running(config.name, timeout_s, lambda state: status.update(styled(f"{loading} {state}")), stop.is_set)
+                node.cluster.wait_until_running(
+                    config.name, timeout_s, lambda state: status.update(styled(f"{loading} {state}")), stop.is_set
+                )
         except TaggerError:
-            console.print(f"logs: {logs_folder()}")
+            console.print(f"logs: {node.logs}")
             raise
         if not stop.is_set():
-            print_line(_ready_line(config, cluster), flush=True)
-        _wait(stop, FollowedRequests(logs_folder()))
+            print_line(_ready_line(config, node.cluster), flush=True)
+            console.print(f"For ray and serve commands in another terminal: . {node.folder.environment_file}")
+        _wait(stop, FollowedRequests(node.logs))
         console.print("Ending …")
     return 0
 
@@ -63,16 +65,6 @@ def listening_at(config: ServiceConfig, host: str | None, port: int | None) -> S
     except ValidationError as error:
         raise ConfigError(f"--port: {error.errors()[0]['msg']} (got {port})") from error
     return config.model_copy(update={"serving": serving})
-
-
-def _on_this_machine(config: ServiceConfig) -> dict[str, Any]:
-    """Return the Serve config with replicas on loopback: HAProxy, where there is one, listens in their place."""
-    from serve_app.graph.render import render_serve_config
-
-    rendered = render_serve_config(config)
-    behind_haproxy = ingress_profile(config.serving.ingress) == "haproxy"
-    rendered["http_options"]["host"] = LOOPBACK if behind_haproxy else listening_host(config)
-    return rendered
 
 
 def _on_unknown_gpus(config: ServiceConfig) -> ServiceConfig:

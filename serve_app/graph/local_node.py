@@ -8,6 +8,7 @@ import resource
 import socket
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,8 +66,26 @@ def check_port_free(host: str, port: int) -> None:
             ) from error
 
 
+@dataclass(frozen=True, slots=True)
+class LocalNode:
+    """A running node of this machine.
+
+    Attributes:
+        cluster: Its dashboard.
+        folder: Logs, token and sockets of this run.
+    """
+
+    cluster: "Cluster"
+    folder: PrivateFolder
+
+    @property
+    def logs(self) -> Path:
+        """The folder of Ray's logs."""
+        return self.folder.path / "ray" / "session_latest" / "logs"
+
+
 @contextlib.contextmanager
-def local_node(config: ServiceConfig, resources: Mapping[str, int] | None = None) -> Iterator["Cluster"]:
+def local_node(config: ServiceConfig, resources: Mapping[str, int] | None = None) -> Iterator["LocalNode"]:
     """Start a Ray node on this machine and end it, and every process below this one, on the way out.
 
     The environment is set before Ray is imported: Serve reads its settings at import, in every process.
@@ -93,12 +112,22 @@ def local_node(config: ServiceConfig, resources: Mapping[str, int] | None = None
 
                 assert node.dashboard is not None, "include_dashboard"
                 try:
-                    yield Cluster(node.dashboard)
+                    yield LocalNode(Cluster(node.dashboard), folder)
                 finally:
                     started = [p for p in psutil.Process().children(recursive=True) if p.pid not in before]
                     _shut_down_serve()
         finally:  # also when a second Ctrl-C cuts the first one's work short
             _end(started or [p for p in psutil.Process().children(recursive=True) if p.pid not in before])
+
+
+def serve_config_here(config: ServiceConfig) -> dict[str, Any]:
+    """Return the Serve config for a local node: replicas are on loopback, and HAProxy, if it is used, listens in their place."""
+    from serve_app.graph.render import render_serve_config  # imports Ray, which reads the environment of `local_node` then
+
+    rendered = render_serve_config(config)
+    behind_haproxy = ingress_profile(config.serving.ingress) == "haproxy"
+    rendered["http_options"]["host"] = LOOPBACK if behind_haproxy else listening_host(config)
+    return rendered
 
 
 def listening_host(config: ServiceConfig) -> str:
@@ -148,13 +177,6 @@ def _check_gpus(plan: Plan, gpus: int) -> None:
             f"the plan for {plan.hardware.described} takes {needed:g} GPU at least, and this machine has {gpus}; set hardware to auto, "
             "or deploy to a cluster that has them."
         )
-
-
-def logs_folder() -> Path:
-    """Return the folder of the running node's logs."""
-    import ray
-
-    return Path(ray._private.worker._global_node.get_session_dir_path()) / "logs"
 
 
 def _shut_down_serve() -> None:

@@ -10,7 +10,16 @@ import pytest
 
 from serve_app import private_ray
 from serve_app.errors import ConfigError
-from serve_app.private_ray import CLUSTER_FILE, TOKEN_FILE, PrivateFolder, private_environment, private_folder, token_for
+from serve_app.private_ray import (
+    CLUSTER_FILE,
+    LOWEST_PORT,
+    PORTS,
+    TOKEN_FILE,
+    PrivateFolder,
+    private_environment,
+    private_folder,
+    token_for,
+)
 
 
 def mode(path: Path) -> int:
@@ -113,12 +122,14 @@ def test_no_usable_folder_is_told_in_one_sentence(monkeypatch: pytest.MonkeyPatc
         pass
 
 
-def test_ports_that_are_taken_are_not_reserved(base: Path) -> None:
-    """Every reserved port can be bound."""
-    with private_folder() as folder:
-        for port in folder.ports:
-            with socket.socket() as probe:
-                probe.bind(("", port))
+def test_ports_that_are_taken_are_not_reserved(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If one of the consecutive ports is taken, others are reserved."""
+    choices = iter((0, 2 * PORTS))
+    monkeypatch.setattr("secrets.randbelow", lambda _: next(choices))
+    with socket.socket() as taken:
+        taken.bind(("", LOWEST_PORT + 5))
+        with private_folder() as folder:
+            assert folder.ports == range(LOWEST_PORT + 2 * PORTS, LOWEST_PORT + 3 * PORTS)
 
 
 def test_the_environment_is_put_back(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
