@@ -48,10 +48,10 @@ def json_line(answered: AnsweredRequest, now: datetime) -> str:
 
 def console_line(answered: AnsweredRequest, now: datetime) -> str:
     """Return a request as one line for people."""
-    stages = " ".join(f"{stage}={_ms(seconds):g}" for stage, seconds in answered.stages.items())
+    stages = "".join(f" {stage}={_ms(seconds):g}" for stage, seconds in answered.stages.items())
     what = f"{answered.method} {answered.route} {answered.status}{f' {answered.code}' if answered.code else ''}"
     whose = f" key={answered.key}" if answered.key else ""
-    measured = f"{_ms(answered.seconds):g} ms images={answered.images} {stages}"
+    measured = f"{_ms(answered.seconds):g} ms images={answered.images}{stages}"
     return printable(f"{now:%H:%M:%S} {what} {measured}{whose} id={answered.request_id}")
 
 

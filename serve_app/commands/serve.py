@@ -77,7 +77,7 @@ def _on_unknown_gpus(config: ServiceConfig) -> ServiceConfig:
 
 def _ready_line(config: ServiceConfig, cluster: Cluster) -> str:
     host = listening_host(config)
-    shown_host = LOOPBACK if host in ("0.0.0.0", "::") else host
+    shown_host = LOOPBACK if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
     pages = [name for name, there in (("page at /", config.access.page), ("docs at /docs", config.access.docs)) if there]
     return (
         f"Ready: http://{shown_host}:{config.serving.port} tags with {config.siglip.model} "

@@ -1,6 +1,7 @@
 """A Ray node for one machine: started for `siglip-serve serve`, and ended with everything that it started."""
 
 import contextlib
+import errno
 import logging
 import math
 import os
@@ -55,15 +56,32 @@ END_TIMEOUT_S = 10.0
 
 
 def check_port_free(host: str, port: int) -> None:
-    """Raise `ConfigError` if something listens on a port already."""
-    with socket.socket() as probe:
+    """Check that the service can listen at an address.
+
+    Raises:
+        ConfigError: Something listens there already, it is no address of this machine, or this user may not listen there.
+    """
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except socket.gaierror as error:
+        raise ConfigError(f"serving.host: {host!r} is no address and no known name; use 127.0.0.1, or 0.0.0.0 for all.") from error
+    with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((host, port))
+            probe.bind(address)
         except OSError as error:
-            raise ConfigError(
-                f"port {port} is taken by another process ({error.strerror}); end it, or set serving.port in the configuration."
-            ) from error
+            raise ConfigError(_why_not(error, host, port)) from error
+
+
+def _why_not(error: OSError, host: str, port: int) -> str:
+    match error.errno:
+        case errno.EADDRINUSE:
+            return f"port {port} is taken by another process; end it, or set serving.port or --port to another one."
+        case errno.EADDRNOTAVAIL:
+            return f"serving.host: {host} is no address of this machine; use 127.0.0.1, or 0.0.0.0 for all."
+        case errno.EACCES:
+            return f"port {port} needs more rights than this user has; set serving.port or --port to 1024 or more."
+    return f"the service cannot listen at {host}, port {port}: {error.strerror}."
 
 
 @dataclass(frozen=True, slots=True)
