@@ -58,7 +58,7 @@ class Target:
 
     @property
     def url(self) -> str:
-        """Of the service."""
+        """URL of the service."""
         return f"http://{self.host}:{self.port}"
 
     @property
@@ -68,7 +68,7 @@ class Target:
 
 
 Attack = Callable[[Target, float], Awaitable[Counter[str]]]
-"""Attacks for some seconds and says what was answered."""
+"""Runs an attack for some seconds and counts the responses by status."""
 
 
 def png(width: int, height: int, color: int = 2, depth: int = 8, interlace: int = 0) -> bytes:

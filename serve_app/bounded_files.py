@@ -1,8 +1,8 @@
 """Reads untrusted files: only regular files, with limits on size and time.
 
 A configuration may name a pipe that never ends, a device, a file of terabytes, or a file on a
-network share whose server is gone. Every read of a whole file in this package goes through this
-module.
+network share whose server is gone. Every file that a user names is read through this module; files
+that this package or Ray wrote are not.
 
 Not here: YAML (`yaml_files.py`), responses of servers (`bounded_http.py`), images.
 """

@@ -130,11 +130,11 @@ class Limits(Settings):
 
     @model_validator(mode="after")
     def _check_held(self) -> Self:
-        needed = max(HELD_FOR_EACH_BYTE * self.max_body_bytes, self.max_response_bytes)
+        needed = HELD_FOR_EACH_BYTE * self.max_body_bytes + self.max_response_bytes
         if self.max_held_bytes < needed:
             raise ValueError(
-                f"max_held_bytes {self.max_held_bytes:,} is less than one request may take; use {needed:,} or more (twice max_body_bytes, "
-                "and max_response_bytes), or lower those"
+                f"max_held_bytes {self.max_held_bytes:,} is less than one request may hold; use at least {needed:,} (twice max_body_bytes "
+                "plus max_response_bytes), or lower those"
             )
         return self
 

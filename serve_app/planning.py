@@ -38,7 +38,7 @@ def plan_service(config: ServiceConfig, look: Callable[[bool], Hardware]) -> Pla
 
 
 def host_bytes(config: ServiceConfig, architecture: Architecture) -> dict[str, int]:
-    """Return the most memory in bytes of a replica of each deployment that holds no tower: what the limits add up to."""
+    """Return the maximum memory in bytes of each replica without a tower, by deployment."""
     limits = config.limits
     sizes = [len(registered.vocabulary.tags) for registered in config.vocabularies.values()]
     vocabularies = ScoredVocabularies(sum(sizes), max([*sizes, limits.max_labels_per_request]), architecture.text.hidden_size)

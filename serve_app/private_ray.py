@@ -51,7 +51,7 @@ _LOOPBACK = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
-_TOKEN_VARIABLES = ("RAY_AUTH_TOKEN", "RAY_ADDRESS")
+_OTHER_CLUSTER = ("RAY_AUTH_TOKEN", "RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_TMPDIR")
 """Variables removed from the environment: they belong to another cluster."""
 
 
@@ -112,15 +112,21 @@ def private_folder() -> Iterator[PrivateFolder]:
 
 
 @contextlib.contextmanager
-def private_ray(folder: PrivateFolder, environment: Mapping[str, str] | None = None, **options: Any) -> Iterator[PrivateRay]:
+def private_ray(
+    folder: PrivateFolder,
+    environment: Mapping[str, str] | None = None,
+    fixed: Mapping[str, str] | None = None,
+    **options: Any,
+) -> Iterator[PrivateRay]:
     """Start a Ray node and end it on the way out.
 
     Args:
         folder: The folder of this run.
-        environment: Variables for this process and its children while the node runs.
+        environment: Variables for this process and its children while the node runs; what the user has set stays.
+        fixed: Variables that replace what the user has set.
         options: Options of `ray.init`, such as `num_cpus`.
     """
-    with private_environment(folder, environment):
+    with private_environment(folder, environment, fixed):
         import ray
 
         context = ray.init(
@@ -147,7 +153,7 @@ def token_for(address: str) -> str | None:
     """
     wanted = address.rstrip("/").replace("://localhost:", "://127.0.0.1:")
     for folder in _own_folders():
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             described = json.loads((folder / CLUSTER_FILE).read_text(encoding="utf-8"))
             if described["dashboard"] == wanted and psutil.pid_exists(described["pid"]):
                 return (folder / TOKEN_FILE).read_text(encoding="utf-8")
@@ -202,7 +208,7 @@ def _own_folders(base: Path | None = None) -> Iterator[Path]:
 def _remove_stale(base: Path) -> None:
     for folder in _own_folders(base):
         described = folder / CLUSTER_FILE
-        with contextlib.suppress(OSError, ValueError, KeyError):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             is_old = time.time() - described.stat().st_mtime > STALE_AFTER_S
             if is_old and not psutil.pid_exists(json.loads(described.read_text(encoding="utf-8"))["pid"]):
                 shutil.rmtree(folder, ignore_errors=True)
@@ -228,19 +234,31 @@ def _is_free(port: int) -> bool:
 
 
 @contextlib.contextmanager
-def private_environment(folder: PrivateFolder, environment: Mapping[str, str] | None = None) -> Iterator[None]:
-    """Set the variables that every process of a run inherits, and restore the old ones afterwards."""
+def private_environment(
+    folder: PrivateFolder, environment: Mapping[str, str] | None = None, fixed: Mapping[str, str] | None = None
+) -> Iterator[None]:
+    """Set the variables that every process of a run inherits, and restore the old ones afterwards.
+
+    Args:
+        folder: The folder of the run.
+        environment: Variables that the user may have set to something else.
+        fixed: Variables that replace what the user has set: paths and ports of this run.
+    """
     before = dict(os.environ)
-    for name in _TOKEN_VARIABLES:
+    for name in _OTHER_CLUSTER:
         os.environ.pop(name, None)
     for name, value in (environment or {}).items():
         os.environ.setdefault(name, value)  # values set by the user take precedence
-    os.environ |= _LOOPBACK | {
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN_PATH": str(folder.token_file),
-        "AUTOSCALER_METRIC_PORT": str(folder.ports[0]),
-        "DASHBOARD_METRIC_PORT": str(folder.ports[1]),
-    }
+    os.environ |= (
+        dict(fixed or {})
+        | _LOOPBACK
+        | {
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN_PATH": str(folder.token_file),
+            "AUTOSCALER_METRIC_PORT": str(folder.ports[0]),
+            "DASHBOARD_METRIC_PORT": str(folder.ports[1]),
+        }
+    )
     _read_again(loopback=True)
     try:
         yield

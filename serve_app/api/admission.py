@@ -13,11 +13,14 @@ from serve_app.fairness.budgets import SharedBudget
 
 MAX_PACED = 128
 """At most this many refusals are delayed at the same time; further ones are sent immediately."""
+MAX_DRAINED = 4
+"""Refused bodies whose rest is read at the same time: most clients look for the response only when they have sent everything.
+The connections of others are closed."""
 MAX_PACED_BYTES = 64 * 1024
 PACE_S = 0.25
 """Delay of a refusal: a client that retries immediately would take CPU time from accepted requests."""
-TOO_MANY = "The service is answering as many requests as it can. Retry after the time in Retry-After."
-TOO_MUCH = "The service holds as many bytes of requests as it can. Retry after the time in Retry-After, or send less at once."
+TOO_MANY_REQUESTS = "The service is answering as many requests as it can. Retry after the time in Retry-After."
+TOO_MANY_BYTES = "The service holds as many bytes of requests as it can. Retry after the time in Retry-After, or send less at once."
 
 
 class Admission:
@@ -28,6 +31,17 @@ class Admission:
         self._requests = SharedBudget(limits.max_concurrent_requests)
         self._bytes = SharedBudget(limits.max_held_bytes)
         self._paced = 0
+        self._drained = 0
+
+    def take_drain(self) -> bool:
+        """Whether the rest of one more refused body may be read and dropped; if so, `end_drain` must follow."""
+        may = self._drained < MAX_DRAINED
+        self._drained += may
+        return may
+
+    def end_drain(self) -> None:
+        """Allow another body to be drained."""
+        self._drained -= 1
 
     @property
     def is_idle(self) -> bool:
@@ -56,7 +70,7 @@ class Admission:
         if is_small and self._paced < MAX_PACED:
             with self._pacing():
                 await asyncio.sleep(PACE_S)
-        raise Overloaded(TOO_MANY)
+        raise Overloaded(TOO_MANY_REQUESTS)
 
     @contextmanager
     def _pacing(self) -> Iterator[None]:
@@ -79,15 +93,15 @@ class Admitted:
 
     def check_announced(self, size: float) -> None:
         """Refuse a body before it is read if its announced size does not fit now; raises `Overloaded`."""
-        if not self._bytes.fits(self._client, size):
-            raise Overloaded(TOO_MUCH)
+        if size <= self._bytes.capacity and not self._bytes.fits(self._client, size):
+            raise Overloaded(TOO_MANY_BYTES)
 
     def hold(self, size: float) -> None:
         """Hold more bytes of the body or of the response; raises `Overloaded` if they do not fit."""
         if size > self._bytes.capacity:
             return  # a retry would not help; the limit on a single body refuses it
         if not self._bytes.take(self._client, size):
-            raise Overloaded(TOO_MUCH)
+            raise Overloaded(TOO_MANY_BYTES)
         self._held += size
 
     def leave(self) -> None:

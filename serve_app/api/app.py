@@ -22,9 +22,10 @@ from serve_app.api.admission import Admission
 from serve_app.api.answers import ErrorShape, error_body, error_response, own_shape
 from serve_app.api.dialects import hugging_face, open_inference, openai
 from serve_app.api.docs import add_docs
-from serve_app.api.edge import ClientTimes, Edge, Observer
+from serve_app.api.edge import Edge, Observer
 from serve_app.api.keys import ApiKeys
 from serve_app.api.page import add_page
+from serve_app.api.passages import ClientTimes
 from serve_app.api.prefix import WithoutPrefix
 from serve_app.api.request_log import request_log
 from serve_app.api.sources import image_sources

@@ -1,28 +1,23 @@
-"""What every request passes on its way in and every answer on its way out, before and after any route.
+"""What every request passes on its way in and every response on its way out, before and after any route.
 
-Request ids, API keys, the time that a body has, headers that browsers go by, `Server-Timing`, and the record of what was
-asked and how it went, which logs and metrics are told of. Pure ASGI: Starlette's own base class for middleware costs more
-than scoring an image.
+Request ids, API keys, budgets, time-outs, headers that browsers go by, `Server-Timing`, and the record of the request that logs
+and metrics are given. Pure ASGI: Starlette's own base class for middleware costs more than scoring an image.
+
+Not here: one request's state (`passages.py`).
 """
 
-import asyncio
 import logging
-import re
-import time
-import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serve_app import observed
-from serve_app.api.admission import Admission, Admitted
+from serve_app.api.admission import Admission
 from serve_app.api.answers import ErrorShape, error_response, own_shape
 from serve_app.api.keys import ApiKeys
-from serve_app.config import HELD_FOR_EACH_BYTE
-from serve_app.errors import InvalidRequest, Overloaded, RequestTimeout, TaggerError
-from serve_app.observed import RequestRecord
+from serve_app.api.passages import AnsweredRequest, ClientTimes, Passage
+from serve_app.errors import TaggerError
 
 logger = logging.getLogger(__name__)
 
@@ -30,68 +25,8 @@ OPEN_PATHS = ("/", "/healthz", "/readyz", "/v2/health/live", "/v2/health/ready",
 OPEN_BELOW = ("/page/", "/docs/")
 """Answered without a key, where they are there at all: probes, and what a browser shows before it could send one. Of `/`
 only what is read; `POST /` tags an image."""
-CLIENT_LEFT = 499
-"""Status in logs and metrics of a request whose client did not wait; the number is nginx's."""
-SMALL_WRITE_BYTES = 32 * 1024
-"""A response of at most this fits into the buffers on its way, so that sending it never waits for the client."""
-MAX_UNREAD_BYTES = 2**20
-"""Bytes of a refused body that are read and dropped. With more left the connection is closed: a client could otherwise
-have the process read without end."""
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
-_SECURITY = (
-    (b"x-content-type-options", b"nosniff"),
-    (b"x-frame-options", b"DENY"),
-    (b"referrer-policy", b"no-referrer"),
-    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
-)
-"""Of every answer that does not say otherwise itself."""
-
-
-@dataclass(frozen=True, slots=True)
-class AnsweredRequest:
-    """A request and how it went, as logs and metrics are told.
-
-    Attributes:
-        request_id: Sent by the client, or made here.
-        key: Name of the API key, if keys are asked for.
-        method: GET, POST, …
-        route: The path as documented, such as `/v1/vocabularies/{name}`; `other` where there is nothing.
-        status: Of the answer; 499 where the client left, or was cut off by Serve, 500 where the answer broke off.
-        code: Of the error, if it is one.
-        seconds: From the first byte of the request's head to the last of the answer.
-        bytes_in: Of the body.
-        images: That it held.
-        unread: Codes of those that could not be fetched or unpacked, and so were not worked on.
-        stages: Seconds of each stage, of the image for which it took longest.
-    """
-
-    request_id: str
-    key: str | None
-    method: str
-    route: str
-    status: int
-    code: str | None
-    seconds: float
-    bytes_in: int
-    images: int
-    stages: dict[str, float]
-    unread: tuple[str, ...] = ()
-
 
 Observer = Callable[[AnsweredRequest], None]
-
-
-@dataclass(frozen=True, slots=True)
-class ClientTimes:
-    """How long a client may take.
-
-    Attributes:
-        body_s: For the whole body of a request.
-        write_s: To read the next part of a response, after which its connection is closed.
-    """
-
-    body_s: float
-    write_s: float
 
 
 @dataclass(slots=True)
@@ -104,7 +39,7 @@ class Edge:
         admission: Budgets of this process; None for none.
         keys: That are known; None where none is asked for.
         shape_of: From a path to the shape of its errors.
-        observers: Told of every request.
+        observers: Called with every finished request.
         returns_request_id: Whether the answer's `X-Request-Id` is set here; Serve sets it itself.
     """
 
@@ -121,7 +56,8 @@ class Edge:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        passage = _Passage(scope, receive, send, self.times, self.returns_request_id)
+        passage = Passage(scope, receive, send, self.times, self.returns_request_id)
+        passage.admission = self.admission
         observed.begin(passage.record)
         try:
             if not _is_open(scope):
@@ -147,7 +83,7 @@ class Edge:
                 passage.admitted.leave()
             self._tell(passage.answered())
 
-    async def _let_in(self, passage: "_Passage", scope: Scope) -> None:
+    async def _let_in(self, passage: Passage, scope: Scope) -> None:
         """Find out whose the request is, and whether the process has room for it; raises `Unauthorized` or `Overloaded`."""
         address = scope.get("client")
         passage.record.client = str(address[0]) if address else ""
@@ -164,134 +100,6 @@ class Edge:
                 observer(answered)
             except Exception:
                 logger.exception("a request could not be noted")
-
-
-class _Passage:
-    """One request on its way through."""
-
-    def __init__(self, scope: Scope, receive: Receive, send: Send, times: ClientTimes, returns_request_id: bool) -> None:
-        self._scope, self._receive, self._send = scope, receive, send
-        self._started_s = time.perf_counter()
-        self._body_ends_s = asyncio.get_running_loop().time() + times.body_s
-        self._write_s = times.write_s
-        self._returns_request_id, self._body_is_here = returns_request_id, False
-        self.admitted: Admitted | None = None
-        self.refusal: Overloaded | None = None
-        self.headers = Headers(scope=scope)
-        asked = self.headers.get("x-request-id", "")
-        self.record = RequestRecord(asked if _REQUEST_ID.fullmatch(asked) else uuid.uuid4().hex)
-        self.status, self.failed, self._left, self._ended, self._bytes_in = 0, False, False, False, 0
-
-    @property
-    def route(self) -> str:
-        """The path as it is documented, so that logs and metrics have few of them."""
-        known = self._scope.get("route")
-        return str(getattr(known, "path", None) or getattr(known, "path_format", None) or "other")
-
-    @property
-    def announced(self) -> int | None:
-        """Bytes of the body by the request's head; None where it does not say, as with chunks."""
-        if "transfer-encoding" in self.headers:
-            return None
-        announced = self.headers.get("content-length", "0")
-        return int(announced) if announced.isascii() and announced.isdigit() and len(announced) < 16 else None
-
-    async def receive(self) -> Message:
-        """Pass a part of the body on, within the time that the body has."""
-        if self._body_is_here:
-            return await self._receive()
-        if self.admitted is not None and not self._bytes_in:
-            self.admitted.check_announced(HELD_FOR_EACH_BYTE * (self.announced or 0))
-        try:
-            async with asyncio.timeout_at(self._body_ends_s):
-                message = await self._receive()
-        except TimeoutError as error:
-            raise RequestTimeout("The request's body did not arrive in time. Send it again, or a smaller one.") from error
-        if message["type"] == "http.disconnect":
-            self._left = True
-            raise InvalidRequest("The connection was closed before the whole body arrived.")
-        size = len(message.get("body", b""))
-        self._bytes_in += size
-        if self.admitted is not None and size:
-            self.admitted.hold(HELD_FOR_EACH_BYTE * size)
-        self._body_is_here = not message.get("more_body", False)
-        return message
-
-    async def send(self, message: Message) -> None:
-        """Pass a part of the answer on, the head with what every answer has."""
-        if message["type"] == "http.response.start":
-            self._hold_response(message.get("headers", ()))
-            self.status = message["status"]
-            message["headers"] = self._with_headers(message.get("headers", ()))
-        if message.get("more_body", False) or len(message.get("body", b"")) > SMALL_WRITE_BYTES:
-            await self._send_in_time(message)
-        else:
-            await self._send(message)
-        if message["type"] == "http.response.body" and not message.get("more_body", False):
-            self._ended = True
-
-    def _hold_response(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
-        """Hold the bytes of a large response until it is sent; refuse it instead where there is no room for it."""
-        size = next((int(value) for name, value in headers if name.lower() == b"content-length"), 0)
-        if self.admitted is None or size <= SMALL_WRITE_BYTES:
-            return
-        try:
-            self.admitted.hold(size)
-        except Overloaded as error:
-            self.refusal = error
-            raise
-
-    async def _send_in_time(self, message: Message) -> None:
-        """Pass on a part that may have to wait for the client; give the client up if it does not read."""
-        try:
-            async with asyncio.timeout(self._write_s):
-                await self._send(message)
-        except TimeoutError as error:
-            self._left = True
-            raise OSError("the client did not read the response in time") from error
-
-    def answered(self) -> AnsweredRequest:
-        """Return how it went."""
-        status = self._outcome()
-        return AnsweredRequest(
-            request_id=self.record.request_id,
-            key=self.record.key,
-            method=self._scope["method"],
-            route=self.route,
-            status=status,
-            code=None if status == CLIENT_LEFT else self.record.code,
-            seconds=time.perf_counter() - self._started_s,
-            bytes_in=self._bytes_in,
-            images=len(self.record.images) + len(self.record.unread),
-            stages=self.record.longest(),
-            unread=tuple(self.record.unread),
-        )
-
-    def _outcome(self) -> int:
-        """Return the status that is noted: also of an answer that nobody waited for, or that broke off."""
-        if self.failed:
-            return 500
-        return CLIENT_LEFT if self._left or not self._ended else self.status
-
-    def _with_headers(self, headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-        """Return an answer's headers with what every answer has; as bytes, since this is done for each."""
-        own = list(headers)
-        present = {name for name, _ in own}
-        own += [header for header in _SECURITY if header[0] not in present]
-        if self._returns_request_id:
-            own.append((b"x-request-id", self.record.request_id.encode()))
-        if self._leaves_much_unread():
-            own.append((b"connection", b"close"))
-        times = [f"{stage};dur={seconds * 1000:.1f}" for stage, seconds in self.record.longest().items()]
-        times.append(f"total;dur={(time.perf_counter() - self._started_s) * 1000:.1f}")
-        own.append((b"server-timing", ", ".join(times).encode()))
-        return own
-
-    def _leaves_much_unread(self) -> bool:
-        """Whether the response comes while the client still has much to send, which would be read to its end otherwise."""
-        if self._body_is_here or self._scope["method"] in ("GET", "HEAD"):
-            return False
-        return self.announced is None or self.announced - self._bytes_in > MAX_UNREAD_BYTES
 
 
 def _is_open(scope: Scope) -> bool:

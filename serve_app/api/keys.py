@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 from starlette.datastructures import Headers
 
-from serve_app.bounded_files import FileMissing, FileProblem, read_regular, read_within
+from serve_app.bounded_files import FileMissing, FileProblem, read_text, read_within
 from serve_app.errors import ConfigError, Unauthorized
 
 logger = logging.getLogger(__name__)
@@ -140,7 +140,7 @@ class KeyFile:
         self._problem: str | None = None
         self._gone_since_s: float | None = None
         try:
-            read = read_within(lambda: _read(path), READ_TIMEOUT_S)
+            read = read_within(lambda: read_text(path, MAX_FILE_BYTES), READ_TIMEOUT_S)
         except FileProblem as error:
             raise ConfigError(f"access.api_keys: {error}") from error
         except TimeoutError as error:
@@ -154,7 +154,7 @@ class KeyFile:
     def check(self) -> None:
         """Read the file once and apply its keys; problems are logged, not raised."""
         try:
-            digests = parse_keys(_read(self._path), self._path.name)
+            digests = parse_keys(read_text(self._path, MAX_FILE_BYTES), self._path.name)
         except FileMissing:
             self._gone("is missing")
         except ConfigError as error:
@@ -211,14 +211,6 @@ def _watch(reference: "weakref.ref[KeyFile]") -> None:
 
 def _digest(key: str) -> bytes:
     return hashlib.sha256(key.encode()).digest()
-
-
-def _read(path: Path) -> str:
-    """Return the text of the file; raises `FileProblem`."""
-    try:
-        return read_regular(path, MAX_FILE_BYTES).decode()
-    except UnicodeDecodeError as error:
-        raise FileProblem(f"{path} cannot be read: it is not UTF-8.") from error
 
 
 def parse_keys(text: str, where: str) -> Digests:

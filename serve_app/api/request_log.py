@@ -4,7 +4,8 @@ import sys
 from datetime import UTC, datetime
 from typing import TextIO
 
-from serve_app.api.edge import AnsweredRequest, Observer
+from serve_app.api.edge import Observer
+from serve_app.api.passages import AnsweredRequest
 from serve_app.terminal import json_text, printable
 
 

@@ -1,7 +1,8 @@
 """A queue in which clients take turns, and so do the requests of each client. No Ray, no clock.
 
-The client that has received the least work is next. Source: start-time fair queueing, P. Goyal, H. M. Vin, H. Cheng, "Start-time
-Fair Queueing: A Scheduling Algorithm for Integrated Services Packet Switching Networks", SIGCOMM 1996.
+The client that has received the least work is next, and one that joins starts behind the work that was done last, so nobody
+gains by leaving and coming back. Source: self-clocked fair queueing, S. J. Golestani, "A Self-Clocked Fair Queueing Scheme for
+Broadband Applications", INFOCOM 1994.
 """
 
 import heapq
@@ -46,13 +47,14 @@ class _Turns(Generic[Member]):
     def count(self, work: float) -> None:
         """Count work for the member whose turn it is, which moves it back in the order."""
         turn = self._heap[0]
-        self._work = turn.work
+        self._work = max(self._work, turn.work)
         turn.work += work
         heapq.heapreplace(self._heap, turn)
 
-    def leave(self) -> None:
-        """Remove the member whose turn it is."""
-        self._work = heapq.heappop(self._heap).work
+    def leave(self, work: float) -> None:
+        """Remove the member whose turn it is after some work; whoever joins next starts behind that work."""
+        turn = heapq.heappop(self._heap)
+        self._work = max(self._work, turn.work + work)
 
 
 @dataclass(slots=True)
@@ -128,10 +130,10 @@ class FairQueue(Generic[Item]):
         if request.items:
             client.turns.count(work)
         else:
-            client.turns.leave()
+            client.turns.leave(work)
             del client.requests[request.name]
         if client.requests:
             self._turns.count(work)
         else:
-            self._turns.leave()
+            self._turns.leave(work)
             del self._clients[client.name]

@@ -20,7 +20,7 @@ Prepare = Callable[[bytes, StageTimes], Prepared]
 
 SECONDS_OF_COST = 0.075
 """CPU seconds for a cost of 1, which is a 12-megapixel JPEG. Measured on an EPYC at 2.6 GHz (bench/decode_cost.py)."""
-TOO_MUCH = "More images are waiting than can be decoded within the time limit of a request. Retry after the time in Retry-After."
+TOO_MANY_IMAGES = "More images are waiting than can be decoded within the time limit of a request. Retry after the time in Retry-After."
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ class DecodingThreads:
         client = record.client if record is not None else ""
         seconds = cost.cost * SECONDS_OF_COST
         if not self._waiting.take(client, seconds):
-            raise Overloaded(TOO_MUCH)
+            raise Overloaded(TOO_MANY_IMAGES)
         job = _Job(prepare, data, times, cost, client)
         self._rates.arrive(1)
         self.undecoded += 1

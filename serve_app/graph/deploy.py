@@ -1,5 +1,6 @@
 """Applying a Serve config to a running cluster through its dashboard, and waiting until it is served."""
 
+import contextlib
 import os
 import time
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from typing import Any
 
 import httpx
 
-from serve_app.bounded_files import read_within
+from serve_app.bounded_files import FileMissing, read_text, read_within
 from serve_app.bounded_http import ACCEPTED_ENCODINGS, read_response
 from serve_app.errors import ConfigError, Unavailable
 from serve_app.private_ray import token_for
@@ -17,13 +18,14 @@ from serve_app.private_ray import token_for
 APPLICATIONS_PATH = "/api/serve/applications/"
 NODES_PATH = "/api/v0/nodes?detail=1&limit=1000"
 HTTP_TIMEOUT_S = 30.0
-"""That the dashboard may be silent."""
-ANSWER_TIMEOUT_S = 60.0
-"""For one whole answer, however steadily its bytes arrive."""
+"""Maximum silence of the dashboard."""
+RESPONSE_TIMEOUT_S = 60.0
+"""Maximum time for one whole response, even if bytes keep arriving."""
 POLL_S = 0.5
 MAX_MESSAGE_CHARACTERS = 2_000
-MAX_ANSWER_BYTES = 64 * 2**20
-"""Of one answer of the dashboard, which repeats the configurations of all applications."""
+MAX_RESPONSE_BYTES = 64 * 2**20
+"""Maximum size of one dashboard response, which repeats the configuration of every application."""
+MAX_TOKEN_BYTES = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +106,7 @@ class Cluster:
         try:
             url = self.address.rstrip("/") + path
             headers = {"Accept-Encoding": ACCEPTED_ENCODINGS} | _authorization(self.address)
-            response = read_within(lambda: _exchange(method, url, headers, content), ANSWER_TIMEOUT_S)
+            response = read_within(lambda: _exchange(method, url, headers, content), RESPONSE_TIMEOUT_S)
         except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
             raise Unavailable(f"no Ray dashboard answers at {self.address} ({type(error).__name__}); is the cluster running?") from error
         if response.status_code in (401, 403):
@@ -116,7 +118,7 @@ class Cluster:
 
 def _exchange(method: str, url: str, headers: dict[str, str], content: dict[str, Any]) -> httpx.Response:
     with httpx.stream(method, url, timeout=HTTP_TIMEOUT_S, headers=headers, **content) as streamed:
-        return read_response(streamed, MAX_ANSWER_BYTES, ANSWER_TIMEOUT_S)
+        return read_response(streamed, MAX_RESPONSE_BYTES, RESPONSE_TIMEOUT_S)
 
 
 def _authorization(address: str) -> dict[str, str]:
@@ -125,8 +127,9 @@ def _authorization(address: str) -> dict[str, str]:
     if not token and os.environ.get("RAY_AUTH_MODE") == "token":
         token = os.environ.get("RAY_AUTH_TOKEN", "")
         path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", Path.home() / ".ray" / "auth_token"))
-        if not token and path.is_file():
-            token = path.read_text(encoding="utf-8").strip()
+        if not token:
+            with contextlib.suppress(FileMissing):
+                token = read_text(path, MAX_TOKEN_BYTES).strip()
     return {"Authorization": f"Bearer {token}"} if token else {}
 
 

@@ -76,8 +76,10 @@ def _replaced(section: str, words: list[str], host: str) -> list[str] | None:
         case "frontend prometheus" | "listen stats", ["bind", address]:
             return [f"bind {LOOPBACK}:{address.rpartition(':')[2]}"]
         case "frontend http_frontend", ["bind", address]:
-            every = host in ("0.0.0.0", "::")
-            return [f"bind {'*' if every else host}:{address.rpartition(':')[2]}"]
+            port = address.rpartition(":")[2]
+            if host == "::":
+                return [f"bind :::{port} v4v6"]
+            return [f"bind {'*' if host == '0.0.0.0' else host}:{port}"]
         case "frontend http_frontend", ["http-request", "return", *_, "if", "routes"]:
             return ["http-request deny deny_status 404 if routes"]  # it lists the applications to every client
     return None

@@ -122,10 +122,11 @@ def local_node(config: ServiceConfig, resources: Mapping[str, int] | None = None
     options: dict[str, Any] = {"num_cpus": max(os.cpu_count() or 1, math.ceil(needed)), **(resources or {})}
     before = {process.pid for process in psutil.Process().children(recursive=True)}
     with private_folder() as folder:
-        environment = node_environment(config.serving.ingress) | LOCAL_ENVIRONMENT | _own_serve(folder, config)
+        environment = node_environment(config.serving.ingress) | LOCAL_ENVIRONMENT
+        own = _own_serve(folder, config)
         started: list[psutil.Process] = []
         try:
-            with private_ray(folder, environment, include_dashboard=True, namespace="serve", **options) as node:
+            with private_ray(folder, environment, own, include_dashboard=True, namespace="serve", **options) as node:
                 from serve_app.graph.deploy import Cluster
 
                 assert node.dashboard is not None, "include_dashboard"
@@ -156,7 +157,7 @@ def listening_host(config: ServiceConfig) -> str:
 def _own_serve(folder: PrivateFolder, config: ServiceConfig) -> dict[str, str]:
     """Return the settings that keep two Serve instances of one machine, and of two users, apart."""
     ports = folder.ports
-    own = {name: str(ports[FIRST_FIXED_PORT + at]) for at, name in enumerate(FIXED_PORTS)}
+    own = {name: str(ports[FIRST_FIXED_PORT + i]) for i, name in enumerate(FIXED_PORTS)}
     own["RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT"] = str(ports[FIRST_REPLICA_PORT])
     own["RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT"] = str(ports[-1])
     if ingress_profile(config.serving.ingress) != "haproxy":
@@ -182,7 +183,7 @@ def _own_serve(folder: PrivateFolder, config: ServiceConfig) -> dict[str, str]:
 
 
 def _max_connections() -> int:
-    """Return how many connections HAProxy may hold: one needs two files, and pipes for copying take half a one more."""
+    """Return the maximum number of HAProxy connections. Each needs two files, and splicing pipes need up to half a file more."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     files = MAX_CONNECTIONS * FILES_FOR_EACH_CONNECTION if hard == resource.RLIM_INFINITY else hard
     return max(256, min(MAX_CONNECTIONS, files // FILES_FOR_EACH_CONNECTION - 128))

@@ -7,12 +7,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
+
+import psutil
 
 logger = logging.getLogger(__name__)
 
-STATM = Path("/proc/self/statm")
-PAGE_BYTES = 4096
 MIN_GROWN_BYTES = 16 * 2**20
 """How far above its smallest size a process must be. Returning memory takes some 10 ms for each 100 MiB."""
 LITTLE_BYTES = 2**20
@@ -75,7 +74,4 @@ def _malloc_trim() -> Callable[[int], int] | None:
 
 
 def _resident_bytes() -> int:
-    try:
-        return int(STATM.read_text(encoding="ascii").split()[1]) * PAGE_BYTES
-    except (OSError, IndexError, ValueError):
-        return 0
+    return int(psutil.Process().memory_info().rss)

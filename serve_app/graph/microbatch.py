@@ -93,8 +93,9 @@ class MicroBatcher(Generic[Item, Result]):
 
     @property
     def has_room(self) -> bool:
-        """Whether less than one batch for each receiver waits."""
-        return self._waiting_size < self.receivers * self.limits.max_batch_size
+        """Whether less than one batch for each receiver waits, and half of the bytes that may wait are free."""
+        has_places = self._waiting_size < self.receivers * self.limits.max_batch_size
+        return has_places and self._waiting_bytes < self.limits.max_waiting_bytes // 2
 
     async def submit(self, item: Item, nbytes: int, size: int = 1) -> Result:
         """Wait for the result of one item; raise what the batch function returned or raised for it.

@@ -109,7 +109,7 @@ class Postprocessor:
         self._refusals = metrics.config_refusals()
 
     def check_health(self) -> None:
-        """Give memory back where nothing is going on; Serve calls this every few seconds."""
+        """Return freed memory when idle; Serve calls this every 3 seconds."""
         self._freed.look(is_idle=not self._scoring)
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:

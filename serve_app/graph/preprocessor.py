@@ -57,6 +57,7 @@ FEW_EMBEDDINGS = 16
 """Of a request to score, which are scored at once: as many as an ordinary micro-batch has."""
 MANY_SCORES_AT_ONCE = 2
 """Larger requests to score that one Preprocessor has under way; images of others are scored in between."""
+LATE = "The request was not answered in time. Retry, or send fewer images."
 REMEMBERED_OPTIONS = 1_024
 """Requests' label lists of which it is remembered that they were sent ahead to the Postprocessor."""
 
@@ -120,7 +121,7 @@ class Preprocessor:
             logger.error("the new configuration is refused, the last one stays: %s", error)
 
     def check_health(self) -> None:
-        """Give memory back where nothing is going on; Serve calls this every few seconds."""
+        """Return freed memory when idle; Serve calls this every 3 seconds."""
         self._freed.look(is_idle=self._admission.is_idle)
 
     def record_autoscaling_stats(self) -> dict[str, float]:
@@ -151,7 +152,7 @@ class Preprocessor:
                         tagged = await self._score_together(tagged, options)
         except TimeoutError as error:
             self._note_late(images)
-            raise DeadlineExceeded("The service took too long to answer. Try again, or send fewer images.") from error
+            raise DeadlineExceeded(LATE) from error
         outcomes = tuple(one.outcome for one in tagged)
         for data, one in zip(images, tagged, strict=True):
             self._images.note(one.outcome.code if isinstance(one.outcome, TaggerError) else OK, data, one.times)
@@ -181,10 +182,14 @@ class Preprocessor:
     async def score(self, image_embeds: FloatArray, options: TagOptions) -> TagAnswer:
         """Tag stored embeddings; many of them wait for their turn. See `Tagger.score`."""
         check_width(image_embeds, self._checkpoint.embedding_width)
-        if len(image_embeds) <= FEW_EMBEDDINGS:
-            return await self._score_all(image_embeds, options)
-        async with self._many_scores.turn(len(image_embeds)):
-            return await self._score_all(image_embeds, options)
+        try:
+            async with asyncio.timeout(self._config.serving.request_timeout_s):
+                if len(image_embeds) <= FEW_EMBEDDINGS:
+                    return await self._score_all(image_embeds, options)
+                async with self._many_scores.turn(len(image_embeds)):
+                    return await self._score_all(image_embeds, options)
+        except TimeoutError as error:
+            raise DeadlineExceeded("The request was not answered in time. Retry, or send fewer embeddings.") from error
 
     async def _score_all(self, image_embeds: FloatArray, options: TagOptions) -> TagAnswer:
         """Tag stored embeddings in as many calls as their bytes take, all by one vocabulary."""
@@ -209,7 +214,7 @@ class Preprocessor:
                 return tuple(await asyncio.gather(*[self._embed_one(data) for data in images]))
         except TimeoutError as error:
             self._note_late(images)
-            raise DeadlineExceeded("The service took too long to answer. Try again, or send fewer images.") from error
+            raise DeadlineExceeded(LATE) from error
 
     def _note_late(self, images: Sequence[bytes]) -> None:
         for data in images:

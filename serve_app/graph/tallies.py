@@ -5,7 +5,7 @@ from collections import Counter
 
 from ray.serve import metrics as serve_metrics
 
-from serve_app.api.edge import AnsweredRequest
+from serve_app.api.passages import AnsweredRequest
 from serve_app.graph import metrics
 from serve_app.observed import StageTimes
 from serve_app.siglip.images.formats import signature_of

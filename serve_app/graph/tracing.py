@@ -9,7 +9,7 @@ from typing import Any
 from opentelemetry import trace
 
 from serve_app import observed
-from serve_app.api.edge import AnsweredRequest
+from serve_app.api.passages import AnsweredRequest
 from serve_app.errors import ConfigError
 
 _TRACER = "siglip-serve"

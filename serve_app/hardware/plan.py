@@ -90,7 +90,7 @@ class Plan:
         images_per_second: What all encoders together are expected to do, if they are fed.
         reasons: Why each number is what it is.
         advice: What might be better, where something was asked for explicitly.
-        host_bytes: Most memory in bytes of a replica of each deployment that holds no tower.
+        host_bytes: Maximum memory in bytes of each replica without a tower, by deployment.
     """
 
     checkpoint: str

@@ -395,7 +395,7 @@ def test_a_gzipped_response_is_read(tmp_path: Path) -> None:
 )
 def test_a_hostile_dashboard_is_given_up(monkeypatch: pytest.MonkeyPatch, respond: Respond) -> None:
     """What `siglip-serve deploy` and `plan --cluster` speak to may be another service."""
-    monkeypatch.setattr(deploy, "MAX_ANSWER_BYTES", MIB)
+    monkeypatch.setattr(deploy, "MAX_RESPONSE_BYTES", MIB)
     with answering(respond) as url:
         for ask in (Cluster(url).nodes, lambda: Cluster(url).application("a")):
             with pytest.raises(Unavailable):

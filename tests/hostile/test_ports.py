@@ -8,6 +8,7 @@ import pickle
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +19,9 @@ import pytest
 from ray.serve.generated import serve_pb2
 
 from serve_app.api.keys import NewKey
-from tests.service import Service
+from serve_app.demo import settings as demo_settings
+from tests.hostile.conftest import INGRESSES
+from tests.service import COMMAND, Service
 
 GRPC_METHODS = (
     "/ray.rpc.JobInfoGcsService/GetAllJobInfo",
@@ -58,7 +61,7 @@ NO_SERVER = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 """How the first call to a port ends that speaks no gRPC; the other methods would end in the same way."""
 NOBODY = 65534
 TIMEOUT_S = 2.0
-JOIN_TIMEOUT_S = 20.0
+JOIN_TIMEOUT_S = 12.0
 
 
 class Touch:
@@ -73,11 +76,16 @@ class Touch:
 
 def listening(service: Service) -> dict[int, set[str]]:
     """Return every TCP port that a process of the service listens on, with its addresses."""
+    return ports_of([psutil.Process(service.process.pid), *service.children()])
+
+
+def ports_of(processes: list[psutil.Process]) -> dict[int, set[str]]:
+    """Return every TCP port that processes listen on, with its addresses."""
     found: dict[int, set[str]] = {}
-    for process in [psutil.Process(service.process.pid), *service.children()]:
+    for process in processes:
         try:
             connections = process.net_connections(kind="tcp")
-        except psutil.NoSuchProcess:
+        except psutil.Error:
             continue
         for connection in connections:
             if connection.status == psutil.CONN_LISTEN:
@@ -174,6 +182,7 @@ def test_no_http_port_runs_or_changes_anything_without_the_token(exposed: Servic
     assert exposed.replica_ids() == before
 
 
+@pytest.mark.parametrize("exposed", [INGRESSES[0]], indirect=True)  # Ray itself is the same with both
 def test_a_cluster_cannot_be_joined_without_the_token(exposed: Service, tmp_path: Path) -> None:
     """A driver without it, and one with a wrong one, get no task run: from this machine, where GCS can be reached."""
     marker = tmp_path / "ran"
@@ -270,3 +279,41 @@ def test_the_service_itself_asks_for_its_key(exposed: Service, other_address: st
     assert httpx.get(f"{url}/v1/model", headers={"X-Api-Key": keys["good"].key}, timeout=30).status_code == 200
     assert httpx.get(f"{url}/-/routes").status_code == 404
     assert httpx.get(f"{url}/-/healthz").status_code == 200
+
+
+@pytest.mark.parametrize("exposed", ["haproxy"] if "haproxy" in INGRESSES else [], indirect=True)
+def test_a_head_that_does_not_end_and_an_idle_connection_are_closed(exposed: Service, keys: dict[str, NewKey]) -> None:
+    """HAProxy waits ten seconds for a request's head, however slowly its bytes come."""
+    address = ("127.0.0.1", exposed.config["serving"]["port"])
+    with socket.create_connection(address) as idle, socket.create_connection(address) as slow:
+        slow.sendall(b"GET /healthz HTTP/1.1\r\n")
+        deadline = time.monotonic() + 15
+        for connection in (idle, slow):
+            connection.settimeout(max(0.1, deadline - time.monotonic()))
+            while connection.recv(1024):  # a 408 may come first
+                pass
+    assert httpx.get(f"{exposed.url}/v1/model", headers={"X-Api-Key": keys["good"].key}, timeout=30).status_code == 200
+
+
+def test_a_batch_job_listens_on_loopback_only_and_leaves_nothing(tmp_path: Path) -> None:
+    """Ray that `siglip-serve batch` starts by itself: a token for each process, no port on the network, no folder afterwards."""
+    samples = Path(demo_settings.__file__).parent / "samples"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    command = [COMMAND, "batch", str(samples), str(tmp_path / "out")]
+    job = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    addresses: set[str] = set()
+    tokens: set[str] = set()
+    while job.poll() is None:
+        try:
+            children = psutil.Process(job.pid).children(recursive=True)
+        except psutil.NoSuchProcess:
+            break
+        addresses |= {address for found in ports_of(children).values() for address in found}
+        tokens |= {path for process in children for path in _token_paths(process)}
+        time.sleep(0.2)
+    output, _ = job.communicate()
+    assert job.returncode == 0, output.decode()
+    assert addresses
+    assert addresses <= {"127.0.0.1", "::ffff:127.0.0.1"}
+    (token,) = tokens
+    assert not Path(token).parent.exists()

@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 
 import serve_app
-from serve_app.api.edge import AnsweredRequest
+from serve_app.api.passages import AnsweredRequest
 from serve_app.api.request_log import console_line, json_line
 from serve_app.batch.report import _shown
 from serve_app.batch.sidecars import xmp_packet

@@ -138,10 +138,11 @@ def test_the_environment_is_put_back(base: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     monkeypatch.setenv("KEPT", "the user's")
+    monkeypatch.setenv("REPLACED", "the user's")
     before = dict(os.environ)
-    with private_folder() as folder, private_environment(folder, {"KEPT": "ours", "ADDED": "ours"}):
+    with private_folder() as folder, private_environment(folder, {"KEPT": "ours", "ADDED": "ours"}, {"REPLACED": "ours"}):
         assert os.environ["RAY_AUTH_MODE"] == "token"
         assert os.environ["RAY_AUTH_TOKEN_PATH"] == str(folder.token_file)
         assert not {"RAY_AUTH_TOKEN", "RAY_ADDRESS"} & os.environ.keys()
-        assert (os.environ["KEPT"], os.environ["ADDED"]) == ("the user's", "ours")
+        assert [os.environ[name] for name in ("KEPT", "ADDED", "REPLACED")] == ["the user's", "ours", "ours"]
     assert dict(os.environ) == before

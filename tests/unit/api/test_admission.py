@@ -9,7 +9,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve_app.api import admission
 from serve_app.api.admission import MAX_PACED_BYTES, Admission
-from serve_app.api.edge import CLIENT_LEFT, SMALL_WRITE_BYTES, AnsweredRequest, ClientTimes, Edge
+from serve_app.api.edge import Edge
+from serve_app.api.passages import CLIENT_LEFT, SMALL_WRITE_BYTES, AnsweredRequest, ClientTimes
 from serve_app.config import Limits
 from serve_app.errors import Overloaded
 
@@ -167,3 +168,44 @@ async def test_probes_are_always_let_in() -> None:
     scope: Scope = {"type": "http", "method": "GET", "path": "/healthz", "headers": [], "client": ("a", 1), "query_string": b""}
     await edge(scope, lambda: asyncio.sleep(0, {"type": "http.request"}), send)  # type: ignore[arg-type]
     assert status(sent) == 200
+
+
+async def test_the_rest_of_a_refused_body_is_read_for_a_few_clients() -> None:
+    """They get the response and keep their connection; that of a fifth, or of one who announces too much, is closed."""
+
+    async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
+        await PlainTextResponse("no", 400)(scope, receive, send)
+
+    edge = Edge(refuse, TIMES, budgets())
+    assert edge.admission is not None
+    chunks = [b"x" * 2**20] * 3
+    announced = {"content-length": str(3 * 2**20)}
+
+    def closes(sent: list[Message]) -> bool:
+        return (b"connection", b"close") in sent[0]["headers"]
+
+    assert not closes(await in_turn(edge, "a", chunks, announced))
+    for _ in range(admission.MAX_DRAINED):
+        assert edge.admission.take_drain()
+    assert closes(await in_turn(edge, "a", chunks, announced))
+    edge.admission.end_drain()
+    assert not closes(await in_turn(edge, "a", chunks, announced))
+    assert closes(await in_turn(edge, "a", chunks, {"content-length": str(2**40)}))
+    assert closes(await in_turn(edge, "a", chunks, {"transfer-encoding": "chunked"}))
+
+
+async def test_the_last_part_of_a_stream_has_a_time_too() -> None:
+    """Writing it waits for the parts before it."""
+
+    async def stream(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"x", "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def send(message: Message) -> None:
+        if message["type"] == "http.response.body" and not message["more_body"]:
+            await asyncio.sleep(1000)
+
+    scope: Scope = {"type": "http", "method": "POST", "path": "/v1/tag", "headers": [], "client": ("a", 1), "query_string": b""}
+    with pytest.raises(OSError, match="did not read"):
+        await asyncio.wait_for(Edge(stream, TIMES, budgets())(scope, lambda: asyncio.sleep(0, {}), send), 5)  # type: ignore[arg-type]

@@ -13,8 +13,9 @@ from starlette.testclient import TestClient
 from starlette.types import Message, Receive, Scope, Send
 
 from serve_app.api.app import create_app
-from serve_app.api.edge import CLIENT_LEFT, AnsweredRequest, ClientTimes, Edge
+from serve_app.api.edge import Edge
 from serve_app.api.keys import make_key
+from serve_app.api.passages import CLIENT_LEFT, AnsweredRequest, ClientTimes
 from serve_app.api.request_log import console_line, json_line, request_log
 from serve_app.config import ServiceConfig, parse_config
 from serve_app.errors import InvalidRequest

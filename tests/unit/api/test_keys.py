@@ -165,15 +165,15 @@ def test_a_file_that_hangs_stops_no_request_and_is_reported(
     path, hanging, back = tmp_path / "keys", threading.Event(), threading.Event()
     made, new = make_key("team"), make_key("new")
     path.write_text(made.line)
-    read = module._read
+    read = module.read_text
 
-    def hang(path: Path) -> str:
+    def hang(path: Path, max_bytes: int) -> str:
         hanging.set()
         back.wait(10)
-        return read(path)
+        return read(path, max_bytes)
 
     keys = ApiKeys(str(path))
-    monkeypatch.setattr(module, "_read", hang)
+    monkeypatch.setattr(module, "read_text", hang)
     assert hanging.wait(5)
     began_s = time.monotonic()
     assert keys.name_of(bearer(made.key)) == "team"

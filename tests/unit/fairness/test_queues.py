@@ -81,6 +81,31 @@ def test_a_client_that_was_away_has_saved_nothing_up() -> None:
     assert 8 <= order(waiting)[:20].count("b") <= 12
 
 
+def test_who_comes_back_for_every_item_starves_nobody() -> None:
+    """A client that keeps one dear item waiting, each a new request, does not keep a client with many cheap ones out."""
+    waiting = queue()
+    push(waiting, "b", "1", 100)
+    waiting.pop()
+    served = ""
+    for number in range(20):
+        push(waiting, "a", str(number), cost=10.0)
+        item = waiting.pop()
+        assert item is not None
+        served += item.name
+    assert served.count("b") >= 10
+
+
+def test_small_requests_that_keep_coming_starve_no_large_one() -> None:
+    """Of the same client: a request of 64 images gets every second turn beside requests of one image."""
+    waiting = queue()
+    large = push(waiting, "a", "large", 64)
+    taken = 0
+    for number in range(40):
+        push(waiting, "a", f"small {number}")
+        taken += sum(waiting.pop() in large for _ in range(2))
+    assert taken >= 35
+
+
 def test_dropped_items_are_skipped_and_forgotten() -> None:
     """The next one is one that somebody waits for; nothing of the dropped ones stays."""
     waiting = queue()

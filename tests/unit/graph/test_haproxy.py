@@ -32,6 +32,7 @@ def test_everything_but_the_service_listens_on_loopback(written: str) -> None:
     assert sorted(binds(written)) == ["*:8444", "127.0.0.1:8123", ":9111"]
     assert sorted(binds(tightened(written, "127.0.0.1", 100))) == ["127.0.0.1:8123", "127.0.0.1:8444", "127.0.0.1:9111"]
     assert sorted(binds(tightened(written, "0.0.0.0", 100))) == ["*:8123", "127.0.0.1:8444", "127.0.0.1:9111"]
+    assert ":::8123" in binds(tightened(written, "::", 100))
 
 
 def test_the_admin_socket_is_its_users(written: str) -> None:
