@@ -9,15 +9,12 @@ on one machine they would otherwise take the processor by making requests.
 import argparse
 import asyncio
 import contextlib
-import io
 import json
 import multiprocessing
 import os
 import random
 import statistics
-import struct
 import time
-import zlib
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -28,12 +25,12 @@ from typing import Any
 import httpx
 import numpy as np
 import psutil
-from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
 from serve_app.demo import settings as demo_settings
 from tests.cluster.conftest import demo_config
+from tests.hostile.encoded import flat, jpeg_with_scans, photo, png, saved
 from tests.service import Service
 
 MIB = 2**20
@@ -71,38 +68,14 @@ Attack = Callable[[Target, float], Awaitable[Counter[str]]]
 """Runs an attack for some seconds and counts the responses by status."""
 
 
-def png(width: int, height: int, color: int = 2, depth: int = 8, interlace: int = 0) -> bytes:
-    """Return a PNG without content, of some size and kind: a few kilobytes for any number of pixels."""
-    channels = {0: 1, 2: 3, 4: 2, 6: 4}[color]
-    row = b"\0" + bytes(width * channels * depth // 8)
-    packer = zlib.compressobj(9)
-    packed = b"".join(packer.compress(row) for _ in range(height)) + packer.flush()
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, interlace)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", packed) + chunk(b"IEND", b"")
-
-
 def many_scans(scans: int) -> bytes:
-    """Return a progressive JPEG of 49 megapixels with so many scans, 31 bytes each."""
-    buffer = io.BytesIO()
-    Image.new("L", (7000, 7000), 128).save(buffer, "JPEG", progressive=True, quality=50)
-    data = buffer.getvalue()
-    first = data.index(b"\xff\xda")
-    second = data.index(b"\xff\xda", first + 2)
-    third = data.find(b"\xff\xda", second + 2)
-    again = data[second : third if third > 0 else len(data) - 2]
-    return data[:second] + again * scans + b"\xff\xd9"
+    """Return a progressive JPEG of 49 megapixels with so many scans, 1.8 MB for 20,000."""
+    return jpeg_with_scans(saved(flat(7000, 7000).convert("L"), "JPEG", progressive=True, quality=50), scans)
 
 
-def photo(width: int, height: int) -> bytes:
-    """Return a JPEG of noise that is smooth enough to be like a photo."""
-    noise = np.random.default_rng(0).integers(0, 256, (height // 8, width // 8, 3), np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(noise).resize((width, height)).save(buffer, "JPEG", quality=90)
-    return buffer.getvalue()
+def megapixel() -> bytes:
+    """Return a JPEG of one megapixel that is like a photo."""
+    return saved(photo(1160, 864), "JPEG", quality=90)
 
 
 async def repeated(target: Target, seconds: float, clients: int, content: bytes, path: str, headers: dict[str, str]) -> Counter[str]:
@@ -222,11 +195,11 @@ def unknown_keys() -> bytes:
 
 
 ATTACKS: dict[str, Attack] = {
-    "20,000 JPEG scans, 633 KB": sending(4, lambda: many_scans(20_000)),
-    "1 x 49M PNG, 95 KB": sending(4, lambda: png(1, 32_768 * 1024)),
-    "16-bit RGBA PNG of 16 MP": sending(8, lambda: png(4000, 4000, color=6, depth=16)),
+    "20,000 JPEG scans": sending(4, lambda: many_scans(20_000)),
+    "1 x 49M PNG, 95 KB": sending(4, lambda: png((1, 32_768 * 1024), 2, 8)),
+    "16-bit RGBA PNG of 16 MP": sending(8, lambda: png((4000, 4000), 6, 16)),
     "64 PNGs of 6 MP, quality=high": sending(
-        2, lambda: form([png(3000, 2000)] * 64), "/v1/tag?quality=high", "multipart/form-data; boundary=b"
+        2, lambda: form([png((3000, 2000), 2, 8)] * 64), "/v1/tag?quality=high", "multipart/form-data; boundary=b"
     ),
     "1,024 x 1,000 scores": sending(4, score_bomb, "/v1/score", "application/json"),
     "48 large responses unread": unread,
@@ -234,7 +207,9 @@ ATTACKS: dict[str, Attack] = {
     "38 MB of unknown keys": sending(4, unknown_keys, kind="application/json"),
     "15M labels": sending(4, lambda: b'{"image": "", "labels": "' + b"a," * 15_000_000 + b'"}', kind="application/json"),
     "5,000 idle connections": idle,
-    "8 clients x 64 images of 1 MP": sending(8, lambda: form([photo(1160, 864)] * 64), kind="multipart/form-data; boundary=b"),
+    "8 clients x 64 images of 1 MP": sending(
+        8, lambda: form([saved(photo(1160, 864), "JPEG", quality=90)] * 64), kind="multipart/form-data; boundary=b"
+    ),
     "700 clients": sending(700, lambda: GOOD),
 }
 

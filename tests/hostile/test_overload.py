@@ -18,7 +18,7 @@ pytestmark = pytest.mark.parametrize("exposed", [INGRESSES[0]], indirect=True)  
 SECONDS = 3.0
 SETTLE_S = 0.5
 CHOSEN = (
-    "20,000 JPEG scans, 633 KB",
+    "20,000 JPEG scans",
     "64 PNGs of 6 MP, quality=high",
     "48 large responses unread",
     "80 bodies of 60 MB",
