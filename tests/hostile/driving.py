@@ -87,6 +87,7 @@ async def send_request(
     method: str = "POST",
     query: bytes = b"",
     on_chunk: Callable[[int], Any] | None = None,
+    announces_length: bool = True,
 ) -> Outcome:
     """Send one request to an application in this process, its body in chunks.
 
@@ -99,6 +100,8 @@ async def send_request(
         query: The query string.
         on_chunk: Called with the size of each chunk of the response; awaited if it returns a
             coroutine, as a client that reads slowly.
+        announces_length: Whether the head says how long the body is. If it does, the rest of a
+            refused body is read and dropped, so `read` counts all of it.
     """
     sent = 0
     messages: list[Message] = []
@@ -121,7 +124,8 @@ async def send_request(
     watch = Watch()
     await asyncio.sleep(3 * WATCH_S)
     started_s = time.process_time()
-    await app(_scope(method, path, query, content_type, len(body)), receive, send)
+    length = len(body) if announces_length else None
+    await app(_scope(method, path, query, content_type, length), receive, send)
     cpu_s = time.process_time() - started_s
     await watch.stop()
     response = b"".join(message.get("body", b"") for message in messages[1:])
@@ -142,8 +146,12 @@ def resident_bytes() -> int:
     return pages * resource.getpagesize()
 
 
-def _scope(method: str, path: str, query: bytes, content_type: str, num_bytes: int) -> Scope:
-    headers = [(b"content-type", content_type.encode()), (b"content-length", b"%d" % num_bytes)]
+def _scope(method: str, path: str, query: bytes, content_type: str, length: int | None) -> Scope:
+    headers = [(b"content-type", content_type.encode())]
+    if length is None:
+        headers.append((b"transfer-encoding", b"chunked"))
+    else:
+        headers.append((b"content-length", b"%d" % length))
     return {
         "type": "http",
         "asgi": {"version": "3.0"},
