@@ -7,6 +7,7 @@ that this package or Ray wrote are not.
 Not here: YAML (`yaml_files.py`), responses of servers (`bounded_http.py`), images.
 """
 
+import codecs
 import json
 import math
 import os
@@ -84,14 +85,17 @@ def read_regular(path: Path, max_bytes: int = MAX_TEXT_BYTES) -> bytes:
 
 
 def read_text(path: Path, max_bytes: int = MAX_TEXT_BYTES) -> str:
-    """Return the text of a UTF-8 file, with or without a byte order mark.
+    """Return the text of a UTF-8 file, with or without a byte order mark, or of a UTF-16 file with one.
+
+    Windows' Notepad and Excel write UTF-16 if they are asked for "Unicode". All line ends become newlines.
 
     Raises:
         FileProblem: See `read_regular`; also if it is not UTF-8.
     """
     data = read_regular(path, max_bytes)
+    is_utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
-        text = data.decode("utf-8-sig")
+        text = data.decode("utf-16" if is_utf16 else "utf-8-sig")
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         raise FileProblem(f"{path}:{line}: not UTF-8; save the file as UTF-8.") from error

@@ -13,6 +13,7 @@ from serve_app.commands.tag_arguments import add_tag_arguments, run_tag
 from serve_app.config import ServiceConfig, load_config
 from serve_app.errors import ConfigError, TaggerError
 from serve_app.logs import configure_logging
+from serve_app.siglip.hub_errors import check_hub_environment
 from serve_app.tagging.settings import TagOptions
 from serve_app.terminal import print_block, print_line, printable
 
@@ -25,6 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     configure_logging(given.verbose)
     command: Callable[[argparse.Namespace], int] = given.command
     try:
+        check_hub_environment()
         return command(given)
     except TaggerError as error:
         for line in str(error).split("\n"):  # splitlines would also split at characters inside a name
@@ -178,13 +180,13 @@ def _check(given: argparse.Namespace) -> int:
 
 
 def _unread_by_checkpoint(config: ServiceConfig) -> str:
-    """Raise `ConfigError` for labels that the checkpoint would not read to their end; say if it is not here to ask."""
-    from serve_app.commands.vocab import overlong_names
+    """Raise `ConfigError` for labels that the checkpoint cannot work with; say if it is not here to ask."""
+    from serve_app.commands.vocab import checkpoint_problems
     from serve_app.siglip.hub import is_here
 
     if not is_here(config.siglip.model_source, config.revision):
-        return "; the checkpoint is not here, so the length of the labels was not checked"
-    if lines := overlong_names(config):
+        return "; the checkpoint is not here, so whether it can tell the labels apart and read all of them was not checked"
+    if lines := checkpoint_problems(config):
         raise ConfigError("\n".join(lines))
     return ""
 

@@ -13,7 +13,8 @@ from serve_app.config import ServiceConfig
 from serve_app.serving import Settings
 from serve_app.tagging.selection import SortBy
 from serve_app.tagging.settings import RegisteredVocabulary, Selection, TagSettings
-from serve_app.tagging.vocabulary_files import Entry, check_vocabulary
+from serve_app.tagging.vocabulary_blocks import Entry
+from serve_app.tagging.vocabulary_checks import check_vocabulary
 
 SCALE_KEYS = ("max_ongoing_requests", "max_queued_requests")
 """Deployment options that Serve changes in place, so they stay out of `args` too."""

@@ -15,9 +15,12 @@ from serve_app.siglip.hub import load_checkpoint
 from serve_app.siglip.identity import checkpoint_fingerprint, encoder_fingerprint
 from serve_app.siglip.inputs import FloatArray
 from serve_app.siglip.scoring import check_width
+from serve_app.siglip.text import canonicalize_text
 from serve_app.siglip.weights import read_similarity_head
 from serve_app.tagger import ScoredBy
 from serve_app.tagging.known_rows import KnownRows, missing_rows
+from serve_app.tagging.problems import raise_problems
+from serve_app.tagging.same_text import check_words, naming_prompts, same_text_problems, shared_rows
 from serve_app.tagging.selection import TagScore
 from serve_app.tagging.settings import AskedVocabulary, TagOptions
 from serve_app.tagging.tag_bank import (
@@ -30,6 +33,7 @@ from serve_app.tagging.tag_bank import (
     row_keys,
     scored_bank,
     tag_embeddings,
+    with_equal_rows,
 )
 from serve_app.tagging.vocabulary import TagVocabulary
 
@@ -118,14 +122,33 @@ class LocalScorer:
         return tag_embeddings(image_embeds, scored, self.head, rule, views), by
 
     def _build(self, vocabulary: TagVocabulary) -> TagBank:
+        check_words(vocabulary, self.checkpoint.strips_punctuation)
         found = self.known.find(row_keys(vocabulary), [scored.bank for scored in self._registered.values()])
-        return self.known.keep(vocabulary, found | self._encode(missing_rows(vocabulary, found), refuse_cut=True))
+        missing = missing_rows(vocabulary, found)
+        raise_problems(same_text_problems(vocabulary, self._digests(naming_prompts(vocabulary), bool(missing))))
+        return self.known.keep(vocabulary, found | self._encode(missing, refuse_cut=True))
+
+    def _digests(self, prompts: list[str], with_tower: bool) -> list[bytes]:
+        """Return digests of token ids; the text tower is loaded only if it is going to be needed."""
+        from serve_app.siglip.tokenizer import SiglipTextInputs  # imports transformers, which takes seconds
+
+        is_loaded = "texts" in self.__dict__
+        inputs = self.texts.text_inputs if with_tower or is_loaded else SiglipTextInputs(self.checkpoint)
+        return inputs.digests(prompts)
 
     def _requested(self, asked: AskedVocabulary) -> ScoredBank:
-        rows = self.known.cached(row_keys(asked.vocabulary))
-        new = self._encode(missing_rows(asked.vocabulary, rows), refuse_cut=False)
+        check_words(asked.vocabulary, self.checkpoint.strips_punctuation)
+        shared = shared_rows(row_keys(asked.vocabulary), self._canonicalize)
+        needed = list(dict.fromkeys(shared.values()))
+        rows = self.known.cached(needed)
+        new = self._encode([key for key in needed if key not in rows], refuse_cut=False)
         self.known.remember(new)
-        return scored_bank(assemble_bank(asked.vocabulary, rows | new, self.known.encoder), asked.name)
+        rows |= new
+        bank = assemble_bank(asked.vocabulary, {key: rows[same] for key, same in shared.items()}, self.known.encoder)
+        return scored_bank(with_equal_rows(bank), asked.name)
+
+    def _canonicalize(self, prompt: str) -> str:
+        return canonicalize_text(prompt, self.checkpoint.strips_punctuation)
 
     def _encode(self, keys: list[RowKey], refuse_cut: bool) -> dict[RowKey, FloatArray]:
         prompts = [prompt for key in keys for prompt in prompts_of(key)]

@@ -13,8 +13,8 @@ from serve_app.hardware.plan import Asked, AskedScale, Plan
 from serve_app.hardware.planner import make_plan
 from serve_app.serving import DeploymentScale
 from serve_app.siglip.architecture import Architecture, read_architecture
-from serve_app.siglip.checkpoints import read_json
 from serve_app.siglip.hub import load_checkpoint
+from serve_app.siglip.json_files import read_json
 from serve_app.siglip.released import find_released
 
 DEPLOYMENTS = ("preprocessor", "image_encoder", "text_encoder", "postprocessor")

@@ -5,10 +5,16 @@ recursion. It refuses documents that would take too much time, memory or stack: 
 of aliases can expand to a billion values, and libyaml crashes the process at some 100,000 nested
 blocks. The second pass builds the values.
 
+YAML reads some words as something else than text: `no` is false, `007` is 7, `12:30` is 750 and
+`2024-01-01` is a date. As a key, such a word is refused, because every key that this package knows
+is text. Where a value has to be text is decided by those who read it (`unquoted_value`).
+
 Not here: the line of every value (`tagging/lined_yaml.py`).
 """
 
+import json
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +24,7 @@ import yaml
 
 from serve_app.bounded_files import read_text
 from serve_app.errors import ConfigError
+from serve_app.terminal import printable
 
 MAX_YAML_BYTES = 32 * 2**20
 """Maximum size of one file. A vocabulary of 100,000 tags with all their fields has about 15 MB."""
@@ -30,7 +37,28 @@ MAX_NUMBER_CHARACTERS = 100
 LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """libyaml if it is installed, which is ten times as fast."""
 _MERGE = "tag:yaml.org,2002:merge"
-_NUMBERS = ("tag:yaml.org,2002:float", "tag:yaml.org,2002:int")
+_TEXT = "tag:yaml.org,2002:str"
+_VALUE = "tag:yaml.org,2002:value"
+_FLOAT = "tag:yaml.org,2002:float"
+_NUMBERS = (_FLOAT, "tag:yaml.org,2002:int")
+_TIMESTAMP = "tag:yaml.org,2002:timestamp"
+_KINDS = {
+    "tag:yaml.org,2002:bool": "true or false",
+    "tag:yaml.org,2002:int": "a number",
+    _FLOAT: "a number",
+    "tag:yaml.org,2002:null": "nothing",
+    _TIMESTAMP: "a date",
+}
+"""What YAML reads a word as that is not text."""
+_CONSTRUCTOR = yaml.constructor.SafeConstructor()
+
+
+class SettingsLoader(LOADER):  # type: ignore[misc]
+    """Reads `1e3` and `1e-3` as numbers, as YAML 1.2 does and people expect; PyYAML wants `1.0e+3`."""
+
+
+SettingsLoader.add_implicit_resolver(_FLOAT, re.compile(r"^[-+]?[0-9]*\.?[0-9]+[eE][-+]?[0-9]+$"), list("-+.0123456789"))
+SettingsLoader.add_implicit_resolver(_FLOAT, re.compile(r"^[-+]?[0-9]+\.[eE][-+]?[0-9]+$"), list("-+0123456789"))
 
 
 def read_documents(path: Path) -> list[Any]:
@@ -51,14 +79,20 @@ def parse_documents(text: str, where: str) -> list[Any]:
     return [value for _, value in parse_nodes(text, where)]
 
 
-def parse_nodes(text: str, where: str) -> list[tuple[yaml.Node | None, Any]]:
+def parse_nodes(text: str, where: str, loader_class: Any = LOADER) -> list[tuple[yaml.Node | None, Any]]:
     """Return each document of a YAML text as its root node, which knows its lines, and its value.
 
+    Args:
+        text: The documents.
+        where: Name of the text in messages.
+        loader_class: `LOADER`, or `SettingsLoader` for files of this package's own.
+
     Raises:
-        ConfigError: It is not YAML, holds a key twice in one block, or exceeds a bound.
+        ConfigError: It is not YAML, holds a key twice in one block or one that is not text, or
+            exceeds a bound.
     """
     _check_events(text, where)
-    loader = LOADER(text)
+    loader = loader_class(text)
     documents: list[tuple[yaml.Node | None, Any]] = []
     try:
         while loader.check_node():
@@ -145,7 +179,7 @@ def _count(event: yaml.Event, counted: _Counted) -> None:
 
 
 def _check_node(root: yaml.Node, where: str) -> None:
-    """Refuse duplicate keys in one block, and numbers that are too long or not finite."""
+    """Refuse duplicate keys, keys that are not text, and numbers and dates that cannot be read."""
     seen: set[int] = set()  # an alias is the node itself again
     waiting = [root]
     while waiting:
@@ -160,17 +194,51 @@ def _check_node(root: yaml.Node, where: str) -> None:
             waiting += node.value
         elif node.tag in _NUMBERS:
             _check_number(node, where)
+            _check_readable(node, where)
+        elif node.tag == _TIMESTAMP:
+            _check_readable(node, where)
+        elif node.tag == _VALUE:
+            raise ConfigError(f'{where}:{node.start_mark.line + 1}: = is not text in YAML; quote it: "=".')
 
 
 def _check_keys(node: yaml.MappingNode, where: str) -> None:
     seen: set[str] = set()
     for key, _ in node.value:
-        if not isinstance(key, yaml.ScalarNode) or key.tag == _MERGE:
-            continue
+        place = f"{where}:{key.start_mark.line + 1}"
+        if not isinstance(key, yaml.ScalarNode):
+            raise ConfigError(f"{place}: a key must be text and not a list or a block.")
         if key.value in seen:
-            line = key.start_mark.line + 1
-            raise ConfigError(f"{where}:{line}: {key.value!r} is set twice in one block; keep one of them.")
+            hint = "; merge several blocks with a list, such as <<: [*a, *b]" if key.tag == _MERGE else ""
+            raise ConfigError(f"{place}: {key.value!r} is set twice in one block; keep one of them{hint}.")
         seen.add(key.value)
+        if key.tag != _MERGE and (problem := unquoted_value(key)):
+            raise ConfigError(f"{place}: the key {problem}.")
+
+
+def unquoted_value(node: yaml.ScalarNode) -> str | None:
+    """Return what is wrong with a value that has to be text and is not, or None.
+
+    The sentence begins with the value as it is written and says to quote it.
+    """
+    if node.tag == _TEXT:
+        return None
+    written = printable(node.value[:MAX_NUMBER_CHARACTERS])
+    if not written:
+        return 'is empty; write a text, or "" for an empty one'
+    quoted = json.dumps(written, ensure_ascii=False)
+    kind = _KINDS.get(node.tag, "a special value")
+    return f"{written} is not text in YAML but {kind}; quote it: {quoted}"
+
+
+def _check_readable(node: yaml.Node, where: str) -> None:
+    """Refuse numbers and dates that YAML recognises and cannot build, such as 2024-13-45 or 0x_."""
+    try:
+        _CONSTRUCTOR.yaml_constructors[node.tag](_CONSTRUCTOR, node)
+    except (ValueError, OverflowError, yaml.YAMLError) as error:
+        line = node.start_mark.line + 1
+        quoted = json.dumps(printable(str(node.value)[:MAX_NUMBER_CHARACTERS]), ensure_ascii=False)
+        kind = _KINDS[node.tag]
+        raise ConfigError(f"{where}:{line}: {quoted} is read as {kind} and is none; if it is text, quote it.") from error
 
 
 def _check_number(node: yaml.Node, where: str) -> None:

@@ -16,10 +16,11 @@ from serve_app.errors import InvalidRequest
 from serve_app.local_tagger import LocalTagger
 from serve_app.siglip.inputs import FloatArray
 from serve_app.siglip.scoring import pair_logits
-from serve_app.tagging.evaluation import Measures, measure
+from serve_app.tagging.evaluation import Measures, measure, measure_given
 from serve_app.tagging.labelled import LabelledImages, read_labelled
 from serve_app.tagging.scores import Score, best_names, in_score
-from serve_app.tagging.selection import SelectionRule, least_scores
+from serve_app.tagging.selection import SelectionRule, choose_tags, least_scores, rule_scores
+from serve_app.tagging.settings import TagOptions, TagSettings
 from serve_app.tagging.tag_bank import ScoredBank
 from serve_app.tagging.tag_table import TagTable
 from serve_app.terminal import json_text, print_block, print_line
@@ -31,12 +32,14 @@ class MeasuredFolder:
 
     Attributes:
         logits: (B, T) the model's.
+        background: (B, G) the same of the background prompts.
         labelled: What is known of the images that could be read; None where nothing is.
         scored: The vocabulary.
         problems: Files that could not be read.
     """
 
     logits: FloatArray
+    background: FloatArray
     labelled: LabelledImages | None
     scored: ScoredBank
     embedded: EmbeddedFiles
@@ -63,16 +66,39 @@ def score_folder(tagger: LocalTagger, images: Path, table: Path | None, vocabula
         kept = list(embedded.kept)
         labelled = LabelledImages(tuple(labelled.files[at] for at in kept), labelled.truth[kept])
     logits = pair_logits(embedded.image_embeds, scored.bank.text_embeds, tagger.head.logit_scale, tagger.head.logit_bias)
-    return MeasuredFolder(best_names(logits, scored.table), labelled, scored, embedded)
+    background = logits[:, len(scored.bank.vocabulary.names) :]
+    return MeasuredFolder(best_names(logits, scored.table), background, labelled, scored, embedded)
 
 
 def measure_score(logits: FloatArray, labelled: LabelledImages, table: TagTable, score: Score, threshold: float) -> Measures:
-    """Measure one score at its shipped thresholds, over the tags that were looked at."""
+    """Measure one score at its shipped thresholds, over the tags that were looked at.
+
+    Only thresholds are applied: `calibrate` compares them before and after.
+    """
     rule = SelectionRule(threshold, len(table), score=score)
     known = labelled.known
     labels = [label for label, looked_at in zip(table.labels, known, strict=True) if looked_at]
     scores = in_score(logits, None, table, score)
     return measure(scores[:, known], least_scores(table, rule)[known], labelled.truth[:, known], labels)
+
+
+def measure_settings(folder: MeasuredFolder, settings: TagSettings, score: Score) -> Measures:
+    """Measure the tags that a configuration gives with one score, over the tags that were looked at.
+
+    Thresholds, `max_tags` and all of `selection` hold as they do for a request. Tags that its
+    filters never give are left out.
+    """
+    assert folder.labelled is not None, "only labelled folders are measured"
+    table = folder.scored.table
+    rule = settings.rule_for(TagOptions(score=score), table)
+    chosen = choose_tags(folder.logits, table, rule, folder.background)
+    given = np.zeros(folder.logits.shape, np.bool_)
+    given[np.repeat(np.arange(len(given)), chosen.counts), chosen.tags] = True
+
+    scores = rule_scores(folder.logits, table, rule, folder.background)
+    measured = folder.labelled.known if rule.allowed is None else folder.labelled.known & rule.allowed
+    labels = [label for label, is_measured in zip(table.labels, measured, strict=True) if is_measured]
+    return measure_given(scores[:, measured], given[:, measured], folder.labelled.truth[:, measured], labels)
 
 
 def evaluate_folder(images: Path, config: ServiceConfig, table: Path | None, vocabulary: str | None, per_tag: bool, as_json: bool) -> int:
@@ -86,21 +112,29 @@ def evaluate_folder(images: Path, config: ServiceConfig, table: Path | None, voc
     folder = score_folder(tagger, images, table, vocabulary)
     if folder.labelled is None:
         raise InvalidRequest(f"nothing is known of the images in {images}: give --labels, a labels.csv, or a folder for each label.")
-    scores: tuple[Score, ...] = ("sigmoid", "calibrated") if folder.scored.table.lines is not None else ("sigmoid",)
-    threshold = config.siglip.confidence_threshold
-    found: dict[str, Measures] = {}
-    for score in scores:
-        found[score] = measure_score(folder.logits, folder.labelled, folder.scored.table, score, threshold)
+    table_of_tags = folder.scored.table
+    own_score = tagger.settings.rule_for(TagOptions(), table_of_tags).score
+    calibrated: tuple[Score, ...] = ("calibrated",) if table_of_tags.lines is not None else ()
+    scores = [*(score for score in ("sigmoid", *calibrated) if score != own_score), own_score]
+    found: dict[str, Measures] = {score: measure_settings(folder, tagger.settings, score) for score in scores}
     if as_json:
         print_block(json_text({score: _as_json(measures) for score, measures in found.items()}, indent=2) + "\n")
         return 0
     console = SafeConsole()
     known = int(folder.labelled.known.sum())
-    console.print(f"{len(folder.logits):,} images, {known} of {len(folder.scored.table)} tags occur; others are not measured\n")
+    console.print(f"{len(folder.logits):,} images, {known} of {len(table_of_tags)} tags occur; others are not measured")
+    console.print(_settings_line(tagger.settings, found[own_score], known))
     console.print(summary_table(found))
     if per_tag:
         console.print(tag_table(found[scores[-1]]))
     return 0
+
+
+def _settings_line(settings: TagSettings, measures: Measures, known: int) -> str:
+    own = settings.selection
+    filtered = known - len(measures.tags)
+    excluded = f"; {filtered} more are filtered out by selection" if filtered else ""
+    return f"max_tags {settings.max_tags}, min_tags {own.min_tags}, parents {own.parents}{excluded}\n"
 
 
 def summary_table(found: Mapping[str, Measures]) -> SafeTable:

@@ -28,7 +28,7 @@ def score_file(path: Path, config: ServiceConfig, options: TagOptions) -> int:
             "different checkpoints cannot be compared."
         )
     for start in range(0, len(stored.names), CHUNK):
-        tags, _ = scorer.tag(stored.image_embeds[start : start + CHUNK], options)
+        tags, by = scorer.tag(stored.image_embeds[start : start + CHUNK], options)
         for name, found in zip(stored.names[start : start + CHUNK], tags, strict=True):
-            print_line(json_line(name, found))
+            print_line(json_line(name, found, by.include_raw_scores))
     return 0

@@ -38,6 +38,7 @@ def tag_files(photos: Sequence[Path], config: ServiceConfig, options: TagOptions
     """
     files = expand(photos)
     tagger = LocalTagger(config)
+    raw_scores = tagger.settings.shows_raw_scores(options)
     found: dict[Path, TagOutcome] = {}
     kept: dict[str, FloatArray] = {}
     for path, outcome, embed in _tag(tagger, files, options):
@@ -45,9 +46,9 @@ def tag_files(photos: Sequence[Path], config: ServiceConfig, options: TagOptions
         if embed is not None:
             kept[shown(path)] = embed
         if as_json:
-            print_line(json_line(shown(path), outcome), flush=True)
+            print_line(json_line(shown(path), outcome, raw_scores), flush=True)
     if not as_json:
-        print_table(found)
+        print_table(found, raw_scores)
     if embeddings is not None and kept:
         write_embeddings(StoredEmbeddings(tuple(kept), np.stack(list(kept.values())), tagger.scorer.fingerprint), embeddings)
     return int(any(isinstance(outcome, TaggerError) for outcome in found.values()))

@@ -1,8 +1,10 @@
 """`siglip-serve vocab build|show|diff`: encode a configuration's vocabularies ahead, look at one, compare two."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,9 +14,13 @@ from serve_app.errors import ConfigError, InvalidRequest
 from serve_app.local_scorer import LocalScorer
 from serve_app.tagging.prompts import DEFAULT_TEMPLATE
 from serve_app.tagging.registered import read_registered
+from serve_app.tagging.same_text import check_words, naming_prompts, same_text_problems
 from serve_app.tagging.tag_bank import TagBank, prompts_of, row_keys
 from serve_app.tagging.vocabulary import Tag, TagVocabulary
 from serve_app.terminal import print_line
+
+if TYPE_CHECKING:
+    from serve_app.siglip.tokenizer import SiglipTextInputs
 
 MOST_NEAR = 50
 
@@ -115,25 +121,39 @@ def diff(before: Path, after: Path) -> int:
     return int(old != new)
 
 
-def overlong_names(config: ServiceConfig) -> list[str]:
-    """Return one line for each prompt of a configuration that has more tokens than its checkpoint reads.
+def checkpoint_problems(config: ServiceConfig) -> list[str]:
+    """Return one line for each name of a configuration that its checkpoint cannot work with.
+
+    These are prompts with more tokens than it reads, names that are one text to it, and names of
+    which it reads nothing.
 
     Raises:
         ConfigError: The checkpoint cannot be read.
     """
-    from serve_app.siglip.tokenizer import SiglipTextInputs
+    from serve_app.siglip.tokenizer import SiglipTextInputs  # imports transformers, which takes seconds
 
     scorer = LocalScorer(config)
     inputs = SiglipTextInputs(scorer.checkpoint)
     lines: list[str] = []
     for name, registered in config.vocabularies.items():
-        own = registered.vocabulary
-        owners = [*own.labels, *(own.labels[at] for at in own.alias_owners), *own.background_prompts]
-        for key, label in zip(row_keys(own), owners, strict=True):
-            for prompt, tokens in inputs.overlong(prompts_of(key)):
-                limit, place = scorer.checkpoint.context_length, config.place_of(name, label)
-                lines.append(f"{place}: {prompt!r} has {tokens} tokens and the checkpoint reads {limit}; say it shorter with a prompt.")
+        own, place_of = registered.vocabulary, partial(config.place_of, name)
+        try:
+            check_words(own, scorer.checkpoint.strips_punctuation)
+        except InvalidRequest as error:
+            lines.append(f"{name}: {error}")
+            continue
+        lines += _overlong(own, inputs, place_of)
+        lines += same_text_problems(own, inputs.digests(naming_prompts(own)), place_of)
     return lines
+
+
+def _overlong(own: TagVocabulary, inputs: "SiglipTextInputs", place_of: Callable[[str], str]) -> list[str]:
+    owners = [*own.labels, *(own.labels[at] for at in own.alias_owners), *own.background_prompts]
+    return [
+        f"{place_of(label)}: {inputs.overlong_message(prompt, tokens)}"
+        for key, label in zip(row_keys(own), owners, strict=True)
+        for prompt, tokens in inputs.overlong(prompts_of(key))
+    ]
 
 
 def _changes(old: Tag, new: Tag) -> Sequence[str]:

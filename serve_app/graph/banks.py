@@ -9,11 +9,15 @@ import numpy as np
 from serve_app.graph.calls import InnerCalls
 from serve_app.siglip.inputs import FloatArray
 from serve_app.tagging.known_rows import KnownRows, missing_rows
-from serve_app.tagging.tag_bank import RowKey, TagBank, assemble_bank, mean_rows, prompts_of, row_keys
+from serve_app.tagging.problems import raise_problems
+from serve_app.tagging.same_text import naming_prompts, same_text_problems, shared_rows
+from serve_app.tagging.tag_bank import RowKey, TagBank, assemble_bank, mean_rows, prompts_of, row_keys, with_equal_rows
 from serve_app.tagging.vocabulary import TagVocabulary
 
 PROMPTS_PER_CALL = 64
 """Prompts sent to a TextEncoder at once: some seconds of work for a large tower on a CPU, and an answer of 0.4 MiB."""
+DIGESTS_PER_CALL = 2_000
+"""Prompts tokenized by a TextEncoder at once, which takes up to a second."""
 VOCABULARY_TIMEOUT_S = 900.0
 """For one such call when a registered vocabulary is encoded: the TextEncoder may have to start first."""
 MAX_REQUESTS_ENCODING = 4
@@ -23,15 +27,23 @@ MAX_REQUESTS_ENCODING = 4
 class BankBuilder:
     """Makes the bank of a vocabulary; the same row asked for by several at once is encoded once."""
 
-    def __init__(self, texts: InnerCalls, known: KnownRows, on_rows: Callable[[int, int], None] = lambda hits, misses: None) -> None:
+    def __init__(
+        self,
+        texts: InnerCalls,
+        known: KnownRows,
+        on_rows: Callable[[int, int], None] = lambda hits, misses: None,
+        canonicalize: Callable[[str], str] = str,
+    ) -> None:
         """Start with what is known.
 
         Args:
             texts: Calls of the TextEncoder.
             known: Where rows may be found.
             on_rows: Told of a request's rows: how many were known or under way, and how many have to be encoded.
+            canonicalize: How the checkpoint's tokenizer sees a prompt.
         """
         self._texts, self._known, self._on_rows = texts, known, on_rows
+        self._canonicalize = canonicalize
         self._requests = asyncio.Semaphore(MAX_REQUESTS_ENCODING)
         self._context = contextvars.copy_context()  # of no request: others may wait for what one has started
         self._pending: dict[RowKey, asyncio.Task[dict[RowKey, FloatArray]]] = {}
@@ -45,10 +57,12 @@ class BankBuilder:
         Raises:
             ServiceError: The TextEncoder does not answer.
             InvalidRequest: A name is too long for the checkpoint.
+            ConfigError: Two names are the same text to the checkpoint.
         """
         stored = await asyncio.to_thread(self._known.stored, vocabulary)
         if stored is not None:
             return stored
+        await self._check_told_apart(vocabulary)
         found = self._unfinished | await asyncio.to_thread(self._known.find, row_keys(vocabulary), list(banks))
         async for new in self._encode(missing_rows(vocabulary, found), VOCABULARY_TIMEOUT_S, refuse_cut=True):
             self._unfinished |= new
@@ -58,12 +72,23 @@ class BankBuilder:
         return bank
 
     async def for_request(self, vocabulary: TagVocabulary) -> TagBank:
-        """Return the bank of labels that came with a request.
+        """Return the bank of labels that came with a request; labels that are one text have one row.
 
         Raises:
             ServiceError: The TextEncoder does not answer.
         """
-        return assemble_bank(vocabulary, await self.rows(row_keys(vocabulary)), self._known.encoder)
+        shared = shared_rows(row_keys(vocabulary), self._canonicalize)
+        rows = await self.rows(list(dict.fromkeys(shared.values())))
+        bank = assemble_bank(vocabulary, {key: rows[same] for key, same in shared.items()}, self._known.encoder)
+        return with_equal_rows(bank)
+
+    async def _check_told_apart(self, vocabulary: TagVocabulary) -> None:
+        prompts = naming_prompts(vocabulary)
+        digests: list[bytes] = []
+        for start in range(0, len(prompts), DIGESTS_PER_CALL):
+            part = prompts[start : start + DIGESTS_PER_CALL]
+            digests += await self._texts("digests", part, timeout_s=VOCABULARY_TIMEOUT_S)
+        raise_problems(same_text_problems(vocabulary, digests))
 
     async def rows(self, keys: Sequence[RowKey]) -> dict[RowKey, FloatArray]:
         """Return rows that a request needs, encoding those that are new; what others have asked for already is waited for.

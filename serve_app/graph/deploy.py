@@ -5,7 +5,6 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,6 +13,7 @@ from serve_app.bounded_files import FileMissing, read_text, read_within
 from serve_app.bounded_http import ACCEPTED_ENCODINGS, read_response
 from serve_app.errors import ConfigError, Unavailable
 from serve_app.private_ray import token_for
+from serve_app.siglip.user_folders import expand_user
 
 APPLICATIONS_PATH = "/api/serve/applications/"
 NODES_PATH = "/api/v0/nodes?detail=1&limit=1000"
@@ -126,8 +126,8 @@ def _authorization(address: str) -> dict[str, str]:
     token = token_for(address) or ""
     if not token and os.environ.get("RAY_AUTH_MODE") == "token":
         token = os.environ.get("RAY_AUTH_TOKEN", "")
-        path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", Path.home() / ".ray" / "auth_token"))
         if not token:
+            path = expand_user(os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token"))
             with contextlib.suppress(FileMissing):
                 token = read_text(path, MAX_TOKEN_BYTES).strip()
     return {"Authorization": f"Bearer {token}"} if token else {}

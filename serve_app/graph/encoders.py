@@ -196,6 +196,11 @@ class TextEncoder(_Replica):
         embeds: FloatArray = await self.merged(prompts)
         return embeds
 
+    async def digests(self, prompts: list[str]) -> list[bytes]:
+        """Return a digest of each prompt's token ids; see `SiglipTextInputs.digests`."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._executor, self._tower.text_inputs.digests, prompts)
+
     @serve.batch(max_batch_size=64, batch_wait_timeout_s=MERGE_WAIT_S)  # type: ignore[untyped-decorator]
     async def merged(self, requests: list[list[str]]) -> list[FloatArray]:
         """Encode the prompts of the calls that Serve gathered."""

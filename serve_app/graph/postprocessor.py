@@ -9,6 +9,7 @@ import logging
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -33,10 +34,12 @@ from serve_app.siglip.hub import load_checkpoint
 from serve_app.siglip.identity import checkpoint_fingerprint, encoder_fingerprint
 from serve_app.siglip.inputs import FloatArray
 from serve_app.siglip.scoring import check_width
+from serve_app.siglip.text import canonicalize_text
 from serve_app.siglip.weights import read_similarity_head
 from serve_app.tagger import ScoredBy, TagOutcome, VocabularyCard, VocabularyState, vocabulary_cards, vocabulary_detail
 from serve_app.tagging.byte_cache import ByteCache
 from serve_app.tagging.known_rows import KnownRows
+from serve_app.tagging.same_text import check_words
 from serve_app.tagging.selection import SelectionRule
 from serve_app.tagging.settings import TagOptions, TagSettings, TextKey
 from serve_app.tagging.tag_bank import ScoredBank, scored_bank
@@ -97,7 +100,10 @@ class Postprocessor:
         self._fingerprint = checkpoint_fingerprint(checkpoint)
         encoder = encoder_fingerprint(checkpoint, spec.dtype, spec.quantization)
         known = KnownRows(encoder, spec.cache_bytes - spec.cache_bytes // BANKS_SHARE, spec.tag_banks)
-        self._banks = BankBuilder(InnerCalls(texts, spec.timeout_s, metrics.inner_retries().inc), known, self._count_rows)
+        self._strips_punctuation = checkpoint.strips_punctuation
+        calls = InnerCalls(texts, spec.timeout_s, metrics.inner_retries().inc)
+        canonicalize = partial(canonicalize_text, strip_punctuation=self._strips_punctuation)
+        self._banks = BankBuilder(calls, known, self._count_rows, canonicalize)
         self._text_rows = metrics.text_rows()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="score")
         self._freed = FreedMemory()
@@ -150,6 +156,7 @@ class Postprocessor:
         for name, registered in settings.vocabularies.items():
             if registered.calibration is not None:
                 registered.calibration.check_checkpoint(self._fingerprint, name)
+            check_words(registered.vocabulary, self._strips_punctuation)
             same = (bank for bank in loaded if bank.vocabulary == registered.vocabulary)
             bank = next(same, None) or await self._banks.registered(registered.vocabulary, loaded)
             banks[name] = scored_bank(bank, name, registered.calibration)
@@ -281,6 +288,7 @@ class Postprocessor:
         if scored is not None:
             self._count_rows(len(scored.table), 0)
         else:
+            check_words(asked.vocabulary, self._strips_punctuation)
             scored = scored_bank(await self._banks.for_request(asked.vocabulary), asked.name)
             live.requested.put(asked.key, scored)
         return scored

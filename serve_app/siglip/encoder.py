@@ -29,6 +29,7 @@ from serve_app.siglip.precision import Precision, Runtime
 from serve_app.siglip.runtime import DTYPES, resolve_runtime
 from serve_app.siglip.scoring import unit_norm
 from serve_app.siglip.tokenizer import SiglipTextInputs
+from serve_app.siglip.weights import tensor_dtypes
 
 UNQUANTIZED = ("vision_model.head", "text_model.head", "head", "patch_embedding")
 """Modules that bitsandbytes must leave alone. The NaFlex patch embedding is a linear layer whose weight dtype the pixels
@@ -36,6 +37,11 @@ are cast to: quantised to 4 bit, the image embedding is noise (cosine 0) without
 The pooling heads lose accuracy for almost no memory."""
 TEXT_BATCH = 64
 """Prompts per forward pass of the text tower."""
+FLOATS = {"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"}
+"""Dtypes in safetensors files that are weights; integers would be a quantized checkpoint's, or positions."""
+PACKED_ROWS, PACKED_COLUMNS = 32, 64
+"""Multiples of rows and columns that bitsandbytes' fast 4-bit layout on CPUs needs.
+Source: `_convert_weight_packed_for_cpu` of bitsandbytes 0.50, whose block size is 64."""
 
 
 class ImageTower:
@@ -47,10 +53,9 @@ class ImageTower:
         self._model = _load_tower(kind, checkpoint, resolve_runtime(precision, checkpoint.family))
         self.runtime = _read_back(self._model)
         _check_patch_embedding(self._model, checkpoint)
-        # (x / 255 - mean) / std, folded into one multiply and one add
-        mean, std = np.array(checkpoint.image_mean), np.array(checkpoint.image_std)
-        self._factor = torch.tensor(1 / (255 * std), dtype=torch.float32, device=self.runtime.device)
-        self._offset = torch.tensor(-mean / std, dtype=torch.float32, device=self.runtime.device)
+        # rescaling and normalising in one multiply and one add
+        self._factor = torch.tensor(checkpoint.pixel_scale, dtype=torch.float32, device=self.runtime.device)
+        self._offset = torch.tensor(checkpoint.pixel_offset, dtype=torch.float32, device=self.runtime.device)
 
     @torch.inference_mode()
     def encode(self, batch: ImageBatch) -> FloatArray:
@@ -86,8 +91,12 @@ class TextTower:
         self.runtime = _read_back(self._model)
 
     def encode(self, prompts: Sequence[str]) -> FloatArray:
-        """Return text_embeds (n, D) float32, unit norm, of finished prompts."""
-        return self.encode_ids(self.text_inputs.input_ids(prompts))
+        """Return text_embeds (n, D) float32, unit norm, of finished prompts.
+
+        Prompts of the same token ids are encoded once, so that their embeddings are exactly equal.
+        """
+        unique, places = np.unique(self.text_inputs.input_ids(prompts), axis=0, return_inverse=True)
+        return self.encode_ids(unique)[places.reshape(-1)]
 
     @torch.inference_mode()
     def encode_ids(self, input_ids: np.ndarray[Any, np.dtype[np.int64]]) -> FloatArray:
@@ -98,6 +107,7 @@ class TextTower:
 
 
 def _load_tower(kind: type[PreTrainedModel], checkpoint: Checkpoint, runtime: Runtime) -> PreTrainedModel:
+    dtypes = tensor_dtypes(checkpoint.folder)
     options: dict[str, Any] = {"dtype": DTYPES[runtime.dtype], "attn_implementation": runtime.attention}
     if runtime.quantization != "none":
         options |= {"quantization_config": _quantization(runtime), "device_map": {"": runtime.device}}
@@ -106,15 +116,64 @@ def _load_tower(kind: type[PreTrainedModel], checkpoint: Checkpoint, runtime: Ru
             model, info = kind.from_pretrained(
                 checkpoint.folder, use_safetensors=True, local_files_only=True, output_loading_info=True, **options
             )
-    except (OSError, ValueError, RuntimeError, ImportError, KeyError) as error:
-        raise ConfigError(f"the weights in {checkpoint.folder} cannot be loaded as {kind.__name__}: {error}") from error
+    except Exception as error:  # transformers checks a configuration with exceptions and assertions of many libraries
+        reason = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, KeyError):
+            reason = f"{reason} is missing or not known"
+        if "ignore_mismatched_sizes" in reason:  # transformers prints the tensors apart from the exception
+            reason = "they have other shapes than config.json describes; use the config.json that belongs to them"
+        raise ConfigError(f"the weights in {checkpoint.folder} cannot be loaded as {kind.__name__}: {reason}") from error
     missing = sorted(info["missing_keys"]) + sorted(str(key) for key in info.get("mismatched_keys", ()))
     if missing:
         raise ConfigError(f"{checkpoint.folder / 'model.safetensors'} lacks {len(missing)} tensors of {kind.__name__}, first {missing[0]}.")
+    _check_names(model, dtypes, checkpoint)
+    model.config.return_dict = True  # config.json may say otherwise, which changes the type of outputs and nothing else
     # parameters keep requires_grad, though no gradient is ever asked for: without it torch.matmul copies the pooling head's weights for
     # every image of a batch (`should_fold` in ATen's LinearAlgebra.cpp), a fifth of a base-size tower's time on a CPU
     model.eval()
-    return model if runtime.quantization != "none" else model.to(runtime.device)
+    if runtime.quantization == "none":
+        return model.to(runtime.device)
+    _avoid_packing(model)
+    return model
+
+
+def _check_names(model: PreTrainedModel, dtypes: dict[str, str], checkpoint: Checkpoint) -> None:
+    """Refuse weights of the tower that its configuration has no place for: transformers would leave them out.
+
+    Args:
+        model: The loaded tower.
+        dtypes: Names and dtypes of all tensors in the files.
+        checkpoint: Where they are, for the message.
+    """
+    prefix = f"{model.base_model_prefix}."
+    own = {name for name in dtypes if name.startswith(prefix) and not name.endswith(".position_ids")}
+    expected = {prefix + name for name, _ in model.named_parameters()}
+    if unexpected := sorted(own - expected):
+        raise ConfigError(
+            f"the weights in {checkpoint.folder} have {len(unexpected)} tensors that config.json has no place for, first "
+            f"{unexpected[0][:200]}; without them the model would be another one. Use the config.json that belongs to the weights."
+        )
+    if twice := sorted(name for name in dtypes if name.startswith(prefix) and name.removeprefix(prefix) in dtypes):
+        raise ConfigError(
+            f"the weights in {checkpoint.folder} hold {twice[0][:200]} also without {prefix!r} before it; only one of them can be meant."
+        )
+    if integers := sorted(name for name in own if dtypes[name] not in FLOATS):
+        raise ConfigError(
+            f"the weights in {checkpoint.folder} hold {integers[0][:200]} as {dtypes[integers[0]]}; use a checkpoint with "
+            "floating-point weights, and set quantization in the service's configuration."
+        )
+
+
+def _avoid_packing(model: PreTrainedModel) -> None:
+    """Keep 4-bit layers of odd sizes from the fast layout on CPUs, which fails for them in the first forward pass.
+
+    So400m, with 4,304 hidden units, is such a model.
+    """
+    for module in model.modules():
+        if not hasattr(module, "support_avx512bf16_for_cpu"):  # an attribute of bitsandbytes' 4-bit layers only
+            continue
+        if module.out_features % PACKED_ROWS or module.in_features % PACKED_COLUMNS:
+            module.support_avx512bf16_for_cpu = False
 
 
 @contextlib.contextmanager

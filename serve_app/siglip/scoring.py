@@ -52,7 +52,16 @@ def pair_logits(image_embeds: FloatArray, text_embeds: FloatArray, logit_scale: 
     return np.float32(logit_scale) * (images @ texts.T) + np.float32(logit_bias)
 
 
-def sigmoid(logits: FloatArray) -> FloatArray:
-    """Return 1 / (1 + exp(-logits)), without overflow; independent per tag, never normalised across tags."""
-    positive = np.exp(-np.abs(logits))
-    return np.where(logits >= 0, 1 / (1 + positive), positive / (1 + positive)).astype(np.float32)
+def sigmoid(logits: npt.ArrayLike) -> FloatArray:
+    """Return 1 / (1 + exp(-logits)) (…) float32, independent per tag."""
+    return exact_sigmoid(logits).astype(np.float32)
+
+
+def exact_sigmoid(logits: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """Return 1 / (1 + exp(-logits)) (…) float64, without overflow.
+
+    float64, because in float32 a larger logit can have a smaller sigmoid.
+    """
+    exact = np.asarray(logits, np.float64)
+    positive = np.exp(-np.abs(exact))
+    return np.asarray(np.where(exact >= 0, 1 / (1 + positive), positive / (1 + positive)))

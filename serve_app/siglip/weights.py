@@ -1,7 +1,7 @@
-"""The similarity head's two scalars, straight from the safetensors.
+"""What the safetensors files of a checkpoint hold: the names of the tensors, and the similarity head's two scalars.
 
-Loading a checkpoint in bfloat16 rounds them too (a temperature of 117.9 becomes 119.5), so they are never taken from
-a loaded model. Reading them needs neither torch nor the towers.
+Loading a checkpoint in bfloat16 rounds the scalars too (a temperature of 117.9 becomes 119.5), so they are never taken
+from a loaded model. Reading them needs neither torch nor the towers. They come from the same files as the towers.
 """
 
 from dataclasses import dataclass
@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from serve_app.errors import ConfigError
-from serve_app.siglip.checkpoints import WEIGHTS, weight_files
-from serve_app.siglip.safetensors_files import read_tensors
+from serve_app.siglip.checkpoints import WEIGHTS, WEIGHTS_INDEX, weight_files, weight_paths
+from serve_app.siglip.safetensors_files import read_header, read_tensors
 
 MAX_SCALAR_BYTES = 64
 
@@ -32,6 +32,26 @@ def read_similarity_head(folder: Path) -> SimilarityHead:
     """
     scale, bias = (_read_scalar(folder, name) for name in ("logit_scale", "logit_bias"))
     return SimilarityHead(logit_scale=float(np.exp(np.float32(scale))), logit_bias=float(bias))
+
+
+def tensor_dtypes(folder: Path) -> dict[str, str]:
+    """Return the name and the safetensors dtype of every tensor of a checkpoint.
+
+    Raises:
+        ConfigError: A shard is missing, two shards hold the same tensor, or the index does not match its shards.
+    """
+    found: dict[str, Path] = {}
+    dtypes: dict[str, str] = {}
+    for path in weight_paths(folder):
+        for name, (dtype, _, _) in read_header(path).tensors.items():
+            if name in found:
+                raise ConfigError(f"{name} is in {found[name].name} and in {path}; only one of them can be meant.")
+            found[name] = path
+            dtypes[name] = dtype
+    for name, path in weight_files(folder).items():
+        if found.get(name) != path:
+            raise ConfigError(f"{folder / WEIGHTS_INDEX} says that {name} is in {path.name}, but it is not; download both files again.")
+    return dtypes
 
 
 def _read_scalar(folder: Path, name: str) -> np.float32:

@@ -22,6 +22,7 @@ from serve_app.bounded_files import parse_json
 from serve_app.errors import ConfigError
 from serve_app.siglip.inputs import FloatArray
 from serve_app.siglip.safetensors_files import read_header
+from serve_app.siglip.user_folders import cache_root, expand_user
 from serve_app.tagging.tag_bank import RowKey, TagBank, bank_fingerprint, row_keys
 from serve_app.tagging.vocabulary import TagVocabulary
 
@@ -36,8 +37,12 @@ AUTO = "auto"
 
 
 def cache_folder() -> Path:
-    """Return where banks are kept on this machine: below `XDG_CACHE_HOME`, which is `~/.cache` unless set."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "siglip-serve" / "tag-banks"
+    """Return where banks are stored on this machine.
+
+    Raises:
+        ConfigError: There is no cache folder; see `cache_root`.
+    """
+    return cache_root() / "tag-banks"
 
 
 class BankStore:
@@ -50,10 +55,10 @@ class BankStore:
             location: A folder, `auto` for `cache_folder`, or a URI that pyarrow reads, such as `s3://bucket/prefix?endpoint_override=…`.
 
         Raises:
-            ConfigError: The URI cannot be read, or pyarrow is not installed.
+            ConfigError: The URI cannot be read, pyarrow is not installed, or there is no home folder.
         """
         remote = "://" in location
-        self.folder = cache_folder() if remote or location == AUTO else Path(location).expanduser()
+        self.folder = cache_folder() if remote or location == AUTO else expand_user(location)
         self._remote = _open_remote(location) if remote else None
 
     def load(self, vocabulary: TagVocabulary, encoder: str) -> TagBank | None:

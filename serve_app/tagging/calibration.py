@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 
 from serve_app.bounded_files import read_text
 from serve_app.errors import ConfigError
+from serve_app.nulls import NullIsDefault
 from serve_app.tagging.lined_yaml import parse_lined_yaml
-from serve_app.yaml_files import MAX_YAML_BYTES
+from serve_app.yaml_files import LOADER, MAX_YAML_BYTES
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 SIGNIFICANT_DIGITS = 6
@@ -27,7 +28,7 @@ _HEADER = """\
 """
 
 
-class Fit(BaseModel):
+class Fit(NullIsDefault):
     """One tag's line: calibrated logit = `scale` × logit + `offset`, and the least calibrated confidence where it has its own."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -37,7 +38,7 @@ class Fit(BaseModel):
     threshold: Probability | None = None
 
 
-class Calibration(BaseModel):
+class Calibration(NullIsDefault):
     """A calibration file.
 
     Attributes:
@@ -75,7 +76,8 @@ def read_calibration(path: Path) -> Calibration:
     Raises:
         ConfigError: One line for each problem, with the file's line and the reason.
     """
-    content = parse_lined_yaml(read_text(path, MAX_YAML_BYTES), path)
+    # PyYAML wrote it, and leaves a fingerprint such as 12e4 without quotes
+    content = parse_lined_yaml(read_text(path, MAX_YAML_BYTES), path, loader_class=LOADER)
     if not isinstance(content.data, dict):
         raise ConfigError(f"{path}: holds no calibration; siglip-serve calibrate writes one.")
     try:

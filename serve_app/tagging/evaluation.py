@@ -119,7 +119,18 @@ def measure(scores: FloatArray, least: FloatArray, truth: BoolArray, labels: Seq
         truth: (B, T) which tag is true of which image.
         labels: T labels.
     """
-    given = scores >= least
+    return measure_given(scores, scores >= least, truth, labels)
+
+
+def measure_given(scores: FloatArray, given: BoolArray, truth: BoolArray, labels: Sequence[str]) -> Measures:
+    """Measure scores, and the tags that were chosen by them, against what is true.
+
+    Args:
+        scores: (B, T) logits of a score, for the ranking and the calibration error.
+        given: (B, T) which tags an image was given, for everything else.
+        truth: (B, T) which tag is true of which image.
+        labels: T labels.
+    """
     tags = tuple(_measure_tag(label, scores[:, t], given[:, t], truth[:, t]) for t, label in enumerate(labels))
     occurring = [tag for tag in tags if tag.true]
     return Measures(

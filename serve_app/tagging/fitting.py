@@ -16,7 +16,6 @@ from serve_app.errors import ConfigError
 from serve_app.siglip.inputs import FloatArray
 from serve_app.tagging.calibration import Calibration, Fit
 from serve_app.tagging.evaluation import BoolArray, precision_recall_curve
-from serve_app.tagging.tag_table import LOGIT_OF_ONE
 
 Matrix = npt.NDArray[np.float64]
 
@@ -233,4 +232,4 @@ def _sigmoid(z: Matrix) -> Matrix:
 
 
 def _probability(logit: float) -> float:
-    return float(_sigmoid(np.array(min(logit, LOGIT_OF_ONE))))
+    return float(_sigmoid(np.array(logit)))

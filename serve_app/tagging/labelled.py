@@ -4,8 +4,9 @@ Not here: what is measured or fitted with them (`evaluation.py`, `fitting.py`).
 """
 
 import csv
-import difflib
 import io
+import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +15,11 @@ import numpy as np
 
 from serve_app.bounded_files import read_text
 from serve_app.errors import ConfigError
-from serve_app.picture_files import pictures_in
+from serve_app.picture_files import is_litter, pictures_in
 from serve_app.tagging.evaluation import BoolArray
+from serve_app.tagging.problems import MAX_PROBLEMS, raise_problems
 from serve_app.tagging.tag_table import TagTable
-from serve_app.tagging.vocabulary import canonical_name
-from serve_app.tagging.vocabulary_files import LIST_SEPARATOR, MAX_PROBLEMS, raise_problems
+from serve_app.tagging.vocabulary_tables import LIST_SEPARATOR
 
 TABLE = "labels.csv"
 """Looked for in a folder of images."""
@@ -61,24 +62,41 @@ def read_labelled(images: Path, table: Path | None, tags: TagTable) -> LabelledI
         table = images / TABLE
     if table is not None:
         return _from_table(images, table, tags)
-    folders = sorted(folder for folder in images.iterdir() if folder.is_dir())
-    if not folders or not any(canonical_name(folder.name) in tags.numbers for folder in folders):
+    folders = _label_folders(images, tags)
+    if not folders or not any(tags.numbers_of(folder.name) for folder in folders):
         return None
     return _from_folders(folders, tags)
 
 
+def _label_folders(images: Path, tags: TagTable) -> list[Path]:
+    """Return the folders whose names are labels; hidden folders and litter are none unless they are called like a label.
+
+    Raises:
+        ConfigError: The folder cannot be read.
+    """
+    try:
+        folders = sorted(entry for entry in images.iterdir() if os.path.isdir(entry))
+    except OSError as error:
+        raise ConfigError(f"{images} cannot be read: {error.strerror}.") from error
+    return [folder for folder in folders if not is_litter(folder.name) or tags.numbers_of(folder.name)]
+
+
 def _from_table(images: Path, table: Path, tags: TagTable) -> LabelledImages:
-    reader = csv.DictReader(io.StringIO(read_text(table), newline=""), restkey="", strict=True)
+    reader = csv.DictReader(io.StringIO(read_text(table), newline=""), strict=True)
     known: dict[Path, list[str]] = {}
     problems: list[str] = []
     try:
-        if not {FILE, LABELS} <= set(reader.fieldnames or ()):
+        counts = Counter(reader.fieldnames or ())
+        if not {FILE, LABELS} <= set(counts):
             raise ConfigError(f"{table}:1: the first line must name the columns {FILE} and {LABELS}.")
+        if twice := [name for name in (FILE, LABELS) if counts[name] > 1]:
+            raise ConfigError(f"{table}:1: there are several columns {twice[0]}; rename all but one.")
         for row in reader:
-            where, name = f"{table}:{reader.line_num}", (row[FILE] or "").strip()
+            where, name = f"{table}:{reader.line_num}", row[FILE] or ""
+            name = name if _is_file(images / name) else name.strip()
             path = images / name
             labels = [label.strip() for label in (row[LABELS] or "").split(LIST_SEPARATOR) if label.strip()]
-            if "" in row:
+            if None in row:
                 problems.append(f"{where}: there are more fields than columns; several labels go with {LIST_SEPARATOR} between them.")
             elif not name or not _is_file(path):
                 problems.append(f"{where}: the file {name[:100]!r} is not in {images}.")
@@ -111,12 +129,12 @@ def _labelled(known: dict[Path, list[str]], tags: TagTable, where: Path) -> Labe
     files = sorted(known)
     truth = np.zeros((len(files), len(tags)), np.bool_)
     for row, file in enumerate(files):
-        truth[row, [tags.numbers[canonical_name(label)] for label in known[file]]] = True
+        truth[row, [tags.numbers_of(label)[0] for label in known[file]]] = True
     return LabelledImages(tuple(files), truth)
 
 
 def _unknown(label: str, tags: TagTable) -> str | None:
-    if canonical_name(label) in tags.numbers:
+    if tags.numbers_of(label):
         return None
-    nearest = difflib.get_close_matches(canonical_name(label), tags.numbers, n=1, cutoff=0.6)
-    return f"{label!r} is not in the vocabulary" + (f"; did you mean {nearest[0]!r}?" if nearest else ".")
+    nearest = tags.nearest_name(label)
+    return f"{label!r} is not in the vocabulary" + (f"; did you mean {nearest!r}?" if nearest else ".")

@@ -1,16 +1,16 @@
-"""YAML whose values know their line, so that a problem in a file of thousands of lines can be found.
+"""YAML whose values know their line and how they are written, so that problems can be found.
 
-Reading and the bounds on what is read are `yaml_files.py`'s.
+Not here: reading the YAML and the bounds on it (`yaml_files.py`).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from serve_app.errors import ConfigError
-from serve_app.yaml_files import parse_nodes
+from serve_app.yaml_files import SettingsLoader, parse_nodes, unquoted_value
 
 Place = tuple[str | int, ...]
 """Keys and list positions from the top of the file to a value."""
@@ -19,10 +19,18 @@ MAX_DEPTH = 16
 
 @dataclass(frozen=True, slots=True)
 class LinedYaml:
-    """What a file holds, and the line of every value."""
+    """The content of a file.
+
+    Attributes:
+        data: The values.
+        lines: The line of every value.
+        unquoted: For every single value that is not text: the sentence that says so, for a place
+            where text is needed.
+    """
 
     data: Any
-    lines: dict[Place, int]
+    lines: dict[Place, int] = field(default_factory=dict)
+    unquoted: dict[Place, str] = field(default_factory=dict)
 
     def line_of(self, place: Place) -> int:
         """Return the line of a value, or of the nearest block around it that is known."""
@@ -30,33 +38,44 @@ class LinedYaml:
             place = place[:-1]
         return self.lines.get(place, 1)
 
+    def part(self, prefix: Place, data: Any) -> "LinedYaml":
+        """Return a part of the file, whose places begin at `prefix`."""
+        size = len(prefix)
+        return LinedYaml(
+            data,
+            {place[size:]: line for place, line in self.lines.items() if place[:size] == prefix},
+            {place[size:]: text for place, text in self.unquoted.items() if place[:size] == prefix},
+        )
 
-def parse_lined_yaml(text: str, path: Path) -> LinedYaml:
-    """Parse one YAML document.
+
+def parse_lined_yaml(text: str, path: Path, max_depth: int = MAX_DEPTH, loader_class: Any = SettingsLoader) -> LinedYaml:
+    """Parse at most one YAML document; nothing gives None.
 
     Raises:
         ConfigError: It is not one YAML document, or exceeds a bound of `yaml_files.py`; names the line.
     """
-    documents = parse_nodes(text, str(path))
+    documents = parse_nodes(text, str(path), loader_class)
     if len(documents) > 1:
         raise ConfigError(f"{path} holds {len(documents)} documents; one is needed.")
     root, data = documents[0] if documents else (None, None)
-    lines: dict[Place, int] = {}
+    content = LinedYaml(data)
     if root is not None:
-        _walk(root, (), lines, path)
-    return LinedYaml(data, lines)
+        _walk(root, (), content, path, max_depth)
+    return content
 
 
-def _walk(node: yaml.Node, place: Place, lines: dict[Place, int], path: Path) -> None:
+def _walk(node: yaml.Node, place: Place, content: LinedYaml, path: Path, max_depth: int) -> None:
     line = node.start_mark.line + 1
-    lines[place] = line
-    if len(place) > MAX_DEPTH:
-        raise ConfigError(f"{path}:{line}: nested deeper than {MAX_DEPTH} blocks.")
+    content.lines[place] = line
+    if len(place) > max_depth:
+        raise ConfigError(f"{path}:{line}: nested deeper than {max_depth} blocks.")
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             name = str(key.value)
-            _walk(value, (*place, name), lines, path)
-            lines[(*place, name)] = key.start_mark.line + 1
+            _walk(value, (*place, name), content, path, max_depth)
+            content.lines[(*place, name)] = key.start_mark.line + 1
     elif isinstance(node, yaml.SequenceNode):
         for i, value in enumerate(node.value):
-            _walk(value, (*place, i), lines, path)
+            _walk(value, (*place, i), content, path, max_depth)
+    elif isinstance(node, yaml.ScalarNode) and (problem := unquoted_value(node)):
+        content.unquoted[place] = problem

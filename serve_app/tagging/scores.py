@@ -6,7 +6,7 @@ Not here: the logits themselves (`siglip/scoring.py`), choosing tags by their sc
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -34,25 +34,45 @@ def best_names(logits: FloatArray, table: TagTable) -> FloatArray:
     return tags
 
 
-def pool_views(logits: FloatArray, views: Sequence[int]) -> FloatArray:
-    """Return (B, T): for each image the best of the whole picture and, less `TILE_MARGIN`, of its tiles.
+class PooledLogits(NamedTuple):
+    """The logits of images that were looked at in several views.
+
+    Attributes:
+        compared: (B, T) of the best view; a tile's is less by `TILE_MARGIN`.
+        raw: (B, T) the model's own logits of the same views.
+    """
+
+    compared: FloatArray
+    raw: FloatArray
+
+
+def pool_views(logits: FloatArray, views: Sequence[int]) -> PooledLogits:
+    """Return for each image the best of the whole image and, less `TILE_MARGIN`, of its tiles.
 
     Args:
         logits: (V, T) of all views of all images, each image's whole picture first, then its tiles.
         views: B numbers of views, which sum up to V.
     """
     if all(count == 1 for count in views):
-        return logits
+        return PooledLogits(logits, logits)
     ends = np.cumsum(views)
     starts = ends - np.asarray(views)
-    discounted = logits - np.float32(TILE_MARGIN)
-    discounted[starts] += np.float32(TILE_MARGIN)
-    pooled: FloatArray = np.maximum.reduceat(discounted, starts, axis=0)
-    return pooled
+    whole = logits[starts]
+
+    tiles = logits.copy()
+    tiles[starts] = -np.inf
+    best_tiles: FloatArray = np.maximum.reduceat(tiles, starts, axis=0)
+    discounted = best_tiles - np.float32(TILE_MARGIN)
+
+    is_tile = discounted > whole
+    return PooledLogits(np.where(is_tile, discounted, whole), np.where(is_tile, best_tiles, whole))
 
 
 def in_score(logits: FloatArray, background: FloatArray | None, table: TagTable, score: Score) -> FloatArray:
-    """Return (B, T) float32 what tags are chosen by: logits of the asked score, each tag's `bias` added.
+    """Return (B, T) float32 what tags are chosen by: logits of the requested score, each tag's `bias` added.
+
+    The bias is added for `score: logit` too. Its values are what the sigmoid of `score: sigmoid` is
+    taken of, so both give the same tags in the same order. The logit without it is `raw_score`.
 
     Args:
         logits: (B, T) of the model.

@@ -11,9 +11,9 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from serve_app.siglip.inputs import FloatArray
-from serve_app.siglip.scoring import sigmoid
+from serve_app.tagging.confidence import confidences_of, least_score_of
 from serve_app.tagging.scores import Score, in_score, softmax_logits
-from serve_app.tagging.tag_table import BoolArray, IntArray, TagTable, logit_of
+from serve_app.tagging.tag_table import BoolArray, IntArray, TagTable
 
 SortBy = Literal["confidence", "alphabetical"]
 Parents = Literal["independent", "propagate", "suppress"]
@@ -33,6 +33,11 @@ class TagScore(NamedTuple):
     confidence: float
     logit: float
 
+    @property
+    def raw_score(self) -> float:
+        """The logit, under the name that responses and the client have for it."""
+        return self.logit
+
 
 @dataclass(frozen=True, slots=True)
 class SelectionRule:
@@ -44,7 +49,7 @@ class SelectionRule:
         sort_by: Their order.
         score: What is compared with thresholds.
         min_tags: The best so many are given even below their thresholds.
-        parents: Whether a parent's score is at least its children's, or a parent is left out beside its child.
+        parents: Whether a parent's score is at least its children's, or a parent is left out beside its child; see `_with_parents`.
         for_all: Whether the threshold holds for all tags, also those that have their own: a request asked for it.
         allowed: (T,) which tags may be given; None for all.
     """
@@ -65,8 +70,8 @@ class ChosenTags(NamedTuple):
     Attributes:
         counts: (B,) tags of each image.
         tags: (K,) places in the vocabulary, K the sum of `counts`.
-        confidences: (K,) float32.
-        logits: (K,) float32, the model's own.
+        confidences: (K,) float32, see `confidence.py`; for `score: logit` the scores themselves.
+        logits: (K,) float32, the model's own, of the view that the score is of.
     """
 
     counts: IntArray
@@ -76,31 +81,40 @@ class ChosenTags(NamedTuple):
 
 
 def select_tags(
-    logits: FloatArray, table: TagTable, rule: SelectionRule, background: FloatArray | None = None
+    logits: FloatArray,
+    table: TagTable,
+    rule: SelectionRule,
+    background: FloatArray | None = None,
+    raw: FloatArray | None = None,
 ) -> list[tuple[TagScore, ...]]:
     """Choose the tags of each image; see `choose_tags`."""
-    chosen = choose_tags(logits, table, rule, background)
+    chosen = choose_tags(logits, table, rule, background, raw)
     labels = [table.labels[tag] for tag in chosen.tags.tolist()]
     every = [TagScore(*values) for values in zip(labels, chosen.confidences.tolist(), chosen.logits.tolist(), strict=True)]
     ends = np.cumsum(chosen.counts).tolist()
     return [tuple(every[start:end]) for start, end in zip([0, *ends], ends, strict=False)]
 
 
-def choose_tags(logits: FloatArray, table: TagTable, rule: SelectionRule, background: FloatArray | None = None) -> ChosenTags:
+def choose_tags(
+    logits: FloatArray,
+    table: TagTable,
+    rule: SelectionRule,
+    background: FloatArray | None = None,
+    raw: FloatArray | None = None,
+) -> ChosenTags:
     """Choose the tags of each image.
 
     Args:
-        logits: (B, T) the model's logits, one for each tag.
+        logits: (B, T) the logits that are compared, one for each tag.
         table: The vocabulary's arrays.
         rule: How.
         background: (B, G) logits of the background prompts, for `score: margin`.
+        raw: (B, T) the model's own logits, where `logits` were discounted (see `pool_views`).
 
     Raises:
         InvalidRequest: The vocabulary has not what the score needs.
     """
-    scores = in_score(logits, background, table, rule.score)
-    if rule.score == "softmax":
-        scores = softmax_logits(scores if rule.allowed is None else np.where(rule.allowed, scores, np.float32(-np.inf)))
+    scores = rule_scores(logits, table, rule, background)
     passing = scores >= least_scores(table, rule)
     if rule.allowed is not None:
         passing &= rule.allowed
@@ -110,16 +124,29 @@ def choose_tags(logits: FloatArray, table: TagTable, rule: SelectionRule, backgr
     if rule.min_tags:
         left_out = before & ~passing  # parents beside their children stay left out
         passing = passing | _fill(scores, passing, left_out, rule)
-    return _columns(passing, scores, logits, table, rule)
+    return _columns(passing, scores, logits if raw is None else raw, table, rule)
+
+
+def rule_scores(logits: FloatArray, table: TagTable, rule: SelectionRule, background: FloatArray | None) -> FloatArray:
+    """Return the scores (B, T) that a rule compares with thresholds; see `choose_tags`.
+
+    Raises:
+        InvalidRequest: The vocabulary has not what the score needs.
+    """
+    scores = in_score(logits, background, table, rule.score)
+    if rule.score != "softmax":
+        return scores
+    if rule.allowed is not None:
+        scores = np.where(rule.allowed, scores, np.float32(-np.inf))
+    return softmax_logits(scores)
 
 
 def least_scores(table: TagTable, rule: SelectionRule) -> FloatArray:
-    """Return the least score that each tag (T,) needs, as a logit.
+    """Return the least score that each tag (T,) needs, as a logit; see `confidence.py`.
 
     A request's threshold goes before all; then a tag's own of the vocabulary, its calibration's, and the general one.
     """
-    general = np.float32(logit_of(rule.confidence_threshold))
-    least = np.full(len(table), general, np.float32)
+    least = np.full(len(table), least_score_of(rule.confidence_threshold), np.float32)
     if rule.for_all:
         return least
     if rule.score == "calibrated" and table.lines is not None:
@@ -130,13 +157,21 @@ def least_scores(table: TagTable, rule: SelectionRule) -> FloatArray:
 
 
 def _with_parents(scores: FloatArray, passing: BoolArray, table: TagTable, rule: SelectionRule) -> tuple[FloatArray, BoolArray]:
-    """Give parents their children's scores, or take parents out that say no more than a child."""
-    rows, children, ancestors = _lineage(passing, table)
+    """Give parents their children's scores, or leave out parents that say no more than a child.
+
+    `propagate`: a parent is given with every child that is given, whatever the parent's own
+    threshold. That threshold guards against the model's mistakes about the parent; here the
+    evidence is the child, which reached its own, and a sparrow that is no bird would be a
+    contradiction. Filters hold all the same.
+
+    `suppress`: a parent is left out if a child, grandchild and so on that is itself given has at
+    most `SUPPRESS_WITHIN` less. Children are decided before their parents, so a tag that is left
+    out leaves out nothing. `max_tags` is applied afterwards: a smaller one gives the beginning of
+    what a larger one gives.
+    """
     if rule.parents == "suppress":
-        passing = passing.copy()
-        said = scores[rows, ancestors] <= scores[rows, children] + np.float32(SUPPRESS_WITHIN)
-        passing[rows[said], ancestors[said]] = False
-        return scores, passing
+        return scores, _suppressed(scores, passing, table)
+    rows, children, ancestors = _lineage(passing, table)
     if rule.allowed is not None:
         kept = rule.allowed[ancestors]
         rows, children, ancestors = rows[kept], children[kept], ancestors[kept]
@@ -144,6 +179,25 @@ def _with_parents(scores: FloatArray, passing: BoolArray, table: TagTable, rule:
     np.maximum.at(raised, (rows, ancestors), scores[rows, children])
     passing[rows, ancestors] = True
     return raised, passing
+
+
+def _suppressed(scores: FloatArray, passing: BoolArray, table: TagTable) -> BoolArray:
+    """Return which tags (B, T) are left of those that pass, without parents that say no more than a child."""
+    rows, children, ancestors = _lineage(passing, table)
+    near = scores[rows, ancestors] <= scores[rows, children] + np.float32(SUPPRESS_WITHIN)
+    rows, children, ancestors = rows[near], children[near], ancestors[near]
+
+    # a tag has more ancestors than any of its ancestors, so this order decides children first
+    _, num_ancestors, _ = table.ancestors
+    depths = num_ancestors[ancestors]
+    order = np.argsort(-depths, kind="stable")
+    level_ends = np.flatnonzero(np.diff(depths[order])) + 1
+
+    given = passing.copy()
+    for level in np.split(order, level_ends):
+        said = level[given[rows[level], children[level]]]
+        given[rows[said], ancestors[said]] = False
+    return given
 
 
 def _lineage(passing: BoolArray, table: TagTable) -> tuple[IntArray, IntArray, IntArray]:
@@ -187,5 +241,5 @@ def _columns(passing: BoolArray, scores: FloatArray, logits: FloatArray, table: 
         order = np.lexsort((table.alphabetical[tags], rows))
         rows, tags = rows[order], tags[order]
     found = scores[rows, tags]
-    confidences = found if rule.score == "logit" else sigmoid(found)
+    confidences = found if rule.score == "logit" else confidences_of(found)
     return ChosenTags(np.bincount(rows, minlength=len(scores)), tags, confidences, logits[rows, tags])

@@ -184,8 +184,11 @@ class TagSettings:
         return wanted
 
     def _allowed(self, options: TagOptions, table: TagTable) -> BoolArray | None:
-        """Return which tags may be given: a request's includes stand for the service's, its excludes beside them."""
-        own = self.selection
+        """Return which tags may be given: a request's includes stand for the service's, its excludes beside them.
+
+        The service's own filters are for its vocabularies. Labels that a request brings are all scored.
+        """
+        own = NO_SELECTION if options.labels is not None else self.selection
         included: BoolArray | None = None
         if options.include_labels or options.include_categories:
             included = table.mask(options.include_labels, options.include_categories, "include", True)

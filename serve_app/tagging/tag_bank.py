@@ -6,7 +6,7 @@ Not here: encoding the prompts (a text tower does), keeping banks on disk (`bank
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -16,9 +16,9 @@ from serve_app.siglip.scoring import pair_logits
 from serve_app.siglip.weights import SimilarityHead
 from serve_app.tagging.calibration import Calibration
 from serve_app.tagging.prompts import render_prompts
-from serve_app.tagging.scores import best_names, pool_views
+from serve_app.tagging.scores import PooledLogits, best_names, pool_views
 from serve_app.tagging.selection import ChosenTags, SelectionRule, TagScore, choose_tags, select_tags
-from serve_app.tagging.tag_table import TagTable
+from serve_app.tagging.tag_table import IntArray, TagTable
 from serve_app.tagging.vocabulary import TagVocabulary
 
 RowKey = tuple[tuple[str, ...], str]
@@ -33,11 +33,14 @@ class TagBank:
         vocabulary: T tags with R names, and G background prompts.
         text_embeds: (R + G, D) float32, in the order of `names` and `background_prompts`.
         encoder: Fingerprint of what encoded them.
+        equal_rows: (R + G) the first row that each row is equal to, if some are equal. A matrix
+            product gives equal rows logits that differ in the last bit, so they are taken from one.
     """
 
     vocabulary: TagVocabulary
     text_embeds: FloatArray
     encoder: str = ""
+    equal_rows: IntArray | None = None
 
     @property
     def nbytes(self) -> int:
@@ -112,12 +115,19 @@ def assemble_bank(vocabulary: TagVocabulary, rows: Mapping[RowKey, FloatArray], 
     return TagBank(vocabulary, np.stack([rows[key] for key in row_keys(vocabulary)]).astype(np.float32, copy=False), encoder)
 
 
+def with_equal_rows(bank: TagBank) -> TagBank:
+    """Return a request's bank, which may have labels that are one text, with its equal rows marked."""
+    first: dict[bytes, int] = {}
+    places = [first.setdefault(row.tobytes(), i) for i, row in enumerate(bank.text_embeds)]
+    return bank if len(first) == len(places) else replace(bank, equal_rows=np.array(places, np.intp))
+
+
 def tag_embeddings(
     image_embeds: FloatArray, scored: ScoredBank, head: SimilarityHead, rule: SelectionRule, views: Sequence[int] | None = None
 ) -> list[tuple[TagScore, ...]]:
     """Score images against one tag bank and choose their tags; see `choose_for_embeddings` for the arguments."""
     tags, background = _tag_logits(image_embeds, scored, head, views)
-    return select_tags(tags, scored.table, rule, background)
+    return select_tags(tags.compared, scored.table, rule, background, tags.raw)
 
 
 def choose_for_embeddings(
@@ -133,15 +143,18 @@ def choose_for_embeddings(
         views: B numbers of views; None where each image has one.
     """
     tags, background = _tag_logits(image_embeds, scored, head, views)
-    return choose_tags(tags, scored.table, rule, background)
+    return choose_tags(tags.compared, scored.table, rule, background, tags.raw)
 
 
 def _tag_logits(
     image_embeds: FloatArray, scored: ScoredBank, head: SimilarityHead, views: Sequence[int] | None
-) -> tuple[FloatArray, FloatArray]:
+) -> tuple[PooledLogits, FloatArray]:
     """Return each tag's best logit (B, T), and those of the background prompts (B, G)."""
     logits = pair_logits(image_embeds, scored.bank.text_embeds, head.logit_scale, head.logit_bias)
-    tags, background = best_names(logits, scored.table), logits[:, len(scored.bank.vocabulary.names) :]
+    if scored.bank.equal_rows is not None:
+        logits = logits[:, scored.bank.equal_rows]
+    tags = best_names(logits, scored.table)
+    background = logits[:, len(scored.bank.vocabulary.names) :]
     if views is None:
-        return tags, background
-    return pool_views(tags, views), pool_views(background, views)
+        return PooledLogits(tags, tags), background
+    return pool_views(tags, views), pool_views(background, views).compared

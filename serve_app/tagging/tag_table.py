@@ -1,8 +1,7 @@
 """What selection needs to know of a vocabulary, as arrays: thresholds, biases, calibrated lines, categories, ancestors."""
 
 import difflib
-import math
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -12,21 +11,13 @@ import numpy.typing as npt
 from serve_app.errors import InvalidRequest
 from serve_app.siglip.inputs import FloatArray
 from serve_app.tagging.calibration import Calibration, Fit
-from serve_app.tagging.vocabulary import TagVocabulary, canonical_name
+from serve_app.tagging.confidence import least_score_of, least_scores_of
+from serve_app.tagging.vocabulary import TagVocabulary, canonical_name, loose_name
 
 BoolArray = npt.NDArray[np.bool_]
 IntArray = npt.NDArray[np.intp]
 MAX_MASKS = 64
 """Of lists of labels and categories that are remembered for one vocabulary."""
-LOGIT_OF_ONE = 16.64
-"""The logit from which a float32 sigmoid is 1: what a threshold of 1 asks for."""
-
-
-def logit_of(probability: float) -> float:
-    """Return the logit whose sigmoid is a probability; minus infinity for 0, `LOGIT_OF_ONE` for 1."""
-    if probability <= 0:
-        return -math.inf
-    return min(LOGIT_OF_ONE, math.log(probability) - math.log1p(-probability)) if probability < 1 else LOGIT_OF_ONE
 
 
 @dataclass(frozen=True)
@@ -46,8 +37,7 @@ class TagTable:
         self.labels = vocabulary.labels
         tags = vocabulary.tags
         self.bias = np.array([tag.bias for tag in tags], np.float32) if any(tag.bias for tag in tags) else None
-        own = [math.nan if tag.threshold is None else logit_of(tag.threshold) for tag in tags]
-        self.own_least = None if all(math.isnan(value) for value in own) else np.array(own, np.float32)
+        self.own_least = _own_least([tag.threshold for tag in tags])
         self.lines = None if calibration is None else _lines(self.labels, calibration)
         self.has_parents = any(tag.parents for tag in tags)
         owners = np.array(vocabulary.alias_owners, np.intp)
@@ -57,19 +47,34 @@ class TagTable:
     def __len__(self) -> int:
         return len(self.labels)
 
-    @cached_property
-    def numbers(self) -> dict[str, int]:
-        """The number of each tag, by the canonical form of its label and of its aliases."""
-        return {name: numbers[0] for name, numbers in self._places.items()}
+    def numbers_of(self, name: str) -> list[int]:
+        """Return the numbers of the tags with a label or alias; none if there is no such tag.
+
+        Case, `_` and spaces do not matter. `-` counts as a space unless another tag has exactly this
+        name, because SigLIP 2 may tell `t-shirt` and `t shirt` apart. Labels of a request may differ
+        only in case, so there can be several.
+        """
+        return self._names.get(canonical_name(name)) or self._loose_names.get(loose_name(name)) or []
+
+    def nearest_name(self, name: str, cutoff: float = 0.6) -> str | None:
+        """Return the known name that is most similar to a name, or None if none is similar."""
+        nearest = difflib.get_close_matches(canonical_name(name), self._names, n=1, cutoff=cutoff)
+        return nearest[0] if nearest else None
 
     @cached_property
-    def _places(self) -> dict[str, list[int]]:
-        """The same for labels of requests, of which several may have one canonical form."""
-        places: dict[str, list[int]] = {}
-        for at, tag in enumerate(self.vocabulary.tags):
+    def _names(self) -> dict[str, list[int]]:
+        return self._numbers_by(canonical_name)
+
+    @cached_property
+    def _loose_names(self) -> dict[str, list[int]]:
+        return self._numbers_by(loose_name)
+
+    def _numbers_by(self, form: Callable[[str], str]) -> dict[str, list[int]]:
+        numbers: dict[str, list[int]] = {}
+        for number, tag in enumerate(self.vocabulary.tags):
             for name in (tag.label, *tag.aliases):
-                places.setdefault(canonical_name(name), []).append(at)
-        return places
+                numbers.setdefault(form(name), []).append(number)
+        return numbers
 
     @cached_property
     def alphabetical(self) -> IntArray:
@@ -111,7 +116,7 @@ class TagTable:
         mask = self._masks.get((labels, categories))
         if mask is None:
             mask = np.zeros(len(self), np.bool_)
-            mask[[at for label in labels for at in self._places.get(canonical_name(label), ())]] = True
+            mask[[number for label in labels for number in self.numbers_of(label)]] = True
             for category in categories:
                 mask |= self.categories.get(category, False)
             if len(self._masks) >= MAX_MASKS:
@@ -121,23 +126,34 @@ class TagTable:
 
     def _check_known(self, labels: tuple[str, ...], categories: tuple[str, ...], field: str) -> None:
         for label in labels:
-            if canonical_name(label) not in self._places:
-                hint = _nearest(canonical_name(label), self._places)
+            if not self.numbers_of(label):
+                hint = _hint(self.nearest_name(label, cutoff=0.5))
                 raise InvalidRequest(f"{field}_labels: {label[:60]!r} is not in the vocabulary{hint}")
         for category in categories:
             if category not in self.categories:
-                raise InvalidRequest(f"{field}_categories: {category[:60]!r} is no category of it{_nearest(category, self.categories)}")
+                nearest = difflib.get_close_matches(category, self.categories, n=1, cutoff=0.5)
+                hint = _hint(nearest[0] if nearest else None)
+                raise InvalidRequest(f"{field}_categories: {category[:60]!r} is no category of it{hint}")
+
+
+def _own_least(thresholds: Sequence[float | None]) -> FloatArray | None:
+    """Return the least score (T,) of each tag, NaN where it has no threshold; None if none has one."""
+    if all(threshold is None for threshold in thresholds):
+        return None
+    return least_scores_of([np.nan if threshold is None else threshold for threshold in thresholds])
 
 
 def _lines(labels: tuple[str, ...], calibration: Calibration) -> CalibratedLines:
-    general = logit_of(calibration.threshold)
     fits: list[Fit] = [calibration.tags.get(label, calibration.pooled) for label in labels]
-    least = [general if fit.threshold is None else logit_of(fit.threshold) for fit in fits]
+    general = least_score_of(calibration.threshold)
+    own = _own_least([fit.threshold for fit in fits])
+    least = np.full(len(fits), general, np.float32)
     return CalibratedLines(
-        np.array([fit.scale for fit in fits], np.float32), np.array([fit.offset for fit in fits], np.float32), np.array(least, np.float32)
+        np.array([fit.scale for fit in fits], np.float32),
+        np.array([fit.offset for fit in fits], np.float32),
+        least if own is None else np.where(np.isnan(own), least, own),
     )
 
 
-def _nearest(name: str, known: Iterable[str]) -> str:
-    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"; did you mean {nearest[0]!r}?" if nearest else "."
+def _hint(nearest: str | None) -> str:
+    return "." if nearest is None else f"; did you mean {nearest!r}?"

@@ -6,6 +6,7 @@ Not here: reading them from files (`vocabulary_files.py`), how labels become pro
 
 import hashlib
 import json
+import unicodedata
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Annotated, Any
@@ -13,6 +14,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 
 from serve_app.errors import InvalidRequest
+from serve_app.nulls import NullIsDefault
 from serve_app.siglip.text import canonicalize_text
 from serve_app.tagging.prompts import DEFAULT_TEMPLATE, check_shown, check_templates
 
@@ -20,13 +22,22 @@ MAX_LABEL_CHARACTERS = 256
 """Source: `MAX_TAG_LABEL_LENGTH` of the plugin host's `constants.py`."""
 MAX_BIAS = 1_000.0
 """Logits, either way."""
+SYMBOLS = ("So", "Sc", "Sm")
+"""Unicode categories of characters that mean something without a word: emoji, currencies, arrows."""
 MAX_REQUEST_PROMPTS = 4_000
 """Labels times templates of one request; a registered vocabulary has no bound."""
 DEFAULT_BACKGROUND = ("a photo.", "an image.", "a picture of something.", "a blurry picture.", "a background.", "text.")
 """Sentences that fit any picture: what `score: margin` compares with."""
 
 
-class Tag(BaseModel):
+def _check_number(value: Any) -> Any:
+    """Refuse true and false, which YAML makes of `yes` and `off` and pydantic takes for 1 and 0."""
+    if isinstance(value, bool):
+        raise ValueError("must be a number")
+    return value
+
+
+class Tag(NullIsDefault):
     """One thing that an image may show.
 
     Attributes:
@@ -46,8 +57,8 @@ class Tag(BaseModel):
     aliases: tuple[str, ...] = ()
     category: str | None = None
     parents: tuple[str, ...] = ()
-    threshold: float | None = Field(None, ge=0, le=1)
-    bias: float = Field(0.0, ge=-MAX_BIAS, le=MAX_BIAS)
+    threshold: Annotated[float, Field(ge=0, le=1), BeforeValidator(_check_number)] | None = None
+    bias: Annotated[float, BeforeValidator(_check_number)] = Field(0.0, ge=-MAX_BIAS, le=MAX_BIAS)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -109,8 +120,16 @@ class TagVocabulary(BaseModel):
 
 
 def canonical_name(text: str) -> str:
-    """Return what two names share that no checkpoint tells apart: case, `_` and `-`, and spaces do not count."""
-    return canonicalize_text(text.replace("-", " "), strip_punctuation=False)
+    """Return what two names share if no checkpoint tells them apart: case, `_` and spaces do not count.
+
+    A checkpoint may tell fewer names apart than this does: `same_text.py` compares token ids.
+    """
+    return canonicalize_text(text, strip_punctuation=False)
+
+
+def loose_name(text: str) -> str:
+    """Return a name as people look it up, for whom `-` does not count either."""
+    return canonical_name(text.replace("-", " "))
 
 
 def make_vocabulary(
@@ -137,12 +156,21 @@ def make_vocabulary(
 
 
 def check_label(label: str) -> None:
-    """Raise `InvalidRequest` for a label without a word, too long, or with a hidden character."""
+    """Raise `InvalidRequest` for a label without a word or symbol, too long, or with a hidden character.
+
+    A symbol such as an emoji is enough here: SigLIP 2's tokenizer knows them. `check_words` refuses
+    them for SigLIP. Punctuation alone says nothing to any model.
+    """
     check_shown(label)
-    if not any(c.isalnum() for c in label):
-        raise InvalidRequest(f"The label {label!r} has no letter or digit; every label needs a word.")
+    if not has_word(label) and not any(unicodedata.category(c) in SYMBOLS for c in label):
+        raise InvalidRequest(f"The label {label!r} has no letter or digit and no symbol; every label needs a word.")
     if len(label) > MAX_LABEL_CHARACTERS:
         raise InvalidRequest(f"The label {label[:40]!r}… has {len(label)} characters; at most {MAX_LABEL_CHARACTERS} are taken.")
+
+
+def has_word(label: str) -> bool:
+    """Return whether a label has a letter or a digit."""
+    return any(c.isalnum() for c in label)
 
 
 def check_prompt_count(names: int, templates: int, bounded: bool) -> None:

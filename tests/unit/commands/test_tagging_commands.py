@@ -157,6 +157,53 @@ def test_calibration_without_labels(capsys: pytest.CaptureFixture[str], tmp_path
     assert measured["calibrated"]["micro"]["f1"] > measured["sigmoid"]["micro"]["f1"] + 0.05
 
 
+def test_raw_scores_are_shown_where_the_configuration_asks_for_them(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """In JSON lines of `tag` and `score` and in the table; the model's logit, and not otherwise."""
+    sample, stored = ROOT / "serve_app/demo/samples/red-circle.jpg", tmp_path / "e.safetensors"
+    plugin = {"model": "demo", "confidence_threshold": 0.01, "include_raw_scores": True}
+    config = write_config(tmp_path, plugins={"siglip": plugin})
+    (line,) = run(capsys, "tag", sample, "--json", "--config", config, "--save-embeddings", stored).splitlines()
+    (again,) = run(capsys, "score", stored, "--config", config).splitlines()
+    for tags in (json.loads(line)["tags"], json.loads(again)["tags"]):
+        assert tags
+        for tag in tags:
+            assert tag["confidence"] == pytest.approx(1 / (1 + np.exp(-tag["raw_score"])), rel=1e-4)
+    assert "raw score" in run(capsys, "tag", sample, "--config", config)
+    assert "raw_score" not in run(capsys, "tag", sample, "--json")
+    assert "raw score" not in run(capsys, "tag", sample)
+
+
+def test_a_confidence_of_the_table_is_a_threshold_that_keeps_its_tag(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """It is rounded down to three digits."""
+    sample = ROOT / "serve_app/demo/samples/red-circle.jpg"
+    config = write_config(tmp_path)
+    for row in run(capsys, "tag", sample, "--config", config, "--threshold", "0.0000001").splitlines()[1:]:
+        cells = row.split("  ")
+        confidence = next(cell.strip() for cell in reversed(cells) if cell.strip())
+        label = [cell.strip() for cell in cells if cell.strip()][-2]
+        assert label in run(capsys, "tag", sample, "--config", config, "--threshold", confidence)
+
+
+def test_evaluate_measures_what_the_configuration_gives(capsys: pytest.CaptureFixture[str], tmp_path: Path, pictures: Path) -> None:
+    """`max_tags`, `min_tags`, filters, and a score that the configuration names, each by what it does to the counts."""
+    plain = json.loads(run(capsys, "evaluate", pictures, "--config", write_config(tmp_path), "--json"))["sigmoid"]
+    one = write_config(tmp_path, plugins={"siglip": {"model": "demo", "confidence_threshold": 0.01, "max_tags": 1}})
+    single = json.loads(run(capsys, "evaluate", pictures, "--config", one, "--json"))["sigmoid"]
+    assert plain["tags_per_image"] > 2
+    assert single["tags_per_image"] <= 1
+    assert single["micro"]["recall"] < plain["micro"]["recall"]
+    assert single["mean_average_precision"] == plain["mean_average_precision"]
+    full = write_config(tmp_path, selection={"min_tags": 20})
+    assert (
+        json.loads(run(capsys, "evaluate", pictures, "--config", full, "--json"))["sigmoid"]["micro"]["recall"] > plain["micro"]["recall"]
+    )
+    filtered = write_config(tmp_path, selection={"include_labels": ["red", "blue"], "score": "margin"})
+    measured = json.loads(run(capsys, "evaluate", pictures, "--config", filtered, "--json"))
+    assert list(measured) == ["sigmoid", "margin"]
+    assert [tag["label"] for tag in measured["margin"]["tags"]] == ["red", "blue"]
+    assert "filtered out by selection" in run(capsys, "evaluate", pictures, "--config", filtered)
+
+
 def test_a_calibration_of_another_checkpoint_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path, pictures: Path) -> None:
     """With both fingerprints and what to do."""
     calibration = tmp_path / "calibration.yaml"

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from serve_app.errors import Unavailable
-from serve_app.graph.banks import PROMPTS_PER_CALL, BankBuilder
+from serve_app.errors import ConfigError, Unavailable
+from serve_app.graph.banks import DIGESTS_PER_CALL, PROMPTS_PER_CALL, BankBuilder
 from serve_app.tagging.known_rows import KnownRows
 from serve_app.tagging.vocabulary import TagVocabulary, make_vocabulary
 
@@ -32,7 +32,9 @@ class Texts:
         self.fails_after: int | None = None
         self.refused_cut: list[bool] = []
 
-    async def __call__(self, method: str, prompts: Sequence[str], refuse_cut: bool, timeout_s: float | None = None) -> np.ndarray:
+    async def __call__(self, method: str, prompts: Sequence[str], refuse_cut: bool = False, timeout_s: float | None = None) -> Any:
+        if method == "digests":
+            return [prompt.replace("#", "").replace("+", "").encode() for prompt in prompts]
         assert method == "encode"
         if self.fails_after is not None and self.calls >= self.fails_after:
             raise Unavailable("gone")
@@ -142,6 +144,28 @@ async def test_a_name_that_a_request_had_cut_is_still_refused_in_a_vocabulary() 
     await made.registered(vocabulary_of("cat"), [])
     assert texts.asked == ["a cat", "a cat"]
     assert texts.refused_cut == [False, True]
+
+
+async def test_a_vocabulary_whose_names_are_one_text_is_refused(tmp_path: Path) -> None:
+    """Asked of the TextEncoder in parts, also if every row is known; a request may have such labels, as one row."""
+    own = builder(Texts(), tmp_path)
+    many = [f"label {n}" for n in range(DIGESTS_PER_CALL)]
+    with pytest.raises(ConfigError, match="'label# 0' is the same to this model as 'label 0'"):
+        await own.registered(vocabulary_of(*many, "label# 0"), [])
+    first, second = await own.registered(vocabulary_of("C#"), []), await own.registered(vocabulary_of("C++"), [])
+    with pytest.raises(ConfigError, match="is the same"):
+        await own.registered(vocabulary_of("C#", "C++"), [first, second])
+
+
+async def test_labels_of_a_request_that_are_one_text_have_one_row() -> None:
+    """Only the first is encoded, and it stands for both."""
+    texts = Texts()
+    calls: Any = texts
+    own = BankBuilder(calls, KnownRows("encoder", 2**20, None), canonicalize=str.lower)
+    bank = await own.for_request(vocabulary_of("Cat", "dog", "CAT"))
+    assert texts.asked == ["a Cat", "a dog"]
+    assert bank.equal_rows is not None
+    assert bank.equal_rows.tolist() == [0, 1, 0]
 
 
 async def test_a_cache_too_small_for_a_request_still_answers_it() -> None:

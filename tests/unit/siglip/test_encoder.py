@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel
+from transformers import AutoModel, SiglipConfig, SiglipModel
 
 from serve_app.errors import ConfigError
 from serve_app.siglip import encoder as encoder_module
@@ -167,3 +167,103 @@ def test_wrong_shapes_are_refused(tiny: Callable[[str], Path], tmp_path: Path) -
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(ConfigError, match="weights"):
         ImageTower(read_checkpoint(folder))
+
+
+@pytest.mark.parametrize("section", ["vision_config", "text_config"])
+def test_weights_without_a_place_are_refused(tiny: Callable[[str], Path], tmp_path: Path, family: str, section: str) -> None:
+    """Fewer layers in config.json than in the weights: transformers leaves the rest out and says nothing."""
+    folder = shutil.copytree(tiny(family), tmp_path / "c")
+    config = json.loads((folder / "config.json").read_text())
+    config[section]["num_hidden_layers"] = 1
+    (folder / "config.json").write_text(json.dumps(config))
+    tower = ImageTower if section == "vision_config" else TextTower
+    with pytest.raises(ConfigError, match=r"16 tensors that config\.json has no place for, first .*encoder\.layers\.1\."):
+        tower(read_checkpoint(folder))
+    other = TextTower if section == "vision_config" else ImageTower
+    assert other(read_checkpoint(folder))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"num_hidden_layers": 3}, "lacks 16 tensors"),
+        ({"hidden_size": 128}, "image embeddings have 128 numbers"),
+        ({"intermediate_size": 64}, "other shapes than config.json describes"),
+        ({"num_attention_heads": 5}, "divisible by num_heads"),
+        ({"hidden_act": "no_such_activation"}, "no_such_activation"),
+        ({"layer_norm_eps": "small"}, "layer_norm_eps"),
+        ({"image_size": 64}, "size is 32×32"),
+        ({"patch_size": 16}, "other shapes than config.json describes"),
+    ],
+    ids=str,
+)
+def test_a_configuration_that_does_not_fit_is_refused(tiny: Callable[[str], Path], tmp_path: Path, change: dict, said: str) -> None:
+    """More layers, other widths, other sizes: a sentence each, and no bare exception of transformers."""
+    folder = shutil.copytree(tiny("siglip2"), tmp_path / "c")
+    config = json.loads((folder / "config.json").read_text())
+    config["vision_config"] |= change
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ConfigError, match=said):
+        ImageTower(read_checkpoint(folder))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda tensors: {"encoder.layers.0.mlp.fc1.weight": tensors["vision_model.encoder.layers.0.mlp.fc1.weight"] * 2}, "also without"),
+        (lambda tensors: {"vision_model.encoder.layers.0.mlp.fc1.lora_A.weight": torch.ones(4, 64)}, "has no place for"),
+        (lambda tensors: {"vision_model.encoder.layers.0.mlp.fc1.bias": torch.ones(128, dtype=torch.int32)}, "as I32"),
+    ],
+)
+def test_tensors_that_could_be_meant_otherwise_are_refused(
+    tiny: Callable[[str], Path], tmp_path: Path, change: Callable, said: str
+) -> None:
+    """The same name with and without the tower before it, an adapter's, and integers."""
+    folder = shutil.copytree(tiny("siglip2"), tmp_path / "c")
+    tensors = load_file(folder / "model.safetensors")
+    save_file(tensors | change(tensors), folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ConfigError, match=said):
+        ImageTower(read_checkpoint(folder))
+
+
+def test_positions_of_old_checkpoints_and_a_classifier_are_let_through(tiny: Callable[[str], Path], tmp_path: Path) -> None:
+    """Tensors that no tower has a part of: transformers computes positions itself."""
+    folder = shutil.copytree(tiny("siglip2"), tmp_path / "c")
+    tensors = load_file(folder / "model.safetensors")
+    more = {"vision_model.embeddings.position_ids": torch.arange(16)[None], "classifier.weight": torch.ones(3, 64)}
+    save_file(tensors | more, folder / "model.safetensors", metadata={"format": "pt"})
+    batch = batch_of(folder, *SIZES)
+    np.testing.assert_array_equal(
+        ImageTower(read_checkpoint(folder)).encode(batch), ImageTower(read_checkpoint(tiny("siglip2"))).encode(batch)
+    )
+
+
+def test_settings_of_outputs_do_not_matter(tiny: Callable[[str], Path], tmp_path: Path) -> None:
+    """`return_dict: false` makes transformers' models return tuples."""
+    folder = shutil.copytree(tiny("siglip2"), tmp_path / "c")
+    config = json.loads((folder / "config.json").read_text())
+    for section in ("vision_config", "text_config"):
+        config[section] |= {"return_dict": False, "output_hidden_states": True}
+    (folder / "config.json").write_text(json.dumps(config))
+    checkpoint = read_checkpoint(folder)
+    assert ImageTower(checkpoint).encode(batch_of(folder, *SIZES)).shape == (3, 64)
+    assert TextTower(checkpoint).encode(["cat"]).shape == (1, 64)
+
+
+@pytest.mark.parametrize(("hidden", "heads", "mlp"), [(64, 4, 134), (66, 2, 130), (63, 3, 127)])
+@pytest.mark.parametrize("quantization", ["4bit", "8bit"])
+def test_odd_widths_can_be_quantised(
+    tmp_path: Path, tiny: Callable[[str], Path], hidden: int, heads: int, mlp: int, quantization: str
+) -> None:
+    """So400m has 4,304 hidden units, of which bitsandbytes' fast 4-bit layout on CPUs cannot be made."""
+    folder = shutil.copytree(tiny("siglip2"), tmp_path / "c")
+    config = json.loads((folder / "config.json").read_text())
+    for section in ("vision_config", "text_config"):
+        config[section] |= {"hidden_size": hidden, "num_attention_heads": heads, "intermediate_size": mlp, "projection_size": hidden}
+    model = SiglipModel(SiglipConfig(text_config=config["text_config"], vision_config=config["vision_config"]))
+    model.save_pretrained(folder)
+    checkpoint, batch = read_checkpoint(folder), batch_of(folder, *SIZES)
+    exact = ImageTower(checkpoint, Precision(dtype="float32")).encode(batch)
+    quantised = ImageTower(checkpoint, Precision(dtype="float32", quantization=quantization)).encode(batch)
+    assert (exact * quantised).sum(axis=1).min() > 0.9
+    assert TextTower(checkpoint, Precision(dtype="float32", quantization=quantization)).encode(["cat"]).shape == (1, hidden)

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from transformers import Siglip2Tokenizer, SiglipTokenizer
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from transformers import PreTrainedTokenizerBase, Siglip2Tokenizer, SiglipTokenizer
 
 from serve_app.errors import ConfigError, InvalidRequest
 from serve_app.siglip.checkpoints import read_checkpoint
@@ -17,6 +19,8 @@ from serve_app.siglip.tokenizer import SiglipTextInputs
 
 CONTEXT = {"siglip": 16, "siglip2": 64, "siglip2-naflex": 64}
 PAD = {"siglip": 1, "siglip2": 0, "siglip2-naflex": 0}
+INPUTS: dict[Path, SiglipTextInputs] = {}
+REFERENCES: dict[Path, PreTrainedTokenizerBase] = {}
 
 
 def text_inputs(folder: Path) -> SiglipTextInputs:
@@ -75,6 +79,32 @@ def test_what_would_be_cut_is_told(checkpoint_folder: Path, family: str) -> None
         inputs.check_whole(["dog " * (words + 1)])
 
 
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.text("aé ﷺ㎏½İΣ犬🐈-_.\u0958\ufb2c ", max_size=70))
+def test_every_prompt_that_would_be_cut_is_found(checkpoint_folder: Path, family: str, text: str) -> None:
+    """Whatever normalising makes of it: the tokens are those that transformers' tokenizer makes of the written text."""
+    kind = SiglipTokenizer if family == "siglip" else Siglip2Tokenizer
+    inputs = INPUTS.setdefault(checkpoint_folder, text_inputs(checkpoint_folder))
+    reference = REFERENCES.setdefault(checkpoint_folder, kind.from_pretrained(checkpoint_folder))
+    tokens = len(reference(inputs.canonicalize(text))["input_ids"])
+    assert inputs.overlong([text]) == ([(text, tokens)] if tokens > CONTEXT[family] else [])
+
+
+def test_a_ligature_counts_as_what_it_becomes(tiny: Callable[[str], Path]) -> None:
+    """SigLIP's tokenizer makes 18 characters of `ﷺ`, so a short text of them is cut."""
+    inputs = text_inputs(tiny("siglip"))
+    assert inputs.overlong(["ﷺ" * 12])[0][1] > 16
+    assert inputs.overlong(["cat"]) == []
+
+
+def test_digests_are_equal_where_ids_are(checkpoint_folder: Path) -> None:
+    """One digest for each prompt, in order."""
+    inputs = text_inputs(checkpoint_folder)
+    prompts = ["a cat", "A  Cat", "a dog", "a_cat"]
+    first, second, other, third = inputs.digests(prompts)
+    assert first == second == third != other
+
+
 def test_tokenizer_without_settings_still_gives_ids_only(tiny: Callable[[str], Path], tmp_path: Path) -> None:
     """Trap 3: without tokenizer_config.json SiglipTokenizer would start to return a mask; only ids come out here."""
     folder = shutil.copytree(tiny("siglip"), tmp_path / "c")
@@ -105,3 +135,64 @@ def test_what_the_tokenizers_need_is_installed_with_the_core() -> None:
     """Trap 12: SigLIP's tokenizer needs sentencepiece and protobuf, which transformers does not require; both are ours."""
     names = {re.split(r"[\s;<>=\[]", need)[0] for need in requires("siglip-serve") or [] if "extra ==" not in need}
     assert {"sentencepiece", "protobuf", "tokenizers"} <= names
+
+
+def changed(folder: Path, file: str, content: dict[str, object]) -> None:
+    """Change keys of a JSON file, or write it."""
+    path = folder / file
+    before = json.loads(path.read_text()) if path.is_file() else {}
+    path.write_text(json.dumps(before | content))
+
+
+@pytest.mark.parametrize(
+    ("file", "token"),
+    [
+        ("tokenizer_config.json", "<unk>"),
+        ("tokenizer_config.json", "nothing"),
+        ("tokenizer_config.json", None),
+        ("special_tokens_map.json", "<unk>"),
+        ("special_tokens_map.json", "nothing"),
+    ],
+)
+def test_other_padding_than_in_training_is_refused(checkpoint_folder: Path, tmp_path: Path, file: str, token: str | None) -> None:
+    """Both files may name the token, and the text tower pools the last position, which is padding."""
+    folder = shutil.copytree(checkpoint_folder, tmp_path / "c")
+    changed(folder, file, {"pad_token": token})
+    with pytest.raises(ConfigError, match=r"pads texts with .*trained with token"):
+        text_inputs(folder)
+
+
+def test_tokens_drawn_at_random_are_refused(tiny: Callable[[str], Path], tmp_path: Path) -> None:
+    """SentencePiece can sample how words are cut, which is for training."""
+    folder = shutil.copytree(tiny("siglip"), tmp_path / "c")
+    changed(folder, "tokenizer_config.json", {"sp_model_kwargs": {"enable_sampling": True, "alpha": 0.1, "nbest_size": -1}})
+    with pytest.raises(ConfigError, match="enable_sampling"):
+        text_inputs(folder)
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("added_tokens.json", {"cat": 7}),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"9": {"content": "cat", "special": False}}}),
+        ("special_tokens_map.json", {"additional_special_tokens": ["dog"]}),
+        ("tokenizer_config.json", {"add_bos_token": True}),
+        ("tokenizer_config.json", {"padding_side": "left"}),
+        ("tokenizer_config.json", {"model_max_length": 5}),
+    ],
+    ids=str,
+)
+def test_ids_follow_all_files_as_in_transformers(checkpoint_folder: Path, tmp_path: Path, family: str, file: str, content: dict) -> None:
+    """Added tokens and settings: the ids are those of its class on the same folder, or the folder is refused."""
+    folder = shutil.copytree(checkpoint_folder, tmp_path / "c")
+    changed(folder, file, content)
+    kind = SiglipTokenizer if family == "siglip" else Siglip2Tokenizer
+    reference = kind.from_pretrained(folder, padding_side="right")
+    prompts = ["this is a photo of a cat", "dog dog"]
+    try:
+        ids = text_inputs(folder).input_ids(prompts)
+    except ConfigError:
+        assert len(reference) > read_checkpoint(folder).vocab_size
+        return
+    expected = reference(prompts, padding="max_length", max_length=CONTEXT[family], truncation=True, return_tensors="np")["input_ids"]
+    np.testing.assert_array_equal(ids, expected)

@@ -170,6 +170,53 @@ def test_parents_that_say_no_more_than_a_child_are_left_out() -> None:
     assert chosen([2.0, -1.0, -1.0, -9.0], table, rule) == ["animal"]
 
 
+def test_a_parent_that_is_left_out_leaves_out_no_one() -> None:
+    """The dog goes because of the puppy, which is given; the animal stays, since the puppy is far below it."""
+    table = table_of(Tag(label="animal"), Tag(label="dog", parents=("animal",)), Tag(label="puppy", parents=("dog",)))
+    assert chosen([2.5, 1.6, 0.7], table, SelectionRule(0.5, 9, parents="suppress")) == ["animal", "puppy"]
+    # with the puppy filtered out, the dog is given and says as much as the animal
+    without = SelectionRule(0.5, 9, parents="suppress", allowed=np.array([True, True, False]))
+    assert chosen([2.5, 1.6, 0.7], table, without) == ["dog"]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data(), st.integers(2, 8))
+def test_suppressed_parents_are_those_near_a_given_child(data: st.DataObject, count: int) -> None:
+    """Whatever the hierarchy: a passing tag is left out if and only if a given descendant has at most one logit less."""
+    parents = [tuple(at for at in range(i) if data.draw(st.booleans())) for i in range(count)]
+    logits = [data.draw(st.integers(-4, 8)) / 2 for _ in range(count)]
+    table = table_of(*(Tag(label=str(i), parents=tuple(map(str, own))) for i, own in enumerate(parents)))
+    found = {int(label) for label in chosen(logits, table, SelectionRule(0.5, 99, parents="suppress"))}
+    ancestors = [set(own) for own in parents]
+    for i in range(count):  # parents have smaller numbers, so theirs are complete
+        ancestors[i] |= {above for parent in parents[i] for above in ancestors[parent]}
+    for i in range(count):
+        near = any(i in ancestors[child] and logits[i] <= logits[child] + SUPPRESS_WITHIN for child in found)
+        assert (i in found) == (logits[i] >= 0 and not near)
+
+
+def test_a_parent_is_given_with_its_child_whatever_its_own_threshold() -> None:
+    """The evidence for it is the child, which reached its own; a filter still holds."""
+    table = table_of(Tag(label="bird", threshold=0.99), Tag(label="sparrow", parents=("bird",)))
+    assert chosen([-5.0, 0.5], table, SelectionRule(0.5, 9, parents="propagate")) == ["bird", "sparrow"]
+
+
+def test_a_bias_is_part_of_the_logit_score_and_not_of_the_raw_score() -> None:
+    """`logit` and `sigmoid` give the same tags in the same order."""
+    table, logits = table_of(Tag(label="a", bias=2.0), "b"), np.array([[-1.0, 0.5]], np.float32)
+    (as_logits,) = select_tags(logits, table, SelectionRule(0.5, 9, score="logit"))
+    (as_sigmoids,) = select_tags(logits, table, SelectionRule(0.5, 9))
+    assert [(tag.label, tag.confidence, tag.raw_score) for tag in as_logits] == [("a", 1.0, -1.0), ("b", 0.5, 0.5)]
+    assert [tag.label for tag in as_sigmoids] == ["a", "b"]
+
+
+def test_names_that_differ_in_a_hyphen_are_found_apart() -> None:
+    """Each is found exactly, and a hyphen does not matter where only one of them is there."""
+    both = table_of("t-shirt", "t shirt", "snow leopard")
+    assert [both.numbers_of(name) for name in ("T-Shirt", "t_shirt", "snow-leopard", "x")] == [[0], [1], [2], []]
+    assert table_of("t-shirt").numbers_of("T shirt") == [0]
+
+
 def test_filters_know_labels_aliases_and_categories() -> None:
     """Case, underscores and aliases do not matter; includes and categories add up."""
     table = table_of(*ANIMALS)

@@ -1,5 +1,7 @@
 """Labels and prompts of requests, banks, and what a request may change, by hand-made examples."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -130,14 +132,19 @@ def test_a_tags_score_is_that_of_its_best_name() -> None:
 
 
 def test_tiles_must_beat_the_whole_by_a_margin() -> None:
-    """A tile's hit counts three logits less than the picture's own; the second picture has no tiles."""
+    """A tile's hit counts three logits less than the picture's own; its raw score is the tile's logit.
+
+    The second image has no tiles. In the first, "a" is best in a tile by one logit, which is not enough.
+    """
     own = vocabulary_of("a", "b")
     views = np.array([[0.5, 0], [0, 1], [0.6, 0], [0, 0.1]], np.float32)
     found = tag_embeddings(
         views, scored_bank(TagBank(own, np.eye(2, dtype=np.float32))), SimilarityHead(10.0, 0.0), SelectionRule(0.0, 9), views=[3, 1]
     )
-    logits = [{tag.label: round(tag.logit, 4) for tag in tags} for tags in found]
-    assert logits == [{"b": 7.0, "a": 5.0}, {"b": 1.0, "a": 0.0}]
+    raw = [{tag.label: round(tag.logit, 4) for tag in tags} for tags in found]
+    assert raw == [{"b": 10.0, "a": 5.0}, {"b": 1.0, "a": 0.0}]
+    compared = [{tag.label: round(math.log(tag.confidence / (1 - tag.confidence)), 2) for tag in tags} for tags in found]
+    assert compared == [{"b": 7.0, "a": 5.0}, {"b": 1.0, "a": 0.0}]
 
 
 def test_requests_override_only_what_they_name() -> None:

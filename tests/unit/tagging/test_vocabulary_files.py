@@ -69,16 +69,17 @@ def test_templates_come_from_the_block_then_the_file_then_the_configuration(tmp_
 
 BAD_YAML = [
     ("tags:\n  - dog\n  - Dog\n", ["a.yaml:3: 'Dog' is the same to the model as a name at"]),
-    ("tags:\n  - red_car\n  - {label: x, aliases: [Red-Car]}\n", ["a.yaml:3: 'Red-Car' is the same"]),
+    ("tags:\n  - red_car\n  - {label: x, aliases: [Red  Car]}\n", ["a.yaml:3: 'Red  Car' is the same"]),
     ("tags:\n  - {label: x, aliases: [y, y]}\n", ["a.yaml:2: 'y' is the same"]),
     ("tags:\n  - cafe\u0301\n  - caf\u00e9\n", ["a.yaml:3: 'caf\u00e9' is the same"]),
     ("tags:\n  - ''\n  - '...'\n", ["a.yaml:2: The label '' has no letter", "a.yaml:3: The label '...' has no letter"]),
-    ("tags:\n  - cat\n  - no\n", ["a.yaml:3: False is neither"]),
-    ("tags:\n  - {label: 747}\n", ["a.yaml:2: label is 747, which YAML does not read as text"]),
+    ("tags:\n  - cat\n  - no\n", ['a.yaml:3: no is not text in YAML but true or false; quote it: "no".']),
+    ("tags:\n  - {label: 747}\n", ['a.yaml:2: label: 747 is not text in YAML but a number; quote it: "747".']),
     ("tags:\n  - {label: cat, treshold: 0.5}\n", ["a.yaml:2: unknown key treshold; did you mean threshold?"]),
     ("tags:\n  - {label: cat, threshold: 5}\n", ["a.yaml:2: threshold: input should be less than or equal to 1 (got 5)"]),
     ("tags:\n  - {label: cat, bias: .nan}\n", ["a.yaml:2: .nan is not a finite number"]),
     ("tags:\n  - {label: cat, parents: animal}\n", ["a.yaml:2: parents must be a list"]),
+    ("tags:\n  - {label: cat, threshold: on}\n", ["a.yaml:2: threshold: must be a number (got True)."]),
     ("tags:\n  - {prompt: cat}\n", ["a.yaml:2: label is missing"]),
     (
         "tags:\n  - animal\n  - {label: cat, parents: [anmal]}\n",

@@ -1,0 +1,27 @@
+"""JSON objects in a checkpoint folder."""
+
+from pathlib import Path
+from typing import Any
+
+from serve_app import bounded_files
+from serve_app.bounded_files import FileMissing
+from serve_app.errors import ConfigError
+
+
+def read_json(path: Path, why: str) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Args:
+        path: The file.
+        why: What the file is for, which completes the message about a missing one.
+
+    Raises:
+        ConfigError: The file is missing, too large, nested too deeply, or holds something else.
+    """
+    try:
+        content = bounded_files.read_json(path)
+    except FileMissing as error:
+        raise ConfigError(f"{path} is missing; {why}.") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} does not hold a JSON object.")
+    return content
