@@ -12,7 +12,6 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serve_app import __version__
@@ -24,6 +23,7 @@ from serve_app.api.dialects import hugging_face, open_inference, openai
 from serve_app.api.docs import add_docs
 from serve_app.api.edge import Edge, Observer
 from serve_app.api.keys import ApiKeys
+from serve_app.api.methods import HeadAsGet, allowed_methods, options_response
 from serve_app.api.page import add_page
 from serve_app.api.passages import ClientTimes
 from serve_app.api.prefix import WithoutPrefix
@@ -93,7 +93,7 @@ def create_app(
     log = config.telemetry.request_log
     limits = config.limits
     edge = Edge(
-        _TagFirst(tag, app),
+        HeadAsGet(_TagFirst(tag, app)),
         ClientTimes(limits.body_timeout_s, limits.write_timeout_s),
         admission or Admission(limits),
         None if access.api_keys is None else ApiKeys(access.api_keys),
@@ -140,7 +140,7 @@ def _with_cors(app: ASGIApp, access: Access) -> ASGIApp:
     if not access.cors_origins:
         return app
     return CORSMiddleware(
-        app, access.cors_origins, allow_methods=("GET", "POST"), allow_headers=("*",), expose_headers=EXPOSED_HEADERS, max_age=600
+        app, access.cors_origins, allow_methods=("GET", "HEAD", "POST"), allow_headers=("*",), expose_headers=EXPOSED_HEADERS, max_age=600
     )
 
 
@@ -151,22 +151,21 @@ async def _on_tagger_error(_: Request, error: Exception) -> Response:
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    codes = {
-        404: ("not_found", "There is nothing at this path; see the documentation."),
-        405: ("method_not_allowed", "This path takes another method; see the documentation."),
-    }
-    code, message = codes.get(error.status_code, ("bad_request", "The request cannot be read."))
-    note_code(code)
-    known = RequestError(message)
-    known.code = code
-    headers = {"Allow": _allowed(request)} if error.status_code == 405 else error.headers
+    headers = error.headers
+    if error.status_code == 405:
+        methods = allowed_methods(request)
+        if request.method == "OPTIONS":
+            return options_response(methods)
+        headers = {"Allow": ", ".join(methods)}
+        known = RequestError(f"This path does not support {request.method[:20]}. Use {' or '.join(methods)}.")
+        known.code = "method_not_allowed"
+    elif error.status_code == 404:
+        known = RequestError("There is nothing at this path; see the documentation.")
+        known.code = "not_found"
+    else:
+        known = RequestError("The request cannot be read.")
+    note_code(known.code)
     return JSONResponse(shape_of(request.url.path)(known, error.status_code), error.status_code, headers)
-
-
-def _allowed(request: Request) -> str:
-    """Return the methods of a path, of all its routes: Starlette names those of the first, and `/` has several."""
-    matching = [route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE]
-    return ", ".join(sorted({method for route in matching for method in getattr(route, "methods", None) or ()}))
 
 
 async def _on_unexpected(request: Request, error: Exception) -> Response:

@@ -19,12 +19,12 @@ from serve_app.api.long_texts import LONG_TEXT_BYTES, LongText
 from serve_app.api.parameters import (
     MAX_FILTERS,
     TagParameters,
-    add_field,
     query_fields,
     validated,
 )
 from serve_app.api.sources import ImageSources, too_many_images, within
 from serve_app.api.streams import bounded_receive, read_body
+from serve_app.api.text_fields import query_pairs, text_fields
 from serve_app.config import Limits
 from serve_app.errors import InvalidRequest, PayloadTooLarge, RequestError
 from serve_app.tagging.settings import TagOptions
@@ -104,7 +104,7 @@ async def _read_json(request: Request, sources: ImageSources) -> TagCall:
     content = await read_json_object(request, limits, tag_bounds(limits))
     body = validated(TagBody, content | query_fields(request))
     if (body.image is None) == (body.images is None):
-        raise InvalidRequest("Give either image or images.")
+        raise InvalidRequest("Send exactly one of image and images.")
     options = body.options(limits)
     images = await sources.images(body.images if body.images is not None else (body.image or "",))
     return TagCall(images, options, many=body.images is not None, parameters=body)
@@ -121,7 +121,7 @@ def tag_bounds(limits: Limits) -> JsonBounds:
 async def _read_form(request: Request, limits: Limits) -> TagCall:
     bounded = Request(request.scope, bounded_receive(request.receive, limits.max_body_bytes))
     images: list[bytes | RequestError] = []
-    fields = query_fields(request)
+    pairs = query_pairs(request)
     form = bounded.form(
         max_files=limits.max_images_per_request,
         max_fields=MAX_FORM_FIELDS,
@@ -134,11 +134,13 @@ async def _read_form(request: Request, limits: Limits) -> TagCall:
                     data = await value.read(limits.max_image_bytes + 1)
                     await value.close()  # frees the copy that the parser holds
                     images.append(within(data, limits.max_image_bytes))
+                elif name in ("image", "images"):
+                    raise InvalidRequest(f"{name} is a text field of the form. Send the image as a file, or the request as JSON.")
                 else:
-                    add_field(fields, name, value)
+                    pairs.append((name, value))
     except MultiPartException as error:
         raise _form_error(error, limits) from error
-    parameters = validated(TagParameters, fields)
+    parameters = validated(TagParameters, text_fields(pairs, TagParameters))
     options = parameters.options(limits)
     return TagCall(tuple(images), options, many=len(images) > 1, parameters=parameters)
 
@@ -146,7 +148,7 @@ async def _read_form(request: Request, limits: Limits) -> TagCall:
 def _form_error(error: MultiPartException, limits: Limits) -> RequestError:
     """Return our error for one of Starlette's form parser, which tells them apart by text only."""
     if "Too many files" in error.message:
-        return PayloadTooLarge(f"The form holds more than {limits.max_images_per_request:,} files.")
+        return PayloadTooLarge(f"The form holds more than {limits.max_images_per_request:,} files. Send fewer in one request.")
     if "Too many fields" in error.message:
         return InvalidRequest(f"The form holds more than {MAX_FORM_FIELDS} fields; send fewer.")
     if "exceeded maximum size" in error.message:

@@ -104,4 +104,4 @@ class Edge:
 
 def _is_open(scope: Scope) -> bool:
     path: str = scope["path"]
-    return scope["method"] in ("GET", "HEAD") and (path in OPEN_PATHS or path.startswith(OPEN_BELOW))
+    return scope["method"] in ("GET", "HEAD", "OPTIONS") and (path in OPEN_PATHS or path.startswith(OPEN_BELOW))

@@ -84,7 +84,7 @@ def _parse(content: dict[str, Any], query: dict[str, Any], limits: Limits) -> Sc
         raise InvalidRequest("embeddings is empty; give at least one.")
     rows = [_row(i, value, DTYPES[body.dtype]) for i, value in enumerate(body.embeddings)]
     if len({len(row) for row in rows}) > 1:
-        raise InvalidRequest("The embeddings have different lengths; all must be of one checkpoint.")
+        raise InvalidRequest("The embeddings have different lengths. Send embeddings of the served checkpoint only.")
     return ScoreCall(stored_embeddings(np.stack(rows)), body.options(limits))
 
 
@@ -95,7 +95,9 @@ def _row(index: int, value: FloatArray | str, dtype: str) -> FloatArray:
         data = binascii.a2b_base64("".join(value.split()), strict_mode=True)
         row = np.frombuffer(data, dtype)
     except ValueError as error:
-        raise InvalidRequest(f"Embedding {index} is not base64 of whole numbers of its dtype.") from error
+        raise InvalidRequest(
+            f"Embedding {index} is not base64 of whole numbers of its dtype. Use the standard alphabet, with padding."
+        ) from error
     if len(row) > MAX_WIDTH:
-        raise InvalidRequest(f"Embedding {index} has more than {MAX_WIDTH:,} numbers.")
+        raise InvalidRequest(f"Embedding {index} has more than {MAX_WIDTH:,} numbers. Send embeddings of the served checkpoint.")
     return row.astype(np.float32)

@@ -23,6 +23,7 @@ import httpcore
 
 from serve_app import __version__
 from serve_app.access import Fetching
+from serve_app.api.content_length import parse_content_length
 from serve_app.errors import InvalidRequest, PayloadTooLarge, RequestError, SourceUnavailable
 
 logger = logging.getLogger(__name__)
@@ -80,7 +81,9 @@ class Allowance:
         """Use some up; raises `PayloadTooLarge` if there are not so many."""
         self._left -= count
         if self._left < 0:
-            raise PayloadTooLarge(f"The images of the request have more than {self._most:,} bytes together, the most that is taken.")
+            raise PayloadTooLarge(
+                f"The images of the request have more than {self._most:,} bytes together, which is the limit. Send fewer or smaller ones."
+            )
 
 
 class ImageFetcher:
@@ -124,7 +127,7 @@ class ImageFetcher:
             if not location:
                 raise SourceUnavailable(_FAILED)
             url = urljoin(url, location)
-        raise SourceUnavailable(f"The address leads on more than {self._settings.max_redirects} times. Send the image's own address.")
+        raise SourceUnavailable(f"The address redirects more than {self._settings.max_redirects} times. Send the image's own address.")
 
     def _checked(self, text: str) -> httpcore.URL:
         """Return a URL whose scheme, port and host may be fetched from; its address is checked when it is connected to."""
@@ -153,8 +156,8 @@ class ImageFetcher:
             raise SourceUnavailable(_FAILED)
         if _header(response, b"content-encoding").lower() not in ("", "identity"):
             raise SourceUnavailable("The image's host sends it compressed once more. Send the image itself.")
-        announced = _header(response, b"content-length")
-        if announced.isdigit() and int(announced) > self._max_bytes:
+        announced = parse_content_length(_header(response, b"content-length"))
+        if announced is not None and announced > self._max_bytes:
             raise self._too_large()
         data = bytearray()
         async for part in response.aiter_stream():
@@ -167,7 +170,9 @@ class ImageFetcher:
         return bytes(data)
 
     def _too_large(self) -> PayloadTooLarge:
-        return PayloadTooLarge(f"The image at that address has more than {self._max_bytes:,} bytes, the most that is taken.")
+        return PayloadTooLarge(
+            f"The image at that address has more than {self._max_bytes:,} bytes, which is the limit. Send a smaller one."
+        )
 
 
 class _CheckedBackend(httpcore.AsyncNetworkBackend):

@@ -111,7 +111,7 @@ class ValueBuilder:
             return text
         self._num_text_bytes += sys.getsizeof(text)
         if self._num_text_bytes > MAX_TEXT_BYTES:
-            raise PayloadTooLarge(f"The texts of the body take more than {MAX_TEXT_BYTES:,} bytes of memory. Send fewer in one request.")
+            raise PayloadTooLarge(f"The strings of the body take more than {MAX_TEXT_BYTES:,} bytes of memory. Send fewer in one request.")
         return text
 
     def _add_to_row(self, level: _Level, event: str, value: Any) -> None:
@@ -175,7 +175,7 @@ class ValueBuilder:
             raise self._too_many_items(level)
 
     def _too_many_items(self, level: _Level) -> InvalidRequest | PayloadTooLarge:
-        message = f"{level.name[:60]!r} holds more than {level.max_items:,} items; at most {level.max_items:,} are taken in one request."
+        message = f"{level.name[:60]!r} holds more than {level.max_items:,} items; at most {level.max_items:,} are allowed in one request."
         if level.name in self._bounds.counted:
             return PayloadTooLarge(message)
         return InvalidRequest(message)

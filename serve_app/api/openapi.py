@@ -3,6 +3,7 @@
 from typing import Any
 
 from fastapi import FastAPI
+from pydantic import BaseModel
 
 from serve_app.api.bodies import TagBody
 from serve_app.api.embeddings import ScoreBody
@@ -15,16 +16,37 @@ EXAMPLE_IMAGE = (
 """A red circle of 32 pixels, so that examples can be sent as they stand."""
 DESCRIPTION = "Tag images with SigLIP. `POST /v1/tag` takes a picture as the body, files of a form, or JSON."
 
+_ABOUT_A_FIELD = ("title", "description", "default")
+"""Keywords of a field's schema that are not about its value."""
+
+
+def body_schema(model: type[BaseModel]) -> dict[str, Any]:
+    """Return the schema of a JSON body, in which every optional field may be null, as `validated` reads it."""
+    schema = model.model_json_schema()
+    required = schema.get("required", ())
+    for name, value in schema["properties"].items():
+        kinds = value.get("anyOf", ())
+        if name in required or not (value.keys() - set(_ABOUT_A_FIELD)) or {"type": "null"} in kinds:
+            continue
+        about = {key: value.pop(key) for key in _ABOUT_A_FIELD if key in value}
+        schema["properties"][name] = {"anyOf": [*(kinds or (value,)), {"type": "null"}]} | about
+    return schema
+
+
+def query_parameters(model: type[BaseModel]) -> list[dict[str, Any]]:
+    """Return the query parameters that stand for the fields of a model."""
+    return [
+        {"name": name, "in": "query", "required": False, "schema": schema, "description": schema.get("description", "")}
+        for name, schema in model.model_json_schema()["properties"].items()
+    ]
+
+
 _PARAMETERS: dict[str, Any] = TagParameters.model_json_schema()["properties"]
-_JSON: dict[str, Any] = TagBody.model_json_schema()
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 _FORM_FILES = {"image": {"type": "array", "items": {"type": "string", "format": "binary"}, "description": "One file or several."}}
 
 TAG_REQUEST: dict[str, Any] = {
-    "parameters": [
-        {"name": name, "in": "query", "required": False, "schema": schema, "description": schema.get("description", "")}
-        for name, schema in _PARAMETERS.items()
-    ],
+    "parameters": query_parameters(TagParameters),
     "requestBody": {
         "required": True,
         "content": {
@@ -32,7 +54,7 @@ TAG_REQUEST: dict[str, Any] = {
             "image/*": _BINARY,
             "multipart/form-data": {"schema": {"type": "object", "properties": _FORM_FILES | _PARAMETERS}},
             "application/json": {
-                "schema": _JSON,
+                "schema": body_schema(TagBody),
                 "example": {"image": EXAMPLE_IMAGE, "labels": ["red circle", "blue star"], "confidence_threshold": 0.1},
             },
         },
@@ -106,7 +128,7 @@ SCORE_REQUEST: dict[str, Any] = {
         "required": True,
         "content": {
             "application/json": {
-                "schema": ScoreBody.model_json_schema(),
+                "schema": body_schema(ScoreBody),
                 "example": {"embeddings": ["<base64 of D float16>"], "dtype": "float16", "confidence_threshold": 0.1},
             }
         },

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from starlette.requests import Request
 
-from serve_app.api.long_texts import LONG_TEXT_BYTES, LongText
+from serve_app.api.text_fields import one_or_array, query_pairs, split_list, text_fields
 from serve_app.config import Limits
 from serve_app.errors import InvalidRequest
 from serve_app.tagging.prompts import DEFAULT_TEMPLATE, check_templates
@@ -20,31 +20,15 @@ from serve_app.tagging.vocabulary import MAX_LABEL_CHARACTERS, make_vocabulary
 
 MAX_FILTERS = 1_000
 """Labels or categories that one request may include or exclude."""
-MAX_TEXT_ITEMS = 4_000
-"""Items of one text with commas, empty ones included; counted before the text is split."""
-MAX_QUERY_FIELDS = 2_000
-"""Fields of a query string; `labels` may be repeated for each label."""
 
-
-def split_commas(value: Any) -> Any:
-    """Split a text with commas into its items; any other value, such as a list, stays as it is.
-
-    Raises:
-        ValueError: The text has more than `MAX_TEXT_ITEMS` items.
-    """
-    if isinstance(value, LongText):
-        raise ValueError(f"a text of more than {LONG_TEXT_BYTES:,} bytes is not taken; send a list")
-    if not isinstance(value, str):
-        return value
-    if value.count(",") >= MAX_TEXT_ITEMS:
-        raise ValueError(f"a text with commas holds at most {MAX_TEXT_ITEMS:,} items; send fewer")
-    return [part.strip() for part in value.split(",") if part.strip()]
-
-
-Listed = Annotated[tuple[str, ...], BeforeValidator(split_commas)]
-"""Several labels: a list, or one text with commas."""
+Listed = Annotated[tuple[str, ...], BeforeValidator(split_list)]
+"""Several labels: a list, or one text that is a JSON array or has commas between them."""
+Templates = Annotated[tuple[str, ...], BeforeValidator(one_or_array)]
+"""Several prompt templates: a list, a text that is a JSON array, or a single template."""
 Filter = Annotated[
-    tuple[Annotated[str, Field(max_length=MAX_LABEL_CHARACTERS)], ...], BeforeValidator(split_commas), Field(max_length=MAX_FILTERS)
+    tuple[Annotated[str, Field(max_length=MAX_LABEL_CHARACTERS)], ...],
+    BeforeValidator(split_list),
+    Field(max_length=MAX_FILTERS),
 ]
 
 
@@ -53,9 +37,12 @@ class ScoreParameters(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    labels: Listed | None = Field(None, description="Labels to score instead of the service's own: a list, or one text with commas.")
+    labels: Listed | None = Field(
+        None,
+        description="Labels to score instead of the service's own: a list, or one text that is a JSON array or has commas.",
+    )
     vocabulary: str | None = Field(None, description="Name of a vocabulary of the service, instead of its default one.")
-    prompt_templates: tuple[str, ...] | None = Field(None, description="Sentences with {label}; several are averaged.")
+    prompt_templates: Templates | None = Field(None, description="Sentences with {label}; several are averaged.")
     confidence_threshold: float | None = Field(
         None, ge=0, le=1, description="Least confidence of every tag, also of those that have a threshold of their own."
     )
@@ -89,64 +76,47 @@ class TagParameters(ScoreParameters):
 
 
 _OPTION_FIELDS = set(TagOptions._fields)
-LIST_FIELDS = {name for name, field in ScoreParameters.model_fields.items() if name.endswith(("labels", "_categories"))}
-"""Fields that may be repeated in a query or a form, or hold commas."""
 
 Model = TypeVar("Model", bound=BaseModel)
+
+MAX_PROBLEMS = 5
+"""Sentences of one error message."""
+_MESSAGES = {
+    "tuple_type": "Input should be a list",
+    "dict_type": "Input should be an object",
+    "missing": "This field is required",
+}
+"""Messages by pydantic's error type, where its own uses Python's words."""
+_UNSHOWN = frozenset({"is_instance_of"})
+"""Error types of alternatives that only exist within the service, such as `LongText` beside `str`."""
 
 
 def check_label_count(num_labels: int, limits: Limits) -> None:
     """Raise `InvalidRequest` for more labels than one request may have, repeated ones included."""
     if num_labels > limits.max_labels_per_request:
-        raise InvalidRequest(f"There are {num_labels:,} labels; at most {limits.max_labels_per_request:,} are taken in one request.")
+        raise InvalidRequest(f"There are {num_labels:,} labels; at most {limits.max_labels_per_request:,} are allowed in one request.")
 
 
 def query_fields(request: Request) -> dict[str, Any]:
-    """Return the parameters of a query string.
-
-    Raises:
-        InvalidRequest: It has too many fields, or a field too many items.
-    """
-    fields: dict[str, Any] = {}
-    query: bytes = request.scope.get("query_string", b"")
-    if not query:
-        return fields
-    if query.count(b"&") >= MAX_QUERY_FIELDS:
-        raise InvalidRequest(f"The query string has more than {MAX_QUERY_FIELDS:,} fields; send labels in the body.")
-    for name, value in request.query_params.multi_items():
-        add_field(fields, name, value)
-    return fields
-
-
-def add_field(fields: dict[str, Any], name: str, value: str) -> None:
-    """Add a text field. Labels and templates may be repeated; labels may hold commas.
-
-    Raises:
-        InvalidRequest: The text has too many items.
-    """
-    if name in LIST_FIELDS:
-        try:
-            fields.setdefault(name, []).extend(split_commas(value))
-        except ValueError as error:
-            raise InvalidRequest(f"{name}: {error}.") from error
-    elif name == "prompt_templates":
-        fields.setdefault(name, []).append(value)
-    else:
-        fields[name] = value
+    """Return the parameters of a query string; raises `InvalidRequest` if it has too many fields."""
+    return text_fields(query_pairs(request), TagParameters)
 
 
 def validated(model: type[Model], content: dict[str, Any]) -> Model:
-    """Check a request's fields.
+    """Check a request's fields. A field that is null counts as left out.
 
     Raises:
         InvalidRequest: One sentence for each of the first problems, with the field and the nearest known one.
     """
+    known = {field.alias or name for name, field in model.model_fields.items()}
+    given = {name: value for name, value in content.items() if value is not None or name not in known}
     try:
-        return model.model_validate(content)
+        return model.model_validate(given)
     except ValidationError as error:
         # a list of 1,000 values may have as many errors; what is not shown is not built
         problems = error.errors(include_url=False, include_context=False, include_input=False)
-        raise InvalidRequest(" ".join(_sentence(problem, model) for problem in problems[:5])) from error
+        shown = [problem for problem in problems if problem["type"] not in _UNSHOWN][:MAX_PROBLEMS]
+        raise InvalidRequest(" ".join(_sentence(problem, model) for problem in shown)) from error
 
 
 def _sentence(problem: Any, model: type[BaseModel]) -> str:
@@ -156,4 +126,6 @@ def _sentence(problem: Any, model: type[BaseModel]) -> str:
         nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
         hint = f"did you mean {nearest[0]}?" if nearest else f"known are {', '.join(known)}."
         return f"{name!r} is not a parameter; {hint}"
-    return f"{name}: {problem['msg'].removeprefix('Value error, ')}."
+    position = "".join(f"[{part}]" for part in problem["loc"][1:] if isinstance(part, int))
+    message = _MESSAGES.get(problem["type"], problem["msg"].removeprefix("Value error, ").replace("Tuple", "List"))
+    return f"{name}{position}: {message}."

@@ -14,6 +14,7 @@ from starlette.datastructures import Headers
 from starlette.types import Message, Receive, Scope, Send
 
 from serve_app.api.admission import Admission, Admitted
+from serve_app.api.content_length import announced_bytes
 from serve_app.config import HELD_FOR_EACH_BYTE
 from serve_app.errors import InvalidRequest, Overloaded, RequestTimeout
 from serve_app.observed import RequestRecord
@@ -109,11 +110,8 @@ class Passage:
 
     @property
     def announced(self) -> int | None:
-        """Bytes of the body by the request's head; None where it does not say, as with chunks."""
-        if "transfer-encoding" in self.headers:
-            return None
-        announced = self.headers.get("content-length", "0")
-        return int(announced) if announced.isascii() and announced.isdigit() and len(announced) < 16 else None
+        """Size of the body in bytes according to its headers; None if they do not say."""
+        return announced_bytes(self.headers)
 
     async def receive(self) -> Message:
         """Pass a part of the body on, within the time that the body has."""

@@ -16,7 +16,10 @@ INLINE_BYTES = 64 * 1024
 """Base64 of at most this many bytes in sum is decoded on the event loop; more in a worker thread."""
 ImageText = str | LongText
 """Base64, a data URI or a URL; a `LongText` is never a URL."""
-_DATA_URI = re.compile(rb"data:[\w.+-]+/[\w.+-]+(?:;[\w=.+-]+)*;base64,", re.IGNORECASE)
+_DATA_URI = re.compile(rb"\s*data:(?:[\w.+-]+/[\w.+-]+)?(?:;[^;,]*)*?; *base64,", re.IGNORECASE)
+"""The prefix of a base64 data URI. Its media type is optional and may be any: the image's own bytes decide its format.
+Source: RFC 2397; white space is ignored as in https://fetch.spec.whatwg.org/#data-urls."""
+_SCHEME = re.compile(rb"\s*([a-z][a-z0-9+.-]{0,20}):", re.IGNORECASE)
 _BLANKS = b" \t\n\r\x0b\x0c"
 
 
@@ -37,6 +40,7 @@ class ImageSources:
         """
         if len(texts) > self.limits.max_images_per_request:
             raise too_many_images(len(texts), self.limits)
+        texts = [text.strip() if isinstance(text, str) else text for text in texts]
         if not any(isinstance(text, str) and is_url(text) for text in texts):
             return await self._unpacked(texts)
         allowance = Allowance(self.limits.max_body_bytes)
@@ -68,22 +72,54 @@ def unpack_image(text: ImageText, max_bytes: int) -> bytes | RequestError:
     A `LongText` is decoded piece by piece, so that no call holds the GIL for long, and is empty
     afterwards.
     """
+    pieces = text if isinstance(text, LongText) else _short_text(text)
+    head = pieces.head()
+    prefix_bytes = data_uri_prefix(head)
     try:
-        pieces = text if isinstance(text, LongText) else _short_text(text)
-        prefix = _DATA_URI.match(pieces.head())
-        prefix_bytes = prefix.end() if prefix else 0
         if pieces.nbytes - prefix_bytes > (max_bytes + 2) // 3 * 4 + 4:
             return too_large(max_bytes)
         return within(b"".join(_decoded(pieces, prefix_bytes)), max_bytes)
+    except _CutOff:
+        return InvalidRequest(
+            "The base64 of an image ends within a group of four characters: it was cut off, or its padding (=) is missing. "
+            "Send all of it, with padding."
+        )
     except ValueError:
-        return InvalidRequest("An image is neither base64 nor a base64 data URI.")
+        return _not_base64(head, prefix_bytes)
+
+
+def data_uri_prefix(head: bytes) -> int:
+    """Return the length of the prefix of a base64 data URI, such as `data:image/png;base64,`; 0 if there is none.
+
+    Args:
+        head: The first bytes of a text, as `LongText.head` returns them.
+    """
+    prefix = _DATA_URI.match(head)
+    return prefix.end() if prefix else 0
+
+
+class _CutOff(ValueError):
+    """Base64 ends within a group of four characters."""
 
 
 def _short_text(text: str) -> LongText:
-    """Return a text as one piece; raises `ValueError` if it is not ASCII."""
+    """Return a text as one piece. Characters that are not ASCII become one that base64 does not have."""
     pieces = LongText()
-    pieces.append_plain(text.encode("ascii"))
+    pieces.append_plain(text.encode("ascii", "replace"))
     return pieces
+
+
+def _not_base64(head: bytes, prefix_bytes: int) -> InvalidRequest:
+    """Return the error for a text that is not base64; what its beginning looks like decides the sentence."""
+    scheme = _SCHEME.match(head)
+    if not prefix_bytes and scheme is not None:
+        name = scheme[1].decode().lower()
+        if name == "data":
+            return InvalidRequest("An image's data URI must have ;base64, before the data.")
+        return InvalidRequest(f"An image cannot be read from an address that begins with {name}: here. Send the image itself.")
+    if b"-" in head[prefix_bytes:] or b"_" in head[prefix_bytes:]:
+        return InvalidRequest("An image is in the URL-safe alphabet of base64, which has - and _. Send it in the standard alphabet.")
+    return InvalidRequest("An image is neither base64 nor a base64 data URI.")
 
 
 def _decoded(text: LongText, num_skipped: int) -> Iterator[bytes]:
@@ -101,14 +137,14 @@ def _decoded(text: LongText, num_skipped: int) -> Iterator[bytes]:
             is_padded = piece[whole - 1] == ord("=")
             yield binascii.a2b_base64(piece[:whole], strict_mode=True)
     if rest:
-        raise ValueError("base64 ends within four characters")
+        raise _CutOff
 
 
 def within(data: bytes, max_bytes: int) -> bytes | RequestError:
     """Return the bytes of an image, or the error if there are none or too many."""
     if len(data) > max_bytes:
         return too_large(max_bytes)
-    return data if data else InvalidRequest("An image is empty.")
+    return data if data else InvalidRequest("An image is empty. Send its bytes.")
 
 
 def too_large(max_bytes: int) -> PayloadTooLarge:
@@ -118,4 +154,4 @@ def too_large(max_bytes: int) -> PayloadTooLarge:
 
 def too_many_images(num_images: int, limits: Limits) -> PayloadTooLarge:
     """Return the error for a request with too many images."""
-    return PayloadTooLarge(f"The request holds {num_images:,} images; at most {limits.max_images_per_request:,} are taken.")
+    return PayloadTooLarge(f"The request holds {num_images:,} images; at most {limits.max_images_per_request:,} are allowed.")

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message, Receive
 
+from serve_app.api.content_length import announced_bytes
 from serve_app.api.sources import too_large
 from serve_app.api.threads import off_loop
 from serve_app.errors import InvalidRequest
@@ -24,8 +25,8 @@ async def body_chunks(request: Request, max_bytes: int) -> AsyncIterator[bytes]:
         PayloadTooLarge: The body is larger, or its Content-Length says so.
         InvalidRequest: The client closed the connection.
     """
-    announced = request.headers.get("content-length", "")
-    if announced.isascii() and announced.isdigit() and int(announced[:20]) > max_bytes:
+    announced = announced_bytes(request.headers)
+    if announced is not None and announced > max_bytes:
         raise too_large(max_bytes)
     size = 0
     try:

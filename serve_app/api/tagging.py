@@ -144,7 +144,7 @@ async def _done(tagger: Tagger, call: TagCall, deadline_s: float) -> Answers:
             async with asyncio.timeout_at(deadline_s), turns:
                 return at, await tagger.tag([image], call.options, with_embeddings)
         except TimeoutError:
-            return at, TagAnswer((DeadlineExceeded("The service took too long for this image. Try again, or send fewer images."),))
+            return at, TagAnswer((DeadlineExceeded("The service took too long for this image. Retry, or send fewer images."),))
         except TaggerError as error:
             return at, TagAnswer((error,))
         except Exception:

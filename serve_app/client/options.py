@@ -23,17 +23,17 @@ class ScoreOptions(TypedDict, total=False):
     score: Score | None
     sort_by: SortBy | None
     parents: Parents | None
-    include_labels: Sequence[str]
-    exclude_labels: Sequence[str]
-    include_categories: Sequence[str]
-    exclude_categories: Sequence[str]
+    include_labels: Sequence[str] | None
+    exclude_labels: Sequence[str] | None
+    include_categories: Sequence[str] | None
+    exclude_categories: Sequence[str] | None
     include_raw_scores: bool | None
 
 
 class Options(ScoreOptions, total=False):
     """The same for pictures, and how they are looked at."""
 
-    quality: Quality
+    quality: Quality | None
 
 
 Fields = dict[str, Any]
@@ -41,23 +41,23 @@ Fields = dict[str, Any]
 
 
 def fields_of(options: Mapping[str, Any]) -> Fields:
-    """Return what was asked for, without what is a default anyway.
+    """Return what was asked for, without what is a default anyway; None counts as left out.
 
     Raises:
         TypeError: There is no option of that name.
     """
     given = TagOptions(**options)._asdict()
-    fields = {name: value for name, value in given.items() if value != TagOptions._field_defaults[name]}
+    fields = {name: value for name, value in given.items() if value is not None and value != TagOptions._field_defaults[name]}
     return {name: _listed(name, value) for name, value in fields.items()}
 
 
 def as_query(fields: Fields) -> tuple[tuple[str, str], ...] | None:
-    """Return the options as a query string's parameters, or None where they are too long or a comma would part a label."""
+    """Return the options as a query string's parameters, or None if they are too long or would be read differently."""
     pairs: list[tuple[str, str]] = []
     for name, value in fields.items():
         if not isinstance(value, list):
             pairs.append((name, str(value).lower() if isinstance(value, bool) else str(value)))
-        elif value and (name == "prompt_templates" or all(_survives(entry) for entry in value)):
+        elif value and all(_survives(name, entry) for entry in value):
             pairs += [(name, entry) for entry in value]
         else:
             return None
@@ -71,5 +71,8 @@ def _listed(name: str, value: Any) -> Any:
     return value if isinstance(value, str | int | float) else list(value)
 
 
-def _survives(label: str) -> bool:
-    return bool(label) and "," not in label and label == label.strip()
+def _survives(name: str, entry: str) -> bool:
+    """Return whether the service reads an item of a list as it is, even if it is the only one."""
+    if not entry.strip() or entry.lstrip().startswith("["):  # nothing, or a JSON array
+        return False
+    return name == "prompt_templates" or ("," not in entry and entry == entry.strip())

@@ -4,6 +4,7 @@ import base64
 import json
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -13,6 +14,12 @@ import openai
 import pytest
 from huggingface_hub import InferenceClient
 from huggingface_hub.errors import HfHubHTTPError
+
+from serve_app.api.app import create_app
+from serve_app.config import parse_config
+from serve_app.demo.settings import demo_labels
+from serve_app.local_tagger import LocalTagger
+from tests.http_face import served
 
 SAMPLES = Path(__file__).parents[2] / "serve_app" / "demo" / "samples"
 HUGGING_FACE_JS = "@huggingface/inference@4.13.30"
@@ -27,6 +34,18 @@ def data_uri(path: Path) -> str:
 def _hub_may_be_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     """The tests run with the hub switched off, which its client takes for every address."""
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+
+
+@pytest.fixture(scope="module")
+def filtering_server() -> Iterator[str]:
+    """The address of a service that selects few of its own labels, and scores them by logits."""
+    plugin = {"model": "demo", "dtype": "float32", "confidence_threshold": 0.9, "max_tags": 1, "sort_by": "alphabetical"}
+    selection = {"include_labels": ["red", "circle"], "exclude_labels": ["circle", "blue star"], "score": "logit"}
+    config = parse_config(
+        {"labels": demo_labels(), "selection": selection, "telemetry": {"request_log": "off"}, "plugins": {"siglip": plugin}}
+    )
+    with served(create_app(LocalTagger(config), config)) as url:
+        yield url
 
 
 @pytest.fixture
@@ -44,6 +63,18 @@ def test_hugging_face_zero_shot(server: str) -> None:
         assert found[0].label == "red circle"
         assert {entry.label for entry in found} == {"blue star", "red circle", "green cross"}
         assert found[0].score > 0.9 > found[-1].score
+
+
+def test_hugging_face_zero_shot_of_a_service_that_filters(filtering_server: str) -> None:
+    """Filters, thresholds and logits of the configuration are for the service's own labels: every candidate has its probability."""
+    client = InferenceClient(model=f"{filtering_server}/hf")
+    found = client.zero_shot_image_classification(str(RED_CIRCLE), candidate_labels=["blue star", "red circle", "red, dark", "circle"])
+    assert {entry.label for entry in found} == {"blue star", "red circle", "red, dark", "circle"}
+    assert [entry.score for entry in found] == sorted((entry.score for entry in found), reverse=True)
+    assert all(0 <= entry.score <= 1 for entry in found)
+    assert found[0].score > 0.9
+    (own,) = client.image_classification(str(RED_CIRCLE))
+    assert (own.label, own.score) == ("red", pytest.approx(1, abs=0.01))
 
 
 def test_hugging_face_classification(server: str) -> None:
@@ -112,6 +143,24 @@ def test_infinitys_modality_and_vllms_messages(openai_client: openai.OpenAI) -> 
         np.testing.assert_allclose(other, plain, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "prefix", [" data:image/jpeg;base64,", "DATA:image/jpeg;base64,", "data:;base64,", "data:application/octet-stream;base64,"]
+)
+def test_openai_takes_every_form_of_data_uri(openai_client: openai.OpenAI, prefix: str) -> None:
+    """Each is the same image."""
+    odd = prefix + base64.b64encode(RED_CIRCLE.read_bytes()).decode()
+    rows = [entry.embedding for entry in openai_client.embeddings.create(model="demo", input=[data_uri(RED_CIRCLE), odd]).data]
+    np.testing.assert_allclose(rows[0], rows[1], atol=1e-5)
+
+
+def test_openai_null_is_the_default(openai_client: openai.OpenAI) -> None:
+    """Programs that pass every option on send null for those that nobody set."""
+    nulls = {"encoding_format": None, "modality": None, "dimensions": None, "user": None}
+    body = {"model": "demo", "input": "red"}
+    plain, with_nulls = (openai_client.post("/embeddings", body=each, cast_to=object) for each in (body, body | nulls))
+    assert plain == with_nulls
+
+
 def test_openai_errors_are_read(openai_client: openai.OpenAI) -> None:
     """The client's own exceptions, with our code and a sentence; dimensions are refused with the reason."""
     cases = [
@@ -121,6 +170,9 @@ def test_openai_errors_are_read(openai_client: openai.OpenAI) -> None:
         ({"input": ["red", "data:image/png;base64,AAAA"]}, r"input[1]"),
         ({"input": ["https://example.org/a.jpg"], "extra_body": {"modality": "image"}}, "not fetched"),
         ({"input": " "}, "A text is empty"),
+        ({"input": "data:text/plain,hello"}, "base64 data URI"),
+        ({"input": "https://example.org/a.jpg"}, "modality: image"),
+        ({"input": base64.b64encode(RED_CIRCLE.read_bytes()).decode()}, "base64 of an image"),
     ]
     for arguments, said in cases:
         with pytest.raises(openai.APIStatusError) as caught:

@@ -1,6 +1,7 @@
 """The documentation is complete: every setting, error code, metric and command stands in it, and links lead somewhere."""
 
 import inspect
+import json
 import re
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import pytest
 from pydantic import BaseModel
 
 from serve_app import errors
+from serve_app.api.parameters import TagParameters, validated
+from serve_app.api.text_fields import text_fields
 from serve_app.cli import _parser
 from serve_app.config import PLUGIN_ALIASES, ServiceConfig
 from serve_app.demo.release import SAMPLES
@@ -38,6 +41,24 @@ def test_every_setting_is_documented(name: str) -> None:
 def test_every_error_code_is_documented(code: str) -> None:
     """Each stable code stands in the table of docs/api.md."""
     assert f"`{code}`" in API
+
+
+@pytest.mark.parametrize("name", sorted({field.alias or name for name, field in TagParameters.model_fields.items()}))
+def test_every_parameter_is_documented(name: str) -> None:
+    """Each parameter of a request has its place in docs/api.md."""
+    assert f"`{name}`" in API
+
+
+def test_every_way_of_sending_a_list_is_documented_as_it_is_read() -> None:
+    """The examples of docs/api.md, one after the other: a JSON body, a repeated field, an array in one text, and commas."""
+    rows = dict(re.findall(r"^\| (a list|a repeated|one text that|one text with)[^|]* \| `(.*)` \|$", API, re.MULTILINE))
+    shell = {name: re.findall(r"labels=([^']+)(?:'|$|(?= -F))", row) for name, row in rows.items()}
+    expected = ("red, dark", "blue")
+    read = {name: text_fields([("labels", value.strip()) for value in values], TagParameters) for name, values in shell.items() if values}
+    assert validated(TagParameters, json.loads("{" + rows["a list"] + "}")).labels == expected
+    assert validated(TagParameters, read["a repeated"]).labels == expected
+    assert validated(TagParameters, read["one text that"]).labels == expected
+    assert validated(TagParameters, read["one text with"]).labels == ("red", "blue")
 
 
 def test_every_metric_is_documented_and_no_other() -> None:

@@ -1,11 +1,15 @@
 """What Hugging Face's clients send: `InferenceClient(model=".../hf")` and huggingface.js, for zero-shot and plain classification.
 
 Source: huggingface_hub `InferenceClient.zero_shot_image_classification` and `.image_classification`; huggingface.js
-`zeroShotImageClassification`; the Inference Endpoints toolkit's `POST /` and `/predict`. Answers are a list, the best first.
+`zeroShotImageClassification`; the Inference Endpoints toolkit's `POST /` and `/predict`, which also reads parameters from the
+query string. What zero-shot classification returns is what transformers' pipeline returns: one entry for each candidate label, as it
+was sent, with SigLIP's sigmoid as its score, the best first, whatever the service is configured to select.
 """
 
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
@@ -16,15 +20,18 @@ from serve_app.api.bodies import EncodedImage, tag_bounds
 from serve_app.api.dialects.shapes import with_errors
 from serve_app.api.json_bodies import read_json_object
 from serve_app.api.long_texts import LongText
-from serve_app.api.openapi import EXAMPLE_IMAGE
+from serve_app.api.openapi import EXAMPLE_IMAGE, body_schema, query_parameters
 from serve_app.api.parameters import Listed, check_label_count, validated
 from serve_app.api.sources import ImageSources
 from serve_app.api.streams import read_body
+from serve_app.api.text_fields import query_pairs, text_fields
 from serve_app.config import Limits
 from serve_app.errors import InvalidRequest, RequestError, TaggerError
+from serve_app.siglip.scoring import sigmoid
 from serve_app.tagger import Tagger
-from serve_app.tagging.prompts import check_templates
+from serve_app.tagging.prompts import PLACEHOLDERS, check_templates
 from serve_app.tagging.scores import Score
+from serve_app.tagging.selection import TagScore
 from serve_app.tagging.settings import TagOptions
 from serve_app.tagging.vocabulary import make_vocabulary
 
@@ -50,16 +57,38 @@ class _Body(BaseModel):
     parameters: dict[str, Any] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """A request.
+
+    Attributes:
+        image: Encoded.
+        options: How it is tagged.
+        candidates: Labels of the request as they were sent; None for the service's own vocabulary.
+        top_k: Maximum number of entries for `candidates`; None for all.
+    """
+
+    image: bytes
+    options: TagOptions
+    candidates: tuple[str, ...] | None = None
+    top_k: int | None = None
+
+
 def add_hugging_face(app: FastAPI, tagger: Tagger, sources: ImageSources) -> None:
     """Add the routes that Hugging Face's clients are pointed at."""
 
     @with_errors(error_shape)
     async def classify(request: Request) -> Response:
-        image, options = await _read(request, sources)
-        (outcome,) = (await tagger.tag([image], options)).outcomes
+        call = await _read(request, sources)
+        answer = await tagger.tag([call.image], call.options)
+        (outcome,) = answer.outcomes
         if isinstance(outcome, TaggerError):
             raise outcome
-        return JSONResponse([{"label": tag.label, "score": shorten(tag.confidence)} for tag in outcome])
+        if call.candidates is not None:
+            return JSONResponse(_of_candidates(outcome, call.candidates)[: call.top_k])
+        is_logit = answer.scored is not None and answer.scored.score == "logit"
+        as_probabilities = is_logit and call.options.score != "logit"  # the service's own setting, not the client's wish
+        return JSONResponse([_entry(tag.label, _sigmoid(tag.confidence) if as_probabilities else tag.confidence) for tag in outcome])
 
     for path in PATHS:
         app.add_api_route(
@@ -73,56 +102,89 @@ def error_shape(error: TaggerError, status: int) -> dict[str, Any]:
     return {"error": error.message, "error_code": error.code}
 
 
-async def _read(request: Request, sources: ImageSources) -> tuple[bytes, TagOptions]:
+async def _read(request: Request, sources: ImageSources) -> _Call:
     limits = sources.limits
+    query = text_fields(query_pairs(request), _Parameters)
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if content_type != "application/json":
         data = await read_body(request, min(limits.max_body_bytes, limits.max_image_bytes))
         if not data:
-            raise InvalidRequest("The request holds no image.")
-        return data, TagOptions()
+            raise InvalidRequest("The request holds no image. Send one as the body, or as inputs in JSON.")
+        return _call(data, validated(_Parameters, query), limits)
     body = validated(_Body, await read_json_object(request, limits, tag_bounds(limits)))
     parameters = dict(body.parameters or {})
     inputs: Any = body.inputs
     if isinstance(inputs, dict):  # huggingface.js, and endpoints whose inputs are a pipeline's arguments
-        parameters |= {key: value for key, value in inputs.items() if key not in ("image", "images")}
-        inputs = inputs.get("image", inputs.get("images"))
+        parameters |= {key: value for key, value in inputs.items() if key not in ("image", "images") and value is not None}
+        inputs = inputs.get("image") or inputs.get("images")
     if not isinstance(inputs, str | LongText):
         raise InvalidRequest("inputs must be the image in base64, or an object with image.")
+    checked = validated(_Parameters, parameters | query)
     (image,) = await sources.images([inputs])
     if isinstance(image, RequestError):
         raise image
-    return image, _options(validated(_Parameters, {k: v for k, v in parameters.items() if v is not None}), limits)
+    return _call(image, checked, limits)
 
 
-def _options(parameters: _Parameters, limits: Limits) -> TagOptions:
+def _call(image: bytes, parameters: _Parameters, limits: Limits) -> _Call:
     """Return what our own parameters call the same: all candidates are scored and given, whatever their score."""
     score = _SCORES[parameters.function_to_apply] if parameters.function_to_apply else None
+    top_k = parameters.top_k
     if parameters.candidate_labels is None:
         if parameters.hypothesis_template is not None:
-            raise InvalidRequest("hypothesis_template is for candidate_labels, which are not given.")
-        count = parameters.top_k
-        return TagOptions(score=score, max_tags=count, min_tags=count)
-    labels = parameters.candidate_labels
-    check_label_count(len(labels), limits)
+            raise InvalidRequest("hypothesis_template needs candidate_labels. Send both, or leave it out.")
+        return _Call(image, TagOptions(score=score, max_tags=top_k, min_tags=top_k, sort_by="confidence"))
+    # clients split a text at its commas, and one at its end leaves an empty label
+    candidates = tuple(label for label in parameters.candidate_labels if label.strip())
+    check_label_count(len(candidates), limits)
     template = parameters.hypothesis_template or DEFAULT_TEMPLATE
+    _check_template(template)
+    labels = make_vocabulary(candidates, (template,), limits.max_labels_per_request).labels
+    options = TagOptions(
+        labels=labels,
+        prompt_templates=(template,),
+        confidence_threshold=0.0,
+        max_tags=len(labels),
+        min_tags=len(labels),
+        score=score or "sigmoid",
+        sort_by="confidence",
+    )
+    return _Call(image, options, candidates, top_k)
+
+
+def _check_template(template: str) -> None:
+    if sum(template.count(placeholder) for placeholder in PLACEHOLDERS) != 1:
+        raise InvalidRequest("hypothesis_template must contain {} exactly once, in the place of the label.")
     check_templates((template,))
-    kept = make_vocabulary(labels, (template,), limits.max_labels_per_request).labels
-    count = min(parameters.top_k or len(kept), len(kept))
-    return TagOptions(labels=kept, prompt_templates=(template,), confidence_threshold=0.0, max_tags=count, min_tags=count, score=score)
+
+
+def _of_candidates(tags: tuple[TagScore, ...], candidates: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Return an entry for each candidate as it was sent, repeated ones included, the best first."""
+    confidences = {tag.label: tag.confidence for tag in tags}
+    best_first = sorted(candidates, key=lambda label: -confidences[label.strip()])
+    return [_entry(label, confidences[label.strip()]) for label in best_first]
+
+
+def _entry(label: str, score: float) -> dict[str, Any]:
+    return {"label": label, "score": shorten(score)}
+
+
+def _sigmoid(logit: float) -> float:
+    return float(sigmoid(np.array([logit], np.float32))[0])
 
 
 _REQUEST: dict[str, Any] = {
+    "parameters": query_parameters(_Parameters),
     "requestBody": {
         "required": True,
         "content": {
             "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
             "application/json": {
-                "schema": _Body.model_json_schema(),
+                "schema": body_schema(_Body),
                 "example": {"inputs": EXAMPLE_IMAGE, "parameters": {"candidate_labels": ["red circle", "blue star"]}},
             },
         },
-    }
+    },
 }
 _RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {"description": "Labels and scores, the best first."},

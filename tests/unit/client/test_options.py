@@ -7,6 +7,8 @@ from pathlib import Path
 
 import httpx
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from starlette.requests import Request
 
 from serve_app.api.parameters import TagParameters, query_fields, validated
@@ -58,13 +60,35 @@ def test_a_query_is_read_as_what_was_asked_for() -> None:
         {"labels": []},
         {"labels": [""]},
         {"labels": [" red"]},
+        {"labels": ["[red"]},
+        {"labels": [" ", "red"]},
+        {"exclude_labels": ['["red"]']},
+        {"prompt_templates": ["[a photo] of {label}"]},
         {"labels": ["x" * 100] * (MAX_QUERY_CHARACTERS // 100)},
     ],
-    ids=["comma", "none", "empty", "blank", "long"],
+    ids=["comma", "none", "empty", "blank", "array", "blank item", "array in a filter", "array in a template", "long"],
 )
 def test_what_a_query_would_change_travels_as_json(asked: dict[str, list[str]]) -> None:
-    """A comma would part a label, a blank be lost, and a long address be cut off by a gateway."""
+    """A comma would split a label, a bracket begin an array, a blank be lost, and a long address be cut off by a gateway."""
     assert as_query(fields_of(asked)) is None
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.sampled_from(["labels", "prompt_templates", "include_labels", "exclude_categories"]), st.lists(st.text(max_size=8), max_size=4))
+def test_any_list_that_travels_as_a_query_is_read_as_it_was(name: str, items: list[str]) -> None:
+    """Whatever its items; what a query cannot hold goes by JSON."""
+    query = as_query(fields_of({name: items}))
+    if query is None:
+        return
+    sent = httpx.Request("POST", "http://x", params=query).url.query
+    request = Request({"type": "http", "query_string": sent, "headers": []})
+    assert getattr(validated(TagParameters, query_fields(request)), name) == (tuple(items) or None)
+
+
+@pytest.mark.parametrize("name", Options.__optional_keys__)
+def test_none_is_the_default(name: str) -> None:
+    """For every option, as null is for the service."""
+    assert fields_of({name: None}) == {}
 
 
 def test_defaults_are_not_sent() -> None:
