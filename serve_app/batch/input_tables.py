@@ -1,5 +1,6 @@
 """The columns that every kind of input is converted to; `inputs.py` documents them."""
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -15,11 +16,15 @@ OWN = pa.schema(
 )
 DAMAGED = -1
 """`offset` of an input that stands for a damaged file."""
+MALFORMED = -2
+"""`offset` of an input that stands for a row of a manifest that cannot be read."""
 Kind = Literal["object", "member", "row"]
 """How one input is read: as an object, as a member of a tar file, as a row of a table."""
 
 
-def own_table(uris: list[str], etags: list[str | None], sizes: list[Any], files: list[str], offsets: list[int] | None) -> pa.Table:
+def own_table(
+    uris: list[str], etags: list[str | None], sizes: list[Any], files: list[str], offsets: Sequence[int | None] | None
+) -> pa.Table:
     """Return a table of inputs without other columns."""
     starts: list[Any] = [None] * len(uris) if offsets is None else list(offsets)
     return pa.table([uris, etags, sizes, files, starts], schema=OWN)

@@ -46,8 +46,10 @@ class TagImages:
         if self._column not in batch.column_names:
             raise ConfigError(f"the batch has no column {self._column}; it has {', '.join(batch.column_names)}.")
         answer = self._tagger.tag_pictures([data or b"" for data in batch[self._column].to_pylist()], self._options)
-        tags, errors = zip(*map(_columns_of, answer.outcomes), strict=True)
-        return batch.append_column("tags", pa.array(tags, pa.list_(TAG))).append_column("error", pa.array(errors, ERROR))
+        columns = [_columns_of(outcome) for outcome in answer.outcomes]
+        tags = pa.array([tags for tags, _ in columns], pa.list_(TAG))
+        errors = pa.array([error for _, error in columns], ERROR)
+        return batch.append_column("tags", tags).append_column("error", errors)
 
 
 def _columns_of(outcome: TagOutcome) -> tuple[list[dict[str, object]] | None, dict[str, str] | None]:

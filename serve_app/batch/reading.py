@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from serve_app.batch.input_tables import DAMAGED, Kind
+from serve_app.batch.input_tables import DAMAGED, MALFORMED, Kind
 from serve_app.batch.storage import Storage, shown_url
 from serve_app.errors import ConfigError, InvalidRequest, PayloadTooLarge, RequestError, SourceUnavailable
 
@@ -59,6 +59,11 @@ def _read_object(given: dict[str, Any], storage: Storage, most: int) -> Read:
     try:
         if given["offset"] == DAMAGED:
             raise SourceUnavailable(f"{shown_url(given['file'])} is damaged; its rows from here on cannot be read.")
+        if given["offset"] == MALFORMED:
+            raise InvalidRequest(
+                f"This line of {shown_url(given['file'])} cannot be read: it has more fields than the header, a quote that does "
+                "not end, or is no JSON object."
+            )
         if not given["file"]:
             raise InvalidRequest("The row names no picture.")
         if given["size"] is not None and given["size"] > most:

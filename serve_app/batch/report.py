@@ -13,6 +13,7 @@ from typing import Any
 import jinja2
 import pyarrow as pa
 
+from serve_app.batch.input_tables import OWN
 from serve_app.batch.job import JobResult
 from serve_app.batch.options import BatchOptions
 from serve_app.batch.reading import Read, read_inputs
@@ -96,7 +97,7 @@ def _rows_of_some_chunks(snapshot: Snapshot, writing: Writing, draw: random.Rand
 def _with_thumbnails(sample: Sequence[_Sampled], snapshot: Snapshot, options: BatchOptions) -> list[_Sampled]:
     if not sample:
         return []
-    inputs = pa.concat_tables([one.input for one in sample], promote_options="permissive")
+    inputs = pa.concat_tables([one.input.select(OWN.names) for one in sample])
     reads = read_inputs(inputs, snapshot.kind, snapshot.image_column, options.storage, MAX_BYTES)
     return [_Sampled(one.row, one.input, _thumbnail(read)) for one, read in zip(sample, reads, strict=True)]
 

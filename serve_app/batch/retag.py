@@ -15,8 +15,8 @@ import ray
 
 from serve_app.batch.cluster import connected, cpus, result_of
 from serve_app.batch.input_tables import OWN
-from serve_app.batch.inputs import RESERVED
 from serve_app.batch.job import MANIFEST, Job, JobResult
+from serve_app.batch.manifests import RESERVED
 from serve_app.batch.options import BatchOptions
 from serve_app.batch.rows import Facts, Writing, Written, encode_rows
 from serve_app.batch.snapshot import FOLDER, INDEX, Chunk, Snapshot

@@ -4,7 +4,7 @@ Written from the finished rows, so that every engine has them, and chunk by chun
 """
 
 import hashlib
-import posixpath
+import logging
 import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,13 +15,18 @@ from typing import Any
 from xml.etree import ElementTree
 
 from serve_app.batch.cluster import on_each
+from serve_app.batch.input_tables import Kind
+from serve_app.batch.inputs import named_file
 from serve_app.batch.job import JobResult
 from serve_app.batch.options import BatchOptions
 from serve_app.batch.rows import Writing, read_rows
-from serve_app.batch.snapshot import load_snapshot
-from serve_app.batch.storage import Storage, joined, shown_url
-from serve_app.errors import ConfigError
+from serve_app.batch.snapshot import Chunk, load_snapshot, read_chunk
+from serve_app.batch.storage import Storage
+from serve_app.batch.urls import folder_of, is_local, is_web, joined, local_path, path_below, shown_url
+from serve_app.errors import ConfigError, TaggerError
 from serve_app.terminal import HIDDEN
+
+logger = logging.getLogger(__name__)
 
 TOOL = "siglip-serve"
 MAX_SIDECAR_BYTES = 2**20
@@ -40,22 +45,51 @@ NAMESPACES = {
 PACKET_ID = "W5M0MpCehiHzreSzNTczkc9d"
 """Of every packet. Source: the same, 7.3.2."""
 UNSAFE = re.compile(r"[\x00-\x1f\x7f\\:]")
+"""Replaced in web addresses, whose images have no name of their own in the file system."""
+NOT_IN_KEYS = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
+"""Replaced in keys of a bucket, which cannot contain them."""
 NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 @dataclass(frozen=True, slots=True)
 class Sidecars:
-    """How many were written, and how many are another program's and were left alone."""
+    """How many were written, how many are another program's and were left alone, and how many could not be written."""
 
     written: int = 0
     left_alone: int = 0
+    failed: int = 0
+
+    def __add__(self, other: "Sidecars") -> "Sidecars":
+        return Sidecars(self.written + other.written, self.left_alone + other.left_alone, self.failed + other.failed)
+
+
+WRITTEN, LEFT_ALONE, FAILED = Sidecars(written=1), Sidecars(left_alone=1), Sidecars(failed=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where sidecars go.
+
+    Attributes:
+        prefix: URL below which they go, by the path that an image has below INPUT.
+        base: URL of INPUT, or of the folder of INPUT where that is a file.
+        marks: URL below which it is noted which chunks are done.
+    """
+
+    prefix: str
+    base: str
+    marks: str
+
+    def mark(self, name: str) -> str:
+        """Return the URL of a chunk's mark; not called like a part, which readers look for."""
+        return joined(self.marks, "done-" + name.replace("/", "+"))
 
 
 def write_sidecars(prefix: str, options: BatchOptions, result: JobResult) -> Sidecars:
-    """Write a sidecar for every tagged picture of a finished job.
+    """Write a sidecar for every tagged image of a finished job.
 
     Args:
-        prefix: URL below which they go, by the path that a picture has below INPUT.
+        prefix: URL below which they go, by the path that an image has below INPUT.
         options: Of the job.
         result: Of the job.
 
@@ -66,41 +100,74 @@ def write_sidecars(prefix: str, options: BatchOptions, result: JobResult) -> Sid
     snapshot = load_snapshot(writing.storage, writing.folder)
     if snapshot is None:
         raise ConfigError(f"{shown_url(writing.folder)} holds no inputs; run the job again.")
-    marks = joined(writing.folder, f"_xmp-{hashlib.sha256(prefix.encode()).hexdigest()[:10]}")
-    there = {found.url for found in writing.storage.list(marks)}
-    left = [chunk.name for chunk in snapshot.chunks if _mark(marks, chunk.name) not in there]
+    source = options.source
+    base = source if named_file(options.storage, source) is None else folder_of(source)
+    place = Place(prefix, base, joined(writing.folder, f"_xmp-{hashlib.sha256(prefix.encode()).hexdigest()[:10]}"))
+    there = {found.url for found in writing.storage.list(place.marks)}
+    left = [chunk for chunk in snapshot.chunks if place.mark(chunk.name) not in there]
     groups = [left[start : start + CHUNKS_PER_TASK] for start in range(0, len(left), CHUNKS_PER_TASK)]
-    source = shown_url(options.source)
-    done = on_each(write_of_chunks, [(writing, group, source, prefix, marks) for group in groups])
-    return Sidecars(sum(one.written for one in done), sum(one.left_alone for one in done))
+    done = on_each(write_of_chunks, [(writing, group, snapshot.kind, place) for group in groups])
+    return sum(done, Sidecars())
 
 
-def write_of_chunks(writing: Writing, names: Sequence[str], source: str, prefix: str, marks: str) -> Sidecars:
-    """Write the sidecars of some chunks, and the mark of each."""
-    written = left_alone = 0
+def write_of_chunks(writing: Writing, chunks: Sequence[Chunk], kind: Kind, place: Place) -> Sidecars:
+    """Write the sidecars of some chunks, and the mark of each whose sidecars are all written.
+
+    Raises:
+        TaggerError: Not one sidecar of a chunk can be written.
+    """
+    total = Sidecars()
     with ThreadPoolExecutor(WRITERS, thread_name_prefix="xmp") as threads:
-        for name in names:
-            rows = [row for row in read_rows(writing, name, ["uri", "tags", "error"]) if row["error"] is None]
-            outcomes = list(threads.map(partial(_write, writing.storage, source, prefix), rows))
-            written += sum(outcomes)
-            left_alone += len(outcomes) - sum(outcomes)
-            writing.storage.write(_mark(marks, name), b"")
-    return Sidecars(written, left_alone)
+        for chunk in chunks:
+            files = read_chunk(writing.storage, writing.folder, chunk)["file"].to_pylist()
+            rows = zip(files, read_rows(writing, chunk.name, ["uri", "tags", "error"]), strict=True)
+            tagged = [
+                (joined(place.prefix, _path_of(place, kind, file, row["uri"])), row["tags"]) for file, row in rows if row["error"] is None
+            ]
+            outcomes = list(threads.map(partial(_write, writing.storage), tagged))
+            errors = [one for one in outcomes if isinstance(one, TaggerError)]
+            if errors and len(errors) == len(outcomes):
+                raise errors[0]
+            for error in errors:
+                logger.warning("a sidecar is missing: %s", error)
+            total += sum((FAILED if isinstance(one, TaggerError) else one for one in outcomes), Sidecars())
+            if not errors:
+                writing.storage.write(place.mark(chunk.name), b"")
+    return total
 
 
-def sidecar_path(uri: str, source: str) -> str:
-    """Return where a picture's sidecar goes below the prefix; it never leads out of it.
+def sidecar_path(url: str, base: str, member: str = "") -> str:
+    """Return where an image's sidecar goes below the prefix: by the image's own path and name.
+
+    The path never leads out of the prefix.
 
     Args:
-        uri: Of the picture, as rows have it.
-        source: INPUT, as it is shown.
+        url: Of the object that is or holds the image.
+        base: URL of the folder that INPUT is or lies in; another image goes by its whole path.
+        member: Name of the image within the object, if that holds several.
     """
-    base = source.rstrip("/") + "/"
-    bare, query, _ = uri.partition("?")
-    path = bare.removeprefix(base) if bare.startswith(base) else bare.partition("://")[2] or bare
-    parts = [UNSAFE.sub("_", part) for part in path.replace("#", "/").split("/") if part not in ("", ".", "..")]
-    digest = f".{hashlib.sha256(uri.encode()).hexdigest()[:8]}" if query else ""
-    return posixpath.join(*parts) + digest + SUFFIX if parts else f"picture{digest}{SUFFIX}"
+    query = ""
+    path = path_below(url, base)
+    if is_web(url):
+        path, query = _path_on_the_web(url)
+    elif path is None:
+        path = local_path(url) if is_local(url) else url.partition("://")[2]
+    parts = [part for part in [*path.split("/"), *member.split("/")] if part not in ("", ".", "..")]
+    digest = f".{hashlib.sha256(url.encode()).hexdigest()[:8]}" if query else ""
+    return ("/".join(parts) or "picture") + digest + SUFFIX
+
+
+def _path_on_the_web(url: str) -> tuple[str, str]:
+    """Return the host and path of a web address as a path, and its query."""
+    bare, _, query = url.partition("://")[2].partition("?")
+    return UNSAFE.sub("_", bare), query
+
+
+def _path_of(place: Place, kind: Kind, file: str, uri: str) -> str:
+    """Return where the sidecar of an input goes."""
+    member = "" if kind == "object" else uri.removeprefix(f"{shown_url(file)}#")
+    path = sidecar_path(file, place.base, member)
+    return path if is_local(place.prefix) else NOT_IN_KEYS.sub("_", path)
 
 
 def xmp_packet(labels: Sequence[str]) -> bytes:
@@ -120,21 +187,19 @@ def xmp_packet(labels: Sequence[str]) -> bytes:
     return f'<?xpacket begin="\ufeff" id="{PACKET_ID}"?>\n{body}\n<?xpacket end="w"?>\n'.encode()
 
 
-def _write(storage: Storage, source: str, prefix: str, row: dict[str, Any]) -> bool:
-    """Write one sidecar; leave one alone that another program has written, and return False."""
-    url = joined(prefix, sidecar_path(row["uri"], source))
-    found = storage.find(url)
-    if found is not None:
-        ours = found.size <= MAX_SIDECAR_BYTES and f'CreatorTool="{TOOL}"'.encode() in storage.read(url, MAX_SIDECAR_BYTES)[0]
-        if not ours:
-            return False
-    storage.write(url, xmp_packet([tag["label"] for tag in row["tags"]]))
-    return True
-
-
-def _mark(marks: str, name: str) -> str:
-    """Return where it stands that a chunk's sidecars are written; not called like a part, which readers look for."""
-    return joined(marks, "done-" + name.replace("/", "+"))
+def _write(storage: Storage, sidecar: tuple[str, list[dict[str, Any]]]) -> Sidecars | TaggerError:
+    """Write one sidecar, or leave one alone that another program has written; return the error if neither can be."""
+    url, tags = sidecar
+    try:
+        found = storage.find(url)
+        if found is not None:
+            ours = found.size <= MAX_SIDECAR_BYTES and f'CreatorTool="{TOOL}"'.encode() in storage.read(url, MAX_SIDECAR_BYTES)[0]
+            if not ours:
+                return LEFT_ALONE
+        storage.write(url, xmp_packet([tag["label"] for tag in tags]))
+    except TaggerError as error:
+        return error
+    return WRITTEN
 
 
 def _name(prefix: str, name: str) -> str:

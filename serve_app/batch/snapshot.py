@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from serve_app.batch.input_tables import DAMAGED, OWN, Kind
 from serve_app.batch.inputs import Inputs
 from serve_app.batch.storage import Storage, joined, shown_url
+from serve_app.batch.table_rows import join_tables, text_column
 from serve_app.bounded_files import FileProblem, parse_json
 from serve_app.errors import ConfigError
 
@@ -187,7 +188,7 @@ class Cut:
         """Yield inputs chunk by chunk, each with its part of the output."""
         waiting: dict[str, list[pa.Table]] = {}
         for table, part in self._parts(tables):
-            rows = pa.concat_tables([*waiting.pop(part, []), table], promote_options="permissive").combine_chunks()
+            rows = join_tables([*waiting.pop(part, []), table]).combine_chunks()
             while len(rows) >= self.size:
                 yield rows.slice(0, self.size), part
                 rows = rows.slice(self.size)
@@ -198,31 +199,38 @@ class Cut:
 
     def _parts(self, tables: Iterator[pa.Table]) -> Iterator[tuple[pa.Table, str]]:
         left = self.limit
+        lacking: pa.Table | None = None
+        has_column = False
         for whole in tables:
             table = whole if left is None else whole.slice(0, left)
             left = None if left is None else left - len(table)
             if self.partition_by is None:
                 yield table, ""
+            elif self.partition_by in table.column_names:
+                has_column = True
+                yield from _divided(table, self.partition_by)
             else:
-                yield from self._divided(table, self.partition_by)
+                lacking = table if lacking is None and not _is_damage(table) else lacking
+                yield table, _part_of(self.partition_by, None)
             if left == 0:
-                return
+                break
+        if lacking is not None and not has_column:
+            names = ", ".join(lacking.column_names)
+            raise ConfigError(f"--partition-by {self.partition_by}: the inputs have no such column; they have {names}.")
 
-    def _divided(self, table: pa.Table, column: str) -> Iterator[tuple[pa.Table, str]]:
-        if table.column_names == OWN.names and _is_damage(table):
-            yield table, _part_of(column, None)
-            return
-        if column not in table.column_names:
-            raise ConfigError(f"--partition-by {column}: the inputs have no such column; they have {', '.join(table.column_names)}.")
-        values = table[column].cast(pa.string())
-        for value in sorted(pc.unique(values).to_pylist(), key=str):
-            chosen = pc.is_null(values) if value is None else pc.equal(values, value)
-            yield table.filter(chosen), _part_of(column, value)
+
+def _divided(table: pa.Table, column: str) -> Iterator[tuple[pa.Table, str]]:
+    """Yield a table's rows by the values of a column; no value and an empty text share a part, as in Hive."""
+    text = text_column(table[column])
+    values = pc.if_else(pc.equal(text, ""), pa.scalar(None, pa.string()), text)
+    for value in sorted(pc.unique(values).to_pylist(), key=str):
+        chosen = pc.is_null(values) if value is None else pc.equal(values, value)
+        yield table.filter(chosen), _part_of(column, value)
 
 
 def _is_damage(table: pa.Table) -> bool:
     """Whether the inputs stand for damaged files, which have no columns of their own."""
-    return len(table) == 1 and table["offset"][0].as_py() == DAMAGED
+    return table.column_names == OWN.names and len(table) == 1 and table["offset"][0].as_py() == DAMAGED
 
 
 def _part_of(column: str, value: str | None) -> str:

@@ -1,28 +1,30 @@
-"""Where inputs and outputs lie: folders, `s3://`, `gs://` and `az://` prefixes, through obstore.
+"""Reads and writes inputs and outputs: files of this machine, and objects of `s3://`, `gs://` and `az://` through obstore.
 
 obstore lists with ETags, reads an object in one request and writes one whole or not at all. Credentials and endpoints
 come from the environment as each cloud's own tools read them, or from `options`.
+
+Not here: URLs (`urls.py`), files (`local_files.py`), buckets with keys that obstore refuses (`odd_keys.py`).
 """
 
+import contextlib
 import functools
 import io
-import logging
 import os
-import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
-from pathlib import Path
 from typing import IO, Any, NamedTuple
-from urllib.parse import unquote, urlsplit
 
+from serve_app.batch import local_files
+from serve_app.batch.odd_keys import INVALID_KEY, list_around
+from serve_app.batch.store_errors import ObjectUnreadable, StoreFailed, concerns_one_object, why
+from serve_app.batch.urls import file_url, folder_of, is_local, is_web, joined, local_path, name_of, shown_url, split, url_of
 from serve_app.batch.web import read_web
 from serve_app.errors import ConfigError, PayloadTooLarge, SourceUnavailable
+from serve_app.picture_files import Skipped, is_litter
 
-logger = logging.getLogger(__name__)
+__all__ = ["ObjectUnreadable", "Storage", "StoreFailed", "Stored", "folder_of", "joined", "name_of", "shown_url", "url_of", "why"]
 
-SCHEMES = ("file", "s3", "s3a", "gs", "az", "abfs", "abfss")
-WEB = ("http", "https")
 TIMEOUT = "60s"
 MAX_RETRIES = 8
 """Of a request that the store refuses for the moment or that breaks off, with growing pauses; obstore does them."""
@@ -38,35 +40,6 @@ class Stored(NamedTuple):
     etag: str | None
 
 
-def url_of(text: str) -> str:
-    """Return the URL that an argument names: a path becomes a `file://` URL, as it is written in the file system.
-
-    Raises:
-        ConfigError: The scheme is none that can be read.
-    """
-    if "://" not in text:
-        return f"file://{Path(text).expanduser().absolute()}"
-    scheme = text.split("://", 1)[0].lower()
-    if scheme not in SCHEMES + WEB:
-        raise ConfigError(
-            f"{text.split('?')[0]}: {scheme}:// cannot be read; use a path or one of {', '.join(f'{s}://' for s in SCHEMES)}."
-        )
-    return text.rstrip("/") if text.count("/") > 2 else text
-
-
-def shown_url(url: str) -> str:
-    """Return a URL as people are shown it: a path where it is one, and no user or query, which may hold secrets."""
-    if url.startswith("file://"):
-        return url.removeprefix("file://")
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.hostname or ''}{parts.path}" if parts.scheme in WEB else url
-
-
-def joined(url: str, *names: str) -> str:
-    """Return the URL of something below another."""
-    return "/".join([url.rstrip("/"), *names])
-
-
 @dataclass(frozen=True, slots=True)
 class Storage:
     """Reads and writes whatever a URL names; small, so that it travels with every task.
@@ -77,51 +50,52 @@ class Storage:
 
     options: tuple[tuple[str, str], ...] = ()
 
-    def list(self, url: str) -> Iterator[Stored]:
+    def list(self, url: str, skipped: Skipped | None = None) -> Iterator[Stored]:
         """Yield everything below a prefix, in the order of the store; that of a folder is sorted.
 
-        Raises:
-            ConfigError: It cannot be read.
-        """
-        import obstore
+        An entry that cannot be used is skipped.
 
-        root, path = _split(url)
-        found: Iterator[Stored]
+        Args:
+            url: Of the prefix or folder.
+            skipped: Counts what is skipped. If it is given, hidden files and litter are skipped too.
+
+        Raises:
+            ConfigError: It cannot be read at all.
+        """
         try:
-            pages = obstore.list(self._store(root), prefix=path or None, chunk_size=1000)
-            found = (Stored(f"{root}/{entry['path']}", entry["size"], entry["e_tag"]) for page in pages for entry in page)
-            if root == "file://":
-                found = iter(self._sorted(found, path))
-            yield from found
+            if is_local(url):
+                for path, status in local_files.list_files(local_path(url), skipped):
+                    yield Stored(file_url(path), status.st_size, local_files.etag_of(status))
+            else:
+                yield from self._list_bucket(url, skipped)
+        except ConfigError:
+            raise
         except Exception as error:
             raise ConfigError(f"{shown_url(url)} cannot be listed: {why(error)}.") from error
 
-    def _sorted(self, found: Iterator[Stored], path: str) -> Sequence[Stored]:
-        """Return the files below a folder; where obstore gives the folder up for one of them, all the others."""
+    def _list_bucket(self, url: str, skipped: Skipped | None) -> Iterator[Stored]:
+        root, path = split(url)
+        listed = (Stored(f"{root}/{key}", size, etag) for key, size, etag in self._keys(root, path, skipped or Skipped()))
+        for found in listed:
+            if skipped is not None and is_litter(found.url[len(url) :]):
+                skipped.hidden += 1
+            else:
+                yield found
+
+    def _keys(self, root: str, path: str, skipped: Skipped) -> Iterator[tuple[str, int, str | None]]:
+        import obstore
+
+        store = self._store(root)
+        last = ""
         try:
-            return sorted(found)
+            for page in obstore.list(store, prefix=path or None, chunk_size=1000):
+                for entry in page:
+                    yield entry["path"], entry["size"], entry["e_tag"]
+                    last = entry["path"]
         except Exception as error:
-            if not os.path.isdir("/" + path):
+            if type(error).__name__ != INVALID_KEY:
                 raise
-            logger.debug("/%s is listed file by file: %s", path, why(error))
-        listed: list[Stored] = []
-        problems: list[OSError] = []
-        skipped = 0
-        for folder, _, names in os.walk("/" + path, onerror=problems.append):
-            for name in names:
-                try:
-                    one = self.find(f"file://{folder}/{name}")
-                except (ConfigError, ValueError):  # a name that is not UTF-8, or has control characters
-                    one = None
-                skipped += one is None
-                listed += [] if one is None else [one]
-        logger.warning(
-            "/%s: %d files are left out, whose names are not UTF-8 or hold control characters, and %d folders that cannot be read",
-            path,
-            skipped,
-            len(problems),
-        )
-        return sorted(listed)
+            yield from list_around(store, root, path, last, skipped, error)
 
     def find(self, url: str) -> Stored | None:
         """Return what is known of one object, or None where there is none.
@@ -131,8 +105,11 @@ class Storage:
         """
         import obstore
 
-        root, path = _split(url)
         try:
+            if is_local(url):
+                status = local_files.status_of(local_path(url))
+                return None if status is None else Stored(url, status.st_size, local_files.etag_of(status))
+            root, path = split(url)
             entry = obstore.head(self._store(root), path)
         except FileNotFoundError:
             return None
@@ -153,14 +130,15 @@ class Storage:
         """
         import obstore
 
-        if url.partition("://")[0] in WEB:
+        if is_web(url):
             return read_web(url, most)
-        root, path = _split(url)
-        _check_regular(root, path)
         try:
+            if is_local(url):
+                return local_files.read_file(local_path(url), most)
+            root, path = split(url)
             answer = obstore.get(self._store(root), path)
             if most is not None and answer.meta["size"] > most:
-                raise _too_large(answer.meta["size"], most)
+                raise local_files.too_large(answer.meta["size"], most)
             return bytes(answer.bytes()), answer.meta["e_tag"]
         except PayloadTooLarge:
             raise
@@ -175,9 +153,10 @@ class Storage:
         """
         import obstore
 
-        root, path = _split(url)
-        _check_regular(root, path)
         try:
+            if is_local(url):
+                return local_files.read_file_range(local_path(url), start, length)
+            root, path = split(url)
             return bytes(obstore.get_range(self._store(root), path, start=start, length=length))
         except Exception as error:
             raise SourceUnavailable(f"The object cannot be read: {why(error)}.") from error
@@ -186,15 +165,19 @@ class Storage:
         """Return an object as a file that can be sought in; reading it raises `StoreFailed` where the store does not answer.
 
         Raises:
-            ConfigError: It cannot be opened.
+            ObjectUnreadable: It cannot be opened, and others may be.
+            ConfigError: The store does not answer.
         """
         import obstore
 
-        root, path = _split(url)
         try:
+            if is_local(url):
+                return local_files.open_file(local_path(url))
+            root, path = split(url)
             return io.BufferedReader(_Reader(obstore.open_reader(self._store(root), path, buffer_size=BUFFER)), BUFFER)
         except Exception as error:
-            raise ConfigError(f"{shown_url(url)} cannot be read: {why(error)}.") from error
+            kind = ObjectUnreadable if is_local(url) or concerns_one_object(error) else ConfigError
+            raise kind(f"{shown_url(url)} cannot be read: {why(error)}.") from error
 
     def write(self, url: str, data: bytes) -> None:
         """Write one object, whole or not at all, over what may be there.
@@ -204,8 +187,11 @@ class Storage:
         """
         import obstore
 
-        root, path = _split(url)
         try:
+            if is_local(url):
+                local_files.write_file(local_path(url), data)
+                return
+            root, path = split(url)
             obstore.put(self._store(root), path, data, use_multipart=False)
         except Exception as error:
             raise ConfigError(f"{shown_url(url)} cannot be written: {why(error)}.") from error
@@ -218,11 +204,13 @@ class Storage:
         """
         import obstore
 
-        root, path = _split(url)
         try:
-            obstore.delete(self._store(root), path)
-        except FileNotFoundError:
-            return
+            with contextlib.suppress(FileNotFoundError):
+                if is_local(url):
+                    os.unlink(local_path(url))
+                else:
+                    root, path = split(url)
+                    obstore.delete(self._store(root), path)
         except Exception as error:
             raise ConfigError(f"{shown_url(url)} cannot be deleted: {why(error)}.") from error
 
@@ -231,10 +219,6 @@ class Storage:
             return _open_store(root, self.options)
         except ImportError as error:
             raise ConfigError("object storage needs obstore; install siglip-serve[batch].") from error
-
-
-class StoreFailed(OSError):
-    """The store did not answer while a file was read, which says nothing of the file."""
 
 
 class _Reader(io.RawIOBase):
@@ -264,28 +248,11 @@ class _Reader(io.RawIOBase):
         return len(data)
 
 
-def why(error: Exception) -> str:
-    """Return in a few words what a store said, without its debug output."""
-    kinds = {
-        "PermissionDeniedError": "access is denied",
-        "UnauthenticatedError": "the credentials are not accepted",
-        "FileNotFoundError": "it is not there",
-        "NotFoundError": "it is not there",
-        "IsADirectoryError": "it is a folder",
-    }
-    name = type(error).__name__
-    return kinds.get(name) or f"{name}, {str(error).strip().splitlines()[0][:200] if str(error).strip() else 'without a reason'}".rstrip(
-        "."
-    )
-
-
 @functools.cache
 def _open_store(root: str, options: tuple[tuple[str, str], ...]) -> Any:
-    """Return the store of a bucket, or of the whole file system for `file://`; one a process, since it keeps connections."""
-    from obstore.store import LocalStore, from_url
+    """Return the store of a bucket; one a process, since it keeps connections."""
+    from obstore.store import from_url
 
-    if root == "file://":
-        return LocalStore()
     config = dict(options)
     endpoint = config.get("endpoint") or os.environ.get("AWS_ENDPOINT_URL") or os.environ.get("AWS_ENDPOINT") or ""
     extra: dict[str, Any] = {"client_options": {"timeout": TIMEOUT, "allow_http": endpoint.startswith("http://")}}
@@ -300,42 +267,3 @@ def _open_store(root: str, options: tuple[tuple[str, str], ...]) -> Any:
 def _wants_boto3(config: dict[str, str]) -> bool:
     """Whether the credentials are those of a profile, which only boto3 can read."""
     return "AWS_PROFILE" in os.environ and "access_key_id" not in config and find_spec("boto3") is not None
-
-
-def _split(url: str) -> tuple[str, str]:
-    """Return the root that a store is opened for, and the path below it."""
-    scheme, _, rest = url.partition("://")
-    if scheme == "file":
-        return "file://", rest.lstrip("/")
-    bucket, _, path = rest.partition("/")
-    return f"{scheme}://{bucket}", path
-
-
-def _check_regular(root: str, path: str) -> None:
-    """Refuse pipes and devices of this machine, whose reading may never end.
-
-    Raises:
-        SourceUnavailable: The path names one.
-    """
-    if root != "file://":
-        return
-    try:
-        mode = os.stat("/" + path).st_mode
-    except (OSError, ValueError):
-        return  # the store says what is wrong
-    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-        raise SourceUnavailable("The object cannot be read: it is a pipe or a device, not a file.")
-
-
-def _too_large(size: int, most: int) -> PayloadTooLarge:
-    return PayloadTooLarge(f"The picture has {size:,} bytes; at most {most:,} are read (limits.max_image_bytes).")
-
-
-def folder_of(url: str) -> str:
-    """Return the URL of the folder that holds an object."""
-    return url.rsplit("/", 1)[0]
-
-
-def name_of(url: str) -> str:
-    """Return the last part of a URL's path, readable."""
-    return unquote(url.rstrip("/").rsplit("/", 1)[-1])

@@ -87,6 +87,7 @@ def identity_of(config: ServiceConfig, options: BatchOptions, scoring: Scoring) 
         **input_identity(options),
         "rows": [options.output_format, options.embeddings, options.quality],
         "model": [plugin.dtype, plugin.quantization, plugin.max_num_patches],
+        "image_decoding": config.image_decoding,
         "limits": [config.limits.max_image_bytes, config.limits.max_image_pixels, config.limits.image_formats],
         **scoring_identity(config, options.vocabulary, scoring),
     }

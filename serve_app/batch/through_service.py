@@ -27,7 +27,6 @@ from serve_app.errors import (
     ConfigError,
     DeadlineExceeded,
     Overloaded,
-    RequestError,
     ServiceError,
     TaggerError,
     Unauthorized,
@@ -150,19 +149,18 @@ class ServiceEngine:
         async with reading:
             reads = await asyncio.to_thread(self._read, rows)
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._tag(client, read, sending)) for read in reads]
+                tasks = [group.create_task(self._tag(client, read, size, sending)) for read, size in reads]
         return [task.result() for task in tasks]
 
-    def _read(self, rows: pa.Table) -> list[Read]:
-        return list(read_inputs(rows, self._snapshot.kind, self._snapshot.image_column, self._storage, MAX_IMAGE_BYTES))
+    def _read(self, rows: pa.Table) -> "list[tuple[Read, _Size]]":
+        """Read some inputs and the sizes of their images; in a thread, since headers may be long."""
+        reads = read_inputs(rows, self._snapshot.kind, self._snapshot.image_column, self._storage, MAX_IMAGE_BYTES)
+        return [(read, _size_of(read)) for read in reads]
 
-    async def _tag(self, client: AsyncClient, read: Read, sending: asyncio.Semaphore) -> "_Outcome":
-        size: tuple[int | None, int | None] = (None, None)
+    async def _tag(self, client: AsyncClient, read: Read, size: "_Size", sending: asyncio.Semaphore) -> "_Outcome":
         try:
             if read.error is not None:
                 raise read.error
-            with contextlib.suppress(RequestError):  # what is wrong with it is the service's to say
-                size = picture_size(read.data, ImageLimits())
             async with sending:
                 answer = await client.tag(read.data, return_embedding=self._writing.embeddings, **self._asked)
         except STOPS:
@@ -192,6 +190,17 @@ class ServiceEngine:
         data = encode_rows(rows, self._writing.output_format, self._writing.compression)
         self._writing.storage.write(self._writing.url(chunk.name), data)
         return Written(len(inputs), dict(Counter(error[0] for error in errors if error is not None)), facts.nbytes, len(data))
+
+
+_Size = tuple[int | None, int | None]
+
+
+def _size_of(read: Read) -> _Size:
+    """Return width and height; what is wrong with an image that has none is the service's to say."""
+    try:
+        return picture_size(read.data, ImageLimits())
+    except Exception:  # no header, however hostile, ends the job
+        return None, None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,18 +3,24 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import IO
 
 import pyarrow as pa
 import pyarrow.json
 import pyarrow.parquet as pq
 
 from serve_app.batch.cluster import on_each
-from serve_app.batch.rows import SUFFIX, Writing
+from serve_app.batch.rows import ERROR, SUFFIX, Writing
 from serve_app.batch.snapshot import Chunk, Snapshot, read_chunk
 from serve_app.batch.storage import Storage, StoreFailed, shown_url
+from serve_app.batch.urls import path_below
 from serve_app.errors import ConfigError
 
 CHUNKS_PER_TASK = 32
+PROVED = pa.schema([("uri", pa.string()), ("error", ERROR)])
+"""Columns that are compared. Their types are given, since pyarrow takes text that looks like a date for one."""
+MIN_JSON_BLOCK_BYTES, MAX_JSON_BLOCK_BYTES = 2**20, 2**31 - 1
+"""pyarrow refuses a line that is longer than a block."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +42,9 @@ class Proof:
 
 def written_names(storage: Storage, writing: Writing) -> set[str]:
     """Return the names of the chunks that have an output."""
-    suffix, start = SUFFIX[writing.output_format], len(writing.folder) + 1
-    return {found.url[start:].removesuffix(suffix) for found in storage.list(writing.folder) if _is_part(found.url, suffix)}
+    suffix = SUFFIX[writing.output_format]
+    paths = (path_below(found.url, writing.folder) for found in storage.list(writing.folder))
+    return {path.removesuffix(suffix) for path in paths if path is not None and _is_part(path, suffix)}
 
 
 def _is_part(url: str, suffix: str) -> bool:
@@ -89,9 +96,16 @@ def _read_output(writing: Writing, chunk: Chunk) -> tuple[pa.Table, int] | None:
     try:
         file = writing.storage.open(url)
         if writing.output_format == "jsonl":
-            return pyarrow.json.read_json(file).select(["uri", "error"]), found.size
+            return _read_json_lines(file, found.size), found.size
         return pq.ParquetFile(file).read(columns=["uri", "error"]), found.size
     except StoreFailed as error:
         raise ConfigError(f"{shown_url(url)} cannot be read: {error}.") from error
     except (pa.ArrowException, OSError, KeyError):
         return None
+
+
+def _read_json_lines(file: IO[bytes], size: int) -> pa.Table:
+    block_size = min(max(size, MIN_JSON_BLOCK_BYTES), MAX_JSON_BLOCK_BYTES)
+    reading = pyarrow.json.ReadOptions(block_size=block_size)
+    parsing = pyarrow.json.ParseOptions(explicit_schema=PROVED, unexpected_field_behavior="ignore")
+    return pyarrow.json.read_json(file, reading, parsing)

@@ -33,7 +33,7 @@ def files_of(paths: Paths) -> Iterator[Path]:
     """Yield files in the order given, a folder as the pictures in it; whether they are there is seen when they are read."""
     for given in (paths,) if isinstance(paths, str | os.PathLike) else paths:
         path = Path(given)
-        if path.is_dir():
+        if os.path.isdir(path):
             yield from pictures_in(path)
         else:
             yield path

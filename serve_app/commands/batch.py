@@ -88,7 +88,8 @@ def run_batch(given: argparse.Namespace, config: Callable[[argparse.Namespace], 
 
         sidecars = write_sidecars(url_of(given.xmp), options, result)
         alone = f", {sidecars.left_alone:,} left alone that another program wrote" if sidecars.left_alone else ""
-        more["XMP sidecars"] = f"{sidecars.written:,} written{alone}"
+        failed = f", {sidecars.failed:,} could not be written" if sidecars.failed else ""
+        more["XMP sidecars"] = f"{sidecars.written:,} written{alone}{failed}"
     if given.report is not None:
         from serve_app.batch.report import write_report
 

@@ -1,5 +1,6 @@
 """Files on the command line: which pictures they are, how they are shown, and the bar that counts them."""
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,21 +14,20 @@ PROGRESS_FROM = 3
 
 
 def expand(photos: Sequence[Path]) -> list[Path]:
-    """Return the pictures that some paths name: themselves, or those in a folder.
+    """Return the pictures that some paths name: themselves, whatever their suffix, or those in a folder.
+
+    A path that is not there is returned if others are: reading it gives an error of its own.
 
     Raises:
-        InvalidRequest: A path is not there, or there are no pictures.
+        InvalidRequest: No path is there, or there are no pictures.
     """
+    if not any(os.path.exists(path) for path in photos):
+        raise InvalidRequest(f"{', '.join(map(shown, photos))} {'are' if len(photos) > 1 else 'is'} not there.")
     files: list[Path] = []
     for path in photos:
-        if path.is_dir():
-            files += pictures_in(path)
-        elif path.is_file():
-            files.append(path)
-        else:
-            raise InvalidRequest(f"{path} is not there.")
+        files += pictures_in(path) if os.path.isdir(path) else [path]
     if not files:
-        raise InvalidRequest(f"no pictures in {', '.join(str(path) for path in photos)}; read are {', '.join(SUFFIXES)}")
+        raise InvalidRequest(f"no pictures in {', '.join(map(shown, photos))}; read are {', '.join(SUFFIXES)}")
     return files
 
 

@@ -1,5 +1,6 @@
 """Shows the request lines of the replicas on this machine, as they are written."""
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,8 +21,10 @@ class FollowedRequests:
         """Hand over every whole line that has come since the last call."""
         for path in self._logs.glob("worker-*.out"):
             seen = self._read.get(path, 0)
-            if path.stat().st_size > seen:
-                self._read[path] = seen + self._show_from(path, seen, show_line)
+            # Ray may delete a file of a worker that has ended at any moment
+            with contextlib.suppress(OSError):
+                if path.stat().st_size > seen:
+                    self._read[path] = seen + self._show_from(path, seen, show_line)
 
     def _show_from(self, path: Path, start: int, show_line: Callable[[str], None]) -> int:
         """Return how many bytes of whole lines there were."""

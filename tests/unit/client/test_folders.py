@@ -1,5 +1,6 @@
 """Which files are started, awaited and given next, with futures that the test ends by hand."""
 
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
@@ -7,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from serve_app.client.folders import AHEAD, TaggedFile, Window, files_of
-from serve_app.errors import ConfigError, InvalidImage
+from serve_app.client.images import read_image
+from serve_app.errors import ConfigError, InvalidImage, SourceUnavailable
+from tests.odd_names import LITTER, ODD_NAMES, make_obstacles, make_unreadable, write
 
 Started = dict[str, "Future[TaggedFile]"]
 
@@ -90,3 +93,24 @@ def test_a_folder_stands_for_its_pictures(folder: Path, given: Callable[[Path], 
     """And for those in its folders, by suffix, in a fixed order; a file stands for itself, whatever its suffix."""
     assert list(files_of(given(folder))) == [folder / "a.png", folder / "b.JPG", folder / "in/c.webp"]
     assert list(files_of([folder / "notes.txt", "nowhere.jpg"])) == [folder / "notes.txt", Path("nowhere.jpg")]
+
+
+def test_a_folder_with_odd_names_ends_no_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Its images are given, and what is skipped is reported; a path that cannot be examined stands for itself."""
+    for name in (*ODD_NAMES, *LITTER):
+        write(tmp_path / "in", name)
+    make_obstacles(tmp_path / "in", tmp_path)
+    given = [tmp_path / "in", "x" * 5000, "null\0byte", tmp_path / "in/._plain.png"]
+    found = list(files_of(given))
+    assert found[-3:] == [Path("x" * 5000), Path("null\0byte"), tmp_path / "in/._plain.png"]
+    assert {os.fsencode(path.name) for path in found[:-3]} == set(ODD_NAMES)
+    assert caplog.text.count("skipped") == 1
+
+
+@pytest.mark.parametrize("image", ["x" * 5000, "null\0byte", "pipe.png", "itself.png", "unreadable.png", "."])
+def test_a_path_that_cannot_be_read_is_an_error_of_its_own(tmp_path: Path, image: str) -> None:
+    """Of the kind that `tag_files` gives out in the image's place."""
+    make_obstacles(tmp_path, tmp_path)
+    make_unreadable(tmp_path / "unreadable.png")
+    with pytest.raises(SourceUnavailable):
+        read_image(tmp_path / image)

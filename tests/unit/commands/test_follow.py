@@ -23,3 +23,13 @@ def test_whole_new_lines_are_shown_once(tmp_path: Path) -> None:
     (tmp_path / "worker-2.out").write_bytes(b"GET /healthz 200\n")
     followed.show(shown.append)
     assert sorted(shown[1:]) == ["GET /healthz 200", "POST /v1/score 200"]
+
+
+def test_a_log_that_is_deleted_or_cannot_be_read_ends_nothing(tmp_path: Path) -> None:
+    """Ray deletes those of workers that have ended, at any moment."""
+    (tmp_path / "worker-0.out").symlink_to("gone")
+    (tmp_path / "worker-1.out").symlink_to("worker-1.out")
+    (tmp_path / "worker-2.out").write_bytes(b"GET /healthz 200\n")
+    shown = list[str]()
+    FollowedRequests(tmp_path).show(shown.append)
+    assert shown == ["GET /healthz 200"]

@@ -1,0 +1,131 @@
+"""Reads and writes the files of this machine for `storage.py`.
+
+obstore refuses names that are not UTF-8 or contain control characters, and gives up a whole folder
+for one of them. So files are read here; ETags are the ones that obstore makes.
+"""
+
+import contextlib
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from io import BufferedReader
+
+from serve_app.errors import PayloadTooLarge
+from serve_app.picture_files import Skipped, files_below
+
+STAGED = ".siglip-serve-"
+"""Beginning of the names of files that are being written."""
+
+
+class NotAFile(OSError):
+    """The path is a folder, a pipe or a device."""
+
+
+def list_files(folder: str, skipped: Skipped | None) -> Iterator[tuple[str, os.stat_result]]:
+    """Yield the path and status of every file below a folder, sorted; nothing if there is no folder.
+
+    Args:
+        folder: Where to start.
+        skipped: Counts what is left out; with None, hidden files are listed too.
+
+    Raises:
+        OSError: The folder itself cannot be read.
+    """
+    try:
+        with os.scandir(folder):
+            pass
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    counts = Skipped() if skipped is None else skipped
+    yield from sorted(files_below(folder, counts, with_litter=skipped is None), key=lambda found: found[0])
+
+
+def status_of(path: str) -> os.stat_result | None:
+    """Return the status of a file, or None if there is none; a folder is none.
+
+    Raises:
+        OSError: It cannot be examined.
+        ValueError: The path contains a null character.
+    """
+    try:
+        status = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return None if stat.S_ISDIR(status.st_mode) else status
+
+
+def etag_of(status: os.stat_result) -> str:
+    """Return a text that changes with the content of a file. Source: `object_store`'s `local.rs`."""
+    return f'"{status.st_ino:x}-{status.st_mtime_ns // 1000:x}-{status.st_size:x}"'
+
+
+def open_file(path: str) -> BufferedReader:
+    """Open a regular file for reading; pipes and devices, whose reading may never end, are refused.
+
+    Raises:
+        OSError: It cannot be opened; `NotAFile` if it is something else than a file.
+        ValueError: The path contains a null character.
+    """
+    # without O_NONBLOCK, opening a pipe waits for a writer
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
+        raise NotAFile("it is a folder" if stat.S_ISDIR(mode) else "it is a pipe or a device, not a file")
+    return os.fdopen(descriptor, "rb")
+
+
+def read_file(path: str, max_bytes: int | None) -> tuple[bytes, str]:
+    """Return the content of a file and its ETag.
+
+    Raises:
+        PayloadTooLarge: It has more than `max_bytes`.
+        OSError: It cannot be read.
+        ValueError: The path contains a null character.
+    """
+    with open_file(path) as file:
+        status = os.fstat(file.fileno())
+        if max_bytes is not None and status.st_size > max_bytes:
+            raise too_large(status.st_size, max_bytes)
+        return file.read(max(1, status.st_size)), etag_of(status)
+
+
+def read_file_range(path: str, start: int, length: int) -> bytes:
+    """Return a part of a file.
+
+    Raises:
+        OSError: It cannot be read, or ends before that part.
+        ValueError: The path contains a null character.
+    """
+    with open_file(path) as file:
+        file.seek(start)
+        data = file.read(length)
+    if len(data) < length:
+        raise OSError("it is shorter than when it was listed")
+    return data
+
+
+def write_file(path: str, data: bytes) -> None:
+    """Write a file as a whole or not at all, and the folders above it.
+
+    Raises:
+        OSError: It cannot be written.
+        ValueError: The path contains a null character.
+    """
+    folder = os.path.dirname(path)
+    os.makedirs(folder, exist_ok=True)
+    staged = os.path.join(folder, STAGED + secrets.token_hex(8))
+    try:
+        with open(staged, "xb") as file:
+            file.write(data)
+        os.replace(staged, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(staged)
+        raise
+
+
+def too_large(size: int, max_bytes: int) -> PayloadTooLarge:
+    """Return the error of an image that has more bytes than are read."""
+    return PayloadTooLarge(f"The picture has {size:,} bytes; at most {max_bytes:,} are read (limits.max_image_bytes).")

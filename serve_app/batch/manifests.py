@@ -1,0 +1,173 @@
+"""The rows of manifests, which name images, and of tables, which contain them, as inputs of a job."""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from serve_app.batch.damage import DamagedFiles
+from serve_app.batch.input_tables import MALFORMED, OWN, own_table
+from serve_app.batch.options import BatchOptions
+from serve_app.batch.storage import ObjectUnreadable, Storage, Stored, shown_url
+from serve_app.batch.table_rows import Rows
+from serve_app.batch.tables import DamagedTable, parquet_schema, read_tables
+from serve_app.batch.urls import url_beside
+from serve_app.errors import ConfigError
+from serve_app.terminal import printable
+
+RESERVED = ("etag", "width", "height", "tags", "embedding", "error", "checkpoint", "revision", "vocabulary_fingerprint", "tagged_at")
+"""Names of output columns, which a manifest's columns must not have."""
+URI_COLUMNS = ("uri", "url", "image_url", "path", "file", "filename", "key")
+IMAGE_COLUMNS = ("image", "image_bytes", "bytes", "jpg", "png", "webp", "content", "data")
+TABLES = (".parquet", ".csv", ".jsonl", ".ndjson")
+SURROGATE = re.compile("[\ud800-\udfff]")
+"""Of text that is not Unicode."""
+
+
+def manifest_inputs(storage: Storage, files: Sequence[Stored], options: BatchOptions) -> Iterator[pa.Table]:
+    """Yield the images that manifests name.
+
+    A row that cannot be read, or that names nothing that can be, is an input with an error, and so is
+    the rest of a damaged manifest.
+
+    Args:
+        storage: Where the manifests are.
+        files: The manifests.
+        options: Name the column of URIs.
+    """
+    damaged = DamagedFiles(alone=len(files) == 1)
+    paths = (options.uri_column,) if options.uri_column else URI_COLUMNS
+    for found in files:
+        try:
+            for rows in read_tables(storage, found, None, paths):
+                inputs = _named_images(rows, found.url, options)
+                damaged.readable += 1
+                yield inputs
+        except ObjectUnreadable as error:
+            damaged.add(found, error)
+    yield from damaged.rows("object")
+
+
+def table_inputs(storage: Storage, files: Sequence[Stored], image_column: str) -> Iterator[pa.Table]:
+    """Yield the rows of Parquet files that contain images.
+
+    Args:
+        storage: Where the files are.
+        files: The files.
+        image_column: Which holds the images.
+    """
+    damaged = DamagedFiles(alone=len(files) == 1)
+    for found in files:
+        at = 0
+        try:
+            if not found.url.lower().endswith(".parquet"):
+                raise DamagedTable(f"{shown_url(found.url)}: pictures in a table are read from Parquet only.")
+            for rows in read_tables(storage, found, image_column):
+                inputs = _row_inputs(rows.table, found, at)
+                damaged.readable += 1
+                at += len(rows.table)
+                yield inputs
+        except ObjectUnreadable as error:
+            damaged.add(found, error)
+    yield from damaged.rows("row")
+
+
+def image_column_of(storage: Storage, files: Sequence[Stored], options: BatchOptions) -> str | None:
+    """Return the column that holds images: binary, or the struct of bytes and path that Hugging Face's datasets write.
+
+    The first table that can be read and has one decides.
+
+    Raises:
+        ConfigError: No table can be read, or none has the column that was asked for.
+    """
+    problem: ConfigError | None = None
+    names = (options.image_column,) if options.image_column else IMAGE_COLUMNS
+    for found in files:
+        if not found.url.lower().endswith(".parquet"):
+            return None
+        try:
+            schema = parquet_schema(storage, found.url)
+        except ObjectUnreadable as error:
+            problem = problem or error
+            continue
+        for name in names:
+            if schema.get_field_index(name) >= 0 and _holds_bytes(schema.field(name).type):
+                return name
+        if options.image_column is None:
+            return None
+        problem = ConfigError(f"{shown_url(found.url)} has no column {options.image_column} of bytes; it has {', '.join(schema.names)}.")
+    if problem is not None:
+        raise problem
+    return None
+
+
+def _named_images(rows: Rows, url: str, options: BatchOptions) -> pa.Table:
+    """Return the inputs that some rows of a manifest name.
+
+    Raises:
+        DamagedTable: It has no column of URIs.
+        ConfigError: It has columns that the output has too.
+    """
+    table = rows.table
+    column = options.uri_column or next((name for name in URI_COLUMNS if name in table.column_names), None)
+    if column is None or column not in table.column_names:
+        has = ", ".join(table.column_names)
+        raise DamagedTable(f"{shown_url(url)} has no column {column or 'uri'}; it has {has}. Name it with --uri-column.")
+    written = [_text_of(value) for value in table[column].to_pylist()]
+    urls = [_image_url(text, url) for text in written]
+    uris = [printable(text) for text in written]
+    offsets: list[int | None] = [None] * len(urls)
+    for place, line in rows.malformed.items():
+        uris[place] = f"{shown_url(url)}#line-{line}"
+        urls[place] = url
+        offsets[place] = MALFORMED
+    others = table.drop_columns([column])
+    _check_columns(others.column_names, url)
+    empty: list[Any] = [None] * len(urls)
+    return _beside(own_table(uris, empty, empty, urls, offsets), others)
+
+
+def _text_of(value: Any) -> str:
+    """Return what a cell of a manifest names; bytes are a name that is not UTF-8, or of a binary column."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "surrogateescape")
+    return "" if value is None else str(value)
+
+
+def _image_url(written: str, manifest: str) -> str:
+    """Return the URL of an image that a manifest names; what is none stays as it is, and reading it is an error of its row."""
+    if not written:
+        return ""
+    try:
+        url = url_beside(manifest, written)
+    except ConfigError:
+        url = written
+    return "" if SURROGATE.search(url) else url
+
+
+def _row_inputs(table: pa.Table, found: Stored, first: int) -> pa.Table:
+    """Return some rows of a table of images as inputs, where `first` rows came before them."""
+    rows = list(range(first, first + len(table)))
+    uris = [f"{shown_url(found.url)}#{row}" for row in rows]
+    others = table.drop_columns([name for name in ("uri",) if name in table.column_names])
+    _check_columns(others.column_names, found.url)
+    own = own_table(uris, [found.etag] * len(rows), [None] * len(rows), [found.url] * len(rows), rows)
+    return _beside(own, others)
+
+
+def _holds_bytes(kind: pa.DataType) -> bool:
+    if pa.types.is_struct(kind):
+        return kind.get_field_index("bytes") >= 0 and _holds_bytes(kind.field("bytes").type)
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def _check_columns(names: Iterable[str], url: str) -> None:
+    if taken := [name for name in names if name in RESERVED or name in OWN.names]:
+        raise ConfigError(f"{shown_url(url)} has columns that the output has too: {', '.join(taken)}. Rename them.")
+
+
+def _beside(own: pa.Table, others: pa.Table) -> pa.Table:
+    for name in others.column_names:
+        own = own.append_column(others.schema.field(name), others[name])
+    return own

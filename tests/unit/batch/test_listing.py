@@ -1,0 +1,193 @@
+"""Folders and buckets with whatever names: each image is an input and can be read, everything else is skipped and reported."""
+
+import io
+import os
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import boto3
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from serve_app.batch.inputs import find_inputs
+from serve_app.batch.options import BatchOptions
+from serve_app.batch.reading import read_inputs
+from serve_app.batch.storage import Storage, joined, url_of
+from serve_app.batch.urls import local_path
+from serve_app.errors import ConfigError
+from tests.conftest import encoded, random_picture
+from tests.object_store import KEY, REGION, SECRET, Bucket, bucket
+from tests.odd_names import LITTER, ODD_NAMES, make_obstacles, make_unreadable, write
+from tests.unit.batch.test_inputs import everything, options_for
+
+PICTURE = encoded(random_picture(8, 8, 1))
+GOOD_KEYS = (
+    *("a.jpg", "b+c.jpg", "d%20e.jpg", "d%2Fe.jpg", "f#g.jpg", "w?x.jpg", "ü b.jpg", "10:30.jpg", "back\\slash.jpg", "[x].jpg"),
+    *("_DSC0001.JPG", "deep/er/a.heic", "100%.png", "*.png", "~.png"),
+)
+BAD_KEYS = ("in//x.jpg", "in/./x.jpg", "in/../x.jpg", "in/z//y.jpg", "in/c\x01.jpg", "in/r\r.jpg", "in/\x7f.jpg", "in//")
+HIDDEN_KEYS = ("in/._a.jpg", "in/.thumbnails/a.jpg", "in/__MACOSX/._a.jpg", "in/@eaDir/a.jpg/SYNOPHOTO_THUMB_M.jpg")
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[Bucket]:
+    with bucket() as found:
+        yield found
+
+
+def put(s3: Bucket, *keys: str) -> None:
+    """Write objects under keys that obstore would refuse."""
+    session = {"aws_access_key_id": KEY, "aws_secret_access_key": SECRET, "region_name": REGION}
+    client = boto3.client("s3", endpoint_url=s3.endpoint, **session)
+    for key in keys:
+        client.put_object(Bucket=s3.name, Key=key, Body=PICTURE)
+
+
+def of_bucket(s3: Bucket, prefix: str, **changed: object) -> BatchOptions:
+    return BatchOptions(f"{s3.url}/{prefix}", url_of("/nowhere"), storage=s3.storage, **changed)  # type: ignore[arg-type]
+
+
+def test_a_folder_with_odd_names_is_read_whole(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Also names that are not UTF-8; links in circles and outside, pipes, sockets and litter are skipped."""
+    (tmp_path / "outside").mkdir()
+    write(tmp_path / "outside", "elsewhere.png", PICTURE)
+    folder = tmp_path / "in"
+    for name in ODD_NAMES:
+        write(folder, name, PICTURE)
+    for name in LITTER:
+        write(folder, name, PICTURE)
+    make_obstacles(folder, tmp_path / "outside")
+    rows, data = everything(options_for(folder))
+    assert {os.fsencode(local_path(url)) for url in rows["file"].to_pylist()} == {os.fsencode(folder) + b"/" + name for name in ODD_NAMES}
+    assert data == [PICTURE] * len(ODD_NAMES)
+    assert all(rows["etag"].to_pylist())
+    assert f"{len(LITTER)} × hidden" in caplog.text
+    assert caplog.text.count("skipped") == 1
+
+
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.binary(min_size=1, max_size=12).filter(lambda name: not set(name) & set(b"/\0.")), unique=True, min_size=1, max_size=6))
+def test_whatever_an_image_is_called_it_is_read(tmp_path_factory: pytest.TempPathFactory, names: list[bytes]) -> None:
+    """Each with what it holds."""
+    folder = tmp_path_factory.mktemp("names")
+    for name in names:
+        write(folder, name + b".jpg", name)
+    rows, data = everything(options_for(folder))
+    assert sorted(data) == sorted(names)
+    assert len(set(rows["uri"].to_pylist())) == len(names)
+
+
+def test_litter_that_is_named_is_tagged(tmp_path: Path) -> None:
+    """Also a file without an image's suffix."""
+    for name in ("._a.png", "camera.raw-but-png"):
+        write(tmp_path, name, PICTURE)
+        assert everything(options_for(tmp_path / name))[1] == [PICTURE]
+
+
+@pytest.mark.parametrize("name", ["shard.tar.gz", "list.tsv", "empty"])
+def test_a_file_that_is_nothing_that_can_be_tagged_is_refused(tmp_path: Path, name: str) -> None:
+    """In a sentence that says what it would need."""
+    write(tmp_path, name, b"" if name == "empty" else b"\x1f\x8b\x08")
+    with pytest.raises(ConfigError, match=f"{name} is no image; an uncompressed tar file, a table or a manifest needs its suffix"):
+        everything(options_for(tmp_path / name))
+
+
+def test_a_folder_of_nothing_but_litter_says_why(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """What was skipped is reported before the error."""
+    write(tmp_path, "._a.png")
+    write(tmp_path, "notes.txt")
+    with pytest.raises(ConfigError, match="holds nothing that can be tagged"):
+        everything(options_for(tmp_path))
+    assert "1 × hidden or system file or folder, 1 × file of another type (.txt)" in caplog.text
+
+
+def test_twins_of_tables_and_shards_are_no_inputs(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A Mac writes them beside any file, and into tar files."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for name in ("./._a.png", "./a.png", "__MACOSX/a.png"):
+            info = tarfile.TarInfo(name)
+            info.size = len(PICTURE)
+            tar.addfile(info, io.BytesIO(PICTURE))
+    write(tmp_path, "s/1.tar", buffer.getvalue())
+    write(tmp_path, "s/._1.tar", b"Mac OS X")
+    rows, data = everything(options_for(tmp_path / "s"))
+    assert rows["uri"].to_pylist() == [f"{tmp_path}/s/1.tar#./a.png"]
+    assert data == [PICTURE]
+    assert "2 (hidden or system file)" in caplog.text
+    write(tmp_path, "m/a.csv", b"uri\na.png\n")
+    write(tmp_path, "m/._a.csv", b"Mac OS X")
+    assert everything(options_for(tmp_path / "m"))[0]["uri"].to_pylist() == ["a.png"]
+
+
+@pytest.mark.parametrize("suffix", ["tar", "csv", "jsonl", "parquet"])
+def test_one_unreadable_table_or_shard_is_one_error_row(tmp_path: Path, suffix: str) -> None:
+    """The others are read."""
+    write(tmp_path, "a.png", PICTURE)
+    write(tmp_path, "m/good.csv", b"uri\n../a.png\n")
+    make_unreadable(tmp_path / f"m/bad.{suffix}")
+    kind = "webdataset" if suffix == "tar" else "manifest"
+    if suffix == "tar":
+        buffer = io.BytesIO()
+        with tarfile.open(fileobj=buffer, mode="w") as tar:
+            tar.add(tmp_path / "a.png", "a.png")
+        write(tmp_path, "m/good.tar", buffer.getvalue())
+    rows, data = everything(options_for(tmp_path / "m", input_format=kind))
+    assert data == [PICTURE, b""]
+    assert rows["uri"].to_pylist()[1] == f"{tmp_path}/m/bad.{suffix}#damaged"
+
+
+def test_a_bucket_with_odd_keys_is_read(s3: Bucket) -> None:
+    """Percent signs, plus signs, hashes and backslashes are parts of keys; a folder's marker is no image."""
+    put(s3, *(f"good/{key}" for key in GOOD_KEYS), "good/sub/")
+    inputs = find_inputs(of_bucket(s3, "good"))
+    [table] = inputs.tables
+    assert set(table["uri"].to_pylist()) == {f"{s3.url}/good/{key}" for key in GOOD_KEYS}
+    reads = list(read_inputs(table, inputs.kind, None, s3.storage, 10**6))
+    assert [read.data for read in reads] == [PICTURE] * len(GOOD_KEYS)
+
+
+@pytest.mark.parametrize("bad", BAD_KEYS)
+def test_one_key_that_cannot_be_requested_is_skipped_and_reported(s3: Bucket, bad: str, caplog: pytest.LogCaptureFixture) -> None:
+    """All others are listed, with their ETags, in the same order as without it."""
+    prefix = f"bad-{BAD_KEYS.index(bad)}"
+    good = sorted(f"{prefix}/{key}" for key in (*GOOD_KEYS, *(f"many/{at:04d}.jpg" for at in range(20))))
+    put(s3, *good, *(f"{prefix}{key[2:]}" for key in HIDDEN_KEYS))
+    [before] = find_inputs(of_bucket(s3, prefix)).tables
+    put(s3, prefix + bad[2:])
+    [after] = find_inputs(of_bucket(s3, prefix)).tables
+    assert after.equals(before)
+    assert set(after["uri"].to_pylist()) == {f"{s3.url}/{key}" for key in good}
+    assert "4 × hidden" in caplog.text
+    if not bad.endswith("/"):
+        assert "1 × object with an unusable key" in caplog.text
+
+
+def test_a_bucket_with_only_a_bad_key_holds_nothing(s3: Bucket) -> None:
+    """Said as for any other."""
+    put(s3, "alone//x.jpg")
+    with pytest.raises(ConfigError, match="holds nothing that can be tagged"):
+        everything(of_bucket(s3, "alone"))
+
+
+def test_names_that_are_not_utf8_can_be_written_and_found(tmp_path: Path) -> None:
+    """So that outputs and sidecars can lie in such a folder."""
+    url = url_of(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    storage = Storage()
+    storage.write(joined(url, "sub", "100% ü.bin"), b"data")
+    assert os.path.exists(os.path.join(os.fsencode(tmp_path), b"caf\xe9/sub/100% \xc3\xbc.bin"))
+    [found] = storage.list(url)
+    assert storage.find(found.url) == found
+    assert storage.read(found.url) == (b"data", found.etag)
+    storage.delete(found.url)
+    assert list(storage.list(url)) == []
+
+
+def test_nothing_is_left_of_a_write_that_fails(tmp_path: Path) -> None:
+    """A folder is where the file should be."""
+    (tmp_path / "a").mkdir()
+    with pytest.raises(ConfigError, match="a cannot be written: it is a folder"):
+        Storage().write(url_of(str(tmp_path / "a")), b"data")
+    assert os.listdir(tmp_path) == ["a"]
