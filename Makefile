@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 CONFIG ?= configs/demo.yaml
+PORT ?=
 
 .PHONY: help install serve test check bench format manifests train-demo clean
 
@@ -17,8 +18,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 -e '.[serve,batch,storage,report,heif,tracing,dev]'
 	@touch $@
 
-serve: install ## start the service on the embedded demo checkpoint (CONFIG=... for another); Ctrl-C ends it
-	@$(BIN)/siglip-serve serve $(CONFIG)
+serve: install ## start the service on the embedded demo checkpoint (CONFIG=... for another, PORT=...); Ctrl-C ends it
+	@$(BIN)/siglip-serve serve $(CONFIG) $(if $(PORT),--port $(PORT))
 
 test: install ## run every test that needs no GPU
 	@$(BIN)/python -m pytest

@@ -268,12 +268,3 @@ def _config(given: argparse.Namespace) -> ServiceConfig:
 
 def _labels(given: argparse.Namespace) -> tuple[str, ...] | None:
     return tuple(label.strip() for label in given.labels.split(",") if label.strip()) if given.labels else None
-
-
-def run() -> None:
-    """Run as a program."""
-    sys.exit(main())
-
-
-if __name__ == "__main__":
-    run()

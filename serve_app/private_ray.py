@@ -13,7 +13,6 @@ import logging
 import os
 import secrets
 import shutil
-import socket
 import stat
 import sys
 import tempfile
@@ -26,6 +25,7 @@ from typing import Any
 import psutil
 
 from serve_app.errors import ConfigError
+from serve_app.ports import reserved_block
 
 logger = logging.getLogger(__name__)
 
@@ -38,12 +38,6 @@ MAX_FOLDER_CHARACTERS = 24
 56 characters and `metrics.sock` with its slash. Source: HAProxy's own error message, and `ray/serve/_private/haproxy.py`."""
 STALE_AFTER_S = 24 * 3600.0
 """Age after which a later run removes the folder of a run that was killed."""
-LOWEST_PORT = 20_000
-HIGHEST_PORT = 29_900
-"""The range is below Serve's own range for replicas (30,000) and the kernel's for outgoing connections (32,768)."""
-PORTS = 64
-"""Number of consecutive ports that one run reserves."""
-PORT_TRIES = 200
 
 _LOOPBACK = {
     # Ray's own switch for machines without a network: the node's address becomes 127.0.0.1, and GCS, raylet, workers,
@@ -61,7 +55,7 @@ class PrivateFolder:
 
     Attributes:
         path: Where logs, sockets, the token and HAProxy's files are.
-        ports: `PORTS` consecutive ports on which nothing listened when the run began.
+        ports: Consecutive ports that no other run has, and on which nothing listened when the run began.
     """
 
     path: Path
@@ -98,17 +92,18 @@ def private_folder() -> Iterator[PrivateFolder]:
     Raises:
         ConfigError: The temporary folder cannot be used.
     """
-    folder = PrivateFolder(_new_folder(), _free_ports())
-    _describe(folder, dashboard=None)
-    descriptor = os.open(folder.token_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(secrets.token_hex(32))
-    try:
-        yield folder
-    except BaseException:
-        folder.token_file.unlink(missing_ok=True)  # the logs stay, so that the user can find the cause
-        raise
-    shutil.rmtree(folder.path, ignore_errors=True)
+    with reserved_block() as ports:
+        folder = PrivateFolder(_new_folder(), ports)
+        _describe(folder, dashboard=None)
+        descriptor = os.open(folder.token_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(secrets.token_hex(32))
+        try:
+            yield folder
+        except BaseException:
+            folder.token_file.unlink(missing_ok=True)  # the logs stay, so that the user can find the cause
+            raise
+        shutil.rmtree(folder.path, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -125,16 +120,14 @@ def private_ray(
         environment: Variables for this process and its children while the node runs; what the user has set stays.
         fixed: Variables that replace what the user has set.
         options: Options of `ray.init`, such as `num_cpus`.
+
+    Raises:
+        ConfigError: Ray does not start.
     """
     with private_environment(folder, environment, fixed):
         import ray
 
-        context = ray.init(
-            "local",  # without it Ray joins a cluster that happens to run on this machine
-            **({"log_to_driver": False, "logging_level": logging.ERROR, "include_dashboard": False} | options),
-            dashboard_host="127.0.0.1",
-            _temp_dir=str(folder.path / "ray"),
-        )
+        context = _start_ray(folder, options)
         dashboard = f"http://{context.dashboard_url}" if context.dashboard_url else None
         _describe(folder, dashboard)
         _write_environment(folder, dashboard, context.address_info["gcs_address"])
@@ -143,6 +136,21 @@ def private_ray(
         finally:
             if ray.is_initialized():
                 ray.shutdown()
+
+
+def _start_ray(folder: PrivateFolder, options: Mapping[str, Any]) -> Any:
+    import ray
+
+    own = {"log_to_driver": False, "logging_level": logging.ERROR, "include_dashboard": False}
+    try:
+        return ray.init(
+            "local",  # without it Ray joins a cluster that happens to run on this machine
+            **(own | dict(options)),
+            dashboard_host="127.0.0.1",
+            _temp_dir=str(folder.path / "ray"),
+        )
+    except Exception as error:  # Ray raises bare `Exception`, too
+        raise ConfigError(f"Ray does not start on this machine: {error} Its logs are in {folder.path}/ray/session_latest/logs.") from error
 
 
 def token_for(address: str) -> str | None:
@@ -212,25 +220,6 @@ def _remove_stale(base: Path) -> None:
             is_old = time.time() - described.stat().st_mtime > STALE_AFTER_S
             if is_old and not psutil.pid_exists(json.loads(described.read_text(encoding="utf-8"))["pid"]):
                 shutil.rmtree(folder, ignore_errors=True)
-
-
-def _free_ports() -> range:
-    """Return consecutive free ports, so that two services on one machine never use each other's."""
-    for _ in range(PORT_TRIES):
-        first = LOWEST_PORT + secrets.randbelow(HIGHEST_PORT - LOWEST_PORT - PORTS)
-        ports = range(first, first + PORTS)
-        if all(_is_free(port) for port in ports):
-            return ports
-    raise ConfigError(f"found no {PORTS} consecutive free ports between {LOWEST_PORT} and {HIGHEST_PORT}; stop another service.")
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        try:
-            probe.bind(("", port))
-        except OSError:
-            return False
-    return True
 
 
 @contextlib.contextmanager

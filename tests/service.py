@@ -33,16 +33,22 @@ def free_port() -> int:
 
 
 class Service:
-    """`siglip-serve serve CONFIG` with a configuration that tests may change and deploy again."""
+    """`siglip-serve serve CONFIG` with a configuration that tests may change and deploy again.
 
-    def __init__(self, config: dict[str, Any], folder: Path | None = None) -> None:
+    Args:
+        config: The configuration; a free port is chosen if it names none.
+        folder: Where the configuration is written.
+        options: Of `subprocess.Popen`, and `prefix`: a command that runs the command.
+    """
+
+    def __init__(self, config: dict[str, Any], folder: Path | None = None, **options: Any) -> None:
         self.folder = folder or Path(tempfile.mkdtemp(prefix="siglip-"))
         self.config = config | {"serving": {"port": free_port()} | config.get("serving", {})}
         self.path = self.write(self.config)
         self.lines: list[str] = []
-        self.process = subprocess.Popen(
-            [COMMAND, "serve", str(self.path)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ
-        )
+        command = [*options.pop("prefix", ()), COMMAND, "serve", str(self.path)]
+        options = {"env": os.environ} | options
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options)
         self._ready = threading.Event()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()

@@ -13,44 +13,53 @@ from serve_app.console import SafeConsole, styled
 from serve_app.errors import ConfigError, TaggerError
 from serve_app.graph.deploy import Cluster
 from serve_app.graph.haproxy import LOOPBACK
-from serve_app.graph.local_node import listening_host, local_node, serve_config_here
+from serve_app.graph.local_node import LocalNode, listening_host, local_node, serve_config_here
 from serve_app.graph.profiles import ingress_profile
 from serve_app.hardware.accelerators import GENERIC
 from serve_app.hardware.detection import detect_machine
 from serve_app.serving import Serving
+from serve_app.supervisor import supervised
 from serve_app.terminal import print_line
 
 WATCH_S = 0.25
 
 
 def serve_locally(config: ServiceConfig, timeout_s: float) -> int:
-    """Start the service on this machine, say when it is ready, and end everything on SIGINT or SIGTERM.
+    """Start the service on this machine, say when it is ready, and end everything on SIGINT, SIGTERM or SIGHUP.
 
     Raises:
         ConfigError: It cannot start.
     """
+    return supervised(lambda: _serve(config, timeout_s))
+
+
+def _serve(config: ServiceConfig, timeout_s: float) -> int:
     console = SafeConsole(stderr=True)
     config = _on_unknown_gpus(config)
     stop = threading.Event()
     _stop_on_signals(stop)
     with local_node(config) as node:
         _stop_on_signals(stop)  # again: ray.init takes SIGTERM for itself
-        try:
-            node.cluster.deploy(serve_config_here(config))
-            loading = f"Loading {config.siglip.model} …"
-            with console.status(styled(loading)) as status:
-                node.cluster.wait_until_running(
-                    config.name, timeout_s, lambda state: status.update(styled(f"{loading} {state}")), stop.is_set
-                )
-        except TaggerError:
-            console.print(f"logs: {node.logs}")
-            raise
+        if not stop.is_set():
+            _deploy(config, node, timeout_s, console, stop)
         if not stop.is_set():
             print_line(_ready_line(config, node.cluster), flush=True)
             console.print(f"For ray and serve commands in another terminal: . {node.folder.environment_file}")
         _wait(stop, FollowedRequests(node.logs))
         console.print("Ending …")
     return 0
+
+
+def _deploy(config: ServiceConfig, node: LocalNode, timeout_s: float, console: SafeConsole, stop: threading.Event) -> None:
+    """Deploy the service and wait until it runs or is to stop."""
+    loading = f"Loading {config.siglip.model} …"
+    try:
+        node.cluster.deploy(serve_config_here(config))
+        with console.status(styled(loading)) as status:
+            node.cluster.wait_until_running(config.name, timeout_s, lambda state: status.update(styled(f"{loading} {state}")), stop.is_set)
+    except TaggerError:
+        console.print(f"logs: {node.logs}")
+        raise
 
 
 def listening_at(config: ServiceConfig, host: str | None, port: int | None) -> ServiceConfig:
@@ -86,13 +95,21 @@ def _ready_line(config: ServiceConfig, cluster: Cluster) -> str:
 
 
 def _stop_on_signals(stop: threading.Event) -> None:
-    def request_stop(number: int, frame: FrameType | None) -> None:
-        if stop.is_set():
-            sys.exit(130)  # asked twice: do not wait for a graceful end
+    interrupted = threading.Event()
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        if interrupted.is_set():
+            sys.exit(130)  # a second Ctrl-C: do not wait for a graceful end
+        interrupted.set()
         stop.set()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, request_stop)
+    def terminate(number: int, frame: FrameType | None) -> None:
+        stop.set()
+
+    # The supervisor sends SIGINT for every signal that it gets. SIGTERM comes if the supervisor has died, or beside the
+    # SIGINT if somebody ends all processes of a container or a systemd unit.
+    signal.signal(signal.SIGINT, interrupt)
+    signal.signal(signal.SIGTERM, terminate)
 
 
 def _wait(stop: threading.Event, requests: FollowedRequests) -> None:

@@ -1,13 +1,13 @@
 """A Ray node for one machine: started for `siglip-serve serve`, and ended with everything that it started."""
 
 import contextlib
-import errno
 import logging
 import math
 import os
 import resource
-import socket
 import sys
+import threading
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from serve_app.graph.profiles import haproxy_program, ingress_profile, node_envi
 from serve_app.hardware.detection import detect_machine
 from serve_app.hardware.plan import Plan
 from serve_app.planning import plan_service
+from serve_app.ports import reserved_address
 from serve_app.private_ray import PrivateFolder, private_folder, private_ray
 
 if TYPE_CHECKING:
@@ -52,36 +53,9 @@ FIRST_REPLICA_PORT = 16
 MAX_CONNECTIONS = 20_000
 """Maximum number of HAProxy connections if the process may open enough files."""
 FILES_FOR_EACH_CONNECTION = 3
-END_TIMEOUT_S = 10.0
-
-
-def check_port_free(host: str, port: int) -> None:
-    """Check that the service can listen at an address.
-
-    Raises:
-        ConfigError: Something listens there already, it is no address of this machine, or this user may not listen there.
-    """
-    try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    except socket.gaierror as error:
-        raise ConfigError(f"serving.host: {host!r} is no address and no known name; use 127.0.0.1, or 0.0.0.0 for all.") from error
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(address)
-        except OSError as error:
-            raise ConfigError(_why_not(error, host, port)) from error
-
-
-def _why_not(error: OSError, host: str, port: int) -> str:
-    match error.errno:
-        case errno.EADDRINUSE:
-            return f"port {port} is taken by another process; end it, or set serving.port or --port to another one."
-        case errno.EADDRNOTAVAIL:
-            return f"serving.host: {host} is no address of this machine; use 127.0.0.1, or 0.0.0.0 for all."
-        case errno.EACCES:
-            return f"port {port} needs more rights than this user has; set serving.port or --port to 1024 or more."
-    return f"the service cannot listen at {host}, port {port}: {error.strerror}."
+SERVE_SHUTDOWN_S = 8.0
+END_TIMEOUT_S = 3.0
+"""Times for ending in order; together with Ray's own they stay below the supervisor's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,11 +89,15 @@ def local_node(config: ServiceConfig, resources: Mapping[str, int] | None = None
     Raises:
         ConfigError: The port is taken, or this machine cannot run what is asked for.
     """
-    check_port_free(listening_host(config), config.serving.port)
+    with reserved_address(listening_host(config), config.serving.port):
+        yield from _running_node(config, resources or {})
+
+
+def _running_node(config: ServiceConfig, resources: Mapping[str, int]) -> Iterator["LocalNode"]:
     plan = plan_service(config, detect_machine)  # here already, so that what cannot work is refused before Ray starts
     needed = sum(planned.num_cpus * planned.min_replicas for planned in plan.deployments.values())
-    _check_gpus(plan, (resources or {}).get("num_gpus", detect_machine().gpus))
-    options: dict[str, Any] = {"num_cpus": max(os.cpu_count() or 1, math.ceil(needed)), **(resources or {})}
+    _check_gpus(plan, resources.get("num_gpus", detect_machine().gpus))
+    options: dict[str, Any] = {"num_cpus": max(os.cpu_count() or 1, math.ceil(needed)), **resources}
     before = {process.pid for process in psutil.Process().children(recursive=True)}
     with private_folder() as folder:
         environment = node_environment(config.serving.ingress) | LOCAL_ENVIRONMENT
@@ -134,7 +112,7 @@ def local_node(config: ServiceConfig, resources: Mapping[str, int] | None = None
                     yield LocalNode(Cluster(node.dashboard), folder)
                 finally:
                     started = [p for p in psutil.Process().children(recursive=True) if p.pid not in before]
-                    _shut_down_serve()
+                    _shut_down_serve(started)
         finally:  # also when a second Ctrl-C cuts the first one's work short
             _end(started or [p for p in psutil.Process().children(recursive=True) if p.pid not in before])
 
@@ -198,24 +176,54 @@ def _check_gpus(plan: Plan, gpus: int) -> None:
         )
 
 
-def _shut_down_serve() -> None:
+def _shut_down_serve(processes: list[psutil.Process]) -> None:
+    """End the replicas in order if the raylet still runs; kill what is left of a node without one.
+
+    Serve and Ray would wait for a dead raylet, for up to a minute. It dies first if somebody sends SIGTERM to all processes
+    of a container or a systemd unit.
+    """
+    deadline_s = time.monotonic() + SERVE_SHUTDOWN_S
+    ending = threading.Thread(target=_end_serve, name="serve-shutdown", daemon=True)
+    if _has_raylet(processes):
+        ending.start()
+    while ending.is_alive() and _has_raylet(processes) and time.monotonic() < deadline_s:
+        ending.join(timeout=0.1)
+    if not _has_raylet(processes):
+        _end(processes, timeout_s=0.0)
+
+
+def _has_raylet(processes: list[psutil.Process]) -> bool:
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if process.name() == "raylet" and process.status() != psutil.STATUS_ZOMBIE:
+                return True
+    return False
+
+
+def _end_serve() -> None:
     import ray
     from ray import serve
 
     if ray.is_initialized():
+        logging.getLogger("ray.serve").setLevel(logging.WARNING)  # it says at INFO that there is nothing to shut down
         try:
             serve.shutdown()
         except Exception as error:  # a half-started Serve must not keep the rest from ending
             logger.warning("Serve did not shut down: %s", error)
 
 
-def _end(processes: list[psutil.Process]) -> None:
-    """End what Ray left behind, by process id: HAProxy outlives the actor that started it."""
+def _end(processes: list[psutil.Process], timeout_s: float = END_TIMEOUT_S) -> None:
+    """End what Ray left behind, by process id: HAProxy outlives the actor that started it.
+
+    Args:
+        processes: What is to end.
+        timeout_s: Time that they get for ending after SIGTERM.
+    """
     _, alive = psutil.wait_procs(processes, timeout=1.0)
     for process in alive:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.terminate()
-    _, alive = psutil.wait_procs(alive, timeout=END_TIMEOUT_S)
+    _, alive = psutil.wait_procs(alive, timeout=timeout_s)
     for process in alive:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()

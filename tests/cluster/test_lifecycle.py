@@ -1,8 +1,11 @@
 """Starting and ending as a person does: one line when it is ready, Ctrl-C ends everything, a second start works at once."""
 
+import contextlib
+import os
 import signal
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from importlib.util import find_spec
 
@@ -45,6 +48,85 @@ def test_ending_leaves_no_process_and_the_next_start_works(number: int) -> None:
         again = Service(service.config).wait_until_ready()
         assert again.url == service.url
         assert again.stop() == 0
+
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+PHASES_S = (0.8, 2.0, 3.5, 5.0, 7.0)
+"""Seconds after the start: while planning, while Ray starts, while Serve starts, while the model loads."""
+END_WITHIN_S = 15.0
+
+
+class Group:
+    """A starting service in a process group of its own, with everything that was ever seen below it."""
+
+    def __init__(self) -> None:
+        self.service = Service(demo_config(), start_new_session=True)
+        self.root = psutil.Process(self.service.process.pid)
+        self.seen: dict[int, psutil.Process] = {self.root.pid: self.root}
+
+    def look(self) -> list[psutil.Process]:
+        """Return what is alive."""
+        for process in list(self.seen.values()):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                self.seen |= {child.pid: child for child in process.children(recursive=True)}
+        return [process for process in self.seen.values() if _is_alive(process)]
+
+    def kill(self) -> None:
+        """End everything, also after a failed test."""
+        for process in self.look():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        self.service.process.wait()
+
+    def assert_all_end(self) -> None:
+        """Assert that every process ends in time."""
+        deadline_s = time.monotonic() + END_WITHIN_S
+        while alive := self.look():
+            self.service.process.poll()
+            assert time.monotonic() < deadline_s, (alive, self.service.lines)
+            time.sleep(0.05)
+
+
+@pytest.fixture
+def group() -> Iterator[Group]:
+    started = Group()
+    yield started
+    started.kill()
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+@pytest.mark.parametrize(("i", "seconds"), list(enumerate(PHASES_S)))
+def test_a_signal_to_the_group_at_any_phase_of_the_start_leaves_nothing(group: Group, i: int, seconds: float) -> None:
+    """As `timeout` and a closed terminal send them, and no traceback is shown."""
+    deadline_s = time.monotonic() + seconds
+    while time.monotonic() < deadline_s:
+        group.look()
+        time.sleep(0.05)
+    os.killpg(group.root.pid, SIGNALS[i % len(SIGNALS)])
+    group.assert_all_end()
+    assert "Traceback" not in "\n".join(group.service.lines)
+
+
+@pytest.mark.parametrize("target", ["everything", "supervisor", "child"])
+def test_whatever_is_killed_nothing_is_left(group: Group, target: str) -> None:
+    """SIGTERM to every process at once, as systemd sends it to those of a unit, and SIGKILL to either of our own two."""
+    group.service.wait_until_ready()
+    alive = group.look()
+    assert len(alive) > 10
+    if target == "everything":
+        for process in alive:
+            process.terminate()
+    elif target == "supervisor":
+        group.root.kill()
+    else:
+        group.root.children()[0].kill()
+    group.assert_all_end()
 
 
 def test_taken_port_is_told_before_anything_starts(running: Service) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import stat
 from pathlib import Path
 
@@ -12,8 +11,6 @@ from serve_app import private_ray
 from serve_app.errors import ConfigError
 from serve_app.private_ray import (
     CLUSTER_FILE,
-    LOWEST_PORT,
-    PORTS,
     TOKEN_FILE,
     PrivateFolder,
     private_environment,
@@ -120,16 +117,6 @@ def test_no_usable_folder_is_told_in_one_sentence(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(private_ray, "MAX_FOLDER_CHARACTERS", 3)
     with pytest.raises(ConfigError, match="set TMPDIR"), private_folder():
         pass
-
-
-def test_ports_that_are_taken_are_not_reserved(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If one of the consecutive ports is taken, others are reserved."""
-    choices = iter((0, 2 * PORTS))
-    monkeypatch.setattr("secrets.randbelow", lambda _: next(choices))
-    with socket.socket() as taken:
-        taken.bind(("", LOWEST_PORT + 5))
-        with private_folder() as folder:
-            assert folder.ports == range(LOWEST_PORT + 2 * PORTS, LOWEST_PORT + 3 * PORTS)
 
 
 def test_the_environment_is_put_back(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
