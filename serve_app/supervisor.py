@@ -26,7 +26,7 @@ from types import FrameType
 import psutil
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-STOP_TIMEOUT_S = 14.0
+STOP_TIMEOUT_S = 12.0
 """Time that the service has for ending in order; what is left of it then is killed."""
 POLL_S = 0.1
 _PR_SET_PDEATHSIG = 1

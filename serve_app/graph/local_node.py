@@ -53,7 +53,7 @@ FIRST_REPLICA_PORT = 16
 MAX_CONNECTIONS = 20_000
 """Maximum number of HAProxy connections if the process may open enough files."""
 FILES_FOR_EACH_CONNECTION = 3
-SERVE_SHUTDOWN_S = 8.0
+SERVE_SHUTDOWN_S = 7.0
 END_TIMEOUT_S = 3.0
 """Times for ending in order; together with Ray's own they stay below the supervisor's."""
 
