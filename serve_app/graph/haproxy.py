@@ -34,6 +34,7 @@ def tightened(configuration: str, host: str, max_connections: int) -> str:
     Raises:
         ValueError: A line that must be changed is missing, because this version of Ray writes another configuration.
     """
+    has_application = any(line.split()[:1] == ["use_backend"] for line in configuration.splitlines())
     lines: list[str] = []
     missing = dict.fromkeys(_EXPECTED)
     section = ""
@@ -42,6 +43,8 @@ def tightened(configuration: str, host: str, max_connections: int) -> str:
         if line and not line[0].isspace() and words:
             section = " ".join(words[:2])
         replaced = _replaced(section, words, host)
+        if (section, words[:2]) == ("backend default_backend", ["http-request", "return"]) and not has_application:
+            replaced = [_STARTING]
         if replaced is None:
             lines.append(line)
             continue
@@ -64,6 +67,13 @@ _EXPECTED = (
     ("listen stats", "bind"),
 )
 """Section and first word of the lines that are replaced; the service does not start if one is missing."""
+
+
+_STARTING = (
+    "http-request return status 503 content-type application/json hdr Retry-After 1 string "
+    '\'{"error":{"code":"unavailable","message":"The service is starting. Try again in a second."}}\''
+)
+"""The response while HAProxy knows no replica, as after its own restart. Ray's is 404, which clients do not retry."""
 
 
 def _replaced(section: str, words: list[str], host: str) -> list[str] | None:

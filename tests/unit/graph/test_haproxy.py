@@ -1,5 +1,6 @@
 """Ray's configuration of HAProxy, made tighter: checked against what the installed Ray writes."""
 
+import json
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import pytest
 from ray.serve._private import haproxy as ray_haproxy
 from ray.serve.config import HTTPOptions
 
+from serve_app.errors import Unavailable
 from serve_app.graph.haproxy import launcher, tightened
 from serve_app.graph.profiles import haproxy_program
 
@@ -51,6 +53,19 @@ def test_heads_have_a_time_and_routes_are_closed(written: str) -> None:
     (routes,) = [line for line in text.splitlines() if "if routes" in line and "deny" in line]
     assert "404" in routes
     assert "return status" not in "".join(line for line in text.splitlines() if line.endswith("if routes"))
+
+
+def test_a_service_that_is_starting_is_not_called_unknown(written: str) -> None:
+    """503 with `Retry-After` while there is no replica, and 404 for other paths afterwards."""
+    assert "return status 404" in written
+    text = tightened(written, "127.0.0.1", 100)
+    assert "return status 404" not in text
+    (line,) = [line for line in text.splitlines() if "unavailable" in line]
+    assert "return status 503" in line
+    assert "Retry-After 1" in line
+    assert json.loads(line.partition("'")[2].removesuffix("'"))["error"]["code"] == Unavailable.code
+    with_backend = written.replace("    default_backend default_backend", "    use_backend x if TRUE\n    default_backend default_backend")
+    assert "return status 404" in tightened(with_backend, "127.0.0.1", 100)
 
 
 def test_haproxy_takes_what_comes_out(written: str, tmp_path: Path) -> None:
