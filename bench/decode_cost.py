@@ -14,11 +14,12 @@ import numpy as np
 from PIL import Image
 
 from serve_app.errors import ImageTooLarge
-from serve_app.siglip.images.cost import Resizing, check, predict
+from serve_app.siglip.images.cost import Resizing
 from serve_app.siglip.images.formats import FORMATS
 from serve_app.siglip.images.header import ImageHeader
 from serve_app.siglip.images.headers import read_header
 from serve_app.siglip.images.limits import ImageLimits
+from serve_app.siglip.images.plan import plan_decoding
 from serve_app.siglip.prepare import ImagePreparer
 from tests.hostile import encoded as make
 from tests.hostile.measured import Unit, measure, preparer
@@ -170,7 +171,7 @@ def largest_mpx(header: ImageHeader, resizing: Resizing, draft_px: int) -> float
             coded_nbytes=int(header.coded_nbytes * scale),
         )
         try:
-            check(scaled, predict(scaled, draft_px, resizing), ImageLimits())
+            plan_decoding(scaled, draft_px, resizing, ImageLimits())
         except ImageTooLarge:
             break
         if scaled.coded_nbytes > MAX_IMAGE_BYTES:

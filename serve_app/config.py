@@ -14,16 +14,19 @@ from typing import Annotated, Any, Literal, Self, get_args
 from pydantic import BaseModel, Field, PrivateAttr, ValidationError, model_validator
 
 from serve_app.access import Access, Fetching, Telemetry
+from serve_app.bounded_files import read_text
 from serve_app.errors import ConfigError
+from serve_app.nulls import without_nulls
 from serve_app.serving import Count, Seconds, Serving, Settings
-from serve_app.siglip.images.limits import ImageLimits
+from serve_app.siglip.images.limits import ImageDecoding, ImageLimits
 from serve_app.siglip.naflex import MAX_PATCHES, MIN_PATCHES
 from serve_app.siglip.precision import Precision
+from serve_app.tagging.lined_yaml import LinedYaml, parse_lined_yaml
 from serve_app.tagging.prompts import DEFAULT_TEMPLATE
-from serve_app.tagging.registered import SHORTHANDS, check_selection, with_vocabularies
+from serve_app.tagging.registered import SHORTHANDS, ConfigFile, check_selection, with_vocabularies
 from serve_app.tagging.selection import SortBy
 from serve_app.tagging.settings import RegisteredVocabulary, Selection, TagSettings
-from serve_app.yaml_files import read_documents
+from serve_app.yaml_files import MAX_DEPTH, MAX_YAML_BYTES
 
 DEMO_MODEL = "demo"
 DEMO_CHECKPOINT = Path(__file__).parent / "demo" / "checkpoint"
@@ -149,6 +152,7 @@ class ServiceConfig(Settings):
     default_vocabulary: str | None = None
     prompt_templates: tuple[str, ...] = (DEFAULT_TEMPLATE,)
     selection: Selection = Selection()
+    image_decoding: ImageDecoding = "fast"
     tag_banks: str | None = "auto"
     limits: Limits = Limits()
     hardware: str = Field("auto", pattern=r"^[A-Za-z0-9.+-]+$")
@@ -191,13 +195,14 @@ class ServiceConfig(Settings):
         )
 
     def image_limits(self) -> ImageLimits:
-        """Return what is refused before it is decoded."""
+        """Return how images are decoded, and what is refused before that."""
         return ImageLimits(
             max_pixels=self.limits.max_image_pixels,
             formats=self.limits.image_formats,
             max_side_px=self.limits.max_image_side,
             max_cost=self.limits.max_decode_cost,
             max_decode_bytes=self.limits.max_decode_bytes,
+            decoding=self.image_decoding,
         )
 
 
@@ -207,7 +212,8 @@ def load_config(path: Path) -> ServiceConfig:
     Raises:
         ConfigError: One line for each problem, with the key, what is wrong and the nearest known key.
     """
-    return parse_config(_read_yaml(path), path.parent)
+    content = _read_yaml(path)
+    return _checked(content.data, ConfigFile(path.parent, str(path), content))
 
 
 def parse_config(data: dict[str, Any], folder: Path = Path()) -> ServiceConfig:
@@ -216,22 +222,27 @@ def parse_config(data: dict[str, Any], folder: Path = Path()) -> ServiceConfig:
     Raises:
         ConfigError: One line for each problem.
     """
+    return _checked(data, ConfigFile(folder))
+
+
+def _checked(data: dict[str, Any], file: ConfigFile) -> ServiceConfig:
     problems: list[str] = []
     places: dict[tuple[str, str], str] = {}
-    read = with_vocabularies(data, folder, problems, places)
+    read = without_nulls(ServiceConfig, with_vocabularies(data, file, problems, places))
     try:
         config = ServiceConfig.model_validate_json(json.dumps(read, allow_nan=False))  # JSON: strict, and lists may become tuples
     except ValidationError as error:
-        raise ConfigError("\n".join([*problems, *(_describe(problem, data) for problem in error.errors())])) from error
+        raise ConfigError("\n".join([*problems, *(_describe(problem, file) for problem in error.errors())])) from error
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"the file holds a value that is neither text, number, list nor block: {error}") from error
+        message = "\n".join(file.dates()) or f"the file holds a value that is neither text, number, list nor block: {error}"
+        raise ConfigError(message) from error
     if problems:
         raise ConfigError("\n".join(problems))
     if not config.vocabularies:
         raise ConfigError("labels: there are none; give a list, a file with one label a line, or vocabularies.")
     check_selection(config.selection, config.vocabularies)
     config._places.update(places)
-    return _with_key_file(config, folder)
+    return _with_key_file(config, file.folder)
 
 
 def _with_key_file(config: ServiceConfig, folder: Path) -> ServiceConfig:
@@ -242,13 +253,11 @@ def _with_key_file(config: ServiceConfig, folder: Path) -> ServiceConfig:
     return config.model_copy(update={"access": config.access.model_copy(update={"api_keys": str((folder / source).absolute())})})
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
-    documents = read_documents(path)
-    if len(documents) > 1:
-        raise ConfigError(f"{path} holds {len(documents)} documents; one is needed.")
-    if not documents or not isinstance(documents[0], dict):
+def _read_yaml(path: Path) -> LinedYaml:
+    content = parse_lined_yaml(read_text(path, MAX_YAML_BYTES), path, MAX_DEPTH)
+    if not isinstance(content.data, dict):
         raise ConfigError(f"{path} holds no settings; see configs/demo.yaml for an example.")
-    return documents[0]
+    return content
 
 
 def _hub_id(model: str) -> str:
@@ -256,7 +265,7 @@ def _hub_id(model: str) -> str:
     return MODEL_VARIANTS.get(swapped, model)
 
 
-def _describe(problem: Any, data: dict[str, Any]) -> str:
+def _describe(problem: Any, file: ConfigFile) -> str:
     """Return one line: where, what is wrong, and the nearest known key."""
     location = [part for part in problem["loc"] if part not in ("constrained-int", "literal['auto']", "function-before")]
     where = ".".join(str(part) for part in location) or "the file"
@@ -264,6 +273,8 @@ def _describe(problem: Any, data: dict[str, Any]) -> str:
         known = _known_keys(problem["loc"][:-1])
         nearest = difflib.get_close_matches(str(problem["loc"][-1])[:MAX_QUOTED], known, n=1, cutoff=0.5)
         return f"{where}: unknown key; " + (f"did you mean {nearest[0]}?" if nearest else f"known are {', '.join(known)}.")
+    if problem["type"] == "string_type" and (unquoted := file.unquoted(tuple(problem["loc"]), where)):
+        return unquoted
     message = problem["msg"].removeprefix("Value error, ")
     hidden = problem["type"] == "value_error" or isinstance(problem["input"], dict)
     shown = "" if hidden else f" (got {repr(problem['input'])[:MAX_QUOTED]})"

@@ -8,6 +8,7 @@ import math
 import numpy as np
 from PIL import Image
 
+from serve_app.siglip.images.conversion import Area
 from serve_app.siglip.inputs import PreparedImage, Uint8Array
 from serve_app.siglip.tiles import Box
 
@@ -48,6 +49,8 @@ def prepare_naflex(
     max_num_patches: int,
     resample: int,
     box: Box | None = None,
+    area: Area | None = None,
+    full_size: tuple[int, int] | None = None,
 ) -> PreparedImage:
     """Resize an RGB image, or a part of it, to its patch grid and cut it into patches of uint8.
 
@@ -57,9 +60,15 @@ def prepare_naflex(
         max_num_patches: Largest number of patches.
         resample: Pillow's filter number.
         box: Part of the image that is prepared; None for the whole.
+        area: The part that counts as the whole, if some pixels at an edge do so in part only.
+        full_size: Width and height of the whole image in full, if it was decoded smaller.
     """
-    part = image if box in (None, (0, 0, image.width, image.height)) else image.crop(box)
-    rows, columns = fit_patch_grid(part.height, part.width, patch_size, max_num_patches)
+    whole = (0, 0, image.width, image.height)
+    part = image if box in (None, whole) else image.crop(box)
+    if area is None or part is not image:
+        area = (0, 0, part.width, part.height)
+    width, height = full_size if full_size is not None and part is image else part.size
+    rows, columns = fit_patch_grid(height, width, patch_size, max_num_patches)
     size = (columns * patch_size, rows * patch_size)
-    resized = part.resize(size, Image.Resampling(resample))
+    resized = part.resize(size, Image.Resampling(resample), box=area)
     return PreparedImage(patchify(np.asarray(resized), patch_size), (rows, columns))

@@ -7,12 +7,13 @@ from PIL import Image
 
 from serve_app.observed import StageTimes
 from serve_app.siglip.checkpoints import Checkpoint
-from serve_app.siglip.images.cost import DRAFT_MARGIN, DecodeCost, Resizing, check, predict
-from serve_app.siglip.images.decoding import decode_image
+from serve_app.siglip.images.conversion import upright_area
+from serve_app.siglip.images.cost import DecodeCost, Resizing
+from serve_app.siglip.images.decoding import decode_as_planned
 from serve_app.siglip.images.formats import readable_formats
-from serve_app.siglip.images.header import ImageHeader
 from serve_app.siglip.images.headers import read_header
 from serve_app.siglip.images.limits import ImageLimits
+from serve_app.siglip.images.plan import MIN_MARGIN, DecodingPlan, plan_decoding
 from serve_app.siglip.inputs import PreparedImage
 from serve_app.siglip.naflex import prepare_naflex
 from serve_app.siglip.preprocess import resize_square
@@ -65,10 +66,7 @@ class ImagePreparer:
             ImageTooLarge: The image has too many pixels, or would cost too much time or memory.
             InvalidImage: The header is truncated or damaged.
         """
-        header = read_header(data, self.limits.formats)
-        cost = predict(header, self._draft_px(views), self._resizing(header, views))
-        check(header, cost, self.limits)
-        return cost
+        return self._plan(data, views).cost
 
     def prepare(self, data: bytes, times: StageTimes | None = None) -> PreparedImage:
         """Decode and resize one image, noting how long each took.
@@ -78,9 +76,9 @@ class ImagePreparer:
         """
         times = times or StageTimes()
         with times.timed("decode"):
-            image, header = self._decode(data, views=False)
+            image, plan = self._decode(data, views=False)
         with times.timed("preprocess"):
-            return self._resize(image, header, None)
+            return self._resize(image, plan, None)
 
     def prepare_views(self, data: bytes, times: StageTimes | None = None) -> list[PreparedImage]:
         """Decode one image, and resize the whole of it and its tiles, noting how long each took.
@@ -90,38 +88,32 @@ class ImagePreparer:
         """
         times = times or StageTimes()
         with times.timed("decode"):
-            image, header = self._decode(data, views=True)
+            image, plan = self._decode(data, views=True)
         with times.timed("preprocess"):
             boxes = view_boxes(image.width, image.height, self.target_px)
-            return [self._resize(image, header, box) for box in boxes]
+            return [self._resize(image, plan, box) for box in boxes]
 
-    def _decode(self, data: bytes, views: bool) -> tuple[Image.Image, ImageHeader]:
+    def _plan(self, data: bytes, views: bool) -> DecodingPlan:
         header = read_header(data, self.limits.formats)
-        resizing = self._resizing(header, views)
-        image = decode_image(data, self.limits, self._draft_px(views), header, resizing)
-        return image, header
-
-    def _draft_px(self, views: bool) -> int:
-        return self.target_px * MAX_TILES // 2 if views else self.target_px
-
-    def _resizing(self, header: ImageHeader, views: bool) -> Resizing:
-        return Resizing(
+        draft_px = self.target_px * MAX_TILES // 2 if views else self.target_px
+        resizing = Resizing(
             output_px=self.target_px,
             tiles=views,
             support=_FILTER_SUPPORT.get(Image.Resampling(self.checkpoint.resample), 2.0),
-            gap=self._reducing_gap(header),
+            gap=None if self.checkpoint.image_size_px is None or header.format != "JPEG" else MIN_MARGIN,
         )
+        return plan_decoding(header, draft_px, resizing, self.limits)
 
-    def _reducing_gap(self, header: ImageHeader) -> float | None:
-        """Return the gap for JPEGs, where decoding was approximate already; None for an exact resize."""
-        if header.format != "JPEG" or self.checkpoint.image_size_px is None:
-            return None
-        return DRAFT_MARGIN
+    def _decode(self, data: bytes, views: bool) -> tuple[Image.Image, DecodingPlan]:
+        plan = self._plan(data, views)
+        return decode_as_planned(data, plan, self.limits), plan
 
-    def _resize(self, image: Image.Image, header: ImageHeader, box: Box | None) -> PreparedImage:
+    def _resize(self, image: Image.Image, plan: DecodingPlan, box: Box | None) -> PreparedImage:
         resample = self.checkpoint.resample
+        area = upright_area(plan.header, image)
         if self.checkpoint.image_size_px is None:
             patch_size = self.checkpoint.patch_size_px
-            return prepare_naflex(image, patch_size, self.max_num_patches, resample, box)
-        gap = self._reducing_gap(header)
-        return PreparedImage(resize_square(image, self.checkpoint.image_size_px, resample, gap, box))
+            full_size = plan.header.size
+            return prepare_naflex(image, patch_size, self.max_num_patches, resample, box, area, full_size)
+        side = self.checkpoint.image_size_px
+        return PreparedImage(resize_square(image, side, resample, plan.gap, box, area))

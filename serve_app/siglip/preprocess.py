@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from serve_app.siglip.images.conversion import Area
 from serve_app.siglip.tiles import Box
 
 
@@ -19,6 +20,7 @@ def resize_square(
     resample: int,
     reducing_gap: float | None = None,
     box: Box | None = None,
+    area: Area | None = None,
 ) -> npt.NDArray[np.uint8]:
     """Resize an RGB image to a square, ignoring its aspect ratio, as the SigLIP processors do.
 
@@ -29,11 +31,12 @@ def resize_square(
         reducing_gap: Shrink by whole factors first, down to this many times the square; None for one
             exact step.
         box: Part of the image that is resized; None for the whole.
+        area: The part that counts as the whole, if some pixels at an edge do so in part only.
 
     Returns:
         (H, W, 3) uint8 with H = W = `size_px`.
     """
-    resized = resize_box(image, box, (size_px, size_px), resample, reducing_gap)
+    resized = resize_box(image, box, (size_px, size_px), resample, reducing_gap, area)
     return np.asarray(resized)
 
 
@@ -43,6 +46,7 @@ def resize_box(
     size: tuple[int, int],
     resample: int,
     reducing_gap: float | None = None,
+    area: Area | None = None,
 ) -> Image.Image:
     """Resize a part of an image, with the pixels of `image.crop(box).resize(size, ...)`.
 
@@ -58,9 +62,12 @@ def resize_box(
         down = int(height / size[1] / reducing_gap) or 1
         if across > 1 or down > 1:
             reduced = image.reduce((across, down), box=box)
-            area = (0, 0, width / across, height / down)
-            return reduced.resize(size, Image.Resampling(resample), box=area)
+            left, upper, right, lower = area if area is not None and box == whole else (0, 0, width, height)
+            reduced_area = (left / across, upper / down, right / across, lower / down)
+            return reduced.resize(size, Image.Resampling(resample), box=reduced_area)
 
+    if box == whole and area is not None and area != whole:
+        return image.resize(size, Image.Resampling(resample), box=area)
     part = image if box == whole else image.crop(box)
     if part.size == size:
         return part

@@ -15,7 +15,7 @@ import zlib
 import numpy as np
 import numpy.typing as npt
 import pillow_heif
-from PIL import Image, ImageFile
+from PIL import Image, ImageDraw, ImageFile, ImageFont
 
 from serve_app.siglip.images.formats import readable_formats
 
@@ -51,6 +51,18 @@ def noise(width: int, height: int, seed: int = 0) -> Image.Image:
 def flat(width: int, height: int) -> Image.Image:
     """Return an RGB image of one colour."""
     return Image.new("RGB", (width, height), (90, 120, 150))
+
+
+def text_page(width: int, height: int, font_px: int = 40, ink: int = 0) -> Image.Image:
+    """Return an RGB page of text on white."""
+    page = Image.new("RGB", (width, height), "white")
+    draw = ImageDraw.Draw(page)
+    font = ImageFont.load_default(font_px)
+    rng = np.random.default_rng(font_px)
+    for top in range(height // 20, height - height // 20, int(1.3 * font_px)):
+        letters = rng.choice(list("abcdefghijklmnopqrstuvwxyz    "), 2 * width // font_px)
+        draw.text((width // 20, top), "".join(letters), (ink, ink, ink), font)
+    return page
 
 
 def saved(image: Image.Image, kind: str, **options: object) -> bytes:

@@ -1,12 +1,14 @@
 """Measures what preparing images costs, in a process of its own: `python -m tests.hostile.measured FOLDER`.
 
-Prints one JSON object for each file and quality. Processor time is divided by that of the reference,
+Prints one JSON object for each file and quality, and one for each JPEG that is decoded exactly.
+Processor time is divided by that of the reference,
 `reference.jpg`, measured just before, so that a busy machine slows both.
 """
 
 import collections
 import contextlib
 import ctypes
+import dataclasses
 import gc
 import json
 import sys
@@ -29,9 +31,9 @@ NO_LIMITS = ImageLimits(max_pixels=2**40, max_side_px=2**31, max_cost=1e9, max_d
 MEBI = 1 << 20
 
 
-def preparer(limits: ImageLimits = NO_LIMITS, size_px: int | None = 384) -> ImagePreparer:
-    """Return what prepares images for a checkpoint with a bicubic filter; `None` for NaFlex."""
-    facts = SimpleNamespace(image_size_px=size_px, patch_size_px=16, resample=3)
+def preparer(limits: ImageLimits = NO_LIMITS, size_px: int | None = 384, resample: int = 3) -> ImagePreparer:
+    """Return what prepares images for a checkpoint, by default with a bicubic filter; `None` for NaFlex."""
+    facts = SimpleNamespace(image_size_px=size_px, patch_size_px=16, resample=resample)
     return ImagePreparer(cast(Checkpoint, facts), limits, 256)
 
 
@@ -87,12 +89,16 @@ def _status_mib(key: str) -> float:
 def main(folder: Path) -> None:
     """Measure all files of a folder in both qualities."""
     preparing = preparer()
+    preparing_exactly = preparer(dataclasses.replace(NO_LIMITS, decoding="exact"))
     unit = Unit(preparing, (folder / REFERENCE).read_bytes())
     unit.measure()  # loads what is loaded once
     for path in sorted(folder.iterdir()):
         for views in (False, True):
             found = measure(preparing, unit, path.read_bytes(), views)
             print(json.dumps({"name": path.name, "views": views, **found}), flush=True)
+        if "JPEG" in path.name:
+            found = measure(preparing_exactly, unit, path.read_bytes(), views=False)
+            print(json.dumps({"name": path.name, "exact": True, **found}), flush=True)
 
 
 if __name__ == "__main__":

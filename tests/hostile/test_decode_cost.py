@@ -92,6 +92,7 @@ IMAGES: dict[str, tuple[tuple[int, int], Callable[[int, int], bytes]]] = {
     "JPEG photo": ((4000, 3000), _photo("JPEG", quality=95, subsampling=0)),
     "JPEG baseline, limit of pixels": ((7000, 7000), _flat("JPEG", "L", quality=5)),
     "JPEG long": ((32_000, 1_500), _flat("JPEG")),
+    "JPEG of text": ((4000, 3000), lambda w, h: make.saved(make.text_page(w, h), "JPEG", quality=85)),
     "JPEG progressive": ((4000, 2500), _photo("JPEG", progressive=True)),
     "JPEG progressive 4:4:4": ((2500, 2000), _photo("JPEG", progressive=True, subsampling=0, quality=95)),
     "JPEG of 80 scans": ((5000, 4000), _scans),
@@ -176,8 +177,8 @@ def test_accepted_images_stay_within_the_limits(measured: dict[str, list[dict[st
 
 
 def test_reference_costs_one(measured: dict[str, list[dict[str, Any]]]) -> None:
-    """The unit of cost is a 12-megapixel baseline JPEG."""
-    assert measured[REFERENCE][0]["predicted"] == pytest.approx(1.0, abs=0.25)
+    """The unit of cost is a 12-megapixel photo as JPEG. More is predicted, in case it has fine detail."""
+    assert 1.0 <= measured[REFERENCE][0]["predicted"] <= 4.0
     assert measured[REFERENCE][0]["measured"] == pytest.approx(1.0, abs=0.4)
 
 

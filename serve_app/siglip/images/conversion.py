@@ -10,6 +10,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from serve_app.siglip.images.header import ImageHeader
+
+Area = tuple[float, float, float, float]
+"""Left, upper, right, lower, in pixels and parts of pixels."""
+
 STRIP_PIXELS = 1 << 19
 """Pixels in a strip; its copies as RGBA and as float32 take 2 MiB each."""
 
@@ -31,6 +36,28 @@ def upright(image: Image.Image, orientation: int) -> Image.Image:
     return image if method is None else image.transpose(method)
 
 
+def upright_area(header: ImageHeader, image: Image.Image) -> Area:
+    """Return the part of an upright decoded image that the stored pixels cover.
+
+    A JPEG of 1,003 rows has 126 rows at an eighth of its size, of which the last is covered by 3
+    rows of 8. The part is fractional therefore, and where the last row is now depends on the
+    orientation.
+
+    Args:
+        header: The header of the image.
+        image: The decoded image, upright.
+    """
+    columns, rows = (image.height, image.width) if header.orientation >= 5 else image.size
+    scale = next((s for s in (1, 2, 4, 8) if -(-header.width // s) == columns and -(-header.height // s) == rows), 1)
+    beyond_right = columns - header.width / scale if scale > 1 else 0.0
+    beyond_bottom = rows - header.height / scale if scale > 1 else 0.0
+    if header.orientation >= 5:
+        beyond_right, beyond_bottom = beyond_bottom, beyond_right
+    left = beyond_right if header.orientation in (2, 3, 6, 7) else 0.0
+    upper = beyond_bottom if header.orientation in (3, 4, 7, 8) else 0.0
+    return (left, upper, left + image.width - beyond_right, upper + image.height - beyond_bottom)
+
+
 def to_rgb(image: Image.Image) -> Image.Image:
     """Convert a decoded image to RGB; an RGB image without transparency is returned as it is."""
     if image.mode == "RGB" and "transparency" not in image.info:
@@ -43,6 +70,29 @@ def to_rgb(image: Image.Image) -> Image.Image:
     for upper, strip in _strips(image):
         converted.paste(_strip_to_rgb(strip, grey_scale), (0, upper))
     return converted
+
+
+def on_white(high: Image.Image, low: Image.Image, colour: tuple[int, ...]) -> Image.Image:
+    """Make one colour of a 16-bit RGB image white.
+
+    Args:
+        high: RGB, the high byte of every sample.
+        low: RGB, the low byte of every sample.
+        colour: The 16-bit samples of the transparent colour.
+
+    Returns:
+        `high`, with white where all three samples equal the colour's.
+    """
+    high_bytes = np.array([sample >> 8 for sample in colour], np.uint8)
+    low_bytes = np.array([sample & 255 for sample in colour], np.uint8)
+    for (upper, strip), (_, low_strip) in zip(_strips(high), _strips(low), strict=True):
+        pixels = np.array(strip)
+        same = (pixels == high_bytes) & (np.asarray(low_strip) == low_bytes)
+        transparent = same.all(axis=2)
+        if transparent.any():
+            pixels[transparent] = 255
+            high.paste(Image.fromarray(pixels), (0, upper))
+    return high
 
 
 def has_transparency(image: Image.Image) -> bool:
@@ -62,6 +112,8 @@ def _strip_to_rgb(strip: Image.Image, grey_scale: float) -> Image.Image:
         return _high_depth_to_rgb(strip, grey_scale)
     if not has_transparency(strip):
         return strip.convert("RGB")
+    if strip.mode == "La":  # Pillow converts premultiplied grey to no mode but LA
+        strip = strip.convert("LA")
     rgba = strip.convert("RGBA")
     white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
     return Image.alpha_composite(white, rgba).convert("RGB")
@@ -92,6 +144,9 @@ def _finite(strip: Image.Image) -> npt.NDArray[np.float32]:
 def _high_depth_to_rgb(strip: Image.Image, grey_scale: float) -> Image.Image:
     """Scale 16-bit and floating-point grey to 8 bits; Pillow's own conversion would clip it."""
     values = _finite(strip)
+    transparent = values == strip.info["transparency"] if "transparency" in strip.info else None
     np.multiply(values, grey_scale, out=values)
     np.clip(np.rint(values, out=values), 0, 255, out=values)
+    if transparent is not None:
+        values[transparent] = 255
     return Image.fromarray(values.astype(np.uint8)).convert("RGB")

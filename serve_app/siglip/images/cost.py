@@ -4,7 +4,7 @@ Every constant was fitted with `python -m bench.decode_cost`; see bench/LOG.md o
 conditions and the table. Constants are conservative: they come from the most expensive content
 found for each coding, so most images cost less than predicted.
 
-Not here: reading headers (`headers.py`).
+Not here: reading headers (`headers.py`), how much smaller JPEGs are decoded (`plan.py`).
 """
 
 from dataclasses import dataclass
@@ -12,11 +12,6 @@ from dataclasses import dataclass
 from serve_app.errors import ImageTooLarge
 from serve_app.siglip.images.header import ImageHeader
 from serve_app.siglip.images.limits import ImageLimits
-
-DRAFT_MARGIN = 2.0
-"""JPEGs are decoded at no less than this many times the size the model needs. At 2 the resized
-pixels differ from those of a full decode by at most 1 of 255, and a 12-megapixel photo costs a
-quarter of the time."""
 
 MEGA = 1_000_000
 MEBI = 1 << 20
@@ -43,7 +38,8 @@ class Resizing:
         output_px: Side in pixels of the square, or of a square of equal area, that it is resized to.
         tiles: Whether tiles of the image are resized as well.
         support: Half-width of the filter: 1 bilinear, 2 bicubic, 3 Lanczos.
-        gap: See `preprocess.resize_square`; None for an exact resize, which copies tiles.
+        gap: See `preprocess.resize_square`; None for an exact resize, which copies tiles. A plan for
+            a JPEG replaces it by its own, unless it is None.
     """
 
     output_px: int
@@ -114,15 +110,14 @@ _FRAME_NBYTES = 1 * MEBI
 """Buffers of a decoder that do not grow with the image."""
 
 
-def predict(header: ImageHeader, draft_px: int | None, resizing: Resizing | None) -> DecodeCost:
+def predict(header: ImageHeader, scale: int, resizing: Resizing | None) -> DecodeCost:
     """Predict what an image costs.
 
     Args:
         header: The image's header.
-        draft_px: Side in pixels that JPEGs are decoded for (see `DRAFT_MARGIN`); None for full size.
+        scale: Whole factor by which it is decoded smaller; 1 for all but JPEGs.
         resizing: How the image is resized; None if it is only decoded and converted.
     """
-    scale = draft_scale(header, draft_px)
     width, height = -(-header.width // scale), -(-header.height // scale)
     decoded_mpx = width * height / MEGA
     cost = _decoding(header) + _PER_DECODED_MPX * decoded_mpx + _conversion(header) * decoded_mpx
@@ -155,18 +150,6 @@ def check(header: ImageHeader, cost: DecodeCost, limits: ImageLimits) -> None:
         )
 
 
-def draft_scale(header: ImageHeader, draft_px: int | None) -> int:
-    """Return the whole factor by which Pillow decodes a JPEG smaller; 1 for all other images.
-
-    Source: `JpegImageFile.draft` of Pillow.
-    """
-    if draft_px is None or header.format != "JPEG" or header.full_size:
-        return 1
-    side = int(DRAFT_MARGIN * draft_px)
-    ratio = min(header.width // side, header.height // side)
-    return next((scale for scale in (8, 4, 2) if ratio >= scale), 1)
-
-
 def _decoding(header: ImageHeader) -> float:
     rates = _RATES[header.format, "" if header.format in ("AVIF", "HEIF") else header.variant]
     cost = _BASE_COST
@@ -179,7 +162,7 @@ def _decoding(header: ImageHeader) -> float:
     if header.scans > 1:
         coefficients = header.block_nbytes if header.format == "TIFF" else header.raw_nbytes
         cost += _PER_SCAN_MB * (header.scans - 1) * coefficients / MEGA
-    return cost
+    return 2 * cost if header.decoded_twice else cost
 
 
 def _conversion(header: ImageHeader) -> float:
@@ -214,7 +197,7 @@ def _reduction(width: int, height: int, resizing: Resizing) -> tuple[int, int]:
 
 def _memory(header: ImageHeader, width: int, height: int, resizing: Resizing | None) -> int:
     """Return the largest total size of buffers in any step of preparing an image."""
-    stored = width * height * header.pixel_nbytes
+    stored = width * height * header.pixel_nbytes * (2 if header.decoded_twice else 1)
     rgb = width * height * 4
     steps = [stored + _decoder_nbytes(header)]
     if header.orientation > 1 and header.format != "HEIF":

@@ -4,7 +4,8 @@ Orientation is applied, transparency is composited on white, and every mode that
 as 8-bit RGB: configurations on the hub have `do_convert_rgb: null`, with which transformers' own
 processors raise on all of these.
 
-Not here: headers (`headers.py`), what an image costs (`cost.py`), resizing (`preprocess.py`).
+Not here: headers (`headers.py`), how and at what cost an image is decoded (`plan.py`, `cost.py`),
+resizing (`preprocess.py`).
 """
 
 import dataclasses
@@ -13,22 +14,18 @@ import io
 from PIL import Image, UnidentifiedImageError
 
 from serve_app.errors import ImageTooLarge, UnsupportedImage
-from serve_app.siglip.images.conversion import has_transparency, to_rgb, upright
-from serve_app.siglip.images.cost import DRAFT_MARGIN, Resizing, check, predict
+from serve_app.siglip.images.conversion import has_transparency, on_white, to_rgb, upright
+from serve_app.siglip.images.cost import check, predict
+from serve_app.siglip.images.detail import has_fine_detail
 from serve_app.siglip.images.header import ImageHeader, damaged, kept_bytes
 from serve_app.siglip.images.headers import read_header
 from serve_app.siglip.images.limits import ImageLimits
+from serve_app.siglip.images.plan import DecodingPlan, plan_decoding
 
 _MODE_NBYTES = {"1": 1, "L": 1, "P": 1}
 
 
-def decode_image(
-    data: bytes,
-    limits: ImageLimits,
-    target_px: int | None = None,
-    header: ImageHeader | None = None,
-    resizing: Resizing | None = None,
-) -> Image.Image:
+def decode_image(data: bytes, limits: ImageLimits, target_px: int | None = None) -> Image.Image:
     """Decode an image to RGB, upright, on white, first frame only.
 
     Args:
@@ -36,25 +33,35 @@ def decode_image(
         limits: Bounds that are checked against the header, before any decoder runs.
         target_px: Side in pixels of the square (or of the square of equal area) that the result is
             resized to; lets JPEGs be decoded smaller. None for full size.
-        header: The header of `data`, if it was read before.
-        resizing: How the result is resized, which counts towards the limits.
 
     Raises:
         UnsupportedImage: The bytes match no format of `limits`, or one without a decoder.
         ImageTooLarge: The image exceeds one of `limits`.
         InvalidImage: The image is truncated or damaged.
     """
-    header = header or read_header(data, limits.formats)
-    check(header, predict(header, target_px, resizing), limits)
+    plan = plan_decoding(read_header(data, limits.formats), target_px, None, limits)
+    return decode_as_planned(data, plan, limits)
+
+
+def decode_as_planned(data: bytes, plan: DecodingPlan, limits: ImageLimits) -> Image.Image:
+    """Decode an image to RGB, upright, on white, first frame only.
+
+    Raises:
+        UnsupportedImage: The format has no decoder.
+        ImageTooLarge: The image exceeds one of `limits`.
+        InvalidImage: The image is truncated or damaged.
+    """
+    header = plan.header
     image = _open(kept_bytes(data, header), header)
     confirmed = _confirmed(image, header)
     if confirmed is not header:
-        check(confirmed, predict(confirmed, target_px, resizing), limits)
+        check(confirmed, predict(confirmed, plan.scale, plan.resizing), limits)
     try:
-        if target_px is not None and image.format == "JPEG":
-            side = int(DRAFT_MARGIN * target_px)  # neither side is decoded below this
-            image.draft(image.mode if image.mode in ("L", "RGB") else None, (side, side))
-        image.load()
+        _load(image, data, header, plan.scale)
+        if plan.sharp_scale < plan.scale and has_fine_detail(image):
+            del image  # frees its pixels before there are more
+            image = _open(kept_bytes(data, header), header)
+            _load(image, data, header, plan.sharp_scale)
         # HEIF's decoder applies the orientation itself.
         turned = image if header.format == "HEIF" else upright(image, header.orientation)
         del image  # frees the pixels as stored, where these are turned ones
@@ -86,6 +93,36 @@ def _open(data: bytes, header: ImageHeader) -> Image.Image:
         raise ImageTooLarge("The image has far more pixels than are supported. Send it smaller.") from error
     except Exception as error:
         raise damaged() from error
+
+
+def _load(image: Image.Image, data: bytes, header: ImageHeader, scale: int) -> None:
+    """Decode the pixels, a JPEG smaller by a whole factor.
+
+    The transparent colour of a PNG is made one of the decoded values, or white.
+    """
+    if scale > 1:
+        size = (header.width // scale, header.height // scale)
+        image.draft(image.mode if image.mode in ("L", "RGB") else None, size)
+    image.load()
+    if not header.transparent:
+        return
+    if header.decoded_twice:
+        image.info.pop("transparency", None)
+        on_white(image, _low_bytes(data, header), header.transparent)
+    elif len(header.transparent) == 1:
+        # Pillow scales grey of fewer than 8 bits to 0 to 255, but not its transparent value.
+        scale = 255 // ((1 << header.depth) - 1) if header.depth < 8 else 1
+        image.info["transparency"] = header.transparent[0] * scale
+    else:
+        image.info["transparency"] = header.transparent
+
+
+def _low_bytes(data: bytes, header: ImageHeader) -> Image.Image:
+    """Decode the low bytes of a 16-bit RGB PNG: read as little-endian, they are the high ones."""
+    image = _open(kept_bytes(data, header), header)
+    image.tile = [tile._replace(args="RGB;16L") for tile in image.tile]  # type: ignore[attr-defined]
+    image.load()
+    return image
 
 
 def _confirmed(image: Image.Image, header: ImageHeader) -> ImageHeader:

@@ -32,6 +32,8 @@ class ImageHeader:
         full_size: Whether a JPEG is decoded in its full size, because Pillow reads it as one of
             several images (MPO).
         pieces_walked: Chunks, strips or tiles for which Pillow runs Python code.
+        transparent: Samples of the one colour that is transparent (PNG), at the coded depth; empty
+            where there is none, or where the transparency is stored otherwise.
         keep: Pieces passed to the decoder instead of the whole file; empty for the whole file.
         coded_nbytes: Length of the encoded bytes.
     """
@@ -52,7 +54,16 @@ class ImageHeader:
     scans: int = 1
     full_size: bool = False
     pieces_walked: int = 0
+    transparent: tuple[int, ...] = ()
     keep: tuple[Piece, ...] = ()
+
+    @property
+    def decoded_twice(self) -> bool:
+        """Whether the low bytes of the samples are decoded besides the high ones.
+
+        Pillow decodes 16-bit RGB to its high bytes, but a transparent colour is compared as a whole.
+        """
+        return len(self.transparent) == 3 and self.depth == 16
 
     @property
     def area_px(self) -> int:

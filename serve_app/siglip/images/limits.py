@@ -1,8 +1,12 @@
-"""Limits on what may be decoded."""
+"""How images are decoded, and limits on what may be."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from serve_app.siglip.images.formats import FORMATS
+
+ImageDecoding = Literal["fast", "exact"]
+"""Whether JPEGs may be decoded smaller than they are stored (`plan.py`), or never."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +19,7 @@ class ImageLimits:
         max_side_px: Largest width or height in pixels.
         max_cost: Largest predicted CPU time; the unit is what a 12-megapixel baseline JPEG costs.
         max_decode_bytes: Largest predicted memory of decoding, beyond the encoded bytes.
+        decoding: Whether JPEGs may be decoded smaller.
     """
 
     max_pixels: int = 50_000_000
@@ -22,3 +27,4 @@ class ImageLimits:
     max_side_px: int = 32_768
     max_cost: float = 10.0
     max_decode_bytes: int = 200 * 2**20
+    decoding: ImageDecoding = "fast"

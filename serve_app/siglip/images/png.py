@@ -3,6 +3,7 @@
 Source: the W3C's Portable Network Graphics Specification, third edition.
 """
 
+import struct
 import zlib
 from dataclasses import dataclass, field
 
@@ -33,7 +34,7 @@ class _Chunks:
     count: int = 0
     metadata: int = 0
     compressed_nbytes: int = 0
-    transparency: bool = False
+    transparency: bytes | None = None
     exif: bytes | None = None
     profile: bytes | None = None
     xmp: bytes | None = None
@@ -63,7 +64,7 @@ def read_png(data: bytes) -> ImageHeader:
     if colour in (0, 3):
         pixel_nbytes = 2 if depth == 16 else 1
         conversion = "deep" if depth == 16 else "grey"
-    if colour in (4, 6) or chunks.transparency:
+    if colour in (4, 6) or chunks.transparency is not None:
         conversion = "alpha"
     unusual = chunks.metadata > USUAL_METADATA_CHUNKS or chunks.compressed_nbytes > USUAL_COMPRESSED_BYTES
     return ImageHeader(
@@ -79,6 +80,7 @@ def read_png(data: bytes) -> ImageHeader:
         interlaced=bool(interlace),
         raw_nbytes=row_nbytes * height,
         pieces_walked=chunks.count,
+        transparent=_transparent_colour(chunks.transparency, colour, depth),
         keep=tuple(chunks.kept) if unusual else (),
     )
 
@@ -98,7 +100,8 @@ def _walk(data: bytes) -> _Chunks:
         if kind in _NEEDED:
             if kind == b"IHDR" and found.count > 1:  # Pillow would take the last one
                 raise damaged()
-            found.transparency |= kind == b"tRNS"
+            if kind == b"tRNS":
+                found.transparency = data[offset + 8 : stop - 4]
             found.kept.append((offset, min(stop, end)))
         else:
             found.metadata += 1
@@ -107,6 +110,18 @@ def _walk(data: bytes) -> _Chunks:
             break
         offset = stop
     return found
+
+
+def _transparent_colour(chunk: bytes | None, colour: int, depth: int) -> tuple[int, ...]:
+    """Return the samples of the transparent colour of grey and RGB images.
+
+    Source: PNG, third edition, 11.3.1.1: 2 bytes a sample, of which the lowest `depth` bits count.
+    """
+    channels = _CHANNELS[colour]
+    if chunk is None or colour not in (0, 2) or len(chunk) < 2 * channels:
+        return ()
+    mask = (1 << depth) - 1
+    return tuple(sample & mask for sample in struct.unpack_from(f">{channels}H", chunk))
 
 
 def _note_metadata(found: _Chunks, data: bytes, kind: bytes, start: int, stop: int) -> None:

@@ -7,10 +7,8 @@ import pytest
 from PIL import Image
 
 from serve_app.errors import ImageTooLarge, InvalidImage, UnsupportedImage
-from serve_app.siglip.images.cost import DRAFT_MARGIN
 from serve_app.siglip.images.decoding import decode_image
 from serve_app.siglip.images.limits import ImageLimits
-from serve_app.siglip.preprocess import resize_square
 from tests.conftest import encoded, random_picture
 
 LIMITS = ImageLimits(max_pixels=1_000_000)
@@ -132,30 +130,6 @@ def test_bomb_is_refused() -> None:
     png[29:33] = zlib.crc32(png[12:29]).to_bytes(4, "big")
     with pytest.raises(ImageTooLarge):
         decode(bytes(png))
-
-
-def test_jpeg_draft_changes_the_resized_picture_by_little() -> None:
-    """A JPEG decoded smaller gives nearly the pixels of a full decode once it is resized."""
-    smooth = random_picture(40, 30).resize((1200, 900), Image.Resampling.BICUBIC)
-    data = encoded(smooth, "JPEG", quality=95)
-    limits = ImageLimits()
-    full = decode_image(data, limits).resize((64, 64), Image.Resampling.BICUBIC)
-    drafted_image = decode_image(data, limits, target_px=64)
-    assert drafted_image.width < 1200
-    difference = np.abs(np.asarray(full, np.int16) - np.asarray(drafted_image.resize((64, 64), Image.Resampling.BICUBIC), np.int16))
-    assert difference.mean() < 0.5
-    assert difference.max() <= 4
-
-
-def test_jpeg_shrunk_in_two_steps_is_close_to_one_exact_step() -> None:
-    """What the service prepares of a JPEG, drafted and shrunk by whole factors, is near a full decode and one resize."""
-    smooth = random_picture(40, 30).resize((1280, 960), Image.Resampling.BICUBIC)
-    data = encoded(smooth, "JPEG", quality=95)
-    exact = np.asarray(decode_image(data, ImageLimits()).resize((64, 64), Image.Resampling.BICUBIC), np.int16)
-    quick = resize_square(decode_image(data, ImageLimits(), target_px=64), 64, Image.Resampling.BICUBIC, DRAFT_MARGIN)
-    difference = np.abs(exact - quick.astype(np.int16))
-    assert difference.mean() < 1.0
-    assert difference.max() <= 8
 
 
 def test_data_after_the_picture_is_ignored() -> None:

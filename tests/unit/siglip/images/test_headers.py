@@ -157,6 +157,41 @@ def test_large_compressed_metadata_of_a_png_is_left_out(kind: str) -> None:
     assert decode_image(data, LIMITS).size == (10, 10)
 
 
+@pytest.mark.parametrize("kind", [name for name in FORMATS if name not in ("GIF", "BMP")])
+def test_large_profiles_and_descriptions_do_not_matter(kind: str) -> None:
+    """1.5 MB of ICC profile, in every format that holds one, and of EXIF where it may be so long."""
+    junk = np.random.default_rng(0).bytes(1_500_000)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    if kind != "JPEG":  # one segment has 64 KiB
+        exif[0x9286] = junk
+    data = make.saved(make.photo(40, 24), kind, icc_profile=junk, exif=exif.tobytes() if kind == "HEIF" else exif)
+    assert len(data) > 1_500_000
+    assert decode_image(data, LIMITS).size == (24, 40)
+
+
+@pytest.mark.parametrize("application", [b"\xfe", b"\xff\x0bXMP DataXMP"])
+def test_large_comments_and_xmp_of_a_gif_are_left_out(application: bytes) -> None:
+    """1.5 MB before the first frame, whose transparency is still known."""
+    image = Image.new("P", (40, 24), 1)
+    image.putpalette([255, 0, 0, 0, 0, 255])
+    plain = make.saved(image, "GIF", transparency=1)
+    start = 13 + (3 << (plain[10] & 7) + 1)
+    blocks = b"".join(b"\xff" + bytes([value]) * 255 for value in range(1, 256)) * 24
+    data = plain[:start] + b"!" + application + blocks + b"\0" + plain[start:]
+
+    assert len(kept_bytes(data, header(data))) <= len(plain)
+    assert (np.asarray(decode_image(data, LIMITS)) == 255).all()
+
+
+@pytest.mark.parametrize("body", [b"\x01a" * 500_000, b"\0!\xfe" * 500_000, bytes(1_000_000)])
+def test_gifs_of_too_many_blocks_are_refused(body: bytes) -> None:
+    """Before their first frame, so that reading a header stays cheap."""
+    start = b"GIF89a" + bytes((10, 0, 10, 0, 0, 0, 0))
+    with pytest.raises(ImageTooLarge, match="Save it again without metadata"):
+        header(start + b"!\xfe" + body)
+
+
 def test_many_exif_segments_of_a_jpeg_are_left_out() -> None:
     """Pillow would copy all that came before with each of them."""
     data = make.saved(make.photo(64, 48), "JPEG")

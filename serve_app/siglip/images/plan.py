@@ -1,0 +1,124 @@
+"""Decides how an image is decoded: in full, or a JPEG smaller by a whole factor.
+
+libjpeg decodes a JPEG at a half, a quarter or an eighth of its size in a fraction of the time. The
+pixels after resizing then differ from those of a full decode, by content and by how much is left to
+shrink. `bench/decoding.py` measures both; docs/siglip.md has the numbers.
+
+Not here: what a decode costs (`cost.py`), whether an image has fine detail (`detail.py`).
+"""
+
+import dataclasses
+from dataclasses import dataclass
+
+from serve_app.siglip.images.cost import DecodeCost, Resizing, check, predict
+from serve_app.siglip.images.header import ImageHeader
+from serve_app.siglip.images.limits import ImageLimits
+
+SHARP_MARGIN = 5.4
+"""Decoded at this many times the target or more, text and photos differ by at most 4 of 255."""
+
+QUICK_MARGIN = 2.9
+"""Decoded at this many times the target or more, photos differ by at most 4 to 6 of 255, text by 12."""
+
+MIN_MARGIN = 2.0
+"""For tiles, thumbnails, and images that would exceed a limit otherwise: text differs by up to 18."""
+
+SMALL_PX = 3_200_000
+"""Images of so few pixels are decoded with `SHARP_MARGIN` at once, which takes about 30 ms."""
+
+_SCALES = (8, 4, 2)
+_DETAIL_PER_MPX = 0.03
+"""Cost of looking for fine detail. Source: bench/decoding.py."""
+
+
+@dataclass(frozen=True, slots=True)
+class DecodingPlan:
+    """How an image is decoded, and what that costs.
+
+    Attributes:
+        header: The image's header.
+        scale: Whole factor by which a JPEG is decoded smaller.
+        sharp_scale: Factor by which it is decoded again if it turns out to have fine detail; equal
+            to `scale` if it is not.
+        gap: See `preprocess.resize_square`; None for one exact step.
+        cost: Predicted cost, with the second decode.
+        resizing: How the image is resized; None if it is only decoded and converted.
+    """
+
+    header: ImageHeader
+    scale: int
+    sharp_scale: int
+    gap: float | None
+    cost: DecodeCost
+    resizing: Resizing | None
+
+
+def plan_decoding(
+    header: ImageHeader,
+    draft_px: int | None,
+    resizing: Resizing | None,
+    limits: ImageLimits,
+) -> DecodingPlan:
+    """Choose how an image is decoded.
+
+    Args:
+        header: The image's header.
+        draft_px: Side in pixels of the square (or of the square of equal area) that the image is
+            resized to; None for full size.
+        resizing: How the image is resized; None if it is only decoded and converted.
+        limits: What is refused, and whether JPEGs may be decoded smaller.
+
+    Raises:
+        ImageTooLarge: The image exceeds one of `limits`.
+    """
+    if draft_px is None or header.format != "JPEG" or limits.decoding == "exact":
+        chosen = _single(header, 1, resizing, None)
+    elif resizing is None or resizing.tiles:
+        chosen = _single(header, draft_scale(header, draft_px, MIN_MARGIN), resizing, MIN_MARGIN)
+    else:
+        chosen = _fast(header, draft_px, resizing, limits)
+    check(header, chosen.cost, limits)
+    return chosen
+
+
+def draft_scale(header: ImageHeader, draft_px: int, margin: float) -> int:
+    """Return the largest factor at which both sides stay at least `margin` times `draft_px`."""
+    if header.full_size:
+        return 1
+    ratio = min(header.width, header.height) / (margin * draft_px)
+    return next((scale for scale in _SCALES if ratio >= scale), 1)
+
+
+def _fast(header: ImageHeader, draft_px: int, resizing: Resizing, limits: ImageLimits) -> DecodingPlan:
+    """Return the most faithful plan within the limits that is quick for most images."""
+    sharp = _single(header, draft_scale(header, draft_px, SHARP_MARGIN), resizing, SHARP_MARGIN)
+    quick = _single(header, draft_scale(header, draft_px, QUICK_MARGIN), resizing, SHARP_MARGIN)
+    if quick.scale == sharp.scale or header.area_px / sharp.scale**2 <= SMALL_PX:
+        best = sharp
+    else:
+        best = _twice(quick, sharp)
+    for plan in (best, quick):
+        if _within(plan.cost, limits):
+            return plan
+    return _single(header, draft_scale(header, draft_px, MIN_MARGIN), resizing, MIN_MARGIN)
+
+
+def _single(header: ImageHeader, scale: int, resizing: Resizing | None, gap: float | None) -> DecodingPlan:
+    if resizing is None or resizing.gap is None:
+        gap = None
+    else:
+        resizing = dataclasses.replace(resizing, gap=gap)
+    return DecodingPlan(header, scale, scale, gap, predict(header, scale, resizing), resizing)
+
+
+def _twice(quick: DecodingPlan, sharp: DecodingPlan) -> DecodingPlan:
+    """Return a plan that decodes again with the scale of `sharp` if there is fine detail."""
+    header = quick.header
+    first = predict(header, quick.scale, None)
+    looking = _DETAIL_PER_MPX * header.area_px / quick.scale**2 / 1e6
+    cost = DecodeCost(first.cost + looking + sharp.cost.cost, max(quick.cost.nbytes, sharp.cost.nbytes))
+    return DecodingPlan(header, quick.scale, sharp.scale, sharp.gap, cost, sharp.resizing)
+
+
+def _within(cost: DecodeCost, limits: ImageLimits) -> bool:
+    return cost.cost <= limits.max_cost and cost.nbytes <= limits.max_decode_bytes
