@@ -3,17 +3,20 @@
 import contextlib
 import logging
 import os
+import socket
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 import ray
 from ray.exceptions import RayError
 
-from serve_app.errors import TaggerError
+from serve_app.errors import ConfigError, TaggerError
 from serve_app.hardware.detection import Hardware, cpu_has_bfloat16, detect_machine, hardware_of_nodes
 from serve_app.private_ray import private_folder, private_ray
 
 T = TypeVar("T")
+
+CONNECT_TIMEOUT_S = 5.0
 
 
 @contextlib.contextmanager
@@ -24,6 +27,9 @@ def connected(address: str | None) -> Iterator[bool]:
 
     Args:
         address: Of the cluster; None for what `RAY_ADDRESS` says, as it does in a Ray job, and else for a new one.
+
+    Raises:
+        ConfigError: There is no cluster at the address, or none can be started.
     """
     if ray.is_initialized():
         yield False
@@ -33,11 +39,27 @@ def connected(address: str | None) -> Iterator[bool]:
         with private_folder() as folder, private_ray(folder):
             yield True
         return
-    ray.init(address=named, log_to_driver=False, logging_level=logging.ERROR)
+    source = "--address" if address else "RAY_ADDRESS"
+    _join(named, source)
     try:
         yield False
     finally:
         ray.shutdown()
+
+
+def _join(address: str, source: str) -> None:
+    """Connect to a cluster, or say at once that there is none: Ray itself asks a dead address for minutes."""
+    advice = f"correct {source} or leave it out to start Ray on this machine"
+    host, separator, port = address.removeprefix("ray://").rpartition(":")
+    if separator and port.isascii() and port.isdigit():
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_TIMEOUT_S).close()
+        except (OSError, OverflowError) as error:
+            raise ConfigError(f"no Ray cluster answers at {address} ({error}); {advice}.") from error
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (OSError, ValueError, RuntimeError, RayError) as error:
+        raise ConfigError(f"cannot connect to the Ray cluster {address}: {error} Start it, or {advice}.") from error
 
 
 def hardware_of_cluster(own: bool, with_gpus: bool) -> Hardware:
