@@ -59,7 +59,7 @@ class LocalScorer:
         for name, registered in self.settings.vocabularies.items():
             if registered.calibration is not None:
                 registered.calibration.check_checkpoint(self.fingerprint, name)
-        encoder = encoder_fingerprint(self.checkpoint, plugin.dtype, plugin.quantization)
+        encoder = encoder_fingerprint(self.fingerprint, plugin.dtype, plugin.quantization)
         self.known = KnownRows(encoder, config.limits.max_cached_label_bytes, config.tag_banks)
         self._registered: dict[str, ScoredBank] = {}
         self.prompts_encoded = 0

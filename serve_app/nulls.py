@@ -4,6 +4,7 @@ Keys whose type includes None keep it, because there null is a value of its own,
 `tag_banks: null` for no storage. Unknown keys keep it too, so that they are refused.
 """
 
+from functools import cache
 from types import NoneType
 from typing import Any, get_args
 
@@ -23,12 +24,18 @@ def without_nulls(model: type[BaseModel], data: Any) -> Any:
         known = model.model_fields.get(key) if isinstance(key, str) else None
         if known is None:
             kept[key] = value
-        elif value is not None or NoneType in get_args(known.annotation):
+        elif value is not None or key in _keys_with_null(model):
             kept[key] = value
             block = known.annotation
             if isinstance(block, type) and issubclass(block, BaseModel):
                 kept[key] = without_nulls(block, value)
     return kept
+
+
+@cache
+def _keys_with_null(model: type[BaseModel]) -> frozenset[str]:
+    """Return the keys of a block for which null is a value of its own."""
+    return frozenset(name for name, field in model.model_fields.items() if NoneType in get_args(field.annotation))
 
 
 class NullIsDefault(BaseModel):

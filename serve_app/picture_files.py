@@ -4,6 +4,7 @@ Every command, the client and batch jobs use these rules, so a folder holds the 
 of them. They apply to what a folder contains: a file that is named explicitly is always used.
 """
 
+import errno
 import logging
 import os
 import stat
@@ -11,6 +12,8 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from serve_app.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +44,30 @@ MAX_SHOWN = 3
 """Maximum number of examples in a message."""
 MAX_SHOWN_CHARS = 200
 """Maximum length of one example."""
+_SKIPPED_ERRORS = (errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
+"""Errors of an entry that cannot be read at all. The others, such as ESTALE, EIO and ETIMEDOUT, come
+from the disk or network share: skipping the entry would hide files that are there."""
+_LEADS_NOWHERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+"""Errors of a link whose target does not exist, or that leads in a circle."""
+
+
+@dataclass(slots=True)
+class Examples:
+    """A number of entries, and the first few of them.
+
+    Attributes:
+        count: How many there are.
+        shown: At most `MAX_SHOWN` of them.
+    """
+
+    count: int = 0
+    shown: list[str] = field(default_factory=list)
+
+    def add(self, text: str) -> None:
+        """Count one entry."""
+        self.count += 1
+        if len(self.shown) < MAX_SHOWN:
+            self.shown.append(text)
 
 
 @dataclass(slots=True)
@@ -60,8 +87,8 @@ class Skipped:
     suffixes: Counter[str] = field(default_factory=Counter)
     links: int = 0
     special: int = 0
-    unreadable: list[str] = field(default_factory=list)
-    keys: list[str] = field(default_factory=list)
+    unreadable: Examples = field(default_factory=Examples)
+    keys: Examples = field(default_factory=Examples)
 
     def add_other(self, name: str) -> None:
         """Count a file of another type."""
@@ -75,8 +102,8 @@ class Skipped:
             (self.suffixes.total(), "file of another type", suffixes),
             (self.links, "link to a folder", []),
             (self.special, "pipe, socket, device or broken link", []),
-            (len(self.unreadable), "entry that cannot be read", self.unreadable[:MAX_SHOWN]),
-            (len(self.keys), "object with an unusable key", self.keys[:MAX_SHOWN]),
+            (self.unreadable.count, "entry that cannot be read", self.unreadable.shown),
+            (self.keys.count, "object with an unusable key", self.keys.shown),
         ]
         phrases = [f"{count:,} × {name}{_examples(shown)}" for count, name, shown in counts if count]
         return ", ".join(phrases)
@@ -101,6 +128,9 @@ def pictures_in(folder: Path) -> list[Path]:
     """Return the images of a folder and its subfolders in a fixed order, and report what is skipped.
 
     A folder that cannot be read is reported like an unreadable subfolder; it holds no images.
+
+    Raises:
+        ConfigError: See `files_below`.
     """
     skipped = Skipped()
     found: list[Path] = []
@@ -116,13 +146,15 @@ def pictures_in(folder: Path) -> list[Path]:
 def files_below(folder: str, skipped: Skipped, with_litter: bool = False) -> Iterator[tuple[str, os.stat_result]]:
     """Yield the path and status of every regular file below a folder, in no particular order.
 
-    Links to files are followed, links to folders are not. Nothing that the folder contains ends the
-    walk.
+    Links to files are followed, links to folders are not. An entry that is not accessible is skipped.
 
     Args:
         folder: Where to start; a link is followed.
         skipped: Counts what is not yielded.
         with_litter: Also yield hidden files and litter.
+
+    Raises:
+        ConfigError: The disk or network share fails, so an unknown number of files is missing.
     """
     waiting = [folder]
     while waiting:
@@ -131,7 +163,8 @@ def files_below(folder: str, skipped: Skipped, with_litter: bool = False) -> Ite
             with os.scandir(here) as listed:
                 entries = list(listed)
         except OSError as error:
-            skipped.unreadable.append(_with_reason(here, error))
+            if here == folder or not _is_deleted(error):
+                _count_unreadable(here, error, skipped)
             continue
         for entry in entries:
             if not with_litter and _is_litter_name(entry.name):
@@ -155,11 +188,28 @@ def _status(entry: "os.DirEntry[str]", skipped: Skipped) -> os.stat_result | Non
     try:
         return entry.stat()
     except OSError as error:
-        if entry.is_symlink():  # to nothing, or in a circle
+        if entry.is_symlink() and error.errno in _LEADS_NOWHERE:
             skipped.special += 1
-        else:
-            skipped.unreadable.append(_with_reason(entry.path, error))
+        elif not _is_deleted(error):
+            _count_unreadable(entry.path, error, skipped)
         return None
+
+
+def _is_deleted(error: OSError) -> bool:
+    """Return whether an entry was deleted after its folder had been listed."""
+    return error.errno == errno.ENOENT
+
+
+def _count_unreadable(path: str, error: OSError, skipped: Skipped) -> None:
+    """Count an entry that is not accessible.
+
+    Raises:
+        ConfigError: It may be accessible, but the disk or network share fails.
+    """
+    if error.errno not in _SKIPPED_ERRORS:
+        reason = _printable(_with_reason(path, error))
+        raise ConfigError(f"{reason}. Check the disk or network share, then try again.") from error
+    skipped.unreadable.add(_with_reason(path, error))
 
 
 def _is_litter_name(name: str) -> bool:

@@ -16,6 +16,9 @@ PORTS = 64
 """Number of consecutive ports of a block. Blocks begin at multiples of it from the lowest port, so two runs have either
 the same block or no port in common."""
 
+EVERYWHERE = ("0.0.0.0", "::", "127.0.0.1", "::1", "localhost")
+"""Hosts of which only one service at a time may have a port: all addresses, and those that they are most often mixed up with."""
+
 
 @contextlib.contextmanager
 def reserved_block() -> Iterator[range]:
@@ -58,8 +61,9 @@ def reserved_address(host: str, port: int) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         if sys.platform == "linux" and port:
             lock = stack.enter_context(socket.socket(socket.AF_UNIX))
+            place = "" if host in EVERYWHERE else f"-{host}"
             try:
-                lock.bind(f"\0siglip-serve-port-{port}")  # a name in the abstract namespace, which ends with the process
+                lock.bind(f"\0siglip-serve-port-{port}{place}")  # a name in the abstract namespace, which ends with the process
             except OSError as error:
                 raise ConfigError(_why_not(error, host, port)) from error
         _check_free(host, port)

@@ -28,6 +28,8 @@ import psutil
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 STOP_TIMEOUT_S = 12.0
 """Time that the service has for ending in order; what is left of it then is killed."""
+KILL_TIMEOUT_S = 2.0
+"""Time after which killed processes that still exist are given up: one that waits for a driver or a dead disk cannot end."""
 POLL_S = 0.1
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -37,8 +39,8 @@ _PR_SET_CHILD_SUBREAPER = 36
 def supervised(run: Callable[[], int]) -> int:
     """Run a function in a child process with a session of its own, and end all of its processes when either ends.
 
-    The first signal out of SIGINT, SIGTERM and SIGHUP becomes a SIGINT of the child, which should end in order then; the
-    second one too, which should make it end at once. Call this while the process has one thread that matters.
+    The first SIGINT, SIGTERM or SIGHUP is passed to the child as SIGINT, and the child should shut down in order. A second one
+    should make it exit at once. Call this before the process starts threads.
 
     Returns:
         In the child what `run` returns; in the parent the child's exit status, 128 and the signal's number if one ended it.
@@ -78,9 +80,12 @@ class _Supervisor:
             if self._deadline_s is not None and time.monotonic() > self._deadline_s:
                 _kill_all_below()
             time.sleep(POLL_S)
-        while _kill_all_below():
+        deadline_s = time.monotonic() + KILL_TIMEOUT_S
+        while (left := _kill_all_below()) and time.monotonic() < deadline_s:
             self._reap()
             time.sleep(POLL_S)
+        if left:
+            print(f"siglip-serve: these processes cannot be killed: {', '.join(map(str, left))}", file=sys.stderr)
         return self._status
 
     def _reap(self) -> None:
@@ -95,13 +100,13 @@ class _Supervisor:
                     self._status = code if code >= 0 else 128 - code
 
 
-def _kill_all_below() -> bool:
-    """Kill every process below this one; return whether there was one."""
+def _kill_all_below() -> list[int]:
+    """Kill every process below this one, and return their ids."""
     below = psutil.Process().children(recursive=True)
     for process in below:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
-    return bool(below)
+    return [process.pid for process in below]
 
 
 def _prctl(option: int, value: int) -> None:

@@ -39,6 +39,7 @@ LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _MERGE = "tag:yaml.org,2002:merge"
 _TEXT = "tag:yaml.org,2002:str"
 _VALUE = "tag:yaml.org,2002:value"
+_NULL = "tag:yaml.org,2002:null"
 _FLOAT = "tag:yaml.org,2002:float"
 _NUMBERS = (_FLOAT, "tag:yaml.org,2002:int")
 _TIMESTAMP = "tag:yaml.org,2002:timestamp"
@@ -46,7 +47,7 @@ _KINDS = {
     "tag:yaml.org,2002:bool": "true or false",
     "tag:yaml.org,2002:int": "a number",
     _FLOAT: "a number",
-    "tag:yaml.org,2002:null": "nothing",
+    _NULL: "nothing",
     _TIMESTAMP: "a date",
 }
 """What YAML reads a word as that is not text."""
@@ -226,6 +227,8 @@ def unquoted_value(node: yaml.ScalarNode) -> str | None:
     if not written:
         return 'is empty; write a text, or "" for an empty one'
     quoted = json.dumps(written, ensure_ascii=False)
+    if node.tag == _NULL:
+        return f"{written} is not text in YAML but empty; remove it, or quote it: {quoted}"
     kind = _KINDS.get(node.tag, "a special value")
     return f"{written} is not text in YAML but {kind}; quote it: {quoted}"
 

@@ -78,7 +78,7 @@ def text_fields(pairs: Iterable[tuple[str, str]], model: type[BaseModel]) -> dic
     """Return the fields of a query string or a form in the shape that a JSON body has.
 
     A list that is sent once stays a text, which the model splits. A list whose field is repeated
-    has one item for each value, taken as it is: commas within it do not split it. Of other
+    has one item for each value that is not empty, taken as it is: commas within it do not split it. Of other
     repeated fields the last value counts. An empty value means the same as leaving the field out,
     except for labels.
 
@@ -93,7 +93,8 @@ def text_fields(pairs: Iterable[tuple[str, str]], model: type[BaseModel]) -> dic
     fields: dict[str, Any] = {}
     for name, texts in values.items():
         if is_list.get(name) and len(texts) > 1:
-            fields[name] = texts
+            filled = [text for text in texts if text.strip()]  # browsers send fields that were left empty, too
+            fields[name] = filled or texts[-1]
         elif texts[-1].strip() or name in NEVER_EMPTY or name not in is_list:
             fields[name] = texts[-1]
     return fields

@@ -16,8 +16,8 @@ from serve_app.batch.table_rows import MAX_COLUMNS, ROWS, Rows, check_names
 
 MAX_RECORD_CHARS = 2**20
 """Maximum length of a line and of a record. A quote that is never closed is given up after as many."""
-_NO_ROW = "," * MAX_COLUMNS + "\n"
-"""Stands for a line that is too long: it has more fields than any header."""
+_NO_ROW = "," * MAX_COLUMNS + "x\n"
+"""Stands for a line that is too long: it has more fields than any header, and the last is not empty."""
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
@@ -91,12 +91,14 @@ def csv_rows(file: IO[bytes], paths: Collection[str]) -> Iterator[Rows]:
         number = lines.begin_record()
         try:
             row = next(reader, None)
+            is_malformed = row is not None and any(row[len(names) :])  # a comma at the end adds an empty field
         except (csv.Error, _TooLong):
-            lines.go_back()
-            row = [""] * (len(names) + 1)
+            row = []
+            is_malformed = True
         if row is None:
             break
-        if len(row) > len(names):
+        if is_malformed:
+            lines.go_back()  # a quote may have swallowed the rows of the next lines
             malformed[len(waiting)] = number
             waiting.append(None)
         elif row:  # an empty line is no row
@@ -117,12 +119,16 @@ def _lines_and_header(file: IO[bytes]) -> tuple[_Lines, list[str]]:
         raise ValueError("it is UTF-16; save it as UTF-8")
     csv.field_size_limit(MAX_RECORD_CHARS)
     lines = _Lines(io.TextIOWrapper(file, "utf-8-sig", "surrogateescape", newline=""))
+    records = csv.reader(lines, strict=True)
+    header: list[str] | None = []
     try:
-        header = next(csv.reader(lines, strict=True), None)
+        while header is not None and not any(name.strip() for name in header):
+            lines.begin_record()
+            header = next(records, None)
     except (csv.Error, _TooLong) as error:
         raise ValueError("its first line is not a CSV header") from error
-    if not header:
-        raise ValueError("it is empty or its first line names no columns")
+    if header is None:
+        raise ValueError("it is empty: it has no line that names the columns")
     names = [_escaped(name) for name in header]
     check_names(names)  # before 100,000 columns of rows are built
     return lines, names

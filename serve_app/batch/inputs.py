@@ -15,7 +15,7 @@ Not here: rows of manifests and tables (`manifests.py`), members of tar files (`
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 
 import pyarrow as pa
@@ -34,7 +34,7 @@ from serve_app.siglip.images.formats import signature_of
 TAR = ".tar"
 SIGNATURE_BYTES = 16
 PEEK = 1000
-"""Objects that are looked at to tell what a prefix holds."""
+"""Objects that are looked at to tell what a prefix holds; more only if none of them can be tagged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +45,13 @@ class Inputs:
         kind: How an input is read.
         tables: Of the inputs, in an order that does not change; read once.
         image_column: Of a table of images.
+        skipped: What INPUT contains that is not used; complete once the tables are read.
     """
 
     kind: Kind
     tables: Iterator[pa.Table]
     image_column: str | None = None
+    skipped: Skipped = field(default_factory=Skipped)
 
 
 def find_inputs(options: BatchOptions) -> Inputs:
@@ -61,14 +63,16 @@ def find_inputs(options: BatchOptions) -> Inputs:
     storage, source = options.storage, options.source
     named = named_file(storage, source)
     requested = options.input_format
+    skipped = Skipped()
     if requested == "auto":
         requested = _guess(storage, source) if named is None else _format_of(source) or _format_by_content(storage, source)
     if requested == "images":
-        return Inputs("object", _images([named] if named is not None else _objects(storage, source, is_image)))
+        images = [named] if named is not None else _objects(storage, source, is_image, skipped)
+        return Inputs("object", _images(images), skipped=skipped)
     if requested == "webdataset":
-        shards = [named] if named is not None else _objects(storage, source, lambda url: url.lower().endswith(TAR))
-        return Inputs("member", shard_inputs(storage, shards, alone=named is not None))
-    found = [named] if named is not None else list(_objects(storage, source, lambda url: url.lower().endswith(TABLES)))
+        shards = [named] if named is not None else _objects(storage, source, lambda url: url.lower().endswith(TAR), skipped)
+        return Inputs("member", shard_inputs(storage, shards, alone=named is not None), skipped=skipped)
+    found = [named] if named is not None else list(_objects(storage, source, lambda url: url.lower().endswith(TABLES), skipped))
     if not found:
         raise ConfigError(f"{shown_url(source)} holds no {', '.join(TABLES)}.")
     image_column = image_column_of(storage, found, options) if requested in ("auto", "table") or options.image_column else None
@@ -77,14 +81,14 @@ def find_inputs(options: BatchOptions) -> Inputs:
             f"{shown_url(found[0].url)} has no column of pictures; name it with --image-column, or use --input-format manifest."
         )
     if image_column is not None and options.input_format != "manifest":
-        return Inputs("row", table_inputs(storage, found, image_column), image_column)
-    return Inputs("object", manifest_inputs(storage, found, options))
+        return Inputs("row", table_inputs(storage, found, image_column), image_column, skipped)
+    return Inputs("object", manifest_inputs(storage, found, options), skipped=skipped)
 
 
 def named_file(storage: Storage, source: str) -> Stored | None:
     """Return the file that INPUT names, or None where it is a folder or prefix.
 
-    A local file may have any suffix; elsewhere a suffix tells whether it is worth a request.
+    A local file may have any suffix. In a bucket, only names with a known suffix are looked up.
 
     Raises:
         ConfigError: The store cannot be asked.
@@ -95,10 +99,18 @@ def named_file(storage: Storage, source: str) -> Stored | None:
 
 
 def _guess(storage: Storage, source: str) -> InputFormat:
-    formats = (_format_of(found.url) for found in storage.list(source, Skipped()))
-    counts = Counter(islice((kind for kind in formats if kind is not None), PEEK))
+    counts = Counter[InputFormat]()
+    skipped = Skipped()
+    for number, found in enumerate(storage.list(source, skipped), 1):
+        kind = _format_of(found.url)
+        if kind is None:
+            skipped.add_other(found.url)
+        else:
+            counts[kind] += 1
+        if counts and number >= PEEK:
+            break
     if not counts:
-        _report_all(storage, source)
+        skipped.report(shown_url(source))
         raise ConfigError(
             f"{shown_url(source)} is not there or holds nothing that can be tagged: pictures ({', '.join(SUFFIXES)}), "
             f"tables or manifests ({', '.join(TABLES)}) or .tar shards."
@@ -127,21 +139,14 @@ def _format_by_content(storage: Storage, source: str) -> InputFormat:
     return "images"
 
 
-def _objects(storage: Storage, source: str, wanted: Callable[[str], bool]) -> Iterator[Stored]:
+def _objects(storage: Storage, source: str, wanted: Callable[[str], bool], skipped: Skipped) -> Iterator[Stored]:
     """Yield the objects below a prefix that are wanted, and report at the end what is skipped."""
-    skipped = Skipped()
     for found in storage.list(source, skipped):
         if wanted(found.url):
             yield found
         else:
             skipped.add_other(found.url)
     skipped.report(shown_url(source))
-
-
-def _report_all(storage: Storage, source: str) -> None:
-    """Report why a prefix holds nothing that can be tagged."""
-    for _ in _objects(storage, source, lambda url: False):
-        pass
 
 
 def _images(objects: Iterable[Stored]) -> Iterator[pa.Table]:

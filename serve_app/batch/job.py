@@ -20,7 +20,7 @@ from serve_app.batch.progress import Metrics, Tally, shown_progress
 from serve_app.batch.rows import Writing, Written
 from serve_app.batch.snapshot import Chunk, Cut, Snapshot, load_snapshot, read_chunk, take_snapshot
 from serve_app.batch.storage import joined, shown_url
-from serve_app.batch.update import update_snapshot
+from serve_app.batch.update import list_again, update_snapshot
 from serve_app.batch.verify import Proof, verify, written_names
 from serve_app.errors import ServiceError
 from serve_app.terminal import json_text, print_line
@@ -117,8 +117,9 @@ class Job:
             cut = Cut(self.options.chunk_size, self.options.partition_by, self.options.limit)
             return take_snapshot(storage, folder, find_inputs(self.options), cut)
         if self.options.update or self.options.retry_errors:
-            storage.delete(joined(folder, SUCCESS))
-            return update_snapshot(self.options, self.writing, known)
+            relisted = list_again(self.options, self.writing, known) if self.options.update else None
+            storage.delete(joined(folder, SUCCESS))  # not before: if the inputs cannot be listed, the output stays whole
+            return update_snapshot(self.options, self.writing, known, relisted)
         return known
 
     def _delete_superseded(self, snapshot: Snapshot) -> None:

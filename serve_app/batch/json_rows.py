@@ -3,16 +3,20 @@
 The values of a key may have any types. A column has the type that fits all of them, over the whole
 file; if there is none, it is text: strings as they are, other values as JSON. A line that is no JSON
 object costs itself alone.
+
+JSON has no numbers that are not finite, but Python's `json` and others write them. `NaN`, `Infinity` and
+`-Infinity` are read as null; a number too large for a double, such as `1e999`, is read as text.
 """
 
 import io
+import json
+import math
 from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
 
 from serve_app.batch.table_rows import MAX_COLUMNS, ROWS, Rows, json_or_text
-from serve_app.bounded_files import FileProblem, parse_json
 
 MAX_JSON_DEPTH = 64
 """Maximum nesting of lists and objects in one line. pyarrow crashes the process at some 20,000 levels."""
@@ -26,7 +30,8 @@ def json_rows(data: bytes) -> Iterator[Rows]:
     """Yield the rows of a JSON Lines file.
 
     Args:
-        data: The whole file; it is parsed twice, so that only some rows are held as Python objects.
+        data: The whole file; it is parsed two or three times, so that only some rows are held as
+            Python objects.
 
     Raises:
         ValueError: It has no object at all, too many different keys, or ends in the middle of a line.
@@ -62,8 +67,8 @@ def _pages(data: bytes) -> Iterator[list[Record]]:
 
 def _object_in(line: bytes) -> dict[str, Any] | None:
     try:
-        row = parse_json(line, "the line")
-    except FileProblem:
+        row = json.loads(line, parse_constant=lambda _: None, parse_float=_number)
+    except (RecursionError, ValueError):
         return None
     if not isinstance(row, dict):
         return None
@@ -72,21 +77,45 @@ def _object_in(line: bytes) -> dict[str, Any] | None:
     return row
 
 
+def _number(text: str) -> float | str:
+    value = float(text)
+    return value if math.isfinite(value) else text
+
+
 def _types_of(data: bytes) -> dict[str, pa.DataType | None]:
     """Return the type of every key; None for text that holds any value."""
     types: dict[str, pa.DataType | None] = {}
+    widened: set[str] = set()
     objects = 0
     for records in _pages(data):
         rows = [row for _, row in records if row is not None]
         objects += len(rows)
         for name in dict.fromkeys(key for row in rows for key in row):
             kind = _type_of([row.get(name) for row in rows])
-            types[name] = _common(types[name], kind) if name in types else kind
+            if name in types and types[name] != kind:
+                kind = _common(types[name], kind)
+                widened.add(name)
+            types[name] = kind
         if len(types) > MAX_COLUMNS:
             raise ValueError(f"its objects have more than {MAX_COLUMNS:,} different keys")
     if data.strip() and not objects:
         raise ValueError("not one of its lines is a JSON object")
+    types |= dict.fromkeys(_not_convertible(data, {name: types[name] for name in widened}))
     return {name: pa.string() if kind is not None and pa.types.is_null(kind) else kind for name, kind in types.items()}
+
+
+def _not_convertible(data: bytes, types: dict[str, pa.DataType | None]) -> set[str]:
+    """Return the keys with values that their type cannot hold, such as an integer above 2**53 among doubles."""
+    left = {name: kind for name, kind in types.items() if kind is not None}
+    failed: set[str] = set()
+    for records in _pages(data) if left else ():
+        rows = [row or {} for _, row in records]
+        for name, kind in left.items():
+            try:
+                pa.array([row.get(name) for row in rows], kind)
+            except _FAILURES:
+                failed.add(name)
+    return failed
 
 
 def _type_of(values: list[Any]) -> pa.DataType | None:

@@ -22,15 +22,17 @@ class NotAFile(OSError):
     """The path is a folder, a pipe or a device."""
 
 
-def list_files(folder: str, skipped: Skipped | None) -> Iterator[tuple[str, os.stat_result]]:
-    """Yield the path and status of every file below a folder, sorted; nothing if there is no folder.
+def list_files(folder: str, skipped: Skipped | None) -> Iterator[tuple[str, int, str]]:
+    """Yield the path, size and ETag of every file below a folder, sorted; nothing if there is no folder.
 
     Args:
         folder: Where to start.
-        skipped: Counts what is left out; with None, hidden files are listed too.
+        skipped: Counts what is left out. With None, hidden files are listed too, and nothing may be
+            unreadable.
 
     Raises:
-        OSError: The folder itself cannot be read.
+        OSError: The folder itself cannot be read; with None, also if a part of it cannot be.
+        ConfigError: The disk or network share fails.
     """
     try:
         with os.scandir(folder):
@@ -38,7 +40,11 @@ def list_files(folder: str, skipped: Skipped | None) -> Iterator[tuple[str, os.s
     except (FileNotFoundError, NotADirectoryError):
         return
     counts = Skipped() if skipped is None else skipped
-    yield from sorted(files_below(folder, counts, with_litter=skipped is None), key=lambda found: found[0])
+    # 740 bytes a file if the whole status were held
+    files = sorted((path, status.st_size, etag_of(status)) for path, status in files_below(folder, counts, with_litter=skipped is None))
+    if skipped is None and counts.unreadable.count:
+        raise OSError(counts.unreadable.shown[0])
+    yield from files
 
 
 def status_of(path: str) -> os.stat_result | None:

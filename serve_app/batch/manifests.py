@@ -1,7 +1,9 @@
 """The rows of manifests, which name images, and of tables, which contain them, as inputs of a job."""
 
+import functools
+import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -115,7 +117,8 @@ def _named_images(rows: Rows, url: str, options: BatchOptions) -> pa.Table:
         has = ", ".join(table.column_names)
         raise DamagedTable(f"{shown_url(url)} has no column {column or 'uri'}; it has {has}. Name it with --uri-column.")
     written = [_text_of(value) for value in table[column].to_pylist()]
-    urls = [_image_url(text, url) for text in written]
+    realpath = functools.cache(os.path.realpath)  # most rows with `..` lead to the same few folders
+    urls = [_image_url(text, url, realpath) for text in written]
     uris = [printable(text) for text in written]
     offsets: list[int | None] = [None] * len(urls)
     for place, line in rows.malformed.items():
@@ -135,12 +138,15 @@ def _text_of(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def _image_url(written: str, manifest: str) -> str:
-    """Return the URL of an image that a manifest names; what is none stays as it is, and reading it is an error of its row."""
+def _image_url(written: str, manifest: str, realpath: Callable[[str], str]) -> str:
+    """Return the URL of an image that a manifest names.
+
+    Text that is not a valid URL is kept; reading it produces an error row.
+    """
     if not written:
         return ""
     try:
-        url = url_beside(manifest, written)
+        url = url_beside(manifest, written, realpath)
     except ConfigError:
         url = written
     return "" if SURROGATE.search(url) else url

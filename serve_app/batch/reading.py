@@ -60,10 +60,7 @@ def _read_object(given: dict[str, Any], storage: Storage, most: int) -> Read:
         if given["offset"] == DAMAGED:
             raise SourceUnavailable(f"{shown_url(given['file'])} is damaged; its rows from here on cannot be read.")
         if given["offset"] == MALFORMED:
-            raise InvalidRequest(
-                f"This line of {shown_url(given['file'])} cannot be read: it has more fields than the header, a quote that does "
-                "not end, or is no JSON object."
-            )
+            raise InvalidRequest(f"This line of {shown_url(given['file'])} cannot be read: {_why_malformed(given['file'])}.")
         if not given["file"]:
             raise InvalidRequest("The row names no picture.")
         if given["size"] is not None and given["size"] > most:
@@ -72,6 +69,13 @@ def _read_object(given: dict[str, Any], storage: Storage, most: int) -> Read:
         return Read(data, etag)
     except RequestError as error:
         return Read(b"", given["etag"], error)
+
+
+def _why_malformed(file: str) -> str:
+    """Return what is wrong with a malformed row of a manifest, by the format of the manifest."""
+    if file.lower().endswith(".csv"):
+        return "it has more fields than the header or a quote without its end, or is too long"
+    return "it is not a JSON object"
 
 
 def _read_member(given: dict[str, Any], storage: Storage, most: int) -> Read:

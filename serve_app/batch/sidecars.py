@@ -8,7 +8,7 @@ import logging
 import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -53,17 +53,30 @@ NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 @dataclass(frozen=True, slots=True)
 class Sidecars:
-    """How many were written, how many are another program's and were left alone, and how many could not be written."""
+    """How many were written, how many are another program's and were left alone, and how many could not be written.
+
+    Attributes:
+        written: Number of sidecars that were written.
+        left_alone: Number of sidecars of another program.
+        failed: Number of sidecars that could not be written.
+        problem: Why the first of those could not be.
+    """
 
     written: int = 0
     left_alone: int = 0
     failed: int = 0
+    problem: str | None = field(default=None, compare=False)
 
     def __add__(self, other: "Sidecars") -> "Sidecars":
-        return Sidecars(self.written + other.written, self.left_alone + other.left_alone, self.failed + other.failed)
+        return Sidecars(
+            self.written + other.written,
+            self.left_alone + other.left_alone,
+            self.failed + other.failed,
+            self.problem or other.problem,
+        )
 
 
-WRITTEN, LEFT_ALONE, FAILED = Sidecars(written=1), Sidecars(left_alone=1), Sidecars(failed=1)
+WRITTEN, LEFT_ALONE = Sidecars(written=1), Sidecars(left_alone=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +94,7 @@ class Place:
     marks: str
 
     def mark(self, name: str) -> str:
-        """Return the URL of a chunk's mark; not called like a part, which readers look for."""
+        """Return the URL of a chunk's mark. Its name does not match `part-*`, so readers ignore it."""
         return joined(self.marks, "done-" + name.replace("/", "+"))
 
 
@@ -94,7 +107,7 @@ def write_sidecars(prefix: str, options: BatchOptions, result: JobResult) -> Sid
         result: Of the job.
 
     Raises:
-        TaggerError: The store does not take them.
+        TaggerError: Not one sidecar of the job can be written.
     """
     writing = Writing(options.storage, result.folder, options.output_format, options.compression, options.embeddings)
     snapshot = load_snapshot(writing.storage, writing.folder)
@@ -107,14 +120,19 @@ def write_sidecars(prefix: str, options: BatchOptions, result: JobResult) -> Sid
     left = [chunk for chunk in snapshot.chunks if place.mark(chunk.name) not in there]
     groups = [left[start : start + CHUNKS_PER_TASK] for start in range(0, len(left), CHUNKS_PER_TASK)]
     done = on_each(write_of_chunks, [(writing, group, snapshot.kind, place) for group in groups])
-    return sum(done, Sidecars())
+    total = sum(done, Sidecars())
+    if total.failed and not (there or total.written or total.left_alone):
+        raise ConfigError(f"Not one sidecar can be written. The first: {total.problem}")
+    return total
 
 
 def write_of_chunks(writing: Writing, chunks: Sequence[Chunk], kind: Kind, place: Place) -> Sidecars:
     """Write the sidecars of some chunks, and the mark of each whose sidecars are all written.
 
+    A sidecar that cannot be written is counted.
+
     Raises:
-        TaggerError: Not one sidecar of a chunk can be written.
+        TaggerError: The rows of a chunk cannot be read, or its mark cannot be written.
     """
     total = Sidecars()
     with ThreadPoolExecutor(WRITERS, thread_name_prefix="xmp") as threads:
@@ -124,14 +142,11 @@ def write_of_chunks(writing: Writing, chunks: Sequence[Chunk], kind: Kind, place
             tagged = [
                 (joined(place.prefix, _path_of(place, kind, file, row["uri"])), row["tags"]) for file, row in rows if row["error"] is None
             ]
-            outcomes = list(threads.map(partial(_write, writing.storage), tagged))
-            errors = [one for one in outcomes if isinstance(one, TaggerError)]
-            if errors and len(errors) == len(outcomes):
-                raise errors[0]
-            for error in errors:
-                logger.warning("a sidecar is missing: %s", error)
-            total += sum((FAILED if isinstance(one, TaggerError) else one for one in outcomes), Sidecars())
-            if not errors:
+            outcome = sum(threads.map(partial(_write, writing.storage), tagged), Sidecars())
+            total += outcome
+            if outcome.failed:
+                logger.warning("%d sidecars of %s are missing; the first: %s", outcome.failed, chunk.name, outcome.problem)
+            else:
                 writing.storage.write(place.mark(chunk.name), b"")
     return total
 
@@ -187,8 +202,8 @@ def xmp_packet(labels: Sequence[str]) -> bytes:
     return f'<?xpacket begin="\ufeff" id="{PACKET_ID}"?>\n{body}\n<?xpacket end="w"?>\n'.encode()
 
 
-def _write(storage: Storage, sidecar: tuple[str, list[dict[str, Any]]]) -> Sidecars | TaggerError:
-    """Write one sidecar, or leave one alone that another program has written; return the error if neither can be."""
+def _write(storage: Storage, sidecar: tuple[str, list[dict[str, Any]]]) -> Sidecars:
+    """Write one sidecar, or leave one alone that another program has written, and return which it was."""
     url, tags = sidecar
     try:
         found = storage.find(url)
@@ -198,7 +213,7 @@ def _write(storage: Storage, sidecar: tuple[str, list[dict[str, Any]]]) -> Sidec
                 return LEFT_ALONE
         storage.write(url, xmp_packet([tag["label"] for tag in tags]))
     except TaggerError as error:
-        return error
+        return Sidecars(failed=1, problem=str(error))
     return WRITTEN
 
 

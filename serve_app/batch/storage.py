@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from typing import IO, Any, NamedTuple
 
 from serve_app.batch import local_files
-from serve_app.batch.odd_keys import INVALID_KEY, list_around
+from serve_app.batch.odd_keys import is_odd_key, list_after, list_around
 from serve_app.batch.store_errors import ObjectUnreadable, StoreFailed, concerns_one_object, why
 from serve_app.batch.urls import file_url, folder_of, is_local, is_web, joined, local_path, name_of, shown_url, split, url_of
 from serve_app.batch.web import read_web
@@ -51,21 +51,22 @@ class Storage:
     options: tuple[tuple[str, str], ...] = ()
 
     def list(self, url: str, skipped: Skipped | None = None) -> Iterator[Stored]:
-        """Yield everything below a prefix, in the order of the store; that of a folder is sorted.
+        """Yield everything below a prefix, in the order the store returns; files of a folder are sorted by path.
 
         An entry that cannot be used is skipped.
 
         Args:
             url: Of the prefix or folder.
             skipped: Counts what is skipped. If it is given, hidden files and litter are skipped too.
+                Without it, a subfolder that cannot be read is an error.
 
         Raises:
-            ConfigError: It cannot be read at all.
+            ConfigError: It cannot be read at all, or the disk or network share fails.
         """
         try:
             if is_local(url):
-                for path, status in local_files.list_files(local_path(url), skipped):
-                    yield Stored(file_url(path), status.st_size, local_files.etag_of(status))
+                for path, size, etag in local_files.list_files(local_path(url), skipped):
+                    yield Stored(file_url(path), size, etag)
             else:
                 yield from self._list_bucket(url, skipped)
         except ConfigError:
@@ -83,17 +84,14 @@ class Storage:
                 yield found
 
     def _keys(self, root: str, path: str, skipped: Skipped) -> Iterator[tuple[str, int, str | None]]:
-        import obstore
-
         store = self._store(root)
         last = ""
         try:
-            for page in obstore.list(store, prefix=path or None, chunk_size=1000):
-                for entry in page:
-                    yield entry["path"], entry["size"], entry["e_tag"]
-                    last = entry["path"]
+            for entry in list_after(store, path, last):
+                yield entry
+                last = entry[0]
         except Exception as error:
-            if type(error).__name__ != INVALID_KEY:
+            if not is_odd_key(error):
                 raise
             yield from list_around(store, root, path, last, skipped, error)
 

@@ -8,11 +8,11 @@ OF_ONE_OBJECT = ("NotFoundError", "PermissionDeniedError", "InvalidPathError")
 
 
 class ObjectUnreadable(ConfigError):
-    """One object cannot be read, which says nothing of the others."""
+    """One object cannot be read; others may still be readable."""
 
 
 class StoreFailed(OSError):
-    """The store did not answer while a file was read, which says nothing of the file."""
+    """The store did not respond while a file was read; the file may be intact."""
 
 
 def concerns_one_object(error: Exception) -> bool:
@@ -32,6 +32,8 @@ def why(error: Exception) -> str:
         "NotFoundError": "it is not there",
         "IsADirectoryError": "it is a folder",
     }
+    if reason := _why_not_a_name(error):
+        return reason
     name = type(error).__name__
     if name in kinds:
         return kinds[name]
@@ -39,6 +41,18 @@ def why(error: Exception) -> str:
         return str(error.strerror or error)
     said = str(error).strip().splitlines()
     return f"{name}, {said[0][:200] if said else 'without a reason'}".rstrip(".")
+
+
+def _why_not_a_name(error: Exception) -> str | None:
+    """Return why a name was refused before the system or the store was asked; None for other errors."""
+    said = str(error)
+    if not isinstance(error, ValueError):
+        return None
+    if said.startswith("embedded null") or "\0" in said:  # of Python, of obstore
+        return "its name contains a null character"
+    if said.startswith("Could not parse path"):
+        return "its key has an empty part, a part that is . or .., or a control character"
+    return None
 
 
 def _is_from_the_system(error: OSError) -> bool:

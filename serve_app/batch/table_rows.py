@@ -48,19 +48,28 @@ def join_tables(tables: Sequence[pa.Table]) -> pa.Table:
 
 
 def text_column(column: pa.ChunkedArray | pa.Array) -> pa.ChunkedArray | pa.Array:
-    """Return a column as text: strings as they are, other values as JSON, null as null."""
+    """Return a column as text: lists, structs and maps as JSON, other values as Arrow writes them, null as null.
+
+    A date is `2024-01-01`, and a float without a fraction `1`.
+    """
     if pa.types.is_string(column.type):
         return column
+    if not pa.types.is_nested(column.type) and not isinstance(column.type, pa.BaseExtensionType):
+        try:
+            return column.cast(pa.string())
+        except pa.ArrowException:  # bytes that are not UTF-8, or a type without a cast
+            pass
     return pa.array([json_or_text(value) for value in column.to_pylist()], pa.string())
 
 
 def json_or_text(value: Any) -> str | None:
-    """Return a value as text: a string as it is, another value as JSON."""
+    """Return a value as text: a string as it is, a value of JSON as JSON, another one as `str` gives it."""
     if value is None:
         return None
     if isinstance(value, bytes):
         return value.decode("utf-8", "backslashreplace")
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    is_json = isinstance(value, bool | int | float | list | tuple | dict)
+    text = json.dumps(value, ensure_ascii=False, default=str) if is_json else str(value)
     return text.encode("utf-8", "backslashreplace").decode()
 
 

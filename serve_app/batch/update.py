@@ -4,7 +4,8 @@ What stays keeps its rows: they are copied from the old file of their chunk to a
 chunks of its own. The new index makes all of it valid at once; files that it does not name are deleted at the end of the job.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,20 +19,54 @@ from serve_app.batch.snapshot import Chunk, Cut, Snapshot, SnapshotWriter, read_
 from serve_app.batch.storage import shown_url
 from serve_app.bounded_files import parse_json
 from serve_app.errors import ConfigError
+from serve_app.picture_files import Skipped
+from serve_app.terminal import printable
 
 COPIES_PER_TASK = 16
 
 
-def update_snapshot(options: BatchOptions, writing: Writing, snapshot: Snapshot) -> Snapshot:
-    """Return the chunks of a job whose inputs were listed again, or whose failed inputs are to be tried again.
+class Relisted(NamedTuple):
+    """The inputs of a job as they are now.
 
-    Memory: with `options.update` the URIs and ETags of all inputs are held, some 300 bytes each.
+    Attributes:
+        tables: All of them.
+        etags: Their ETags by URI.
+    """
+
+    tables: list[pa.Table]
+    etags: dict[str, str | None]
+
+
+def list_again(options: BatchOptions, writing: Writing, snapshot: Snapshot) -> Relisted:
+    """List the inputs of a finished job again; nothing is written.
+
+    Memory: the URIs and ETags of all inputs are held, some 300 bytes each.
 
     Raises:
-        ConfigError: The inputs cannot be listed, or name one twice.
+        ConfigError: The inputs cannot be listed, name one twice, or lack one while a part of INPUT is unreadable.
     """
-    listed = list(find_inputs(options).tables) if options.update else None
-    known = None if listed is None else _etags(listed, options)
+    inputs = find_inputs(options)
+    tables = list(inputs.tables)
+    etags = _etags(tables, options)
+    if inputs.skipped.unreadable.count:
+        _check_none_is_gone(writing, snapshot, etags, inputs.skipped)
+    return Relisted(tables, etags)
+
+
+def update_snapshot(options: BatchOptions, writing: Writing, snapshot: Snapshot, relisted: Relisted | None) -> Snapshot:
+    """Return the chunks of a job whose inputs were listed again, or whose failed inputs are to be tried again.
+
+    Args:
+        options: Of the job.
+        writing: Where its rows are.
+        snapshot: Its chunks so far.
+        relisted: The inputs as they are now; None if they stay what they were.
+
+    Raises:
+        ConfigError: The rows cannot be read or written.
+    """
+    listed = None if relisted is None else relisted.tables
+    known = None if relisted is None else relisted.etags
     generation = 1 + max((int(chunk.file[:4]) for chunk in snapshot.chunks), default=0)
     first = 1 + max((chunk.number for chunk in snapshot.chunks), default=-1)
     writer = SnapshotWriter(options.storage, writing.folder, first, generation)
@@ -68,6 +103,23 @@ def _etags(tables: Sequence[pa.Table], options: BatchOptions) -> dict[str, str |
                 raise ConfigError(f"{shown_url(options.source)} names {uri} twice; --update needs every input once.")
             known[uri] = etag
     return known
+
+
+def _check_none_is_gone(writing: Writing, snapshot: Snapshot, known: Collection[str], skipped: Skipped) -> None:
+    """Refuse to delete rows while a part of INPUT is unreadable, since their images may be in it.
+
+    Raises:
+        ConfigError: An input of the snapshot is not among the listed ones.
+    """
+    for chunk in snapshot.chunks:
+        for uri in read_chunk(writing.storage, writing.folder, chunk)["uri"].to_pylist():
+            if uri in known:
+                continue
+            unreadable = ", ".join(map(printable, skipped.unreadable.shown))
+            raise ConfigError(
+                f"--update: a part of INPUT cannot be read; its rows would be deleted, such as the row of {uri}. "
+                f"Make it readable, or move it out of INPUT, then run the command again. Unreadable: {unreadable}."
+            )
 
 
 def _stays(uri: str, etag: str | None, known: dict[str, str | None] | None, failed: set[str]) -> bool:

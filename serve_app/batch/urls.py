@@ -7,6 +7,7 @@ as Unicode, so a path whose bytes are not UTF-8 becomes a `file-bytes://` URL wi
 import contextlib
 import os
 import re
+from collections.abc import Callable
 from urllib.parse import quote, unquote_to_bytes, urlsplit
 
 from serve_app.errors import ConfigError
@@ -20,17 +21,21 @@ FILE_BYTES = "file-bytes://"
 _SCHEME = re.compile("([A-Za-z][A-Za-z0-9+.-]*)://")
 
 
-def url_of(text: str) -> str:
+def url_of(text: str, realpath: Callable[[str], str] = os.path.realpath) -> str:
     """Return the URL that an argument names: a path becomes a `file://` URL.
 
     `.` and `..` are resolved. In a bucket, `..` does not lead above its root.
+
+    Args:
+        text: A path or URL.
+        realpath: Resolves links; a caller with many paths can cache it.
 
     Raises:
         ConfigError: The scheme cannot be read.
     """
     found = _SCHEME.match(text)
     if found is None:
-        return file_url(_absolute(os.path.expanduser(text)))
+        return file_url(_absolute(os.path.expanduser(text), realpath))
     scheme = found[1].lower()
     if text.startswith(FILE_BYTES):
         return text
@@ -39,23 +44,28 @@ def url_of(text: str) -> str:
         raise ConfigError(f"{text.split('?')[0]}: {scheme}:// cannot be read; use a path or one of {readable}.")
     rest = text[found.end() :]
     if scheme == "file":
-        return file_url(_absolute(_path_of_file_url(rest)))
+        return file_url(_absolute(_path_of_file_url(rest), realpath))
     if scheme in WEB:
         return f"{scheme}://{rest}"
     bucket, _, key = rest.partition("/")
     return f"{scheme}://{bucket}/{_without_dots(key)}".rstrip("/")
 
 
-def url_beside(url: str, text: str) -> str:
+def url_beside(url: str, text: str, realpath: Callable[[str], str] = os.path.realpath) -> str:
     """Return the URL that a manifest at `url` names with `text`: a relative path starts at its folder.
+
+    Args:
+        url: Of the manifest.
+        text: A path or URL.
+        realpath: See `url_of`.
 
     Raises:
         ConfigError: The scheme cannot be read.
     """
     if text.startswith("/") or _SCHEME.match(text):
-        return url_of(text)
+        return url_of(text, realpath)
     folder = folder_of(url)
-    return url_of(os.path.join(local_path(folder), text)) if is_local(folder) else url_of(f"{folder}/{text}")
+    return url_of(os.path.join(local_path(folder), text), realpath) if is_local(folder) else url_of(f"{folder}/{text}")
 
 
 def shown_url(url: str) -> str:
@@ -135,7 +145,7 @@ def split(url: str) -> tuple[str, str]:
     return f"{found[1]}://{bucket}", path
 
 
-def _absolute(path: str) -> str:
+def _absolute(path: str, realpath: Callable[[str], str]) -> str:
     """Return a path that is absolute and has no `.` and `..`, as the kernel resolves them.
 
     After a link to a folder, `..` leads to the parent of the link's target. So links are resolved,
@@ -146,7 +156,7 @@ def _absolute(path: str) -> str:
     if ".." in names:
         end = len(names) - names[::-1].index("..")
         with contextlib.suppress(OSError, ValueError):  # such as a null character; reading it says so
-            whole = os.path.join(os.path.realpath("/".join(names[:end])), *names[end:])
+            whole = os.path.join(realpath("/".join(names[:end])), *names[end:])
     return "/" + os.path.normpath(whole).lstrip("/")
 
 

@@ -34,7 +34,7 @@ def tag_files(photos: Sequence[Path], config: ServiceConfig, options: TagOptions
 
     Raises:
         ConfigError: The checkpoint or a setting cannot work.
-        InvalidRequest: A file is not there, or an option cannot work.
+        InvalidRequest: None of the paths exists, or an option cannot work.
     """
     files = expand(photos)
     tagger = LocalTagger(config)

@@ -89,7 +89,7 @@ class DecodingThreads:
         """
         record = observed.current()
         client = record.client if record is not None else ""
-        seconds = cost.cost * SECONDS_OF_COST
+        seconds = cost.usual * SECONDS_OF_COST
         if not self._waiting.take(client, seconds):
             raise Overloaded(TOO_MANY_IMAGES)
         job = _Job(prepare, data, times, cost, client)

@@ -71,7 +71,7 @@ _EXPECTED = (
 
 _STARTING = (
     "http-request return status 503 content-type application/json hdr Retry-After 1 string "
-    '\'{"error":{"code":"unavailable","message":"The service is starting. Try again in a second."}}\''
+    '\'{"error":{"code":"unavailable","message":"The service is starting. Retry in one second."}}\''
 )
 """The response while HAProxy knows no replica, as after its own restart. Ray's is 404, which clients do not retry."""
 

@@ -98,7 +98,7 @@ class Postprocessor:
         self._spec, self._width = spec, checkpoint.embedding_width
         self._head = read_similarity_head(checkpoint.folder)
         self._fingerprint = checkpoint_fingerprint(checkpoint)
-        encoder = encoder_fingerprint(checkpoint, spec.dtype, spec.quantization)
+        encoder = encoder_fingerprint(self._fingerprint, spec.dtype, spec.quantization)
         known = KnownRows(encoder, spec.cache_bytes - spec.cache_bytes // BANKS_SHARE, spec.tag_banks)
         self._strips_punctuation = checkpoint.strips_punctuation
         calls = InnerCalls(texts, spec.timeout_s, metrics.inner_retries().inc)

@@ -1,4 +1,4 @@
-"""What a checkpoint folder says of itself, read from its JSON files and checked before any weight is loaded.
+"""Reads and checks a checkpoint folder's JSON files before any weight is loaded.
 
 Everything here fails loudly where transformers would go on with a wrong answer: a missing `tokenizer.json` becomes a
 five-token vocabulary there, a missing preprocessor configuration a default one.
@@ -24,6 +24,8 @@ MAX_COUNT = 10_000_000
 """Of a size in `config.json`. The largest, the vocabulary of SigLIP 2, is 256,000."""
 TOKENIZERS = {"SiglipTokenizer": "spiece.model", "Siglip2Tokenizer": "tokenizer.json", "GemmaTokenizer": "tokenizer.json"}
 """Values of `tokenizer_class` that are loaded, with the file that each reads. Fixed-resolution SigLIP 2 names Gemma's."""
+ANY_TOKENIZER = ("PreTrainedTokenizer", "TokenizersBackend")
+"""Names that transformers 4 and 5 write for a tokenizer that was loaded without its own class. They say nothing of the file."""
 
 
 class Family(StrEnum):
@@ -155,7 +157,7 @@ def _tokenizer_file(folder: Path, config: dict[str, Any]) -> str:
     file = folder / "tokenizer_config.json"
     named = read_json(file, "").get("tokenizer_class") if file.is_file() else None
     named = named or config.get("tokenizer_class")
-    if named is None:
+    if named is None or str(named).removesuffix("Fast") in ANY_TOKENIZER:
         return "tokenizer.json" if (folder / "tokenizer.json").is_file() and not (folder / "spiece.model").is_file() else "spiece.model"
     needed = TOKENIZERS.get(str(named).removesuffix("Fast"))
     if needed is None:

@@ -1,8 +1,8 @@
-"""What went wrong with a download, in one sentence that says what to do.
+"""Error messages for failed downloads, each one sentence that says what to do.
 
 huggingface_hub raises its own exceptions for what the hub answers, and lets those of its HTTP client, of the file
 system and of the standard library through for everything else: a proxy, a cut connection, a page instead of JSON.
-The HTTP client changed its name more than once, so its exceptions are told by their class's name.
+The HTTP client changed its name more than once, so exceptions are matched by class name.
 """
 
 import errno
@@ -58,12 +58,14 @@ def check_hub_environment() -> None:
         raise ConfigError(f"HF_ENDPOINT is {_shown(endpoint)!r}, which is not an address; write one such as https://huggingface.co.")
     for name in _WHOLE_NUMBERS:
         value = os.environ.get(name)
-        if value and not value.strip().isdecimal():
-            raise ConfigError(f"{name} is {value!r}; write a whole number of seconds.")
+        try:
+            int(value or 0)
+        except ValueError as error:
+            raise ConfigError(f"{name} is {value!r}; write a whole number of seconds.") from error
 
 
 def download_problem(model: str, revision: str | None, error: Exception) -> ConfigError:
-    """Return what is said of a failed download.
+    """Return the error for a failed download.
 
     Args:
         model: The hub id.

@@ -44,9 +44,9 @@ def checkpoint_fingerprint(checkpoint: Checkpoint) -> str:
     return digest.hexdigest()[:16]
 
 
-def encoder_fingerprint(checkpoint: Checkpoint, dtype: str, quantization: str) -> str:
+def encoder_fingerprint(checkpoint_fingerprint: str, dtype: str, quantization: str) -> str:
     """Return what text embeddings follow from besides the text: the checkpoint, and what its text tower was asked to run as.
 
     `auto` stands for itself: what it becomes is known where the tower is loaded, which may be another machine.
     """
-    return f"{checkpoint_fingerprint(checkpoint)}-{dtype}-{quantization}"
+    return f"{checkpoint_fingerprint}-{dtype}-{quantization}"

@@ -117,7 +117,7 @@ class _Settings:
             raise self.refusal("auto_map", "names code of the checkpoint, which is never run; remove it if the code is not needed")
 
     def check_sizes(self) -> None:
-        """Refuse sizes that are none, also where they are not used."""
+        """Refuse invalid sizes, also those of disabled steps."""
         for key in ("size", "crop_size", "pad_size"):
             if self.content.get(key) is not None:
                 self.size(key, None, square=True)

@@ -24,8 +24,8 @@ class LinedYaml:
     Attributes:
         data: The values.
         lines: The line of every value.
-        unquoted: For every single value that is not text: the sentence that says so, for a place
-            where text is needed.
+        unquoted: Error message for each scalar that YAML does not read as text, used where text is
+            required.
     """
 
     data: Any

@@ -230,7 +230,8 @@ def _source(named: _Named, file: ConfigFile) -> VocabularySource:
     if isinstance(value, list | tuple):
         return VocabularySource(labels=tuple(value))
     if not isinstance(value, Mapping):
-        unquoted = file.unquoted(named.place, where)
+        is_text = not isinstance(value, bool | None)
+        unquoted = file.unquoted(named.place, where) if is_text else None
         raise ConfigError(unquoted or f"{where}: must be a file's name, a list of labels or a block with file or labels (got {value!r}).")
     try:
         source = VocabularySource.model_validate(value)

@@ -182,7 +182,7 @@ def _with_parents(scores: FloatArray, passing: BoolArray, table: TagTable, rule:
 
 
 def _suppressed(scores: FloatArray, passing: BoolArray, table: TagTable) -> BoolArray:
-    """Return which tags (B, T) are left of those that pass, without parents that say no more than a child."""
+    """Return which tags (B, T) are left of those that pass, without parents that a child makes redundant."""
     rows, children, ancestors = _lineage(passing, table)
     near = scores[rows, ancestors] <= scores[rows, children] + np.float32(SUPPRESS_WITHIN)
     rows, children, ancestors = rows[near], children[near], ancestors[near]

@@ -18,7 +18,7 @@ from serve_app.tagging.problems import MAX_QUOTED, quoted, raise_problems
 from serve_app.tagging.vocabulary import Tag, TagEntry
 
 NEEDS_TEXT = ("string_type", "model_type", "model_attributes_type", "dict_type", "missing")
-"""Kinds of validation errors that a value has that YAML does not read as text."""
+"""Pydantic error types raised for values that YAML does not read as text."""
 
 
 class _File(NullIsDefault):

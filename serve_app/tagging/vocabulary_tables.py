@@ -1,7 +1,7 @@
 """Vocabularies as CSV: a column for each key of a tag, `|` between several aliases or parents.
 
 Spreadsheets leave traces that are not errors: columns and cells without content at the end of a
-line, and empty lines. As in text files, a line that begins with `#` is a comment.
+line, and empty lines. Lines before the header that begin with `#` are comments; below it, `#` begins a label.
 """
 
 import csv
@@ -77,11 +77,8 @@ def _tag(cells: dict[str, str]) -> Tag:
 
 
 def _without_comments(text: str) -> Iterator[str]:
-    """Yield the lines, an empty one for each comment, so that line numbers stay."""
-    is_quoted = False
+    """Yield the lines, an empty one for each comment above the header, so that line numbers stay."""
+    is_above = True
     for line in text.split("\n"):  # splitlines would also split at characters inside a label
-        if not is_quoted and line.startswith(COMMENT):
-            yield "\n"
-            continue
-        is_quoted ^= line.count('"') % 2 == 1
-        yield f"{line}\n"
+        is_above = is_above and (line.startswith(COMMENT) or not line.strip())
+        yield "\n" if is_above else f"{line}\n"

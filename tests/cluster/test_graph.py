@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import itertools
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -155,8 +156,10 @@ async def test_live_threshold_changes_under_load_without_a_reload(service: Servi
 
 def two_thousand(reverse: bool) -> list[dict[str, str]]:
     """Return 2,000 tags whose labels say nothing of what is said to the model; the other way round each means something else."""
-    said = [f"{color} {number}" for number in range(250) for color in scenes.COLORS]
-    return [{"label": f"tag {at}", "prompt": prompt} for at, prompt in enumerate(reversed(said) if reverse else said)]
+    things = list(itertools.product(scenes.COLORS, scenes.SHAPES))
+    pairs = itertools.islice(itertools.product(things, things), 2_000)
+    said = [f"{' '.join(one)} {' '.join(other)}" for one, other in pairs]
+    return [{"label": f"tag {i}", "prompt": prompt} for i, prompt in enumerate(reversed(said) if reverse else said)]
 
 
 async def test_two_thousand_tags_are_swapped_under_32_clients(service: Service) -> None:

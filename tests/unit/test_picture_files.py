@@ -1,7 +1,10 @@
 """Which files of a folder are images: by name, whatever else is in the folder."""
 
+import errno
 import os
+import re
 from pathlib import Path
+from typing import Any
 
 import pillow_heif
 import pytest
@@ -9,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from serve_app.errors import ConfigError
 from serve_app.picture_files import SUFFIXES, Skipped, files_below, is_image, is_litter, pictures_in
 from serve_app.siglip.images.formats import FORMATS
 from tests.odd_names import LITTER, ODD_NAMES, make_obstacles, write
@@ -69,6 +73,57 @@ def test_a_folder_that_cannot_be_read_holds_nothing(tmp_path: Path, caplog: pyte
     """And is reported like a subfolder."""
     assert pictures_in(tmp_path / "gone") == []
     assert "No such file or directory" in caplog.text
+
+
+@pytest.mark.parametrize("code", [errno.ESTALE, errno.EIO, errno.ETIMEDOUT, errno.EMFILE])
+def test_a_failing_disk_or_share_ends_the_listing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    """Skipping the folder would hide images that are there; a test has no share that fails, so `scandir` does."""
+    write(tmp_path, "a.png")
+    write(tmp_path, "sub/b.png")
+    fail_at(tmp_path / "sub", code, monkeypatch)
+    with pytest.raises(ConfigError, match=rf"sub: {re.escape(os.strerror(code))}. Check the disk or network share, then try again."):
+        pictures_in(tmp_path)
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ELOOP])
+def test_a_folder_without_access_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    """And reported; the tests may run as root, who may read every folder."""
+    write(tmp_path, "a.png")
+    write(tmp_path, "sub/b.png")
+    fail_at(tmp_path / "sub", code, monkeypatch)
+    skipped = Skipped()
+    assert [path for path, _ in files_below(str(tmp_path), skipped)] == [str(tmp_path / "a.png")]
+    assert skipped.unreadable.shown == [f"{tmp_path}/sub: {os.strerror(code)}"]
+
+
+def test_a_folder_that_is_deleted_meanwhile_is_not_unreadable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It holds nothing any more."""
+    write(tmp_path, "sub/b.png")
+    fail_at(tmp_path / "sub", errno.ENOENT, monkeypatch)
+    skipped = Skipped()
+    assert list(files_below(str(tmp_path), skipped)) == []
+    assert skipped.unreadable.count == 0
+
+
+def test_many_entries_are_counted_and_a_few_shown() -> None:
+    """So that a bucket of millions of unusable keys takes no memory."""
+    skipped = Skipped()
+    for at in range(1000):
+        skipped.keys.add(f"a//{at}")
+    assert skipped.summary() == "1,000 × object with an unusable key (a//0, a//1, a//2)"
+    assert len(skipped.keys.shown) == 3
+
+
+def fail_at(folder: Path, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make one folder fail when it is listed."""
+    real = os.scandir
+
+    def scandir(path: str) -> Any:
+        if path == str(folder):
+            raise OSError(code, os.strerror(code), path)
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
 
 
 @given(st.lists(NAMES, unique=True, max_size=8))

@@ -45,6 +45,16 @@ def test_a_port_is_taken_before_its_service_listens() -> None:
         pass
 
 
+def test_two_addresses_of_a_machine_may_have_the_same_port() -> None:
+    """A service at each, started at the same moment."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with reserved_address("127.0.0.1", port), reserved_address("127.0.0.2", port), socket.socket() as first:
+        first.bind(("127.0.0.1", port))
+        first.listen()
+
+
 @pytest.mark.parametrize(
     ("host", "reason"),
     [

@@ -6,6 +6,7 @@ query string. What zero-shot classification returns is what transformers' pipeli
 was sent, with SigLIP's sigmoid as its score, the best first, whatever the service is configured to select.
 """
 
+import difflib
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -104,7 +105,7 @@ def error_shape(error: TaggerError, status: int) -> dict[str, Any]:
 
 async def _read(request: Request, sources: ImageSources) -> _Call:
     limits = sources.limits
-    query = text_fields(query_pairs(request), _Parameters)
+    query = text_fields((pair for pair in query_pairs(request) if _is_ours(pair[0])), _Parameters)
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if content_type != "application/json":
         data = await read_body(request, min(limits.max_body_bytes, limits.max_image_bytes))
@@ -112,7 +113,7 @@ async def _read(request: Request, sources: ImageSources) -> _Call:
             raise InvalidRequest("The request holds no image. Send one as the body, or as inputs in JSON.")
         return _call(data, validated(_Parameters, query), limits)
     body = validated(_Body, await read_json_object(request, limits, tag_bounds(limits)))
-    parameters = dict(body.parameters or {})
+    parameters = {key: value for key, value in (body.parameters or {}).items() if value is not None}
     inputs: Any = body.inputs
     if isinstance(inputs, dict):  # huggingface.js, and endpoints whose inputs are a pipeline's arguments
         parameters |= {key: value for key, value in inputs.items() if key not in ("image", "images") and value is not None}
@@ -124,6 +125,11 @@ async def _read(request: Request, sources: ImageSources) -> _Call:
     if isinstance(image, RequestError):
         raise image
     return _call(image, checked, limits)
+
+
+def _is_ours(name: str) -> bool:
+    """Return whether a query parameter is one of this dialect, or a misspelt one; gateways add others, such as `key`."""
+    return bool(difflib.get_close_matches(name, _Parameters.model_fields, n=1, cutoff=0.8))
 
 
 def _call(image: bytes, parameters: _Parameters, limits: Limits) -> _Call:

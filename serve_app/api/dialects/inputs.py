@@ -77,12 +77,14 @@ def _item(value: Any, modality: Modality | None) -> Item:
     head = _head(value)
     if modality == "image":
         return Item(image=value)
-    if head.lstrip()[:5].lower() == b"data:":
-        if not data_uri_prefix(head):
-            raise InvalidRequest(
-                f"An input that begins with data: must be a base64 data URI of an image, such as data:image/png;base64,…. {_TEXT_OBJECT}"
-            )
+    if data_uri_prefix(head):
         return Item(image=value)
+    begins_as_uri = head.lstrip()[:5].lower() == b"data:"
+    is_prose = head.lstrip()[5:6].isspace()  # "data: the new oil"
+    if begins_as_uri and not (modality == "text" and is_prose):
+        raise InvalidRequest(
+            f"An input that begins with data: must be a base64 data URI of an image, such as data:image/png;base64,…. {_TEXT_OBJECT}"
+        )
     if modality is None:
         _check_unambiguous(value, head)
     return Item(text=_text(value))

@@ -24,10 +24,17 @@ class DecodeCost:
     Attributes:
         cost: CPU time; 1.0 is what a 12-megapixel baseline JPEG costs.
         nbytes: Peak memory in bytes, without the encoded image.
+        second_decode: The part of `cost` that only an image with fine detail takes.
     """
 
     cost: float
     nbytes: int
+    second_decode: float = 0.0
+
+    @property
+    def usual(self) -> float:
+        """What most images with this header cost."""
+        return self.cost - self.second_decode
 
 
 @dataclass(frozen=True, slots=True)

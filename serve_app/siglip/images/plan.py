@@ -74,7 +74,7 @@ def plan_decoding(
     if draft_px is None or header.format != "JPEG" or limits.decoding == "exact":
         chosen = _single(header, 1, resizing, None)
     elif resizing is None or resizing.tiles:
-        chosen = _single(header, draft_scale(header, draft_px, MIN_MARGIN), resizing, MIN_MARGIN)
+        chosen = _for_tiles(header, draft_px, resizing, limits)
     else:
         chosen = _fast(header, draft_px, resizing, limits)
     check(header, chosen.cost, limits)
@@ -103,6 +103,13 @@ def _fast(header: ImageHeader, draft_px: int, resizing: Resizing, limits: ImageL
     return _single(header, draft_scale(header, draft_px, MIN_MARGIN), resizing, MIN_MARGIN)
 
 
+def _for_tiles(header: ImageHeader, draft_px: int, resizing: Resizing | None, limits: ImageLimits) -> DecodingPlan:
+    """Return the plan for tiles and thumbnails: the whole image among the tiles is resized as it is without them, if it may be."""
+    scale = draft_scale(header, draft_px, MIN_MARGIN)
+    precise = _single(header, scale, resizing, SHARP_MARGIN)
+    return precise if _within(precise.cost, limits) else _single(header, scale, resizing, MIN_MARGIN)
+
+
 def _single(header: ImageHeader, scale: int, resizing: Resizing | None, gap: float | None) -> DecodingPlan:
     if resizing is None or resizing.gap is None:
         gap = None
@@ -116,7 +123,10 @@ def _twice(quick: DecodingPlan, sharp: DecodingPlan) -> DecodingPlan:
     header = quick.header
     first = predict(header, quick.scale, None)
     looking = _DETAIL_PER_MPX * header.area_px / quick.scale**2 / 1e6
-    cost = DecodeCost(first.cost + looking + sharp.cost.cost, max(quick.cost.nbytes, sharp.cost.nbytes))
+    nbytes = max(quick.cost.nbytes, sharp.cost.nbytes)
+    once = max(quick.cost.cost, first.cost + looking)
+    cost = DecodeCost(first.cost + looking + sharp.cost.cost, nbytes, 0.0)
+    cost = dataclasses.replace(cost, second_decode=max(0.0, cost.cost - once))
     return DecodingPlan(header, quick.scale, sharp.scale, sharp.gap, cost, sharp.resizing)
 
 

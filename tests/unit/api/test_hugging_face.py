@@ -140,6 +140,17 @@ def test_parameters_may_come_in_the_query(client: TestClient) -> None:
     assert "candidate_labels" in response.json()["error"]
 
 
+def test_what_gateways_add_and_nulls_of_any_name_are_left_out(client: TestClient) -> None:
+    """An API gateway's `?key=` is no parameter, and transformers' own parameters may be null."""
+    response = client.post("/hf?key=abc&api-version=2026-01-01&code=x", content=PICTURE, headers={"content-type": "image/png"})
+    assert response.status_code == 200, response.text
+    parameters = {"candidate_labels": ["red"], "timeout": None, "hypothesis_template": None}
+    inputs = base64.b64encode(PICTURE).decode()
+    response = client.post("/hf", json={"inputs": inputs, "parameters": parameters})
+    assert response.status_code == 200, response.text
+    assert [entry["label"] for entry in response.json()] == ["red"]
+
+
 def test_configured_logits_are_given_as_probabilities() -> None:
     """As by sigmoid, for the service's own labels too; logits only to a client that asks for no function."""
     config = demo({"score": "logit"})

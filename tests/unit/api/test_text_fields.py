@@ -61,7 +61,7 @@ def test_labels_are_the_same_by_every_way_of_sending_them(labels: list[str]) -> 
     assert outcome(json={"image": "AAAA", "labels": array}) == expected
     assert outcome(data={"labels": array}, files=file) == expected
     assert outcome(params={"labels": array}, content=b"bytes") == expected
-    if len(labels) > 1:  # a single field is read as a text with commas
+    if len(labels) > 1 and all(label.strip() for label in labels):  # empty inputs of a form are left out
         assert outcome(data={"labels": labels}, files=file) == expected
         assert outcome(params={"labels": labels}, content=b"bytes") == expected
 
@@ -138,6 +138,14 @@ def test_empty_labels_are_refused(value: str) -> None:
     """The service's own labels would be a surprise."""
     for request in ({"data": {"labels": value}, "files": {"image": b"bytes"}}, {"params": {"labels": value}, "content": b"bytes"}):
         assert outcome(**request) == "labels is empty; give at least one label."
+
+
+def test_empty_values_beside_others_are_dropped() -> None:
+    """A browser sends every input of a form, also those that were left empty."""
+    assert call_of(data={"labels": ["cat", "", " "]}, files={"image": b"bytes"}).options.labels == ("cat",)
+    query = [("include_labels", ""), ("include_labels", "a, b")]
+    assert text_fields(query, ScoreParameters) == {"include_labels": ["a, b"]}
+    assert outcome(data={"labels": ["", " "]}, files={"image": b"bytes"}) == "labels is empty; give at least one label."
 
 
 def test_an_unknown_field_is_refused_even_if_it_is_empty() -> None:

@@ -1,6 +1,6 @@
 """Finished jobs without a model or Ray: every input has its row, as if every image had been tagged `cat`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
@@ -9,6 +9,7 @@ from serve_app.batch.job import JobResult
 from serve_app.batch.options import BatchOptions
 from serve_app.batch.rows import TAG, Facts, Stamp, Writing, encode_rows, make_rows
 from serve_app.batch.snapshot import Chunk, Cut, Snapshot, read_chunk, take_snapshot
+from serve_app.batch.update import list_again, update_snapshot
 
 
 @dataclass(frozen=True)
@@ -42,3 +43,9 @@ def finished_job(options: BatchOptions) -> FinishedJob:
     for chunk in snapshot.chunks:
         job.write(chunk)
     return job
+
+
+def updated_chunks(job: FinishedJob) -> Snapshot:
+    """Return the chunks of a job after `--update`."""
+    options = replace(job.options, update=True)
+    return update_snapshot(options, job.writing, job.snapshot, list_again(options, job.writing, job.snapshot))

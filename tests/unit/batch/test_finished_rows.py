@@ -11,10 +11,9 @@ import pytest
 from serve_app.batch.options import BatchOptions, OutputFormat
 from serve_app.batch.report import write_report
 from serve_app.batch.storage import url_of
-from serve_app.batch.update import update_snapshot
 from serve_app.batch.verify import verify, written_names
 from tests.odd_names import ODD_NAMES, write
-from tests.unit.batch.finished import FinishedJob, finished_job
+from tests.unit.batch.finished import FinishedJob, finished_job, updated_chunks
 
 URIS = ["2024-01-31", "2024-01-31T10:00:00Z", "00123", "true", "1e5"]
 """Names that the JSON reader of pyarrow would take for something else."""
@@ -46,7 +45,7 @@ def test_an_update_keeps_text(tmp_path: Path) -> None:
     job = finished_job(BatchOptions(url_of(f"{tmp_path}/m.csv"), url_of(str(tmp_path / "out")), chunk_size=1))
     (tmp_path / "m.csv").write_text("uri,sku\nb.png,1e5\nc.png,\n./a.png,NaN\n")
     options = dataclasses.replace(job.options, update=True)
-    updated = FinishedJob(options, update_snapshot(options, job.writing, job.snapshot), job.writing)
+    updated = FinishedJob(options, updated_chunks(job), job.writing)
     for chunk in updated.snapshot.chunks:
         updated.write(chunk)
     names = [f"{tmp_path}/out/{chunk.name}.parquet" for chunk in updated.snapshot.chunks]
@@ -59,9 +58,9 @@ def test_an_update_finds_odd_names_unchanged(tmp_path: Path) -> None:
     for name in ODD_NAMES:
         write(tmp_path / "in", name)
     job = finished_job(BatchOptions(url_of(str(tmp_path / "in")), url_of(str(tmp_path / "out")), chunk_size=1, update=True))
-    assert update_snapshot(job.options, job.writing, job.snapshot).chunks == job.snapshot.chunks
+    assert updated_chunks(job).chunks == job.snapshot.chunks
     write(tmp_path / "in", ODD_NAMES[3], b"another")
-    after = update_snapshot(job.options, job.writing, job.snapshot)
+    after = updated_chunks(job)
     assert len(set(after.chunks) - set(job.snapshot.chunks)) == 1
 
 

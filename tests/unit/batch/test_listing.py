@@ -1,6 +1,7 @@
 """Folders and buckets with whatever names: each image is an input and can be read, everything else is skipped and reported."""
 
 import io
+import logging
 import os
 import tarfile
 from collections.abc import Iterator
@@ -11,15 +12,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from serve_app.batch import inputs as batch_inputs
+from serve_app.batch import local_files, odd_keys
 from serve_app.batch.inputs import find_inputs
 from serve_app.batch.options import BatchOptions
 from serve_app.batch.reading import read_inputs
 from serve_app.batch.storage import Storage, joined, url_of
 from serve_app.batch.urls import local_path
 from serve_app.errors import ConfigError
+from serve_app.picture_files import Skipped
 from tests.conftest import encoded, random_picture
 from tests.object_store import KEY, REGION, SECRET, Bucket, bucket
-from tests.odd_names import LITTER, ODD_NAMES, make_obstacles, make_unreadable, write
+from tests.odd_names import LITTER, ODD_NAMES, make_obstacles, make_too_deep, make_unreadable, write
 from tests.unit.batch.test_inputs import everything, options_for
 
 PICTURE = encoded(random_picture(8, 8, 1))
@@ -165,11 +169,71 @@ def test_one_key_that_cannot_be_requested_is_skipped_and_reported(s3: Bucket, ba
         assert "1 × object with an unusable key" in caplog.text
 
 
+def test_only_objects_near_a_bad_key_cost_a_request(s3: Bucket, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """The listing continues after each of them, in order and with every object once."""
+    monkeypatch.setattr(odd_keys, "WINDOW", 5)
+    good = [f"near/{at:03d}.jpg" for at in range(60)]
+    put(s3, *good)
+    [before] = find_inputs(of_bucket(s3, "near")).tables
+    put(s3, "near/001//x.jpg", "near//y.jpg")
+    with caplog.at_level(logging.INFO, "werkzeug"):
+        [after] = find_inputs(of_bucket(s3, "near", input_format="images")).tables
+    assert after.equals(before)
+    assert all(after["etag"].to_pylist())
+    assert "2 × object with an unusable key (near//y.jpg, near/001//x.jpg)" in caplog.text
+    requested = [record.getMessage() for record in caplog.records if record.name == "werkzeug" and '"HEAD ' in record.getMessage()]
+    assert 3 <= sum(".jpg" in text for text in requested) <= 10
+
+
+@pytest.mark.parametrize("window", [1, 2, 3, 1000])
+def test_bad_keys_at_any_place_are_counted_once(s3: Bucket, window: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """First, last, several in a row, and with the marks of folders among them."""
+    monkeypatch.setattr(odd_keys, "WINDOW", window)
+    prefix = f"places-{window}"
+    good = ["a.jpg", "b.jpg", "d/e.jpg", "z%20.jpg", "ü b.jpg"]
+    bad = ["//0.jpg", "c//1.jpg", "c//2.jpg", "c/../3.jpg", "ü c//4.jpg", "ü c//5.jpg"]
+    put(s3, *(f"{prefix}/{key}" for key in (*good, *bad, "//", "y//")))
+    skipped = Skipped()
+    found = [one.url.removeprefix(f"{s3.url}/{prefix}/") for one in s3.storage.list(f"{s3.url}/{prefix}", skipped)]
+    assert found == good
+    assert skipped.keys.count == len(bad)
+
+
 def test_a_bucket_with_only_a_bad_key_holds_nothing(s3: Bucket) -> None:
     """Said as for any other."""
     put(s3, "alone//x.jpg")
     with pytest.raises(ConfigError, match="holds nothing that can be tagged"):
         everything(of_bucket(s3, "alone"))
+
+
+def test_a_listing_holds_paths_sizes_and_etags(tmp_path: Path) -> None:
+    """And not the whole status of every file, which is several times as large."""
+    for name in ("b.jpg", "a/c.jpg"):
+        write(tmp_path, name, PICTURE)
+    found = list(local_files.list_files(str(tmp_path), None))
+    etag = local_files.etag_of(os.stat(tmp_path / "a/c.jpg"))
+    assert found[0] == (str(tmp_path / "a/c.jpg"), len(PICTURE), etag)
+    assert [path for path, *_ in found] == [str(tmp_path / "a/c.jpg"), str(tmp_path / "b.jpg")]
+
+
+def test_the_format_is_told_by_the_first_objects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever they are; more are looked at only if none of them can be tagged."""
+    monkeypatch.setattr(batch_inputs, "PEEK", 5)
+    for at in range(10):
+        write(tmp_path, f"in/b{at}.txt")
+        write(tmp_path, f"in/c{at}.png", PICTURE)
+    assert find_inputs(options_for(tmp_path / "in")).kind == "object"
+    write(tmp_path, "in/a.tar", b"")
+    assert find_inputs(options_for(tmp_path / "in")).kind == "member"
+
+
+def test_an_output_folder_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
+    """Otherwise its chunks would count as missing."""
+    write(tmp_path, "part-000000-0.parquet")
+    make_too_deep(tmp_path)
+    with pytest.raises(ConfigError, match=r"cannot be listed: .*File name too long"):
+        list(Storage().list(url_of(str(tmp_path))))
+    assert len(list(Storage().list(url_of(str(tmp_path)), Skipped()))) == 1
 
 
 def test_names_that_are_not_utf8_can_be_written_and_found(tmp_path: Path) -> None:

@@ -1,10 +1,14 @@
 """Rows of manifests: text stays text, one bad row costs itself, and columns may change their type or be missing."""
 
 import csv
+import datetime
 import io
 import json
+import os
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import duckdb
 import pyarrow as pa
@@ -16,9 +20,11 @@ from hypothesis import strategies as st
 from serve_app.batch.csv_rows import MAX_RECORD_CHARS, csv_rows
 from serve_app.batch.inputs import find_inputs
 from serve_app.batch.json_rows import json_rows
+from serve_app.batch.options import BatchOptions
+from serve_app.batch.reading import read_inputs
 from serve_app.batch.rows import TAG, Facts, Stamp, encode_rows, make_rows
 from serve_app.batch.snapshot import Cut
-from serve_app.batch.table_rows import ROWS
+from serve_app.batch.table_rows import ROWS, join_tables
 from tests.conftest import encoded, random_picture
 from tests.odd_names import write
 from tests.unit.batch.test_inputs import everything, options_for
@@ -182,7 +188,7 @@ def test_parts_may_have_different_columns_and_types(tmp_path: Path) -> None:
     for at, part in enumerate(parts):
         pq.write_table(pa.table(part), tmp_path / f"{at}.parquet")
     [(rows, _)] = Cut(10).chunks(find_inputs(options_for(tmp_path)).tables)
-    assert rows["n"].to_pylist() == ["1.0", "2.0", "2.5", "x", '{"a": 1}']
+    assert rows["n"].to_pylist() == ["1", "2", "2.5", "x", '{"a": 1}']
     assert rows["day"].to_pylist() == ["mon", "", None, None, '["list"]']
     cut = {part: rows["uri"].to_pylist() for rows, part in Cut(10, partition_by="day").chunks(find_inputs(options_for(tmp_path)).tables)}
     assert cut == {
@@ -190,6 +196,136 @@ def test_parts_may_have_different_columns_and_types(tmp_path: Path) -> None:
         "day=__HIVE_DEFAULT_PARTITION__": ["1.png", "2.png", "3.png"],
         "day=%5B%22list%22%5D": ["4.png"],
     }
+
+
+@pytest.mark.parametrize(
+    ("values", "folder"),
+    [
+        (pa.array([datetime.date(2024, 1, 1)]), "v=2024-01-01"),
+        (pa.array([datetime.datetime(2024, 1, 1, 3)], pa.timestamp("ms")), "v=2024-01-01 03%3A00%3A00.000"),
+        (pa.array([Decimal("1.50")]), "v=1.50"),
+        (pa.array([1.0]), "v=1"),
+        (pa.array([True]), "v=true"),
+        (pa.array([b"mon"]), "v=mon"),
+        (pa.array([b"\xff"]), "v=%5Cxff"),
+        (pa.array(["mon"]).dictionary_encode(), "v=mon"),
+        (pa.array([UUID(int=1).bytes], pa.uuid()), f"v={UUID(int=1)}"),
+        (pa.array([[datetime.date(2024, 1, 1)]]), "v=%5B%222024-01-01%22%5D"),
+    ],
+)
+def test_partitions_have_the_names_that_arrow_writes(tmp_path: Path, values: pa.Array, folder: str) -> None:
+    """Without the quotes of JSON, except in lists and structs."""
+    pq.write_table(pa.table({"uri": ["a.png"], "v": values}), tmp_path / "m.parquet")
+    [(_, part)] = Cut(10, partition_by="v").chunks(find_inputs(options_for(tmp_path / "m.parquet")).tables)
+    assert part == folder
+
+
+def test_dates_beside_texts_are_texts_without_quotes(tmp_path: Path) -> None:
+    """If one manifest has a column of dates, and another one text."""
+    pq.write_table(pa.table({"uri": ["0.png"], "day": [datetime.date(2024, 1, 1)]}), tmp_path / "0.parquet")
+    pq.write_table(pa.table({"uri": ["1.png"], "day": ["2024-01-02"]}), tmp_path / "1.parquet")
+    rows, _ = everything(options_for(tmp_path))
+    assert rows["day"].to_pylist() == ["2024-01-01", "2024-01-02"]
+
+
+def rows_of_csv(text: str) -> list[dict[str, str] | int]:
+    """Return the rows of a CSV file; the line number of one that is malformed."""
+    [(table, malformed)] = csv_rows(io.BytesIO(text.encode()), ["uri"])
+    return [malformed.get(place, row) for place, row in enumerate(table.to_pylist())]
+
+
+def test_rows_within_a_malformed_record_are_read() -> None:
+    """An open quote joins several lines to a record, which then has too many fields."""
+    assert rows_of_csv('uri,sku\na.jpg,"19\nb.jpg,1\nc.jpg,2\nd.jpg,x",3,4\ne.jpg,5\n') == [
+        2,
+        {"uri": "b.jpg", "sku": "1"},
+        {"uri": "c.jpg", "sku": "2"},
+        5,
+        {"uri": "e.jpg", "sku": "5"},
+    ]
+
+
+@pytest.mark.parametrize("start", ["\n", "\r\n\r\n", "\ufeff\n", ",,\n", "  \n"])
+def test_the_first_line_that_is_not_blank_is_the_header(start: str) -> None:
+    """And lines are counted from the first one of the file."""
+    lines = start.count("\n")
+    assert rows_of_csv(f"{start}uri,n\na.jpg,1\nb.jpg,2,3\n") == [{"uri": "a.jpg", "n": "1"}, lines + 3]
+
+
+def test_a_file_of_blank_lines_has_no_header() -> None:
+    """Which is said."""
+    with pytest.raises(ValueError, match="it is empty: it has no line that names the columns"):
+        rows_of_csv("\n\n,,\n")
+
+
+def test_commas_at_the_end_of_rows_add_no_field() -> None:
+    """As some programs write them; a field that is not empty is one too many, and so is a line that is too long."""
+    assert rows_of_csv("uri,n\na.jpg,1,\nb.jpg,2,,,\nc.jpg,3,,4\n") == [{"uri": "a.jpg", "n": "1"}, {"uri": "b.jpg", "n": "2"}, 4]
+    long = "x" * (2 * MAX_RECORD_CHARS)
+    assert rows_of_csv(f'uri,n\na.jpg,"1\n{long}\nb.jpg,2\n') == [2, 3, {"uri": "b.jpg", "n": "2"}]
+
+
+@pytest.mark.parametrize("values", [[2**53 + 1] * ROWS + [1.5], [1.5] * ROWS + [2**53 + 1], [[2**53 + 1]] * ROWS + [[1.5]]])
+def test_a_column_of_json_lines_has_one_type(values: list[Any]) -> None:
+    """Over the whole file, also if its first rows and its last ones fit no common type exactly."""
+    data = "".join(json.dumps({"uri": "a.png", "n": value}) + "\n" for value in values).encode()
+    tables = [part.table for part in json_rows(data)]
+    assert [table.schema.field("n").type for table in tables] == [pa.string(), pa.string()]
+    assert pa.concat_tables(tables)["n"].to_pylist() == [json.dumps(value) for value in values]
+
+
+def test_small_integers_beside_fractions_are_doubles() -> None:
+    """On any page."""
+    data = "".join(json.dumps({"n": value}) + "\n" for value in [7] * ROWS + [1.5]).encode()
+    assert {part.table.schema.field("n").type for part in json_rows(data)} == {pa.float64()}
+
+
+def test_numbers_that_are_not_finite_cost_no_row(tmp_path: Path) -> None:
+    """Python's `json` writes them; they are null, and a number that is too large is text."""
+    write(tmp_path, "a.png", PICTURE)
+    row = '{"uri": "a.png", "x": NaN, "y": [Infinity, 1.5], "z": -Infinity, "big": 1e999}\n'
+    write(tmp_path, "m.jsonl", (row + '{"uri": "a.png", "x": 2.5}\n').encode())
+    rows, data = everything(options_for(tmp_path / "m.jsonl"))
+    assert data == [PICTURE] * 2
+    found = rows.select(["x", "y", "z", "big"]).to_pylist()
+    assert found[0] == {"x": None, "y": [None, 1.5], "z": None, "big": "1e999"}
+    assert found[1] == {"x": 2.5, "y": None, "z": None, "big": None}
+
+
+def errors_of(options: BatchOptions) -> list[str]:
+    """Return the messages of the inputs that cannot be read."""
+    inputs = find_inputs(options)
+    reads = read_inputs(join_tables(list(inputs.tables)), inputs.kind, inputs.image_column, options.storage, 10**6)
+    return [str(read.error) for read in reads if read.error is not None]
+
+
+def test_a_name_with_a_null_character_is_a_sentence(tmp_path: Path) -> None:
+    """Wherever the row leads."""
+    (tmp_path / "m.jsonl").write_text(json.dumps({"uri": "null\0byte.png"}) + "\n" + json.dumps({"uri": "s3://bucket/a\0b.png"}) + "\n")
+    assert errors_of(options_for(tmp_path / "m.jsonl")) == ["The object cannot be read: its name contains a null character."] * 2
+
+
+def test_an_error_of_a_malformed_row_says_what_its_format_allows(tmp_path: Path) -> None:
+    """CSV has fields and quotes, JSON Lines has objects."""
+    write(tmp_path, "a.csv", b"uri\na.png\nb.png,1\n")
+    write(tmp_path, "b.jsonl", b'{"uri": "a.png"}\n[1]\n')
+    told = [text for text in errors_of(options_for(tmp_path)) if "This line" in text]
+    assert told == [
+        f"This line of {tmp_path}/a.csv cannot be read: it has more fields than the header or a quote without its end, or is too long.",
+        f"This line of {tmp_path}/b.jsonl cannot be read: it is not a JSON object.",
+    ]
+
+
+def test_links_before_dots_are_resolved_once_for_many_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not again for every row, which would cost several system calls each."""
+    count = 100
+    write_csv(tmp_path / "m.csv", [{"uri": f"../in/{at % 2}/../{at}.png"} for at in range(count)])
+    resolved: list[str] = []
+    real = os.path.realpath
+    monkeypatch.setattr(os.path, "realpath", lambda path: resolved.append(path) or real(path))
+    [table] = find_inputs(options_for(tmp_path / "m.csv")).tables
+    assert len(table) == count
+    assert len(resolved) == 2
 
 
 def test_a_table_of_another_kind_among_images_in_parquet_is_one_error_row(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 from serve_app.batch.options import BatchOptions
 from serve_app.batch.sidecars import NAMESPACES, Sidecars, sidecar_path, write_sidecars, xmp_packet
 from serve_app.batch.storage import url_of
+from serve_app.errors import ConfigError
 from tests.object_store import bucket
 from tests.odd_names import ODD_NAMES, write
 from tests.unit.batch.finished import finished_job
@@ -65,6 +66,28 @@ def test_sidecars_lie_beside_images_of_any_name(tmp_path: Path) -> None:
     assert write_sidecars(job.options.source, job.options, job.result) == Sidecars(len(ODD_NAMES), 0, 1)
     written = {name for name in os.listdir(os.fsencode(folder)) if name.endswith(b".xmp")}
     assert written == {name + b".xmp" for name in ODD_NAMES}
+
+
+@pytest.mark.parametrize("chunk_size", [1, 10])
+def test_a_chunk_without_a_sidecar_ends_no_job(tmp_path: Path, chunk_size: int) -> None:
+    """Nor does it when the job runs again, and all other chunks are done."""
+    folder = tmp_path / "photos"
+    for name in (b"a.jpg", b"x" * 248 + b".jpg", b"z.jpg"):
+        write(folder, name)
+    job = finished_job(BatchOptions(url_of(str(folder)), url_of(str(tmp_path / "out")), chunk_size=chunk_size))
+    assert write_sidecars(job.options.source, job.options, job.result) == Sidecars(2, 0, 1)
+    assert sorted(path.name for path in folder.glob("*.xmp")) == ["a.jpg.xmp", "z.jpg.xmp"]
+    again = write_sidecars(job.options.source, job.options, job.result)
+    assert again.failed == 1
+
+
+def test_a_job_without_any_sidecar_is_an_error(tmp_path: Path) -> None:
+    """It says why the first one cannot be written."""
+    folder = tmp_path / "photos"
+    write(folder, b"x" * 248 + b".jpg")
+    job = finished_job(BatchOptions(url_of(str(folder)), url_of(str(tmp_path / "out"))))
+    with pytest.raises(ConfigError, match=r"Not one sidecar can be written\. The first: .*File name too long"):
+        write_sidecars(job.options.source, job.options, job.result)
 
 
 def test_sidecars_of_a_manifest_lie_beside_its_images(tmp_path: Path) -> None:

@@ -120,6 +120,17 @@ async def test_more_than_can_be_decoded_in_time_is_refused(gate: Gate) -> None:
     await asyncio.gather(*admitted, return_exceptions=True)
 
 
+async def test_a_second_decode_that_few_images_need_does_not_shorten_the_queue(gate: Gate) -> None:
+    """Photos are decoded once, so as many of them may wait as if text were never decoded twice."""
+    threads = DecodingThreads(DecodingBudget(2, 1.0, 100, max_waiting_s=100 * SECONDS_OF_COST))
+    photo = DecodeCost(3.5, 10, second_decode=2.5)
+    waiting = [start(threads, gate, b"x", "a", photo) for _ in range(80)]
+    await asyncio.sleep(0.05)
+    assert not any(task.done() for task in waiting)
+    gate.open.set()
+    await asyncio.gather(*waiting)
+
+
 async def test_nothing_starts_while_there_is_no_room_behind(gate: Gate) -> None:
     """Images wait undecoded, where turns are taken, until the encoder has taken what is decoded."""
     room = [False]

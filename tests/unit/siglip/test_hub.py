@@ -280,7 +280,7 @@ def test_the_command_line_checks_the_environment_first(tmp_path: Path) -> None:
     picture = tmp_path / "a.png"
     picture.write_bytes(encoded(random_picture(40, 30)))
     ran = subprocess.run(
-        [sys.executable, "-m", "serve_app.cli", "tag", str(picture)],
+        [sys.executable, "-m", "serve_app", "tag", str(picture)],
         env=os.environ | {"HF_ENDPOINT": "http://[::1"},
         capture_output=True,
         text=True,

@@ -104,5 +104,9 @@ def test_shards_beside_a_whole_file_are_not_read(folder: Path) -> None:
 def test_dtype_and_quantisation_are_part_of_what_text_embeddings_are(folder: Path) -> None:
     """Rows of a quantised tower are not mixed with those of an exact one."""
     checkpoint = read_checkpoint(folder)
-    kinds = {encoder_fingerprint(checkpoint, dtype, bits) for dtype in ("float32", "bfloat16") for bits in ("none", "4bit")}
+    kinds = {
+        encoder_fingerprint(checkpoint_fingerprint(checkpoint), dtype, bits)
+        for dtype in ("float32", "bfloat16")
+        for bits in ("none", "4bit")
+    }
     assert len(kinds) == 4

@@ -28,6 +28,12 @@ def as_clients_send_it(confidence: float) -> list[float]:
     return [confidence, float(np.float32(confidence)), in_json, float(np.float32(in_json)), float(f"{confidence:.6g}")]
 
 
+@pytest.mark.parametrize("score", [-87.5, -100.0, -735.0, -800.0, -3e38])
+def test_scores_without_six_digits_have_the_confidence_0(score: float) -> None:
+    """As those of a tag with a large bias: a number, and not NaN."""
+    assert confidences_of(np.float32([score])) == [0.0]
+
+
 @settings(max_examples=500, deadline=None)
 @given(SCORES)
 @example(0.0)

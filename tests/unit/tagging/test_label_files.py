@@ -43,7 +43,7 @@ GOOD = [
     ("l.txt", b"\xfe\xff" + "cat\ndog".encode("utf-16-be")),
     ("l.csv", "label\ncat\ndog\n"),
     ("l.csv", "\ufefflabel,category,,\r\ncat,,,\r\ndog,,,\r\n,,,\r\n"),
-    ("l.csv", "# pets\n\nlabel\ncat\n# more\ndog\n"),
+    ("l.csv", "# pets\n\nlabel\ncat\ndog\n"),
     ("l.csv", '"label"\r\n"cat"\r\n"dog"\r\n'.encode("utf-16")),
     ("l.yaml", "\ufeff- cat\r\n- dog # a pet\r\n"),
     ("l.yaml", '["cat","dog",]'),
@@ -55,6 +55,12 @@ GOOD = [
 def test_every_format_gives_the_same_labels(tmp_path: Path, name: str, content: str | bytes) -> None:
     """Byte order marks, Windows' line ends, UTF-16, comments, and columns without content."""
     assert read(tmp_path, name, content).labels == ("cat", "dog")
+
+
+def test_below_the_header_of_a_table_a_hash_begins_a_label(tmp_path: Path) -> None:
+    """No row is lost without a word: `#1 dad` and hashtags are labels, and a quote inside a cell is a character."""
+    content = '# mugs\nlabel,threshold\n#1 dad,0.5\n5" disk,\n#sunset,\n'
+    assert read(tmp_path, "l.csv", content).labels == ("#1 dad", '5" disk', "#sunset")
 
 
 BAD = [
@@ -73,7 +79,7 @@ BAD = [
     ("l.txt", "cat\ndo\u2028g\n", "l.txt:2: "),
     ("l.txt", "cat\n".encode("utf-16-le"), "l.txt:1: "),
     ("l.csv", "label,prompt\ncat,x,y\n", "l.csv:2: there are more fields than columns"),
-    ("l.csv", "label,prompt\n# a comment\ncat,x,y\n", "l.csv:3: there are more fields than columns"),
+    ("l.csv", "# a comment\nlabel,prompt\ncat,x,y\n", "l.csv:3: there are more fields than columns"),
     ("l.csv", "label;prompt\ncat;x\n", "l.csv:1: the first line must name columns"),
 ]
 

@@ -233,6 +233,16 @@ def test_detail_is_the_mean_second_difference_of_a_tile() -> None:
     assert MAX_DETAIL < 400
 
 
+def test_most_large_photos_are_predicted_to_be_decoded_once() -> None:
+    """The limits count the second decode, the queue does not."""
+    plan = plan_decoding(JPEG, 384, Resizing(output_px=384, tiles=False, support=2.0, gap=MIN_MARGIN), ImageLimits())
+    assert (plan.scale, plan.sharp_scale) == (2, 1)
+    assert plan.cost.usual < 0.6 * plan.cost.cost
+    small = plan_decoding(JPEG, 224, Resizing(output_px=224, tiles=False, support=2.0, gap=MIN_MARGIN), ImageLimits())
+    assert small.scale == small.sharp_scale
+    assert small.cost.usual == small.cost.cost
+
+
 def test_the_setting_reaches_the_decoder() -> None:
     """It stands at the top of the configuration, and other values are refused with those that are known."""
     assert parse_config({"labels": ["cat"]}).image_limits().decoding == "fast"
