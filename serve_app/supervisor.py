@@ -25,6 +25,8 @@ from types import FrameType
 
 import psutil
 
+from serve_app.terminal import print_line
+
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 STOP_TIMEOUT_S = 12.0
 """Time that the service has for ending in order; what is left of it then is killed."""
@@ -85,7 +87,7 @@ class _Supervisor:
             self._reap()
             time.sleep(POLL_S)
         if left:
-            print(f"siglip-serve: these processes cannot be killed: {', '.join(map(str, left))}", file=sys.stderr)
+            print_line(f"siglip-serve: these processes cannot be killed: {', '.join(map(str, left))}", file=sys.stderr)
         return self._status
 
     def _reap(self) -> None:
