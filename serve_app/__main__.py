@@ -8,7 +8,7 @@ def run() -> None:
     try:
         from serve_app.cli import main  # takes half a second
 
-        sys.exit(main())
+        sys.exit(main(is_program=True))
     except KeyboardInterrupt:
         sys.exit(130)
 

@@ -1,6 +1,7 @@
 """`siglip-serve`: the commands, thin over the rest of the package. Nothing heavy is imported before a command needs it."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,15 +15,34 @@ from serve_app.config import ServiceConfig, load_config
 from serve_app.errors import ConfigError, TaggerError
 from serve_app.logs import configure_logging
 from serve_app.siglip.hub_errors import check_hub_environment
+from serve_app.supervisor import supervised
 from serve_app.tagging.settings import TagOptions
 from serve_app.terminal import print_block, print_line, printable
 
 START_TIMEOUT_S = 600.0
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit status: 0, or 1 with what is wrong on standard error."""
+def main(arguments: Sequence[str] | None = None, *, is_program: bool = False) -> int:
+    """Run a command and return its exit status: 0, or 1 with what is wrong on standard error.
+
+    Args:
+        arguments: Of the command line; those of the process if left out.
+        is_program: Whether the process does nothing else. Then commands that start Ray run in a process of their own, which leaves
+            nothing behind.
+    """
     given = _parser().parse_args(arguments)
+    if is_program and _starts_ray(given):
+        return supervised(lambda: _run(given))
+    return _run(given)
+
+
+def _starts_ray(given: argparse.Namespace) -> bool:
+    if given.command is _batch:
+        return not (given.address or given.through_service or os.environ.get("RAY_ADDRESS"))
+    return given.command is _serve
+
+
+def _run(given: argparse.Namespace) -> int:
     configure_logging(given.verbose)
     command: Callable[[argparse.Namespace], int] = given.command
     try:

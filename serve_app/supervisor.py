@@ -51,9 +51,9 @@ def supervised(run: Callable[[], int]) -> int:
     child = os.fork()
     if child == 0:
         os.setsid()
-        _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        _prctl(_PR_SET_PDEATHSIG, signal.SIGINT)
         if os.getppid() != parent:  # it ended before the line above
-            return 128 + signal.SIGTERM
+            return 128 + signal.SIGINT
         return run()
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)  # orphans become children of this process, so they are found
     return _Supervisor(child).wait()

@@ -18,7 +18,6 @@ from serve_app.graph.profiles import ingress_profile
 from serve_app.hardware.accelerators import GENERIC
 from serve_app.hardware.detection import detect_machine
 from serve_app.serving import Serving
-from serve_app.supervisor import supervised
 from serve_app.terminal import print_line
 
 WATCH_S = 0.25
@@ -30,10 +29,6 @@ def serve_locally(config: ServiceConfig, timeout_s: float) -> int:
     Raises:
         ConfigError: It cannot start.
     """
-    return supervised(lambda: _serve(config, timeout_s))
-
-
-def _serve(config: ServiceConfig, timeout_s: float) -> int:
     console = SafeConsole(stderr=True)
     config = _on_unknown_gpus(config)
     stop = threading.Event()
@@ -106,8 +101,8 @@ def _stop_on_signals(stop: threading.Event) -> None:
     def terminate(number: int, frame: FrameType | None) -> None:
         stop.set()
 
-    # The supervisor sends SIGINT for every signal that it gets. SIGTERM comes if the supervisor has died, or beside the
-    # SIGINT if somebody ends all processes of a container or a systemd unit.
+    # The supervisor sends SIGINT for every signal that it gets, and the kernel does when the supervisor dies. SIGTERM comes
+    # beside it if somebody ends all processes of a container or a systemd unit.
     signal.signal(signal.SIGINT, interrupt)
     signal.signal(signal.SIGTERM, terminate)
 

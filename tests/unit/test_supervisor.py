@@ -145,9 +145,9 @@ def test_a_killed_child_leaves_nothing(program: Program) -> None:
 
 @pytest.mark.parametrize("program", ["ends in order"], indirect=True)
 def test_the_child_ends_in_order_when_the_supervisor_is_killed(program: Program) -> None:
-    """The kernel sends it SIGTERM."""
+    """The kernel sends it SIGINT."""
     program.process.kill()
-    assert program.wait()[1] == "SIGTERM"
+    assert program.wait()[1] == "SIGINT"
     program.child.wait(timeout=10)
 
 

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
 import yaml
 
 from serve_app.cli import main
 from serve_app.config import DEMO_CHECKPOINT
-from serve_app.siglip import hub
 from tests.manifests.kube import ROOT, kustomized
 
 Typed = Callable[..., tuple[int, str, str]]
@@ -251,7 +251,7 @@ def test_a_configuration_of_other_groups_needs_the_manifest(typed: Typed, config
     ("content", "said"),
     [
         (None, "running.yaml does not exist."),
-        (b"\xff\xfe", "running.yaml:1: not UTF-8; save the file as UTF-8."),
+        (b"\xff\xff", "running.yaml:1: not UTF-8; save the file as UTF-8."),
         (b"a: [\n", "running.yaml:2: not YAML: did not find expected node content."),
         (b"", "running.yaml holds 0 RayServices; one is needed."),
         (b"- 1\n- 2\n", "running.yaml holds 0 RayServices; one is needed."),
@@ -342,7 +342,7 @@ def test_fetching_from_the_hub_prints_the_commit(
     cached.parent.mkdir(parents=True)
     cached.symlink_to(tiny("siglip2"))
     asked: list[Any] = []
-    monkeypatch.setattr(hub, "snapshot_download", lambda model, revision, **_: asked.append((model, revision)) or str(cached))
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda model, revision, **_: asked.append((model, revision)) or str(cached))
     status, out, err = typed("fetch", "base-v2", "--revision", "main")
     assert (status, err) == (0, "")
     assert out == f"google/siglip2-base-patch16-224 is in {cached}\nrevision: {commit}\n"
