@@ -104,10 +104,13 @@ def _fast(header: ImageHeader, draft_px: int, resizing: Resizing, limits: ImageL
 
 
 def _for_tiles(header: ImageHeader, draft_px: int, resizing: Resizing | None, limits: ImageLimits) -> DecodingPlan:
-    """Return the plan for tiles and thumbnails: the whole image among the tiles is resized as it is without them, if it may be."""
+    """Return the plan for tiles and thumbnails. The tiles of small images are resized as small images are without tiles."""
     scale = draft_scale(header, draft_px, MIN_MARGIN)
+    quick = _single(header, scale, resizing, MIN_MARGIN)
+    if header.area_px / scale**2 > SMALL_PX:
+        return quick
     precise = _single(header, scale, resizing, SHARP_MARGIN)
-    return precise if _within(precise.cost, limits) else _single(header, scale, resizing, MIN_MARGIN)
+    return precise if _within(precise.cost, limits) else quick
 
 
 def _single(header: ImageHeader, scale: int, resizing: Resizing | None, gap: float | None) -> DecodingPlan:
