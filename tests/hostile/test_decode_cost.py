@@ -26,7 +26,7 @@ UNDER, SLACK = 1.3, 0.3
 """Predictions may be exceeded by this factor and this many units."""
 OVER, OVER_SLACK = 5.0, 0.6
 """And may exceed measurements by this much; content decides, which a header does not tell."""
-MEMORY_SLACK_MIB = 12
+MEMORY_SLACK_MIB = 16
 """What the allocator keeps between blocks."""
 
 

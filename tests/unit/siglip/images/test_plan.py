@@ -98,8 +98,8 @@ def test_sides_that_are_no_multiple_of_the_scale_stay_within_the_bound(orientati
     exif[0x0112] = orientation
     content = CONTENT["photo"].crop((0, 0, 2003, 1501))
     data = make.saved(content, "JPEG", quality=90, exif=exif)
-    found = preparer(ImageLimits(), 64).prepare(data).pixel_values.astype(np.int16)
-    assert np.abs(found - exact_pixels(data, 64, 3)).max() <= 4
+    found = preparer(ImageLimits(), 96).prepare(data).pixel_values.astype(np.int16)
+    assert np.abs(found - exact_pixels(data, 96, 3)).max() <= 4
 
 
 def test_patch_grids_are_those_of_the_full_size() -> None:
