@@ -67,7 +67,8 @@ class _Supervisor:
         self._deadline_s: float | None = None
         self._status: int | None = None
         for number in STOP_SIGNALS:
-            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP
+            # nohup ignores SIGHUP; shells ignore SIGINT for background jobs, which `kill -INT` should end all the same
+            if number is not signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self._pass_on)
 
     def _pass_on(self, number: int, frame: FrameType | None) -> None:

@@ -151,6 +151,20 @@ def test_the_child_ends_in_order_when_the_supervisor_is_killed(program: Program)
     program.child.wait(timeout=10)
 
 
+def test_a_background_job_of_a_script_ends_at_sigint(tmp_path: Path) -> None:
+    """Shells start it with SIGINT ignored; `kill -INT` is meant all the same."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        program = Program(tmp_path, "ends in order")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    try:
+        program.process.send_signal(signal.SIGINT)
+        assert program.wait() == (3, "SIGINT")
+    finally:
+        program.kill()
+
+
 def test_what_nohup_ignores_stays_ignored(tmp_path: Path) -> None:
     """`nohup siglip-serve serve …` goes on when the terminal is closed."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # children inherit it
