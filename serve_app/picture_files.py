@@ -98,15 +98,15 @@ class Skipped:
         """Return what was skipped as one phrase, or an empty text if there is nothing."""
         suffixes = [suffix for suffix, _ in self.suffixes.most_common(MAX_SHOWN)]
         counts = [
-            (self.hidden, "hidden or system file or folder", []),
-            (self.suffixes.total(), "file of another type", suffixes),
-            (self.links, "link to a folder", []),
-            (self.special, "pipe, socket, device or broken link", []),
-            (self.unreadable.count, "entry that cannot be read", self.unreadable.shown),
-            (self.keys.count, "object with an unusable key", self.keys.shown),
+            (self.hidden, "hidden or system files and folders", []),
+            (self.suffixes.total(), "files of other types", suffixes),
+            (self.links, "links to folders", []),
+            (self.special, "pipes, sockets, devices and broken links", []),
+            (self.unreadable.count, "unreadable files and folders", self.unreadable.shown),
+            (self.keys.count, "objects with an unusable key", self.keys.shown),
         ]
-        phrases = [f"{count:,} × {name}{_examples(shown)}" for count, name, shown in counts if count]
-        return ", ".join(phrases)
+        phrases = [f"{name}: {count:,}{_examples(shown)}" for count, name, shown in counts if count]
+        return "; ".join(phrases)
 
     def report(self, where: str) -> None:
         """Log once what was skipped, if anything was."""

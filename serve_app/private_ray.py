@@ -163,15 +163,24 @@ def token_for(address: str) -> str | None:
     for folder in _own_folders():
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             described = json.loads((folder / CLUSTER_FILE).read_text(encoding="utf-8"))
-            if described["dashboard"] == wanted and psutil.pid_exists(described["pid"]):
+            if described["dashboard"] == wanted and _is_running(described):
                 return (folder / TOKEN_FILE).read_text(encoding="utf-8")
     return None
 
 
 def _describe(folder: PrivateFolder, dashboard: str | None) -> None:
     """Write which process the folder belongs to, and which cluster its token is for."""
-    described = {"dashboard": dashboard, "pid": os.getpid()}
+    described = {"dashboard": dashboard, "pid": os.getpid(), "started_s": psutil.Process().create_time()}
     (folder.path / CLUSTER_FILE).write_text(json.dumps(described), encoding="utf-8")
+
+
+def _is_running(described: Mapping[str, Any]) -> bool:
+    """Return whether the process still runs that made a folder; another one may have its id by now."""
+    try:
+        started_s = psutil.Process(described["pid"]).create_time()
+    except psutil.NoSuchProcess:
+        return False
+    return bool(abs(started_s - described["started_s"]) < 1.0)
 
 
 def _write_environment(folder: PrivateFolder, dashboard: str | None, gcs_address: str) -> None:
@@ -218,7 +227,7 @@ def _remove_stale(base: Path) -> None:
         described = folder / CLUSTER_FILE
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             is_old = time.time() - described.stat().st_mtime > STALE_AFTER_S
-            if is_old and not psutil.pid_exists(json.loads(described.read_text(encoding="utf-8"))["pid"]):
+            if is_old and not _is_running(json.loads(described.read_text(encoding="utf-8"))):
                 shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -49,11 +49,11 @@ def test_odd_names_end_no_listing_and_are_listed(tmp_path: Path, caplog: pytest.
     [record] = caplog.records
     said = record.getMessage()
     for part in (
-        f"{len(LITTER)} × hidden",
-        "1 × file of another type (.txt)",
-        "2 × link to a folder",
-        "4 × pipe, socket",
-        "1 × entry that",
+        f"hidden or system files and folders: {len(LITTER)}",
+        "files of other types: 1 (.txt)",
+        "links to folders: 2",
+        "pipes, sockets, devices and broken links: 4",
+        "unreadable files and folders: 1",
     ):
         assert part in said
     assert "File name too long" in said
@@ -110,7 +110,7 @@ def test_many_entries_are_counted_and_a_few_shown() -> None:
     skipped = Skipped()
     for at in range(1000):
         skipped.keys.add(f"a//{at}")
-    assert skipped.summary() == "1,000 × object with an unusable key (a//0, a//1, a//2)"
+    assert skipped.summary() == "objects with an unusable key: 1,000 (a//0, a//1, a//2)"
     assert len(skipped.keys.shown) == 3
 
 

@@ -4,7 +4,9 @@ import json
 import os
 import stat
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 
 from serve_app import private_ray
@@ -21,6 +23,12 @@ from serve_app.private_ray import (
 
 def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
+
+
+def described_by(pid: int) -> dict[str, Any]:
+    """Return what a run of this process writes about itself, with another process id."""
+    started_s = psutil.Process().create_time()
+    return {"dashboard": "http://127.0.0.1:1", "pid": pid, "started_s": started_s}
 
 
 @pytest.fixture
@@ -65,7 +73,7 @@ def test_after_an_error_the_logs_stay_and_the_token_goes(base: Path) -> None:
 def test_the_token_of_this_users_cluster_is_found_by_its_address(base: Path) -> None:
     """Of a running one, and of no other address."""
     with private_folder() as folder:
-        (folder.path / CLUSTER_FILE).write_text(json.dumps({"dashboard": "http://127.0.0.1:1", "pid": os.getpid()}))
+        (folder.path / CLUSTER_FILE).write_text(json.dumps(described_by(os.getpid())))
         token = folder.token_file.read_text()
         assert token_for("http://127.0.0.1:1/") == token
         assert token_for("http://localhost:1") == token
@@ -73,14 +81,17 @@ def test_the_token_of_this_users_cluster_is_found_by_its_address(base: Path) -> 
         assert token_for("http://10.0.0.1:1") is None
 
 
-@pytest.mark.parametrize("trick", ["link", "open", "ended"])
+@pytest.mark.parametrize("trick", ["link", "open", "ended", "another process has its id"])
 def test_a_folder_that_another_user_could_have_made_is_not_believed(base: Path, trick: str) -> None:
     """A link, a folder that others can enter, and one whose process has ended hand out no token."""
     own = base / "elsewhere"
     own.mkdir(mode=0o700)
     (own / TOKEN_FILE).write_text("stolen")
     pid = 2**22 + 1 if trick == "ended" else os.getpid()
-    (own / CLUSTER_FILE).write_text(json.dumps({"dashboard": "http://127.0.0.1:1", "pid": pid}))
+    described = described_by(pid)
+    if trick == "another process has its id":
+        described["started_s"] -= 100
+    (own / CLUSTER_FILE).write_text(json.dumps(described))
     place = base / "siglip-12345678"
     if trick == "link":
         place.symlink_to(own)
@@ -98,7 +109,7 @@ def test_old_folders_of_killed_runs_are_removed(base: Path) -> None:
         folders[name] = base / name
         folders[name].mkdir(mode=0o700)
         described = folders[name] / CLUSTER_FILE
-        described.write_text(json.dumps({"dashboard": None, "pid": pid}))
+        described.write_text(json.dumps(described_by(pid)))
         os.utime(described, (0, 0))
     with private_folder():
         assert not folders["siglip-dead"].exists()

@@ -67,7 +67,7 @@ def test_a_folder_with_odd_names_is_read_whole(tmp_path: Path, caplog: pytest.Lo
     assert {os.fsencode(local_path(url)) for url in rows["file"].to_pylist()} == {os.fsencode(folder) + b"/" + name for name in ODD_NAMES}
     assert data == [PICTURE] * len(ODD_NAMES)
     assert all(rows["etag"].to_pylist())
-    assert f"{len(LITTER)} × hidden" in caplog.text
+    assert f"hidden or system files and folders: {len(LITTER)}" in caplog.text
     assert caplog.text.count("skipped") == 1
 
 
@@ -104,7 +104,7 @@ def test_a_folder_of_nothing_but_litter_says_why(tmp_path: Path, caplog: pytest.
     write(tmp_path, "notes.txt")
     with pytest.raises(ConfigError, match="holds nothing that can be tagged"):
         everything(options_for(tmp_path))
-    assert "1 × hidden or system file or folder, 1 × file of another type (.txt)" in caplog.text
+    assert "hidden or system files and folders: 1; files of other types: 1 (.txt)" in caplog.text
 
 
 def test_twins_of_tables_and_shards_are_no_inputs(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -164,9 +164,9 @@ def test_one_key_that_cannot_be_requested_is_skipped_and_reported(s3: Bucket, ba
     [after] = find_inputs(of_bucket(s3, prefix)).tables
     assert after.equals(before)
     assert set(after["uri"].to_pylist()) == {f"{s3.url}/{key}" for key in good}
-    assert "4 × hidden" in caplog.text
+    assert "hidden or system files and folders: 4" in caplog.text
     if not bad.endswith("/"):
-        assert "1 × object with an unusable key" in caplog.text
+        assert "objects with an unusable key: 1" in caplog.text
 
 
 def test_only_objects_near_a_bad_key_cost_a_request(s3: Bucket, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
@@ -180,7 +180,7 @@ def test_only_objects_near_a_bad_key_cost_a_request(s3: Bucket, monkeypatch: pyt
         [after] = find_inputs(of_bucket(s3, "near", input_format="images")).tables
     assert after.equals(before)
     assert all(after["etag"].to_pylist())
-    assert "2 × object with an unusable key (near//y.jpg, near/001//x.jpg)" in caplog.text
+    assert "objects with an unusable key: 2 (near//y.jpg, near/001//x.jpg)" in caplog.text
     requested = [record.getMessage() for record in caplog.records if record.name == "werkzeug" and '"HEAD ' in record.getMessage()]
     assert 3 <= sum(".jpg" in text for text in requested) <= 10
 

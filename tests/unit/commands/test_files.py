@@ -37,7 +37,7 @@ def test_a_folder_with_odd_names_is_tagged(tmp_path: Path, capsys: pytest.Captur
     assert set(found) == {shown(folder / os.fsdecode(name)) for name in ODD_NAMES}
     assert set(found.values()) == {"circle"}
     assert caplog.text.count("skipped") == 1
-    assert f"{len(LITTER)} × hidden" in caplog.text
+    assert f"hidden or system files and folders: {len(LITTER)}" in caplog.text
 
 
 def test_what_is_named_is_tagged_and_what_is_not_there_is_an_error_of_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -62,7 +62,7 @@ def test_nothing_to_tag_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture
     write(tmp_path, "notes.txt")
     with pytest.raises(InvalidRequest, match=r"no pictures in .*; read are \.jpg, .*\.avif"):
         expand([tmp_path])
-    assert "1 × file of another type (.txt)" in caplog.text
+    assert "files of other types: 1 (.txt)" in caplog.text
 
 
 @pytest.mark.parametrize("suffix", [".avif", ".HEIC", ".heif", ".hif", ".jfif", ".jpe", ".JPG", ".Tiff"])

@@ -34,7 +34,7 @@ def test_litter_between_label_folders_is_no_label(tmp_path: Path, caplog: pytest
     found = labels_of(read_labelled(tmp_path, None, TABLE))
     assert len(found) == len(ODD_NAMES) + 1
     assert found["x.HEIC"] == ["cat"]
-    assert "cat: skipped 1 × hidden" in caplog.text
+    assert "cat: skipped hidden or system files and folders: 1" in caplog.text
 
 
 def test_labels_and_names_in_a_table_are_text(tmp_path: Path) -> None:
