@@ -48,7 +48,9 @@ def bucket(name: str = "pictures") -> Iterator[Bucket]:
         host, port = server.get_host_and_port()
         endpoint = f"http://{host}:{port}"
         session = {"aws_access_key_id": KEY, "aws_secret_access_key": SECRET, "region_name": REGION}
-        boto3.client("s3", endpoint_url=endpoint, **session).create_bucket(Bucket=name)
+        s3 = boto3.resource("s3", endpoint_url=endpoint, **session).Bucket(name)
+        s3.create()
+        s3.objects.delete()  # every endpoint of a process shows the same buckets
         yield Bucket(name, endpoint)
     finally:
         server.stop()

@@ -664,7 +664,7 @@ def test_a_folder_with_odd_names_is_listed(tmp_path: Path, caplog: pytest.LogCap
     uris, reads = everything(tmp_path)
     assert uris == ["a.png", "b\x1b.png", "caf\\udce9.png", "d/c.png"]
     assert all(read.data == PICTURE for read in reads)
-    assert "skipped 1 × hidden or system file" in caplog.text
+    assert "skipped hidden or system files and folders: 1" in caplog.text
 
 
 def test_a_manifest_that_names_a_pipe_or_device_hangs_nothing(tmp_path: Path) -> None:
