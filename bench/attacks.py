@@ -1,9 +1,11 @@
-"""What one client does to the others: known attacks, each for some seconds, beside a client that behaves.
+"""What one client does to the others: known attacks, each for some seconds, beside a client that
+behaves.
 
-`python -m bench.attacks --seconds 30` starts the demo service, measures a good client alone, and then beside each attack: its
-median and 99th percentile, what it was answered, and the memory of every process at the peak and afterwards. Attackers come
-from 127.0.0.1 and the good client from 127.0.0.2, as two addresses of a network would; they run at a lower priority, since
-on one machine they would otherwise take the processor by making requests.
+`python -m bench.attacks --seconds 30` starts the demo service, measures a good client alone, and
+then beside each attack: its median and 99th percentile, what it was answered, and the memory of
+every process at the peak and afterwards. Attackers come from 127.0.0.1 and the good client from
+127.0.0.2, as two addresses of a network would; they run at a lower priority, since on one machine
+they would otherwise take the processor by making requests.
 """
 
 import argparse
@@ -70,7 +72,9 @@ Attack = Callable[[Target, float], Awaitable[Counter[str]]]
 
 def many_scans(scans: int) -> bytes:
     """Return a progressive JPEG of 49 megapixels with so many scans, 1.8 MB for 20,000."""
-    return jpeg_with_scans(saved(flat(7000, 7000).convert("L"), "JPEG", progressive=True, quality=50), scans)
+    return jpeg_with_scans(
+        saved(flat(7000, 7000).convert("L"), "JPEG", progressive=True, quality=50), scans
+    )
 
 
 def megapixel() -> bytes:
@@ -78,7 +82,9 @@ def megapixel() -> bytes:
     return saved(photo(1160, 864), "JPEG", quality=90)
 
 
-async def repeated(target: Target, seconds: float, clients: int, content: bytes, path: str, headers: dict[str, str]) -> Counter[str]:
+async def repeated(
+    target: Target, seconds: float, clients: int, content: bytes, path: str, headers: dict[str, str]
+) -> Counter[str]:
     """Have clients send the same request again and again, whatever is answered."""
     answered: Counter[str] = Counter()
     end = time.monotonic() + seconds
@@ -87,7 +93,9 @@ async def repeated(target: Target, seconds: float, clients: int, content: bytes,
     async def client(http: httpx.AsyncClient) -> None:
         while time.monotonic() < end:
             try:
-                answer = await http.post(path, content=content, headers=headers | target.attacker_headers)
+                answer = await http.post(
+                    path, content=content, headers=headers | target.attacker_headers
+                )
                 answered[str(answer.status_code)] += 1
             except httpx.HTTPError as error:
                 answered[type(error).__name__] += 1
@@ -102,7 +110,12 @@ async def repeated(target: Target, seconds: float, clients: int, content: bytes,
     return answered
 
 
-def sending(clients: int, content: Callable[[], bytes], path: str = "/v1/tag", kind: str = "application/octet-stream") -> Attack:
+def sending(
+    clients: int,
+    content: Callable[[], bytes],
+    path: str = "/v1/tag",
+    kind: str = "application/octet-stream",
+) -> Attack:
     """Return an attack by requests."""
 
     async def attack(target: Target, seconds: float) -> Counter[str]:
@@ -118,11 +131,15 @@ def form(images: list[bytes]) -> bytes:
 
 
 def score_bomb() -> bytes:
-    """Return a request to score a thousand embeddings by a thousand labels and to be told every score."""
+    """Return a request to score a thousand embeddings by a thousand labels and to be told every
+    score.
+    """
     rng = random.Random(0)
     embeddings = [[round(rng.gauss(0, 1), 3) for _ in range(width_of_demo())] for _ in range(1024)]
     labels = [f"label {number}" for number in range(1000)]
-    return json.dumps({"embeddings": embeddings, "labels": labels, "confidence_threshold": 0, "max_tags": 1000}).encode()
+    return json.dumps(
+        {"embeddings": embeddings, "labels": labels, "confidence_threshold": 0, "max_tags": 1000}
+    ).encode()
 
 
 def width_of_demo() -> int:
@@ -136,14 +153,26 @@ def scores(count: int) -> bytes:
     """Return a legal request whose response is as large as may be."""
     rows = np.random.default_rng(0).normal(size=(count, width_of_demo())).round(3).tolist()
     labels = [f"a label of some length, number {number}" for number in range(60)]
-    return json.dumps({"embeddings": rows, "labels": labels, "confidence_threshold": 0, "max_tags": 60}).encode()
+    return json.dumps(
+        {"embeddings": rows, "labels": labels, "confidence_threshold": 0, "max_tags": 60}
+    ).encode()
 
 
 async def unread(target: Target, seconds: float) -> Counter[str]:
     """Ask for large responses on many connections and read none of them."""
     body = scores(1000)
-    headers = {"Host": "x", "Content-Type": "application/json", "Content-Length": str(len(body))} | target.attacker_headers
-    head = "".join(["POST /v1/score HTTP/1.1\r\n", *(f"{name}: {value}\r\n" for name, value in headers.items()), "\r\n"])
+    headers = {
+        "Host": "x",
+        "Content-Type": "application/json",
+        "Content-Length": str(len(body)),
+    } | target.attacker_headers
+    head = "".join(
+        [
+            "POST /v1/score HTTP/1.1\r\n",
+            *(f"{name}: {value}\r\n" for name, value in headers.items()),
+            "\r\n",
+        ]
+    )
     answered: Counter[str] = Counter()
 
     async def client() -> None:
@@ -152,7 +181,9 @@ async def unread(target: Target, seconds: float) -> Counter[str]:
             writer.write(head.encode() + body)
             await writer.drain()
             answered["asked"] += 1
-            answered[(await reader.readline()).decode(errors="replace").strip()[9:12] or "closed"] += 1
+            answered[
+                (await reader.readline()).decode(errors="replace").strip()[9:12] or "closed"
+            ] += 1
             await asyncio.sleep(NO_READING_S)
 
     tasks = [asyncio.create_task(client()) for _ in range(48)]
@@ -199,16 +230,27 @@ ATTACKS: dict[str, Attack] = {
     "1 x 49M PNG, 95 KB": sending(4, lambda: png((1, 32_768 * 1024), 2, 8)),
     "16-bit RGBA PNG of 16 MP": sending(8, lambda: png((4000, 4000), 6, 16)),
     "64 PNGs of 6 MP, quality=high": sending(
-        2, lambda: form([png((3000, 2000), 2, 8)] * 64), "/v1/tag?quality=high", "multipart/form-data; boundary=b"
+        2,
+        lambda: form([png((3000, 2000), 2, 8)] * 64),
+        "/v1/tag?quality=high",
+        "multipart/form-data; boundary=b",
     ),
     "1,024 x 1,000 scores": sending(4, score_bomb, "/v1/score", "application/json"),
     "48 large responses unread": unread,
-    "80 bodies of 60 MB": sending(80, lambda: b'{"image": "' + b"A" * (60 * MIB) + b'"}', kind="application/json"),
+    "80 bodies of 60 MB": sending(
+        80, lambda: b'{"image": "' + b"A" * (60 * MIB) + b'"}', kind="application/json"
+    ),
     "38 MB of unknown keys": sending(4, unknown_keys, kind="application/json"),
-    "15M labels": sending(4, lambda: b'{"image": "", "labels": "' + b"a," * 15_000_000 + b'"}', kind="application/json"),
+    "15M labels": sending(
+        4,
+        lambda: b'{"image": "", "labels": "' + b"a," * 15_000_000 + b'"}',
+        kind="application/json",
+    ),
     "5,000 idle connections": idle,
     "8 clients x 64 images of 1 MP": sending(
-        8, lambda: form([saved(photo(1160, 864), "JPEG", quality=90)] * 64), kind="multipart/form-data; boundary=b"
+        8,
+        lambda: form([saved(photo(1160, 864), "JPEG", quality=90)] * 64),
+        kind="multipart/form-data; boundary=b",
     ),
     "700 clients": sending(700, lambda: GOOD),
 }
@@ -236,7 +278,9 @@ async def behave(target: Target, seconds: float, good: Good) -> None:
     transport = httpx.AsyncHTTPTransport(local_address=GOOD_ADDRESS)
     headers = {"X-Api-Key": target.good_key} if target.good_key else {}
     end = time.monotonic() + seconds
-    async with httpx.AsyncClient(base_url=target.url, timeout=60, transport=transport, headers=headers) as http:
+    async with httpx.AsyncClient(
+        base_url=target.url, timeout=60, transport=transport, headers=headers
+    ) as http:
         while time.monotonic() < end:
             started = time.perf_counter()
             try:
@@ -253,7 +297,9 @@ def memory_mib(service: Service) -> dict[str, int]:
     found: dict[str, int] = {}
     for process in service.children():
         with contextlib.suppress(psutil.Error):
-            name = process.name().removeprefix("ray::").removeprefix("ServeReplica:").partition(".")[0]
+            name = (
+                process.name().removeprefix("ray::").removeprefix("ServeReplica:").partition(".")[0]
+            )
             found[name] = found.get(name, 0) + process.memory_full_info().uss // MIB
     return found
 
@@ -274,12 +320,15 @@ class Outcome:
     after_mib: dict[str, int]
 
 
-async def run_attack(service: Service, target: Target, name: str, seconds: float, settle_s: float = SETTLE_S) -> Outcome:
+async def run_attack(
+    service: Service, target: Target, name: str, seconds: float, settle_s: float = SETTLE_S
+) -> Outcome:
     """Attack for some seconds beside a good client, and look at memory again a while later."""
     context = multiprocessing.get_context("spawn")
     queue: multiprocessing.Queue[Any] = context.Queue()
     attacker = context.Process(target=_attack, args=(name, target, seconds, queue))
-    good, peak = Good(), memory_mib(service)
+    good = Good()
+    peak = memory_mib(service)
     attacker.start()
     await asyncio.sleep(1.5)  # it imports and makes its content
     behaving = asyncio.create_task(behave(target, seconds, good))
@@ -324,16 +373,31 @@ def print_outcome(outcome: Outcome, alone: Good, before: dict[str, int]) -> None
 def _grown(after: dict[str, int], before: dict[str, int]) -> str:
     """Return which processes are larger than before, the most first."""
     grown = {name: mib - before.get(name, 0) for name, mib in after.items()}
-    return ", ".join(f"{name} {mib:+}" for name, mib in sorted(grown.items(), key=lambda one: -one[1])[:4])
+    return ", ".join(
+        f"{name} {mib:+}" for name, mib in sorted(grown.items(), key=lambda one: -one[1])[:4]
+    )
 
 
 def report(found: dict[str, Any]) -> None:
     """Print the table."""
     alone: Good = found["alone"]
-    table = Table("attack", "good p50 ms", "good p99 ms", "x alone", "good answers", "attacker's", "peak MiB", "after MiB", box=None)
+    table = Table(
+        "attack",
+        "good p50 ms",
+        "good p99 ms",
+        "x alone",
+        "good answers",
+        "attacker's",
+        "peak MiB",
+        "after MiB",
+        box=None,
+    )
     before = found["before"]
-    p50, p99 = f"{alone.percentile(50):.0f}", f"{alone.percentile(99):.0f}"
-    table.add_row("none", p50, p99, "1", _counted(alone.answered), "", "", f"{sum(before.values())}")
+    p50 = f"{alone.percentile(50):.0f}"
+    p99 = f"{alone.percentile(99):.0f}"
+    table.add_row(
+        "none", p50, p99, "1", _counted(alone.answered), "", "", f"{sum(before.values())}"
+    )
     for one in found["outcomes"]:
         grown = {name: mib - before.get(name, 0) for name, mib in one.peak_mib.items()}
         most = max(grown, key=lambda name: grown[name])
@@ -343,7 +407,14 @@ def report(found: dict[str, Any]) -> None:
             f"{sum(one.peak_mib.values())} ({most} {one.peak_mib[most]})", f"{sum(one.after_mib.values())}",
         )  # fmt: skip
     Console(width=220).print(table)
-    rows = [{"attack": one.name, "p99_ms": round(one.good.percentile(99), 1), "good": dict(one.good.answered)} for one in found["outcomes"]]
+    rows = [
+        {
+            "attack": one.name,
+            "p99_ms": round(one.good.percentile(99), 1),
+            "good": dict(one.good.answered),
+        }
+        for one in found["outcomes"]
+    ]
     print(json.dumps({"alone_p99_ms": round(alone.percentile(99), 1), "median_ms": round(statistics.median(alone.seconds) * 1000, 1),
                       "rows": rows, "at": datetime.now(UTC).isoformat(timespec="seconds")}))  # fmt: skip
 

@@ -1,8 +1,10 @@
-"""A simulated day of bursty load: our scaling beside Serve's default policy, image by image late and hour by hour of GPU.
+"""A simulated day of bursty load: our scaling beside Serve's default policy, image by image late
+and hour by hour of GPU.
 
-`python -m bench.autoscaling`. Both policies see what they would see in Serve: numbers averaged over 10 s, reported every
-2 s, replicas that take 40 s to start, and the same bounds. Serve's policy is Serve's own code with its own delays.
-A simulation: one queue, encoders that each do a fixed number of images a second.
+`python -m bench.autoscaling`. Both policies see what they would see in Serve: numbers averaged over
+10 s, reported every 2 s, replicas that take 40 s to start, and the same bounds. Serve's policy is
+Serve's own code with its own delays. A simulation: one queue, encoders that each do a fixed number
+of images a second.
 """
 
 import argparse
@@ -14,18 +16,25 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
-from ray.serve.autoscaling_policy import _apply_autoscaling_config, replica_queue_length_autoscaling_policy
+from ray.serve.autoscaling_policy import (
+    _apply_autoscaling_config,
+    replica_queue_length_autoscaling_policy,
+)
 from ray.serve.config import AutoscalingConfig
 
 from serve_app.hardware.scaling import HOLD_S, Bounds, History, Load, damp, wanted_replicas
 
 PER_ENCODER = 40.0
-MOST, START_S, LOOK_BACK_S, STEP_S = 16, 40.0, 10.0, 1.0
+MOST = 16
+START_S = 40.0
+LOOK_BACK_S = 10.0
+STEP_S = 1.0
 LATE_S = 2.0
 """An image that waits longer than this is late."""
 DAY_S = 86_400
 MAX_IN_FLIGHT = 32.0
-"""Micro-batched images that each encoder has at most, under way and queued: what Serve's policy sees of the load."""
+"""Micro-batched images that each encoder has at most, under way and queued: what Serve's policy
+sees of the load."""
 
 Policy = Callable[[float, float, float, int, int], int]
 """Seconds, arrivals a second, images waiting, replicas running, target: to the new target."""
@@ -43,11 +52,15 @@ class Outcome:
 
 
 def day_of_load(seed: int) -> list[float]:
-    """Return images a second for every second of a day: a daily wave, bursts of some minutes, and noise."""
+    """Return images a second for every second of a day: a daily wave, bursts of some minutes, and
+    noise.
+    """
     draw = random.Random(seed)
     wave = [120 + 100 * math.sin(2 * math.pi * (second / DAY_S - 0.3)) for second in range(DAY_S)]
     for _ in range(30):
-        start, length, height = draw.randrange(DAY_S), draw.randrange(60, 900), draw.uniform(50, 350)
+        start = draw.randrange(DAY_S)
+        length = draw.randrange(60, 900)
+        height = draw.uniform(50, 350)
         for second in range(start, min(DAY_S, start + length)):
             wave[second] += height
     return [max(0.0, rate * draw.uniform(0.8, 1.2)) for rate in wave]
@@ -55,7 +68,10 @@ def day_of_load(seed: int) -> list[float]:
 
 def simulate(load: list[float], decide: Policy) -> Outcome:
     """Run a policy over a day."""
-    outcome, waiting, running, target = Outcome(), 0.0, 1, 1
+    outcome = Outcome()
+    waiting = 0.0
+    running = 1
+    target = 1
     starting: list[float] = []
     lately: deque[tuple[float, float]] = deque(maxlen=int(LOOK_BACK_S / STEP_S))
     for second, arrivals in enumerate(load):
@@ -80,7 +96,8 @@ def simulate(load: list[float], decide: Policy) -> Outcome:
             while more < 0 and starting:
                 starting.pop()
                 more += 1
-            running, target = running + min(0, more), wish
+            running = running + min(0, more)
+            target = wish
     return outcome
 
 
@@ -91,25 +108,33 @@ def ours() -> Policy:
     def decide(now_s: float, arrivals: float, waiting: float, running: int, target: int) -> int:
         nonlocal history
         load = Load(arrivals, waiting, 0.0, PER_ENCODER, None, 0.0)
-        wanted = wanted_replicas(load, {"ImageEncoder": Bounds(target, running, 1, MOST)})["ImageEncoder"]
+        wanted = wanted_replicas(load, {"ImageEncoder": Bounds(target, running, 1, MOST)})[
+            "ImageEncoder"
+        ]
         result, history = damp(wanted, history, now_s, HOLD_S)
         return result
 
     return decide
 
 
-def serves_own(target_ongoing: float, upscale_s: float, downscale_s: float, sees_queue: bool) -> Policy:
+def serves_own(
+    target_ongoing: float, upscale_s: float, downscale_s: float, sees_queue: bool
+) -> Policy:
     """Return Serve's default policy for the encoder deployment, with its own delays.
 
     Args:
         target_ongoing: `target_ongoing_requests`.
         upscale_s: `upscale_delay_s`.
         downscale_s: `downscale_delay_s`.
-        sees_queue: Whether it counts the images that wait in the Preprocessor, which Serve knows nothing of; without, it
-            counts the calls at the encoders, which the Preprocessor bounds.
+        sees_queue: Whether it counts the images that wait in the Preprocessor, which Serve knows
+            nothing of; without, it counts the calls at the encoders, which the Preprocessor bounds.
     """
     config = AutoscalingConfig(
-        min_replicas=1, max_replicas=MOST, target_ongoing_requests=target_ongoing, upscale_delay_s=upscale_s, downscale_delay_s=downscale_s
+        min_replicas=1,
+        max_replicas=MOST,
+        target_ongoing_requests=target_ongoing,
+        upscale_delay_s=upscale_s,
+        downscale_delay_s=downscale_s,
     )
     policy: Any = _apply_autoscaling_config(replica_queue_length_autoscaling_policy)
     state: dict[str, Any] = {}
@@ -119,7 +144,11 @@ def serves_own(target_ongoing: float, upscale_s: float, downscale_s: float, sees
         busy = min(running * MAX_IN_FLIGHT, arrivals * MAX_IN_FLIGHT / PER_ENCODER / 2)
         ongoing = busy + waiting if sees_queue else min(running * MAX_IN_FLIGHT, busy + waiting)
         context = SimpleNamespace(
-            current_num_replicas=running, target_num_replicas=target, total_num_requests=ongoing, config=config, policy_state=state
+            current_num_replicas=running,
+            target_num_replicas=target,
+            total_num_requests=ongoing,
+            config=config,
+            policy_state=state,
         )
         with SimulatedClock(now_s):
             wanted, state = policy(context)
@@ -137,7 +166,8 @@ class SimulatedClock:
     def __enter__(self) -> None:
         import ray.serve.autoscaling_policy as module
 
-        self._module, self._real = module, module.time
+        self._module = module
+        self._real = module.time
         module.time = SimpleNamespace(time=lambda: self._now_s)  # type: ignore[assignment]
 
     def __exit__(self, *exc: object) -> None:
@@ -150,19 +180,30 @@ def main() -> None:
     given = parser.parse_args()
     policies: dict[str, Callable[[], Policy]] = {
         "ours": ours,
-        "Serve's default (target 2, up 30 s, down 600 s)": lambda: serves_own(2, 30, 600, sees_queue=False),
-        "Serve's, target 16, up 30 s, down 600 s": lambda: serves_own(16, 30, 600, sees_queue=False),
+        "Serve's default (target 2, up 30 s, down 600 s)": lambda: serves_own(
+            2, 30, 600, sees_queue=False
+        ),
+        "Serve's, target 16, up 30 s, down 600 s": lambda: serves_own(
+            16, 30, 600, sees_queue=False
+        ),
         "Serve's, target 16, up 5 s, down 120 s": lambda: serves_own(16, 5, 120, sees_queue=False),
         "the same, were it told of the queue": lambda: serves_own(16, 5, 120, sees_queue=True),
         "always all": lambda: lambda *_: MOST,
     }
-    print(f"| policy | late (> {LATE_S:g} s) | longest wait | GPU-hours | changes a day |\n|---|---|---|---|---|")
+    print(
+        f"| policy | late (> {LATE_S:g} s) | longest wait | GPU-hours | changes a day |\n|---|---|---|---|---|"
+    )
     days = [day_of_load(seed) for seed in range(given.seeds)]
     for name, make in policies.items():
         outcomes = [simulate(day, make()) for day in days]
         late = sum(o.late for o in outcomes) / sum(o.images for o in outcomes)
-        hours, changes = (sum(getattr(o, key) for o in outcomes) / len(outcomes) for key in ("gpu_hours", "changes"))
-        print(f"| {name} | {late:.2%} | {max(o.longest_s for o in outcomes):.0f} s | {hours:.0f} | {changes:.0f} |")
+        hours, changes = (
+            sum(getattr(o, key) for o in outcomes) / len(outcomes)
+            for key in ("gpu_hours", "changes")
+        )
+        print(
+            f"| {name} | {late:.2%} | {max(o.longest_s for o in outcomes):.0f} s | {hours:.0f} | {changes:.0f} |"
+        )
 
 
 if __name__ == "__main__":

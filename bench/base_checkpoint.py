@@ -1,6 +1,8 @@
-"""A checkpoint of `google/siglip-base-patch16-224`'s shape with random weights: `python -m bench.base_checkpoint FOLDER`.
+"""A checkpoint of `google/siglip-base-patch16-224`'s shape with random weights: `python -m
+bench.base_checkpoint FOLDER`.
 
-Shape: the released one (https://huggingface.co/google/siglip-base-patch16-224/blob/main/config.json); the text tower has
+Shape: the released one
+(https://huggingface.co/google/siglip-base-patch16-224/blob/main/config.json); the text tower has
 the demo's tokenizer and so a smaller vocabulary, which no image ever meets.
 """
 
@@ -12,11 +14,17 @@ from pathlib import Path
 import torch
 from transformers import SiglipConfig, SiglipModel, SiglipTokenizer
 
-from serve_app.config import DEMO_CHECKPOINT
+from serve_app.config.service import DEMO_CHECKPOINT
 from serve_app.demo import checkpoint_files
 
-IMAGE_SIZE_PX, CONTEXT_LENGTH = 224, 64
-TOWER = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
+IMAGE_SIZE_PX = 224
+CONTEXT_LENGTH = 64
+TOWER = {
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+}
 
 
 def build_base_checkpoint(folder: Path) -> Path:
@@ -40,7 +48,9 @@ def build_base_checkpoint(folder: Path) -> Path:
         model.logit_bias.fill_(-12.9)
     model.save_pretrained(folder)
     checkpoint_files.write_processor(folder)
-    _replace(folder / "preprocessor_config.json", size={"height": IMAGE_SIZE_PX, "width": IMAGE_SIZE_PX})  # not the demo's
+    _replace(
+        folder / "preprocessor_config.json", size={"height": IMAGE_SIZE_PX, "width": IMAGE_SIZE_PX}
+    )  # not the demo's
     _replace(folder / "tokenizer_config.json", model_max_length=CONTEXT_LENGTH)
     return folder
 

@@ -1,10 +1,12 @@
 """Batch jobs: `python -m bench.batch_jobs encoder|memory [--images N] [--rounds R]`.
 
-`encoder`: a base-size checkpoint with random weights and 640 × 480 JPEGs, on one encoder thread: the raw encoder on prepared images,
-our job, and Ray Data's example. Rates are marginal, from runs of two sizes, so that starting Ray and loading models count for
-nobody; whole runs are printed beside.
+`encoder`: a base-size checkpoint with random weights and 640 × 480 JPEGs, on one encoder thread:
+the raw encoder on prepared images, our job, and Ray Data's example. Rates are marginal, from runs
+of two sizes, so that starting Ray and loading models count for nobody; whole runs are printed
+beside.
 
-`memory`: the demo checkpoint with 2,000 and with 20,000 inputs: unique memory of all processes while the job runs.
+`memory`: the demo checkpoint with 2,000 and with 20,000 inputs: unique memory of all processes
+while the job runs.
 """
 
 import argparse
@@ -32,12 +34,23 @@ from bench.ray_data_example import tag_on_ray_data
 from serve_app.batch.options import BatchOptions
 from serve_app.batch.storage import url_of
 from serve_app.batch.tagging_job import run_job
-from serve_app.config import ServiceConfig, parse_config
+from serve_app.config.service import ServiceConfig, parse_config
 from serve_app.demo import settings as demo_settings
-from serve_app.private_ray import private_folder, private_ray
+from serve_app.processes.private_ray import private_folder, private_ray
 from serve_app.siglip.images.limits import ImageLimits
 
-LABELS = ["a cat", "a dog", "a car", "a red bicycle", "the sea", "a mountain", "people", "food", "a house", "a tree"]
+LABELS = [
+    "a cat",
+    "a dog",
+    "a car",
+    "a red bicycle",
+    "the sea",
+    "a mountain",
+    "people",
+    "food",
+    "a house",
+    "a tree",
+]
 CHUNK = 40
 MEMORY_EVERY_S = 0.5
 
@@ -60,10 +73,10 @@ def raw_seconds(config: ServiceConfig, source: Path, threads: int) -> float:
     """Return the time of the forward passes alone, on prepared images."""
     import torch
 
-    from serve_app.siglip.encoder import ImageTower
     from serve_app.siglip.hub import load_checkpoint
     from serve_app.siglip.inputs import collate
     from serve_app.siglip.prepare import ImagePreparer
+    from serve_app.towers.tower import ImageTower
 
     torch.set_num_threads(threads)
     checkpoint = load_checkpoint(config.siglip.model_source, None)
@@ -80,7 +93,9 @@ def raw_seconds(config: ServiceConfig, source: Path, threads: int) -> float:
 
 
 def in_a_process(work: Callable[..., float], *arguments: object) -> float:
-    """Run a measurement in a Ray worker of its own, so that its threads and memory are nobody else's."""
+    """Run a measurement in a Ray worker of its own, so that its threads and memory are nobody
+    else's.
+    """
     seconds: float = ray.get(ray.remote(num_cpus=1, max_calls=1)(work).remote(*arguments))
     return seconds
 
@@ -95,18 +110,34 @@ def timed(work: Callable[[], object]) -> float:
 def encoder(images: int, rounds: int) -> None:
     """Measure `encoder` and print it."""
     options = {"num_cpus": os.cpu_count()}
-    with TemporaryDirectory() as temporary, private_folder() as folder, private_ray(folder, **options):
+    with (
+        TemporaryDirectory() as temporary,
+        private_folder() as folder,
+        private_ray(folder, **options),
+    ):
         root = Path(temporary)
         checkpoint = build_base_checkpoint(root / "base")
-        config = parse_config({"labels": LABELS, "plugins": {"siglip": {"model": str(checkpoint), "batch_size": 8}}})
+        config = parse_config(
+            {"labels": LABELS, "plugins": {"siglip": {"model": str(checkpoint), "batch_size": 8}}}
+        )
         sizes = (images // 4, images)
         sources = [write_pictures(root / f"in{count}", count) for count in sizes]
         seconds: dict[str, list[list[float]]] = {"raw": [], "job": [], "ray data": []}
         for _ in range(rounds):
             out = root / "out"
-            seconds["raw"].append([in_a_process(raw_seconds, config, source, 1) for source in sources])
-            seconds["job"].append([timed(partial(run_job, config, _options(source, out / "job"))) for source in sources])
-            examples = [partial(tag_on_ray_data, s, out / s.name, checkpoint, LABELS, _dtype(), 8) for s in sources]
+            seconds["raw"].append(
+                [in_a_process(raw_seconds, config, source, 1) for source in sources]
+            )
+            seconds["job"].append(
+                [
+                    timed(partial(run_job, config, _options(source, out / "job")))
+                    for source in sources
+                ]
+            )
+            examples = [
+                partial(tag_on_ray_data, s, out / s.name, checkpoint, LABELS, _dtype(), 8)
+                for s in sources
+            ]
             seconds["ray data"].append([timed(example) for example in examples])
             shutil.rmtree(out)
         _print_rates(seconds, sizes)
@@ -118,23 +149,40 @@ def _options(source: Path, output: Path) -> BatchOptions:
 
 def _dtype() -> str:
     """Return what `dtype: auto` is on this CPU, for both sides."""
-    from serve_app.siglip.runtime import cpu_has_bfloat16
+    from serve_app.towers.runtime import cpu_has_bfloat16
 
     return "bfloat16" if cpu_has_bfloat16() else "float32"
 
 
 def _print_rates(seconds: dict[str, list[list[float]]], sizes: tuple[int, int]) -> None:
-    rates = {name: [(sizes[1] - sizes[0]) / (large - small) for small, large in runs] for name, runs in seconds.items()}
+    rates = {
+        name: [(sizes[1] - sizes[0]) / (large - small) for small, large in runs]
+        for name, runs in seconds.items()
+    }
     wholes = {name: [sizes[1] / large for _, large in runs] for name, runs in seconds.items()}
     raw = statistics.median(rates["raw"])
     table = Table("", "images/s", "of raw", f"whole run of {sizes[1]}", "rounds", box=None)
     for name, values in rates.items():
         middle = statistics.median(values)
         each = ", ".join(f"{value:.2f}" for value in values)
-        table.add_row(name, f"{middle:.2f}", f"{middle / raw:.2f}", f"{statistics.median(wholes[name]):.2f}", each)
+        table.add_row(
+            name,
+            f"{middle:.2f}",
+            f"{middle / raw:.2f}",
+            f"{statistics.median(wholes[name]):.2f}",
+            each,
+        )
     Console(width=120).print(table)
     print(
-        json.dumps({"dtype": _dtype(), "threads": 1, "sizes": sizes, "rates": rates, "at": datetime.now(UTC).isoformat(timespec="seconds")})
+        json.dumps(
+            {
+                "dtype": _dtype(),
+                "threads": 1,
+                "sizes": sizes,
+                "rates": rates,
+                "at": datetime.now(UTC).isoformat(timespec="seconds"),
+            }
+        )
     )
 
 
@@ -170,7 +218,11 @@ def memory(small: int, large: int) -> None:
     samples = (Path(demo_settings.__file__).parent / "samples").glob("*.jpg")
     options = {"num_cpus": os.cpu_count(), "object_store_memory": 2**30}
     rows = []
-    with TemporaryDirectory() as temporary, private_folder() as folder, private_ray(folder, **options):
+    with (
+        TemporaryDirectory() as temporary,
+        private_folder() as folder,
+        private_ray(folder, **options),
+    ):
         originals = sorted(samples)
         for count in (small, large):
             source = Path(temporary) / f"in{count}"
@@ -181,11 +233,19 @@ def memory(small: int, large: int) -> None:
             with MemoryWatch() as watch:
                 result = run_job(demo_settings.demo_config(), job)
             assert result.encoded == count
-            rows.append({"inputs": count, "images_per_second": round(result.per_second, 1), "peak_mib": round(max(watch.samples))})
+            rows.append(
+                {
+                    "inputs": count,
+                    "images_per_second": round(result.per_second, 1),
+                    "peak_mib": round(max(watch.samples)),
+                }
+            )
             rows[-1]["median_mib"] = round(statistics.median(watch.samples))
     table = Table("inputs", "images/s", "peak MiB", "median MiB", box=None)
     for row in rows:
-        table.add_row(*(f"{row[key]:,}" for key in ("inputs", "images_per_second", "peak_mib", "median_mib")))
+        table.add_row(
+            *(f"{row[key]:,}" for key in ("inputs", "images_per_second", "peak_mib", "median_mib"))
+        )
     Console(width=120).print(table)
     print(json.dumps({"rows": rows, "at": datetime.now(UTC).isoformat(timespec="seconds")}))
 

@@ -1,7 +1,9 @@
-"""The batching trial: an encoder that takes 50 ms for any batch of up to 32, 64 clients, the real graph around it.
+"""The batching trial: an encoder that takes 50 ms for any batch of up to 32, 64 clients, the real
+graph around it.
 
-An ideal late-binding queue answers 64 clients at 32 / 50 ms = 640 a second. The same trial with an encoder five times as
-slow says what the arrangement does where the CPU of the HTTP face is not what ends first. `python -m bench.run batching`.
+An ideal late-binding queue answers 64 clients at 32 / 50 ms = 640 a second. The same trial with an
+encoder five times as slow says what the arrangement does where the CPU of the HTTP face is not what
+ends first. `python -m bench.run batching`.
 """
 
 import asyncio
@@ -21,8 +23,10 @@ from serve_app.graph.encoders import EncoderSpec, ImageEncoder
 from serve_app.siglip.inputs import ImageBatch
 from serve_app.siglip.outcomes import EncodedImages
 
-BATCH_S, SLOW_BATCH_S = 0.050, 0.250
-BATCH_SIZE, CLIENTS = 32, 64
+BATCH_S = 0.050
+SLOW_BATCH_S = 0.250
+BATCH_SIZE = 32
+CLIENTS = 64
 BATCH_S_VARIABLE = "SIGLIP_TRIAL_BATCH_S"
 PORT = 8124
 
@@ -42,13 +46,20 @@ class StandIn(ImageEncoder):
         self._count(count, self._seconds)
         embeds = np.full((count, self._width), self._width**-0.5, np.float32)
         ends = np.cumsum([len(batch) for batch in batches]).tolist()
-        return [EncodedImages(embeds[e - len(b) : e], (None,) * len(b)) for b, e in zip(batches, ends, strict=True)]
+        return [
+            EncodedImages(embeds[e - len(b) : e], (None,) * len(b))
+            for b, e in zip(batches, ends, strict=True)
+        ]
 
 
 async def ideal_queue(seconds: float, batch_s: float) -> float:
-    """Return the requests a second of a late-binding queue in one event loop, without a network or a graph."""
+    """Return the requests a second of a late-binding queue in one event loop, without a network or
+    a graph.
+    """
     waiting: list[asyncio.Future[None]] = []
-    done, deadline, arrived = 0, time.perf_counter() + seconds, asyncio.Event()
+    done = 0
+    deadline = time.perf_counter() + seconds
+    arrived = asyncio.Event()
 
     async def client() -> None:
         nonlocal done
@@ -78,8 +89,11 @@ async def ideal_queue(seconds: float, batch_s: float) -> float:
 
 
 def serve_stand_in(config_path: str) -> None:
-    """Run the graph with the stand-in encoder until standard input ends. Runs in a process of its own."""
-    from serve_app.config import load_config
+    """Run the graph with the stand-in encoder until standard input ends.
+
+    Runs in a process of its own.
+    """
+    from serve_app.config.service import load_config
     from serve_app.graph.local_node import local_node
 
     config = load_config(Path(config_path))
@@ -89,12 +103,14 @@ def serve_stand_in(config_path: str) -> None:
         import bench.batching as module
         from serve_app.graph.builder import build_graph
         from serve_app.hardware.detection import detect_machine
-        from serve_app.planning import plan_service, resolve_config
+        from serve_app.hardware.planning import plan_service, resolve_config
 
         cloudpickle.register_pickle_by_value(module)
         serve.start(http_options={"host": "127.0.0.1", "port": config.serving.port})
         serve.run(
-            build_graph(resolve_config(config, plan_service(config, detect_machine)), image_encoder=StandIn),
+            build_graph(
+                resolve_config(config, plan_service(config, detect_machine)), image_encoder=StandIn
+            ),
             name="trial",
             route_prefix="/",
         )
@@ -125,20 +141,40 @@ def batching_trial(seconds: float, batch_s: float) -> None:
         assert process.stdin is not None
         assert process.stdout is not None
         assert process.stdout.readline().strip() == "ready"
-        command = [sys.executable, "-m", "bench.load", f"http://127.0.0.1:{PORT}/v1/tag", *pictures, "--clients", str(CLIENTS)]
+        command = [
+            sys.executable,
+            "-m",
+            "bench.load",
+            f"http://127.0.0.1:{PORT}/v1/tag",
+            *pictures,
+            "--clients",
+            str(CLIENTS),
+        ]
         measured: dict[str, Any] = {}
         for duration in (3.0, seconds):
             before = _counted(process)
-            ran = subprocess.run([*command, "--seconds", str(duration)], check=True, capture_output=True, text=True)
-            measured, after = json.loads(ran.stdout), _counted(process)
+            ran = subprocess.run(
+                [*command, "--seconds", str(duration)], check=True, capture_output=True, text=True
+            )
+            measured = json.loads(ran.stdout)
+            after = _counted(process)
         process.stdin.close()
         process.wait(timeout=60)
     batches = after["batches"] - before["batches"]
     rate = measured["per_second"]
-    print(f"\n### batching trial: {batch_s * 1000:.0f} ms a batch of up to {BATCH_SIZE}, {CLIENTS} clients\n")
-    print(f"ideal late-binding queue {ideal:.0f}/s; real graph over HTTP {rate:.0f}/s = {rate / ideal:.2f}; ", end="")
-    print(f"p50 {measured['p50_ms']:.0f} ms, p99 {measured['p99_ms']:.0f} ms, {measured['failed']} failed")
-    print(f"mean batch {(after['items'] - before['items']) / batches:.1f}, encoder busy {batches * batch_s / seconds:.2f} of the time")
+    print(
+        f"\n### batching trial: {batch_s * 1000:.0f} ms a batch of up to {BATCH_SIZE}, {CLIENTS} clients\n"
+    )
+    print(
+        f"ideal late-binding queue {ideal:.0f}/s; real graph over HTTP {rate:.0f}/s = {rate / ideal:.2f}; ",
+        end="",
+    )
+    print(
+        f"p50 {measured['p50_ms']:.0f} ms, p99 {measured['p99_ms']:.0f} ms, {measured['failed']} failed"
+    )
+    print(
+        f"mean batch {(after['items'] - before['items']) / batches:.1f}, encoder busy {batches * batch_s / seconds:.2f} of the time"
+    )
 
 
 def _counted(process: "subprocess.Popen[str]") -> dict[str, int]:
@@ -151,7 +187,9 @@ def _counted(process: "subprocess.Popen[str]") -> dict[str, int]:
 
 
 def small_pictures(folder: Path, pictures: list[str]) -> list[str]:
-    """Return 64×64 copies: the trial is about batching, and two cores must not be spent on decoding."""
+    """Return 64×64 copies: the trial is about batching, and two cores must not be spent on
+    decoding.
+    """
     from PIL import Image
 
     paths = []

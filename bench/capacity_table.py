@@ -1,9 +1,11 @@
-"""Writes `docs/capacity.md`: what the planner makes of cards and checkpoints on Kubernetes, and what a million images would cost.
+"""Writes `docs/capacity.md`: what the planner makes of cards and checkpoints on Kubernetes, and
+what a million images would cost.
 
-`python -m bench.capacity_table > docs/capacity.md`; a test compares the two. No measurement: rates are the planner's.
+`python -m bench.capacity_table > docs/capacity.md`; a test compares the two. No measurement: rates
+are the planner's.
 """
 
-from serve_app.config import parse_config
+from serve_app.config.service import parse_config
 from serve_app.kuberay.groups import CPU, plan_for, with_gpus, worker_groups
 
 CHECKPOINTS = (
@@ -14,9 +16,18 @@ CHECKPOINTS = (
     "siglip2-giant-opt-patch16-384",
 )
 GPUS = 4
-PRICES = {"t4": 0.53, "a10g": 1.01, "l4": 0.80, "l40s": 1.86, "a100-40g": 2.75, "a100-80g": 3.45, "h100": 6.90, "h200": 7.90}
-"""US dollars an hour and card, assumed: about what a large cloud asks on demand in 2026 for the smallest machine with such a card, or for
-an eighth of the one with eight."""
+PRICES = {
+    "t4": 0.53,
+    "a10g": 1.01,
+    "l4": 0.80,
+    "l40s": 1.86,
+    "a100-40g": 2.75,
+    "a100-80g": 3.45,
+    "h100": 6.90,
+    "h200": 7.90,
+}
+"""US dollars an hour and card, assumed: about what a large cloud asks on demand in 2026 for the
+smallest machine with such a card, or for an eighth of the one with eight."""
 CPU_PRICE = 0.045
 """US dollars an hour and CPU of the pods without a GPU, assumed."""
 HEAD = f"""# Capacity
@@ -33,10 +44,14 @@ batch jobs on spot machines cost about a third.
 
 def cell(checkpoint: str, gpu: str) -> str:
     """Return rate, feeding pods and cost in a few words."""
-    config = parse_config({"labels": ["picture"], "plugins": {"siglip": {"model": f"google/{checkpoint}"}}})
+    config = parse_config(
+        {"labels": ["picture"], "plugins": {"siglip": {"model": f"google/{checkpoint}"}}}
+    )
     planned = with_gpus(config, gpu, GPUS)
     plan = plan_for(planned)
-    pods, cpus = next((group.most, group.cpus) for group in worker_groups([plan]) if group.name == CPU)
+    pods, cpus = next(
+        (group.most, group.cpus) for group in worker_groups([plan]) if group.name == CPU
+    )
     rate = plan.images_per_second
     dollars = (GPUS * PRICES[gpu] + pods * cpus * CPU_PRICE) / 3600 / rate * 1e6
     return f"{rate / GPUS:,.0f}/s, {pods} pods, ${dollars:.2f}"
@@ -46,7 +61,9 @@ def table() -> str:
     """Return the whole page."""
     lines = [f"| card | $/h | {' | '.join(CHECKPOINTS)} |", "|---" * (len(CHECKPOINTS) + 2) + "|"]
     for gpu, price in PRICES.items():
-        lines.append(f"| {gpu} | {price:.2f} | {' | '.join(cell(checkpoint, gpu) for checkpoint in CHECKPOINTS)} |")
+        lines.append(
+            f"| {gpu} | {price:.2f} | {' | '.join(cell(checkpoint, gpu) for checkpoint in CHECKPOINTS)} |"
+        )
     return HEAD + "\n" + "\n".join(lines)
 
 

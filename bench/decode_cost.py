@@ -46,26 +46,45 @@ def cases(mpx: float) -> Iterator[Case]:
     yield from _tiffs(pictures, size)
     for content, image in pictures.items():
         yield Case(f"WEBP lossy {content}", make.saved(image, "WEBP", quality=90, method=0))
-        yield Case(f"WEBP lossless {content}", make.saved(image, "WEBP", lossless=True, quality=0, method=0))
+        yield Case(
+            f"WEBP lossless {content}",
+            make.saved(image, "WEBP", lossless=True, quality=0, method=0),
+        )
         translucent = image.copy()
         translucent.putalpha(make.noise(*size, seed=2).getchannel(0))
-        yield Case(f"WEBP lossy alpha {content}", make.saved(translucent, "WEBP", quality=80, method=0))
-        yield Case(f"WEBP lossless alpha {content}", make.saved(translucent, "WEBP", lossless=True, quality=0, method=0))
-        yield Case(f"GIF {content}", make.saved(image.quantize(64, dither=Image.Dither.NONE), "GIF"))
+        yield Case(
+            f"WEBP lossy alpha {content}", make.saved(translucent, "WEBP", quality=80, method=0)
+        )
+        yield Case(
+            f"WEBP lossless alpha {content}",
+            make.saved(translucent, "WEBP", lossless=True, quality=0, method=0),
+        )
+        yield Case(
+            f"GIF {content}", make.saved(image.quantize(64, dither=Image.Dither.NONE), "GIF")
+        )
         yield Case(f"BMP {content}", make.saved(image, "BMP"))
         for sampling in ("4:2:0", "4:4:4"):
             options = {"quality": 80, "speed": 10, "subsampling": sampling}
             yield Case(f"AVIF {sampling} {content}", make.saved(image, "AVIF", **options))
         yield Case(f"AVIF alpha {content}", make.saved(translucent, "AVIF", quality=80, speed=10))
-        yield Case(f"AVIF q100 {content}", make.saved(image, "AVIF", quality=100, speed=10, subsampling="4:4:4"))
+        yield Case(
+            f"AVIF q100 {content}",
+            make.saved(image, "AVIF", quality=100, speed=10, subsampling="4:4:4"),
+        )
     for content in ("flat", "photo"):
         yield from _heifs(content, (size[0] // 2, size[1] // 2))
-    yield Case("GIF transparent", make.saved(pictures["photo"].quantize(64, dither=Image.Dither.NONE), "GIF", transparency=3))
+    yield Case(
+        "GIF transparent",
+        make.saved(pictures["photo"].quantize(64, dither=Image.Dither.NONE), "GIF", transparency=3),
+    )
     row = bytes((255, 5)) * (size[0] // 255) + bytes((size[0] % 255, 5, 0, 0))
     yield Case("BMP run-length", make.bmp_rle(size, row * size[1]))
     yield Case("BMP run-length, rows of one run", make.bmp_rle(size, b"\1\5\0\0" * size[1]))
     yield Case(
-        "BMP run-length, runs of one", make.bmp_rle((size[0] // 2, size[1] // 2), (b"\1\5" * (size[0] // 2) + b"\0\0") * (size[1] // 2))
+        "BMP run-length, runs of one",
+        make.bmp_rle(
+            (size[0] // 2, size[1] // 2), (b"\1\5" * (size[0] // 2) + b"\0\0") * (size[1] // 2)
+        ),
     )
     yield Case("BMP run-length, 4 bits", make.bmp_rle(size, row * size[1], four_bits=True))
     yield Case("BMP run-length, no progress", make.bmp_rle((100, 100), b"\0\2\0\0" * 1_000_000))
@@ -78,19 +97,31 @@ def _jpegs(pictures: dict[str, Image.Image], size: tuple[int, int]) -> Iterator[
                 options = {"quality": 90, "progressive": progressive}
                 name = f"JPEG {mode} {'progressive' if progressive else 'baseline'} {content}"
                 yield Case(name, make.saved(image.convert(mode), "JPEG", **options))
-        yield Case(f"JPEG 4:4:4 q100 {content}", make.saved(image, "JPEG", quality=100, subsampling=0))
-        yield Case(f"JPEG 4:4:4 q100 progressive {content}", make.saved(image, "JPEG", quality=100, subsampling=0, progressive=True))
+        yield Case(
+            f"JPEG 4:4:4 q100 {content}", make.saved(image, "JPEG", quality=100, subsampling=0)
+        )
+        yield Case(
+            f"JPEG 4:4:4 q100 progressive {content}",
+            make.saved(image, "JPEG", quality=100, subsampling=0, progressive=True),
+        )
     exif = Image.Exif()
     exif[274] = 6
     yield Case("JPEG turned", make.saved(pictures["photo"], "JPEG", quality=90, exif=exif))
     progressive = make.saved(pictures["flat"], "JPEG", progressive=True)
     yield Case("JPEG 80 scans flat", make.jpeg_with_scans(progressive, 80))
-    yield Case("JPEG 80 scans flat 4:4:4", make.jpeg_with_scans(make.saved(pictures["flat"], "JPEG", progressive=True, subsampling=0), 80))
+    yield Case(
+        "JPEG 80 scans flat 4:4:4",
+        make.jpeg_with_scans(
+            make.saved(pictures["flat"], "JPEG", progressive=True, subsampling=0), 80
+        ),
+    )
     rng = np.random.default_rng(3)
     for nbytes in (1000, 2_000_000):
         coded = rng.integers(0, 256, nbytes, np.uint8).tobytes()
         yield Case(f"JPEG arithmetic {nbytes} B", make.jpeg_arithmetic(size, coded))
-        yield Case(f"JPEG arithmetic progressive {nbytes} B", make.jpeg_arithmetic(size, coded, True))
+        yield Case(
+            f"JPEG arithmetic progressive {nbytes} B", make.jpeg_arithmetic(size, coded, True)
+        )
 
 
 def _pngs(size: tuple[int, int]) -> Iterator[Case]:
@@ -102,43 +133,84 @@ def _pngs(size: tuple[int, int]) -> Iterator[Case]:
                 yield Case(name, make.png(size, colour, depth, content, interlaced))
     for content in ("flat", "noise"):
         key = make.png_chunk(b"tRNS", bytes(6))
-        yield Case(f"PNG RGB with a transparent colour, {content}", make.png(size, 2, 8, content, extra=key))
-        yield Case(f"PNG RGB, no row filter, {content}", make.png(size, 2, 8, content, row_filter=0))
+        yield Case(
+            f"PNG RGB with a transparent colour, {content}",
+            make.png(size, 2, 8, content, extra=key),
+        )
+        yield Case(
+            f"PNG RGB, no row filter, {content}", make.png(size, 2, 8, content, row_filter=0)
+        )
     yield Case("PNG RGB photo", make.saved(make.photo(*size), "PNG", compress_level=1))
-    yield Case("PNG of 8,000 chunks", make.png((100, 100), 2, 8, after=make.png_chunk(b"teSt", b"") * 8_000))
+    yield Case(
+        "PNG of 8,000 chunks",
+        make.png((100, 100), 2, 8, after=make.png_chunk(b"teSt", b"") * 8_000),
+    )
 
 
 def _tiffs(pictures: dict[str, Image.Image], size: tuple[int, int]) -> Iterator[Case]:
     for content, image in pictures.items():
-        for compression in ("raw", "tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg", "lzma", "zstd"):
+        for compression in (
+            "raw",
+            "tiff_lzw",
+            "tiff_adobe_deflate",
+            "packbits",
+            "jpeg",
+            "lzma",
+            "zstd",
+        ):
             try:
-                yield Case(f"TIFF {compression} {content}", make.saved(image, "TIFF", compression=compression))
+                yield Case(
+                    f"TIFF {compression} {content}",
+                    make.saved(image, "TIFF", compression=compression),
+                )
             except OSError:  # this build of libtiff has no such encoder
                 print(f"TIFF {compression}: not written")
-        yield Case(f"TIFF RGBA deflate {content}", make.saved(image.convert("RGBA"), "TIFF", compression="tiff_adobe_deflate"))
+        yield Case(
+            f"TIFF RGBA deflate {content}",
+            make.saved(image.convert("RGBA"), "TIFF", compression="tiff_adobe_deflate"),
+        )
         yield Case(f"TIFF CMYK raw {content}", make.saved(image.convert("CMYK"), "TIFF"))
-        yield Case(f"TIFF LAB raw {content}", make.saved(Image.frombytes("LAB", size, image.tobytes()), "TIFF"))
+        yield Case(
+            f"TIFF LAB raw {content}",
+            make.saved(Image.frombytes("LAB", size, image.tobytes()), "TIFF"),
+        )
         for name in ("group3", "group4"):
-            yield Case(f"TIFF {name} {content}", make.saved(image.convert("1"), "TIFF", compression=name))
+            yield Case(
+                f"TIFF {name} {content}", make.saved(image.convert("1"), "TIFF", compression=name)
+            )
     grey = pictures["photo"].convert("L")
     yield Case("TIFF float", make.saved(grey.convert("F"), "TIFF"))
     yield Case("TIFF float lzw", make.saved(grey.convert("F"), "TIFF", compression="tiff_lzw"))
     yield Case("TIFF 32 bits", make.saved(grey.convert("I"), "TIFF"))
     yield Case("TIFF 16 bits", make.saved(grey.convert("I;16"), "TIFF"))
     plane = bytes(size[0] * size[1])
-    yield Case("TIFF planar", make.tiff(size, (8, 8, 8), 2, [plane] * 3, extra={284: (2,), 278: (size[1],)}))
+    yield Case(
+        "TIFF planar",
+        make.tiff(size, (8, 8, 8), 2, [plane] * 3, extra={284: (2,), 278: (size[1],)}),
+    )
     yield Case("TIFF RGB 16 bits", make.tiff(size, (16, 16, 16), 2, [plane * 6]))
-    yield Case("TIFF RGBA 16 bits", make.tiff(size, (16, 16, 16, 16), 2, [plane * 8], extra={338: (2,)}))
+    yield Case(
+        "TIFF RGBA 16 bits", make.tiff(size, (16, 16, 16, 16), 2, [plane * 8], extra={338: (2,)})
+    )
     packed = zlib_compress(bytes(size[0] * size[1] * 8))
-    yield Case("TIFF RGBA 16 bits, one deflate strip", make.tiff(size, (16, 16, 16, 16), 2, [packed], 8, extra={338: (2,)}))
+    yield Case(
+        "TIFF RGBA 16 bits, one deflate strip",
+        make.tiff(size, (16, 16, 16, 16), 2, [packed], 8, extra={338: (2,)}),
+    )
     strips = [zlib_compress(bytes(size[0] * 3))] * size[1]
     yield Case("TIFF of one-row strips", make.tiff(size, (8, 8, 8), 2, strips, 8))
     tiles = [bytes(16 * 16 * 3)] * (-(-size[0] // 16) * -(-size[1] // 16))
     yield Case("TIFF of 16×16 tiles", make.tiff(size, (8, 8, 8), 2, tiles, tile=(16, 16)))
     packed = zlib_compress(bytes(16 * 16 * 3))
-    yield Case("TIFF of 16×16 deflate tiles", make.tiff(size, (8, 8, 8), 2, [packed] * len(tiles), 8, tile=(16, 16)))
+    yield Case(
+        "TIFF of 16×16 deflate tiles",
+        make.tiff(size, (8, 8, 8), 2, [packed] * len(tiles), 8, tile=(16, 16)),
+    )
     huge = zlib_compress(bytes(4096 * 4096 * 3))
-    yield Case("TIFF of one 4096×4096 tile for 64×64 pixels", make.tiff((64, 64), (8, 8, 8), 2, [huge], 8, tile=(4096, 4096)))
+    yield Case(
+        "TIFF of one 4096×4096 tile for 64×64 pixels",
+        make.tiff((64, 64), (8, 8, 8), 2, [huge], 8, tile=(4096, 4096)),
+    )
 
 
 def _heifs(content: str, size: tuple[int, int]) -> Iterator[Case]:
@@ -189,7 +261,9 @@ def main() -> None:
     preparing = preparer()
     unit = Unit(preparing, make.saved(make.photo(4000, 3000), "JPEG", quality=90))
     print(f"12-megapixel JPEG: {min(unit.measure() for _ in range(5)) * 1000:.1f} ms of CPU\n")
-    print("Cost is predicted / measured, in units of that JPEG; memory is predicted / measured in MiB.\n")
+    print(
+        "Cost is predicted / measured, in units of that JPEG; memory is predicted / measured in MiB.\n"
+    )
     print("| image | MB | cost | MiB | cost, high | MiB, high | accepted to MP | to MP, high |")
     print("|---|---|---|---|---|---|---|---|")
     for case in cases(args.mpx):

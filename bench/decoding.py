@@ -1,9 +1,9 @@
 """What decoding JPEGs smaller changes: pixels, embeddings, logits and CPU time, by content.
 
-Run with `python -m bench.decoding`. Each 12-megapixel JPEG is prepared with `image_decoding: fast` and
-with `exact`, interleaved, for checkpoints of 224, 384 and 512 pixels. `--base` encodes both with a
-base-size checkpoint of random weights. The constants of `serve_app/siglip/images/plan.py` and
-`detail.py` come from these tables.
+Run with `python -m bench.decoding`. Each 12-megapixel JPEG is prepared with `image_decoding: fast`
+and with `exact`, interleaved, for checkpoints of 224, 384 and 512 pixels. `--base` encodes both
+with a base-size checkpoint of random weights. The constants of `serve_app/siglip/images/plan.py`
+and `detail.py` come from these tables.
 """
 
 import argparse
@@ -16,15 +16,15 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from bench.base_checkpoint import build_base_checkpoint
-from serve_app.config import parse_config
-from serve_app.local_scorer import LocalScorer
-from serve_app.siglip.encoder import ImageTower
+from serve_app.config.service import parse_config
+from serve_app.pipeline.local_scorer import LocalScorer
 from serve_app.siglip.images.detail import finest_detail
 from serve_app.siglip.images.limits import ImageLimits
 from serve_app.siglip.inputs import collate
 from serve_app.siglip.precision import Precision
 from serve_app.siglip.prepare import ImagePreparer
 from serve_app.siglip.scoring import pair_logits
+from serve_app.towers.tower import ImageTower
 from tests.hostile import encoded as make
 from tests.hostile.measured import preparer
 
@@ -35,7 +35,9 @@ EXACT = ImageLimits(decoding="exact")
 
 
 def photo(slope: float, seed: int) -> Image.Image:
-    """Return noise of amplitude 1 / frequency^slope, as natural images have it at 1, with some discs."""
+    """Return noise of amplitude 1 / frequency^slope, as natural images have it at 1, with some
+    discs.
+    """
     width, height = SIZE
     rng = np.random.default_rng(seed)
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
@@ -49,7 +51,9 @@ def photo(slope: float, seed: int) -> Image.Image:
     image = Image.fromarray(np.clip(pixels + 120, 0, 255).astype(np.uint8))
     draw = ImageDraw.Draw(image)
     for _ in range(30):
-        x, y, radius = rng.integers(0, width), rng.integers(0, height), rng.integers(20, 400)
+        x = rng.integers(0, width)
+        y = rng.integers(0, height)
+        radius = rng.integers(20, 400)
         red, green, blue = (int(value) for value in rng.integers(60, 200, 3))
         draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=(red, green, blue))
     return image
@@ -65,7 +69,9 @@ def zone_plate() -> Image.Image:
     """Return rings that get finer outwards, up to one pixel."""
     rows, columns = np.mgrid[: SIZE[1], : SIZE[0]]
     squared = (rows - SIZE[1] / 2) ** 2 + (columns - SIZE[0] / 2) ** 2
-    return Image.fromarray((127.5 + 127.5 * np.cos(squared * np.pi / 2 / SIZE[0])).astype(np.uint8)).convert("RGB")
+    return Image.fromarray(
+        (127.5 + 127.5 * np.cos(squared * np.pi / 2 / SIZE[0])).astype(np.uint8)
+    ).convert("RGB")
 
 
 def discs() -> Image.Image:
@@ -74,8 +80,13 @@ def discs() -> Image.Image:
     draw = ImageDraw.Draw(image)
     rng = np.random.default_rng(5)
     for index in range(30):
-        x, y, radius = rng.integers(0, SIZE[0]), rng.integers(0, SIZE[1]), rng.integers(60, 500)
-        draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=("red", "blue", "lime")[index % 3])
+        x = rng.integers(0, SIZE[0])
+        y = rng.integers(0, SIZE[1])
+        radius = rng.integers(60, 500)
+        draw.ellipse(
+            (x - radius, y - radius, x + radius, y + radius),
+            fill=("red", "blue", "lime")[index % 3],
+        )
     return image
 
 
@@ -106,7 +117,9 @@ def both(size_px: int, resample: int) -> tuple[ImagePreparer, ImagePreparer]:
     return preparer(FAST, size_px, resample), preparer(EXACT, size_px, resample)
 
 
-def cpu_ms(fast: ImagePreparer, exact: ImagePreparer, data: bytes, repeats: int) -> tuple[float, float]:
+def cpu_ms(
+    fast: ImagePreparer, exact: ImagePreparer, data: bytes, repeats: int
+) -> tuple[float, float]:
     """Return the least CPU milliseconds of each, measured in turns."""
     least = [float("inf"), float("inf")]
     for _ in range(repeats):
@@ -127,9 +140,13 @@ def pixel_rows(only: str, repeats: int) -> Iterator[str]:
             for size_px in SIDES:
                 for resample in (2, 3):
                     fast, exact = both(size_px, resample)
-                    found, expected = (one.prepare(data).pixel_values.astype(np.int16) for one in (fast, exact))
+                    found, expected = (
+                        one.prepare(data).pixel_values.astype(np.int16) for one in (fast, exact)
+                    )
                     fast_ms, exact_ms = cpu_ms(fast, exact, data, repeats)
-                    cells.append(f"{np.abs(found - expected).max()}; {fast_ms:.0f} / {exact_ms:.0f}")
+                    cells.append(
+                        f"{np.abs(found - expected).max()}; {fast_ms:.0f} / {exact_ms:.0f}"
+                    )
             yield f"| {' | '.join(cells)} |"
 
 
@@ -143,7 +160,11 @@ def detail_rows(only: str) -> Iterator[str]:
 
 def logit_rows(only: str) -> Iterator[str]:
     """Yield how far embeddings and logits move at base size with random weights."""
-    labels = [f"{colour} {thing}" for colour in ("red", "blue", "green") for thing in ("circle", "star", "page", "dog")]
+    labels = [
+        f"{colour} {thing}"
+        for colour in ("red", "blue", "green")
+        for thing in ("circle", "star", "page", "dog")
+    ]
     with tempfile.TemporaryDirectory() as folder:
         source = str(build_base_checkpoint(Path(folder)))
         siglip = {"model": source, "device": "cpu", "dtype": "float32"}
@@ -167,8 +188,12 @@ def logit_rows(only: str) -> Iterator[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default="", help="part of the names of the contents")
-    parser.add_argument("--repeats", type=int, default=3, help="measurements, of which the least counts")
-    parser.add_argument("--base", action="store_true", help="encode with a base-size checkpoint instead")
+    parser.add_argument(
+        "--repeats", type=int, default=3, help="measurements, of which the least counts"
+    )
+    parser.add_argument(
+        "--base", action="store_true", help="encode with a base-size checkpoint instead"
+    )
     args = parser.parse_args()
     if args.base:
         for row in logit_rows(args.only):

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import torch
 
-from serve_app.config import load_config
-from serve_app.local_tagger import LocalTagger
+from serve_app.config.service import load_config
+from serve_app.pipeline.local_tagger import LocalTagger
 from serve_app.siglip.inputs import collate
 
 
@@ -37,8 +37,12 @@ def main() -> None:
     torch.set_num_threads(1)
     tagger = LocalTagger(load_config(given.config))
     data = [path.read_bytes() for path in given.pictures]
-    batch = collate([tagger.preparer.prepare(data[n % len(data)]) for n in range(tagger.batch_size)])
-    decode_s = median_s(lambda: [tagger.preparer.prepare(d) for d in data], given.repeats) / len(data)
+    batch = collate(
+        [tagger.preparer.prepare(data[n % len(data)]) for n in range(tagger.batch_size)]
+    )
+    decode_s = median_s(lambda: [tagger.preparer.prepare(d) for d in data], given.repeats) / len(
+        data
+    )
     model_s = median_s(lambda: tagger._images.encode(batch), given.repeats) / len(batch)
     cores = os.cpu_count() or 1
     torch.set_num_threads(cores)

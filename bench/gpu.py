@@ -1,8 +1,11 @@
-"""What a GPU does with the checkpoints: images a second, memory, and the kernels, dtypes and quantisations beside each other.
+"""What a GPU does with the checkpoints: images a second, memory, and the kernels, dtypes and
+quantisations beside each other.
 
-`python -m bench.gpu [--only base-224 ...] [--json FILE]` on a machine with CUDA; needs no Ray (Python 3.11 or newer, torch
-2.11 or newer, transformers 5.17 or newer). Random weights of the released shapes. The ceiling is measured in the same run:
-a large matrix product in the same dtype. Ratios are of that ceiling's FLOP/s.
+`python -m bench.gpu [--only base-224 ...] [--json FILE]` on a machine with CUDA; needs no Ray
+(Python 3.11 or newer, torch
+2.11 or newer, transformers 5.17 or newer). Random weights of the released shapes. The ceiling is
+measured in the same run: a large matrix product in the same dtype. Ratios are of that ceiling's
+FLOP/s.
 """
 
 import argparse
@@ -16,13 +19,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import Siglip2VisionConfig, Siglip2VisionModel, SiglipVisionConfig, SiglipVisionModel
+from transformers import (
+    Siglip2VisionConfig,
+    Siglip2VisionModel,
+    SiglipVisionConfig,
+    SiglipVisionModel,
+)
 
 from serve_app.hardware.footprint import PROCESS_BYTES, image_footprint
 from serve_app.siglip.architecture import Architecture
 from serve_app.siglip.checkpoints import Family
-from serve_app.siglip.encoder import UNQUANTIZED
 from serve_app.siglip.released import find_released
+from serve_app.towers.tower import UNQUANTIZED
 
 CHECKPOINTS = {
     "base-224": "google/siglip2-base-patch16-224",
@@ -44,13 +52,16 @@ VARIANTS = (
 )
 """dtype, attention, quantisation, and whether torch.compile is on."""
 BATCHES = (1, 4, 16, 64)
-REPEATS, WARM_UPS = 10, 3
+REPEATS = 10
+WARM_UPS = 3
 MATMUL_SIDE = 8_192
 
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """One line of the table; `peak_bytes` as torch counts them, `predicted_bytes` of weights and activations."""
+    """One line of the table; `peak_bytes` as torch counts them, `predicted_bytes` of weights and
+    activations.
+    """
 
     checkpoint: str
     dtype: str
@@ -88,15 +99,22 @@ def median_seconds(work: Any) -> float:
 def save_random(shape: Architecture, folder: Path) -> None:
     """Write a vision tower with random weights of a released shape."""
     torch.manual_seed(0)
-    sizes = {key: getattr(shape.vision, key) for key in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")}
+    sizes = {
+        key: getattr(shape.vision, key)
+        for key in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+    }
     if shape.family is Family.NAFLEX:
-        Siglip2VisionModel(Siglip2VisionConfig(**sizes, patch_size=shape.patch_size_px, num_patches=shape.num_patches)).save_pretrained(
-            folder
-        )
+        Siglip2VisionModel(
+            Siglip2VisionConfig(
+                **sizes, patch_size=shape.patch_size_px, num_patches=shape.num_patches
+            )
+        ).save_pretrained(folder)
     else:
-        SiglipVisionModel(SiglipVisionConfig(**sizes, patch_size=shape.patch_size_px, image_size=shape.image_size_px)).save_pretrained(
-            folder
-        )
+        SiglipVisionModel(
+            SiglipVisionConfig(
+                **sizes, patch_size=shape.patch_size_px, image_size=shape.image_size_px
+            )
+        ).save_pretrained(folder)
 
 
 def load(shape: Architecture, folder: Path, dtype: str, attention: str, quantization: str) -> Any:
@@ -104,9 +122,15 @@ def load(shape: Architecture, folder: Path, dtype: str, attention: str, quantiza
     from transformers import BitsAndBytesConfig
 
     kind = Siglip2VisionModel if shape.family is Family.NAFLEX else SiglipVisionModel
-    options: dict[str, Any] = {"dtype": getattr(torch, dtype), "attn_implementation": attention, "device_map": {"": 0}}
+    options: dict[str, Any] = {
+        "dtype": getattr(torch, dtype),
+        "attn_implementation": attention,
+        "device_map": {"": 0},
+    }
     if quantization == "8bit":
-        options["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=list(UNQUANTIZED))
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_8bit=True, llm_int8_skip_modules=list(UNQUANTIZED)
+        )
     elif quantization == "4bit":
         options["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True,
@@ -123,23 +147,44 @@ def inputs_for(shape: Architecture, batch_size: int, dtype: str) -> dict[str, to
     generator = torch.Generator(device="cuda").manual_seed(1)
     if shape.image_size_px is not None:
         side = shape.image_size_px
-        return {"pixel_values": torch.rand(batch_size, 3, side, side, device="cuda", generator=generator).to(getattr(torch, dtype)) * 2 - 1}
-    tokens, side = shape.num_patches, int(shape.num_patches**0.5)
+        return {
+            "pixel_values": torch.rand(
+                batch_size, 3, side, side, device="cuda", generator=generator
+            ).to(getattr(torch, dtype))
+            * 2
+            - 1
+        }
+    tokens = shape.num_patches
+    side = int(shape.num_patches**0.5)
     pixels = (
-        torch.rand(batch_size, tokens, shape.patch_size_px**2 * 3, device="cuda", generator=generator).to(getattr(torch, dtype)) * 2 - 1
+        torch.rand(
+            batch_size, tokens, shape.patch_size_px**2 * 3, device="cuda", generator=generator
+        ).to(getattr(torch, dtype))
+        * 2
+        - 1
     )
     mask = torch.ones(batch_size, tokens, dtype=torch.int32, device="cuda")
-    return {"pixel_values": pixels, "pixel_attention_mask": mask, "spatial_shapes": torch.tensor([[side, side]] * batch_size)}
+    return {
+        "pixel_values": pixels,
+        "pixel_attention_mask": mask,
+        "spatial_shapes": torch.tensor([[side, side]] * batch_size),
+    }
 
 
 @torch.inference_mode()
 def measure(
-    name: str, shape: Architecture, folder: Path, variant: tuple[str, str, str, bool], ceilings: dict[str, float]
+    name: str,
+    shape: Architecture,
+    folder: Path,
+    variant: tuple[str, str, str, bool],
+    ceilings: dict[str, float],
 ) -> list[Measured]:
     """Measure one variant at every batch size that fits."""
     dtype, attention, quantization, compiled = variant
     torch.cuda.empty_cache()
-    reference = load(shape, folder, "float32", "sdpa", "none")(**inputs_for(shape, 4, "float32")).pooler_output.float()
+    reference = load(shape, folder, "float32", "sdpa", "none")(
+        **inputs_for(shape, 4, "float32")
+    ).pooler_output.float()
     torch.cuda.empty_cache()
     model = load(shape, folder, dtype, attention, quantization)
     got = model(**inputs_for(shape, 4, dtype)).pooler_output.float()
@@ -186,9 +231,18 @@ def main() -> None:
         f"{torch.cuda.get_device_name()}, torch {torch.__version__}; of the process besides tensors {context / 2**20:.0f} MiB at most, ",
         end="",
     )
-    print(f"assumed {PROCESS_BYTES / 2**20:.0f}; {(total - free_before) / 2**20:.0f} MiB were taken before", flush=True)
-    ceilings = {dtype: ceiling_flops(getattr(torch, dtype)) for dtype in ("float32", "float16", "bfloat16")}
-    print("ceiling, TFLOP/s: " + ", ".join(f"{dtype} {rate / 1e12:.0f}" for dtype, rate in ceilings.items()), flush=True)
+    print(
+        f"assumed {PROCESS_BYTES / 2**20:.0f}; {(total - free_before) / 2**20:.0f} MiB were taken before",
+        flush=True,
+    )
+    ceilings = {
+        dtype: ceiling_flops(getattr(torch, dtype)) for dtype in ("float32", "float16", "bfloat16")
+    }
+    print(
+        "ceiling, TFLOP/s: "
+        + ", ".join(f"{dtype} {rate / 1e12:.0f}" for dtype, rate in ceilings.items()),
+        flush=True,
+    )
     print(
         "\n| checkpoint | dtype | attention | quantisation | compiled | batch | images/s | of ceiling | peak MiB | predicted MiB | cosine |"
     )
@@ -203,7 +257,10 @@ def main() -> None:
                 try:
                     measured = measure(name, row.architecture, Path(folder), variant, ceilings)
                 except (ImportError, ValueError) as error:
-                    print(f"{name} {variant}: not possible here: {str(error).splitlines()[0]}", flush=True)
+                    print(
+                        f"{name} {variant}: not possible here: {str(error).splitlines()[0]}",
+                        flush=True,
+                    )
                     continue
                 rows += measured
                 for line in measured:
@@ -211,7 +268,9 @@ def main() -> None:
     if given.json:
         given.json.write_text(json.dumps([dataclasses.asdict(line) for line in rows], indent=1))
     errors = [line.predicted_bytes / line.peak_bytes for line in rows]
-    print(f"\npredicted of measured memory: median {np.median(errors):.2f}, {min(errors):.2f} to {max(errors):.2f}")
+    print(
+        f"\npredicted of measured memory: median {np.median(errors):.2f}, {min(errors):.2f} to {max(errors):.2f}"
+    )
 
 
 def _print(line: Measured) -> None:

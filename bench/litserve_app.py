@@ -1,9 +1,11 @@
-"""LitServe with batching on, twice: with our own functions, and as one would write it with transformers.
+"""LitServe with batching on, twice: with our own functions, and as one would write it with
+transformers.
 
-`bench/.venv/bin/python -m bench.litserve_app CONFIG PORT ours|usual`, in the benchmark's own environment. `ours` decodes,
-encodes and scores with this project's code, so only the serving differs; `usual` has the processor and the model of
-transformers, labels encoded once at the start. LitServe reads a form only where `decode_request` takes a `Request`;
-what it hands over is the form's fields.
+`bench/.venv/bin/python -m bench.litserve_app CONFIG PORT ours|usual`, in the benchmark's own
+environment. `ours` decodes, encodes and scores with this project's code, so only the serving
+differs; `usual` has the processor and the model of transformers, labels encoded once at the start.
+LitServe reads a form only where `decode_request` takes a `Request`; what it hands over is the
+form's fields.
 """
 
 import sys
@@ -17,8 +19,8 @@ from PIL import Image
 from transformers import AutoModel, AutoTokenizer
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
-from serve_app.config import load_config
-from serve_app.local_tagger import LocalTagger
+from serve_app.config.service import load_config
+from serve_app.pipeline.local_tagger import LocalTagger
 from serve_app.siglip.inputs import collate
 from serve_app.tagging.settings import TagOptions
 
@@ -67,7 +69,9 @@ class UsualAPI(litserve.LitAPI):
         self.processor = SiglipImageProcessorPil.from_pretrained(folder)
         length = self.model.config.text_config.max_position_embeddings
         prompts = [f"this is a photo of {label}." for label in self.labels]
-        ids = AutoTokenizer.from_pretrained(folder)(prompts, padding="max_length", max_length=length, return_tensors="pt")["input_ids"]
+        ids = AutoTokenizer.from_pretrained(folder)(
+            prompts, padding="max_length", max_length=length, return_tensors="pt"
+        )["input_ids"]
         with torch.inference_mode():
             text = self.model.text_model(input_ids=ids).pooler_output
         self.text = torch.nn.functional.normalize(text, dim=-1)
@@ -81,14 +85,24 @@ class UsualAPI(litserve.LitAPI):
 
     @torch.inference_mode()
     def predict(self, batch: Any) -> Any:
-        image = torch.nn.functional.normalize(self.model.vision_model(pixel_values=batch).pooler_output, dim=-1)
-        return torch.sigmoid(image @ self.text.T * self.model.logit_scale.exp() + self.model.logit_bias)
+        image = torch.nn.functional.normalize(
+            self.model.vision_model(pixel_values=batch).pooler_output, dim=-1
+        )
+        return torch.sigmoid(
+            image @ self.text.T * self.model.logit_scale.exp() + self.model.logit_bias
+        )
 
     def unbatch(self, output: Any) -> list[Any]:
         return list(output)
 
     def encode_response(self, scores: Any) -> dict[str, Any]:
-        return {"tags": [{"label": label, "confidence": s} for label, s in zip(self.labels, scores.tolist(), strict=True) if s >= 0.5]}
+        return {
+            "tags": [
+                {"label": label, "confidence": s}
+                for label, s in zip(self.labels, scores.tolist(), strict=True)
+                if s >= 0.5
+            ]
+        }
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""A closed-loop HTTP load generator: some clients, one keep-alive connection each, the next request when the last is answered.
+"""A closed-loop HTTP load generator: some clients, one keep-alive connection each, the next request
+when the last is answered.
 
-Small on purpose: it shares the machine with what it measures (0.1 ms of CPU a request where httpx takes 1.5).
-`python -m bench.load URL --clients 32 --seconds 10 PICTURE...` prints one JSON object.
+Small on purpose: it shares the machine with what it measures (0.1 ms of CPU a request where httpx
+takes 1.5). `python -m bench.load URL --clients 32 --seconds 10 PICTURE...` prints one JSON object.
 """
 
 import argparse
@@ -20,14 +21,16 @@ import uvloop
 
 @dataclass(frozen=True)
 class Load:
-    """What a run measured: answers of 200 a second and their latencies, and what became of the other requests.
+    """What a run measured: answers of 200 a second and their latencies, and what became of the
+    other requests.
 
     Attributes:
         per_second: Answers of 200 a second.
         p50_ms: Median latency in milliseconds, from sending the request to the end of its answer.
         p99_ms: The same, 99th percentile.
         requests: Requests sent.
-        failed: Answers that were not 200, and requests whose connection was closed before an answer.
+        failed: Answers that were not 200, and requests whose connection was closed before an
+            answer.
         statuses: Answers by status; `dropped` are the closed connections.
     """
 
@@ -40,11 +43,26 @@ class Load:
 
 
 class Client(asyncio.Protocol):
-    """Sends its requests in turn until the time is over, over one connection, or another when that is closed."""
+    """Sends its requests in turn until the time is over, over one connection, or another when that
+    is closed.
+    """
 
-    def __init__(self, address: tuple[str, int], requests: list[bytes], deadline: float, results: list[tuple[float, str]]) -> None:
-        self.address, self.requests, self.deadline, self.results = address, requests, deadline, results
-        self.sent, self.started, self.buffer, self.needed, self.waiting = 0, 0.0, b"", -1, False
+    def __init__(
+        self,
+        address: tuple[str, int],
+        requests: list[bytes],
+        deadline: float,
+        results: list[tuple[float, str]],
+    ) -> None:
+        self.address = address
+        self.requests = requests
+        self.deadline = deadline
+        self.results = results
+        self.sent = 0
+        self.started = 0.0
+        self.buffer = b""
+        self.needed = -1
+        self.waiting = False
         self.closed = asyncio.Event()
 
     async def run(self) -> None:
@@ -62,9 +80,12 @@ class Client(asyncio.Protocol):
         if time.perf_counter() > self.deadline:
             self.transport.close()
             return
-        self.buffer, self.needed, self.started = b"", -1, time.perf_counter()
+        self.buffer = b""
+        self.needed = -1
+        self.started = time.perf_counter()
         self.transport.write(self.requests[self.sent % len(self.requests)])  # type: ignore[attr-defined]
-        self.sent, self.waiting = self.sent + 1, True
+        self.sent = self.sent + 1
+        self.waiting = True
 
     def data_received(self, data: bytes) -> None:
         self.buffer += data
@@ -76,7 +97,8 @@ class Client(asyncio.Protocol):
             at = head.index(b"content-length:") + 15
             self.needed = head_end + 4 + int(head[at:].split(b"\r\n", 1)[0])
         if len(self.buffer) >= self.needed:
-            head, self.waiting = self.buffer.lower(), False
+            head = self.buffer.lower()
+            self.waiting = False
             self.results.append((time.perf_counter() - self.started, head[9:12].decode()))
             if b"connection: close\r\n" not in head[: self.needed]:
                 self.send()
@@ -103,7 +125,10 @@ async def run(url: str, requests: list[bytes], clients: int, seconds: float) -> 
     address = (parts.hostname, parts.port or 80)
     results: list[tuple[float, str]] = []
     started = time.perf_counter()
-    turned = [requests[number % len(requests) :] + requests[: number % len(requests)] for number in range(clients)]
+    turned = [
+        requests[number % len(requests) :] + requests[: number % len(requests)]
+        for number in range(clients)
+    ]
     running = [Client(address, own, started + seconds, results) for own in turned]
 
     def end() -> None:
@@ -115,10 +140,19 @@ async def run(url: str, requests: list[bytes], clients: int, seconds: float) -> 
     elapsed = time.perf_counter() - started
     times = sorted(taken * 1000 for taken, status in results if status == "200")
     if not times:
-        raise SystemExit(f"no request was answered with 200: {dict(Counter(status for _, status in results))}")
+        raise SystemExit(
+            f"no request was answered with 200: {dict(Counter(status for _, status in results))}"
+        )
     statuses = dict(Counter(status for _, status in results))
     p99 = times[int(len(times) * 0.99)]
-    return Load(len(times) / elapsed, statistics.median(times), p99, len(results), len(results) - len(times), statuses)
+    return Load(
+        len(times) / elapsed,
+        statistics.median(times),
+        p99,
+        len(results),
+        len(results) - len(times),
+        statuses,
+    )
 
 
 def main() -> None:
@@ -127,7 +161,11 @@ def main() -> None:
     parser.add_argument("pictures", nargs="+", type=Path)
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--seconds", type=float, default=10)
-    parser.add_argument("--multipart", metavar="FIELD", help="send a form file under this name instead of a raw body")
+    parser.add_argument(
+        "--multipart",
+        metavar="FIELD",
+        help="send a form file under this name instead of a raw body",
+    )
     given = parser.parse_args()
     requests = [_request(given.url, path.read_bytes(), given.multipart) for path in given.pictures]
     print(json.dumps(asdict(uvloop.run(run(given.url, requests, given.clients, given.seconds)))))
@@ -137,7 +175,9 @@ def _request(url: str, picture: bytes, field: str | None) -> bytes:
     if field is None:
         return http_request(url, picture, "image/jpeg")
     head = f'--xxxx\r\nContent-Disposition: form-data; name="{field}"; filename="p.jpg"\r\nContent-Type: image/jpeg\r\n\r\n'
-    return http_request(url, head.encode() + picture + b"\r\n--xxxx--\r\n", "multipart/form-data; boundary=xxxx")
+    return http_request(
+        url, head.encode() + picture + b"\r\n--xxxx--\r\n", "multipart/form-data; boundary=xxxx"
+    )
 
 
 if __name__ == "__main__":

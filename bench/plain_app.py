@@ -1,4 +1,5 @@
-"""What one would write without this project: an ASGI app around the transformers pipeline, one image at a time.
+"""What one would write without this project: an ASGI app around the transformers pipeline, one
+image at a time.
 
 `python -m bench.plain_app CHECKPOINT LABELS PORT`
 """
@@ -22,14 +23,24 @@ from serve_app.tagging.vocabulary_files import read_vocabulary_file
 
 def make_app(checkpoint: str, labels: list[str]) -> Starlette:
     classify = pipeline("zero-shot-image-classification", model=checkpoint, device="cpu")
-    # the pipeline pads every text to 64 tokens, the demo checkpoint holds 16 and would crash: give it what it should have read
+    # the pipeline pads every text to 64 tokens, the demo checkpoint holds 16 and would crash: give
+    # it what it should have read
     classify.tokenizer.model_max_length = classify.model.config.text_config.max_position_embeddings
-    preprocess, length = classify.tokenizer.__class__.__call__, classify.tokenizer.model_max_length
-    classify.tokenizer.__class__.__call__ = lambda self, *a, **k: preprocess(self, *a, **(k | {"max_length": length}))  # type: ignore[method-assign]
+    preprocess = classify.tokenizer.__class__.__call__
+    length = classify.tokenizer.model_max_length
+    classify.tokenizer.__class__.__call__ = lambda self, *a, **k: preprocess(
+        self, *a, **(k | {"max_length": length})
+    )  # type: ignore[method-assign]
 
     def tag(data: bytes) -> list[dict[str, float]]:
         image = Image.open(io.BytesIO(data)).convert("RGB")
-        return [r for r in classify(image, candidate_labels=labels, hypothesis_template="this is a photo of {}.") if r["score"] > 0.5]
+        return [
+            r
+            for r in classify(
+                image, candidate_labels=labels, hypothesis_template="this is a photo of {}."
+            )
+            if r["score"] > 0.5
+        ]
 
     async def endpoint(request: Request) -> JSONResponse:
         return JSONResponse({"tags": await run_in_threadpool(tag, await request.body())})
@@ -37,7 +48,9 @@ def make_app(checkpoint: str, labels: list[str]) -> Starlette:
     async def health(_: Request) -> JSONResponse:
         return JSONResponse({})
 
-    return Starlette(routes=[Route("/v1/tag", endpoint, methods=["POST"]), Route("/health", health)])
+    return Starlette(
+        routes=[Route("/v1/tag", endpoint, methods=["POST"]), Route("/health", health)]
+    )
 
 
 if __name__ == "__main__":

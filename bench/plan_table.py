@@ -1,9 +1,10 @@
-"""Writes `docs/plans.md`: what the planner makes of the plugin's checkpoints on every size of hardware.
+"""Writes `docs/plans.md`: what the planner makes of the plugin's checkpoints on every size of
+hardware.
 
 `python -m bench.plan_table > docs/plans.md`; a test compares the two.
 """
 
-from serve_app.config import MODEL_VARIANTS
+from serve_app.config.service import MODEL_VARIANTS
 from serve_app.errors import ConfigError
 from serve_app.hardware.detection import parse_hardware
 from serve_app.hardware.plan import Asked
@@ -28,11 +29,14 @@ def cell(hub_id: str, hardware: str) -> str:
         plan = make_plan(hub_id, row.architecture, Asked(), parse_hardware(hardware))
     except ConfigError as error:
         return f"refused: {str(error).split('; ', 1)[1]}"
-    image, text = plan.deployments["image_encoder"], plan.deployments["text_encoder"]
+    image = plan.deployments["image_encoder"]
+    text = plan.deployments["text_encoder"]
     if not plan.hardware.gpus:
         return f"{plan.dtype}, batch {plan.batch_size}, {image.num_cpus:g} CPUs"
     where = f"text {text.num_gpus:g}" if text.num_gpus else "text on CPU"
-    return f"{plan.dtype}, batch {plan.batch_size}, {image.max_replicas} × {image.num_gpus:g}, {where}"
+    return (
+        f"{plan.dtype}, batch {plan.batch_size}, {image.max_replicas} × {image.num_gpus:g}, {where}"
+    )
 
 
 def table() -> str:

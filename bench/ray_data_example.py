@@ -1,8 +1,10 @@
-"""What the batch job is compared with: the image batch inference example of Ray Data's documentation, with SigLIP in it.
+"""What the batch job is compared with: the image batch inference example of Ray Data's
+documentation, with SigLIP in it.
 
-`read_images`, a class with a transformers model and its processor, `map_batches` with one actor, `write_parquet`. It is kinder than the
-example: the labels are encoded once and not with every batch, images are decoded to the model's size, and rows with a picture
-that cannot be read do not occur.
+`read_images`, a class with a transformers model and its processor, `map_batches` with one actor,
+`write_parquet`. It is kinder than the example: the labels are encoded once and not with every
+batch, images are decoded to the model's size, and rows with a picture that cannot be read do not
+occur.
 """
 
 from pathlib import Path
@@ -32,15 +34,22 @@ class SiglipOnRayData:
         """Return paths and labels of a batch."""
         with torch.inference_mode():
             inputs = self.processor(images=list(batch["image"]), return_tensors="pt")
-            embeds = self.model.get_image_features(pixel_values=inputs["pixel_values"].to(self.model.dtype)).pooler_output
+            embeds = self.model.get_image_features(
+                pixel_values=inputs["pixel_values"].to(self.model.dtype)
+            ).pooler_output
             embeds = embeds / embeds.norm(dim=-1, keepdim=True)
             logits = embeds @ self.text.T * self.model.logit_scale.exp() + self.model.logit_bias
             scores = torch.sigmoid(logits.float()).numpy()
-        names = [[label for label, score in zip(self.labels, row, strict=True) if score > 0.01] for row in scores]
+        names = [
+            [label for label, score in zip(self.labels, row, strict=True) if score > 0.01]
+            for row in scores
+        ]
         return {"path": batch["path"], "tags": np.array([", ".join(found) for found in names])}
 
 
-def tag_on_ray_data(source: Path, output: Path, checkpoint: Path, labels: list[str], dtype: str, batch_size: int) -> None:
+def tag_on_ray_data(
+    source: Path, output: Path, checkpoint: Path, labels: list[str], dtype: str, batch_size: int
+) -> None:
     """Tag a folder of pictures."""
     ray.data.DataContext.get_current().enable_progress_bars = False
     images = ray.data.read_images(str(source), include_paths=True, mode="RGB")

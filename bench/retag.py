@@ -1,8 +1,9 @@
 """Tagging stored embeddings again: `python -m bench.retag [--rows 100000] [--runs 3]`.
 
-A stored output of random unit embeddings (width 768, a base-size checkpoint with random weights) is tagged with the 2,113 tags of
-`general.yaml`, whose text embeddings are random too and lie in a stored bank, as in any job but the first. Beside the job stands the
-floor: the matrix product alone, on all cores.
+A stored output of random unit embeddings (width 768, a base-size checkpoint with random weights) is
+tagged with the 2,113 tags of `general.yaml`, whose text embeddings are random too and lie in a
+stored bank, as in any job but the first. Beside the job stands the floor: the matrix product alone,
+on all cores.
 """
 
 import argparse
@@ -25,9 +26,9 @@ from serve_app.batch.retag import run_retag_job
 from serve_app.batch.rows import TAG, Facts, Stamp, embedding_column, encode_rows, make_rows
 from serve_app.batch.snapshot import SnapshotWriter
 from serve_app.batch.storage import Storage, url_of
-from serve_app.config import ServiceConfig, parse_config
-from serve_app.local_scorer import LocalScorer
-from serve_app.private_ray import private_folder, private_ray
+from serve_app.config.service import ServiceConfig, parse_config
+from serve_app.pipeline.local_scorer import LocalScorer
+from serve_app.processes.private_ray import private_folder, private_ray
 from serve_app.tagging.tag_bank import TagBank, row_keys
 
 CHUNK = 1000
@@ -35,23 +36,37 @@ ROOT = Path(__file__).parents[1]
 
 
 def make_config(folder: Path) -> ServiceConfig:
-    """Return a configuration of a base-size checkpoint with the general vocabulary, its banks kept in the folder too."""
+    """Return a configuration of a base-size checkpoint with the general vocabulary, its banks kept
+    in the folder too.
+    """
     plugin = {"model": str(build_base_checkpoint(folder / "base")), "confidence_threshold": 0.01}
-    blocks = {"labels": "vocabularies/general.yaml", "tag_banks": str(folder / "banks"), "plugins": {"siglip": plugin}}
+    blocks = {
+        "labels": "vocabularies/general.yaml",
+        "tag_banks": str(folder / "banks"),
+        "plugins": {"siglip": plugin},
+    }
     return parse_config(blocks, ROOT / "configs")
 
 
 def store_random_bank(scorer: LocalScorer) -> TagBank:
-    """Store a bank of random unit embeddings for the default vocabulary: encoding 3,000 prompts is not what is measured."""
+    """Store a bank of random unit embeddings for the default vocabulary: encoding 3,000 prompts is
+    not what is measured.
+    """
     vocabulary = scorer.settings.vocabulary
-    rows = np.random.default_rng(1).normal(size=(len(row_keys(vocabulary)), scorer.checkpoint.embedding_width)).astype(np.float32)
+    rows = (
+        np.random.default_rng(1)
+        .normal(size=(len(row_keys(vocabulary)), scorer.checkpoint.embedding_width))
+        .astype(np.float32)
+    )
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     return scorer.known.keep(vocabulary, dict(zip(row_keys(vocabulary), rows, strict=True)))
 
 
 def store_embeddings(folder: Path, rows: int, width: int, checkpoint: str) -> None:
     """Write what a finished job with `--embeddings` leaves."""
-    storage, url, random = Storage(), url_of(str(folder)), np.random.default_rng(0)
+    storage = Storage()
+    url = url_of(str(folder))
+    random = np.random.default_rng(0)
     writer = SnapshotWriter(storage, url)
     for start in range(0, rows, CHUNK):
         uris = [f"/pictures/{at}.jpg" for at in range(start, start + CHUNK)]
@@ -61,16 +76,24 @@ def store_embeddings(folder: Path, rows: int, width: int, checkpoint: str) -> No
         embeds /= np.linalg.norm(embeds, axis=1, keepdims=True)
         facts = Facts((None,) * CHUNK, (640,) * CHUNK, (480,) * CHUNK, (None,) * CHUNK)
         column = embedding_column(embeds, range(CHUNK), CHUNK)
-        made = make_rows(inputs, facts, pa.nulls(CHUNK, pa.list_(TAG)), column, Stamp("base", None, "none"))
-        storage.write(f"{url}/{writer.chunks[-1].name}.parquet", encode_rows(made, "parquet", "zstd"))
+        made = make_rows(
+            inputs, facts, pa.nulls(CHUNK, pa.list_(TAG)), column, Stamp("base", None, "none")
+        )
+        storage.write(
+            f"{url}/{writer.chunks[-1].name}.parquet", encode_rows(made, "parquet", "zstd")
+        )
     writer.finish("object", None)
-    told = {"checkpoint": {"fingerprint": checkpoint}, "options": {"embeddings": True, "output_format": "parquet"}}
+    told = {
+        "checkpoint": {"fingerprint": checkpoint},
+        "options": {"embeddings": True, "output_format": "parquet"},
+    }
     storage.write(f"{url}/_manifest.json", json.dumps(told).encode())
 
 
 def floor_seconds(rows: int, width: int, tags: int) -> float:
     """Return the time of the matrix products alone, chunk by chunk, on all cores."""
-    image, text = np.random.default_rng(0).normal(size=(CHUNK, width)).astype(np.float32), np.zeros((tags, width), np.float32)
+    image = np.random.default_rng(0).normal(size=(CHUNK, width)).astype(np.float32)
+    text = np.zeros((tags, width), np.float32)
     started = time.perf_counter()
     for _ in range(rows // CHUNK):
         image @ text.T
@@ -83,7 +106,9 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--runs", type=int, default=3)
     given = parser.parse_args()
-    seconds, floors, written = [], [], 0
+    seconds = []
+    floors = []
+    written = 0
     with TemporaryDirectory() as temporary, private_folder() as folder, private_ray(folder):
         config = make_config(Path(temporary))
         scorer = LocalScorer(config)
@@ -91,11 +116,15 @@ def main() -> None:
         source = Path(temporary) / "stored"
         store_embeddings(source, given.rows, bank.text_embeds.shape[1], scorer.fingerprint)
         for run in range(given.runs):
-            options = BatchOptions(url_of(str(source)), url_of(f"{temporary}/out{run}"), chunk_size=CHUNK)
+            options = BatchOptions(
+                url_of(str(source)), url_of(f"{temporary}/out{run}"), chunk_size=CHUNK
+            )
             started = time.perf_counter()
             result = run_retag_job(config, options)
             seconds.append(time.perf_counter() - started)
-            floors.append(floor_seconds(given.rows, bank.text_embeds.shape[1], len(bank.vocabulary.names)))
+            floors.append(
+                floor_seconds(given.rows, bank.text_embeds.shape[1], len(bank.vocabulary.names))
+            )
             assert result.encoded == given.rows
             written = result.nbytes
     row = {
@@ -109,7 +138,9 @@ def main() -> None:
         "cores": os.cpu_count(),
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    Console().print(f"{row['rows']:,} embeddings × {row['tags']:,} tags: {row['seconds']} s, the product alone {row['product_alone_s']} s")
+    Console().print(
+        f"{row['rows']:,} embeddings × {row['tags']:,} tags: {row['seconds']} s, the product alone {row['product_alone_s']} s"
+    )
     print(json.dumps(row))
 
 

@@ -17,14 +17,18 @@ START_TIMEOUT_S = 240.0
 
 
 def litserve_python() -> str:
-    """Return the interpreter of the benchmark's own environment, made on first use: LitServe beside what is installed here."""
+    """Return the interpreter of the benchmark's own environment, made on first use: LitServe beside
+    what is installed here.
+    """
     python = OWN_ENVIRONMENT / "bin" / "python"
     if not python.exists():
         subprocess.run([sys.executable, "-m", "venv", str(OWN_ENVIRONMENT)], check=True)
     have = subprocess.run([str(python), "-c", "import litserve"], capture_output=True, check=False)
     if have.returncode:
         constraints = ["-c", str(ROOT / "constraints.txt")]
-        subprocess.run([str(python), "-m", "pip", "install", "-q", "litserve", *constraints], check=True)
+        subprocess.run(
+            [str(python), "-m", "pip", "install", "-q", "litserve", *constraints], check=True
+        )
     (site,) = OWN_ENVIRONMENT.glob("lib/python*/site-packages")
     (ours,) = Path(sys.prefix).glob("lib/python*/site-packages")
     (site / "beside.pth").write_text(f"{ours}\n{ROOT}\n")
@@ -32,8 +36,12 @@ def litserve_python() -> str:
 
 
 @contextlib.contextmanager
-def running(command: Sequence[str], url: str, environment: dict[str, str] | None = None) -> Iterator[None]:
-    """Start a server, wait until it answers 200 at `url`, and end it and its children afterwards."""
+def running(
+    command: Sequence[str], url: str, environment: dict[str, str] | None = None
+) -> Iterator[None]:
+    """Start a server, wait until it answers 200 at `url`, and end it and its children
+    afterwards.
+    """
     process = subprocess.Popen(
         command,
         cwd=ROOT,

@@ -1,7 +1,9 @@
-"""Thousands of requests, some of them bad, at a service whose queues are full: is every answer what it should be?
+"""Thousands of requests, some of them bad, at a service whose queues are full: is every answer what
+it should be?
 
-`python -m bench.soak --requests 10000` starts the demo service with short queues, asks with more clients than those hold, and
-says what came back: nothing may be lost, hang, or be answered wrongly, and the replicas' memory must not grow.
+`python -m bench.soak --requests 10000` starts the demo service with short queues, asks with more
+clients than those hold, and says what came back: nothing may be lost, hang, or be answered wrongly,
+and the replicas' memory must not grow.
 """
 
 import argparse
@@ -33,7 +35,9 @@ SHORT_QUEUES = {"max_ongoing_requests": 48, "max_queued_requests": 16}
 
 @dataclass(frozen=True)
 class Asked:
-    """A request: its parts, with which statuses it must be answered, and the labels it must give where it is 200."""
+    """A request: its parts, with which statuses it must be answered, and the labels it must give
+    where it is 200.
+    """
 
     name: str
     content: bytes
@@ -63,7 +67,9 @@ class Soak:
 
 
 def bad_requests() -> list[Asked]:
-    """Return requests that cannot be answered with tags, or only by luck: hostile pictures, and what is wrong with the rest."""
+    """Return requests that cannot be answered with tags, or only by luck: hostile pictures, and
+    what is wrong with the rest.
+    """
     multipart = {"Content-Type": "multipart/form-data; boundary=b"}
     as_json = {"Content-Type": "application/json"}
     others = [
@@ -73,20 +79,42 @@ def bad_requests() -> list[Asked]:
         Asked("no JSON", b"{", (400,), headers=as_json),
         Asked("deep JSON", b"[" * 100_000, (400,), headers=as_json),
         Asked("JSON without an image", b"{}", (400,), headers=as_json),
-        Asked("a URL", b'{"image": "http://169.254.169.254/latest/meta-data/"}', (400,), headers=as_json),
-        Asked("broken form", b"--b\r\nContent-Disposition: form-data; name=", (400,), headers=multipart),
+        Asked(
+            "a URL",
+            b'{"image": "http://169.254.169.254/latest/meta-data/"}',
+            (400,),
+            headers=as_json,
+        ),
+        Asked(
+            "broken form",
+            b"--b\r\nContent-Disposition: form-data; name=",
+            (400,),
+            headers=multipart,
+        ),
         Asked("no body", b"", (400,)),
         Asked("no such path", b"", (404,), "/v1/nothing"),
     ]
-    return [Asked(one.name, one.data, (*one.statuses, 400) if not one.data else one.statuses) for one in corpus()] + others
+    return [
+        Asked(one.name, one.data, (*one.statuses, 400) if not one.data else one.statuses)
+        for one in corpus()
+    ] + others
 
 
 async def soak(service: Service, count: int, bad_share: float, clients: int) -> Soak:
-    """Ask a running service, each client one request at a time, refused ones again until they are answered."""
+    """Ask a running service, each client one request at a time, refused ones again until they are
+    answered.
+    """
     good = await _good_requests(service, _pictures())
-    chance, bad = random.Random(5), bad_requests()
-    asked = iter([chance.choice(bad) if chance.random() < bad_share else chance.choice(good) for _ in range(count)])
-    found, started_s = Soak(replicas_mib=[_replicas_mib(service)]), time.perf_counter()
+    chance = random.Random(5)
+    bad = bad_requests()
+    asked = iter(
+        [
+            chance.choice(bad) if chance.random() < bad_share else chance.choice(good)
+            for _ in range(count)
+        ]
+    )
+    found = Soak(replicas_mib=[_replicas_mib(service)])
+    started_s = time.perf_counter()
 
     async def client(connection: httpx.AsyncClient) -> None:
         for one in asked:
@@ -95,7 +123,9 @@ async def soak(service: Service, count: int, bad_share: float, clients: int) -> 
                 found.replicas_mib.append(_replicas_mib(service))
 
     limits = httpx.Limits(max_connections=clients)
-    async with httpx.AsyncClient(base_url=service.url, timeout=TIMEOUT_S, limits=limits) as connection:
+    async with httpx.AsyncClient(
+        base_url=service.url, timeout=TIMEOUT_S, limits=limits
+    ) as connection:
         await asyncio.gather(*[client(connection) for _ in range(clients)])
     found.seconds = time.perf_counter() - started_s
     found.replicas_mib.append(_replicas_mib(service))
@@ -110,9 +140,14 @@ def _pictures() -> list[bytes]:
 async def _good_requests(service: Service, pictures: list[bytes]) -> list[Asked]:
     """Return requests with the labels that the idle service gives them."""
     async with httpx.AsyncClient(base_url=service.url, timeout=TIMEOUT_S) as connection:
-        answers = [(await connection.post("/v1/tag", content=picture)).json() for picture in pictures]
+        answers = [
+            (await connection.post("/v1/tag", content=picture)).json() for picture in pictures
+        ]
     labels = [tuple(sorted(tag["label"] for tag in answer["tags"])) for answer in answers]
-    return [Asked(f"scene {n}", picture, (200,), labels=own) for n, (picture, own) in enumerate(zip(pictures, labels, strict=True))]
+    return [
+        Asked(f"scene {n}", picture, (200,), labels=own)
+        for n, (picture, own) in enumerate(zip(pictures, labels, strict=True))
+    ]
 
 
 async def _ask(connection: httpx.AsyncClient, one: Asked, found: Soak) -> None:
@@ -140,15 +175,24 @@ def _problem(one: Asked, answer: httpx.Response) -> str | None:
         return f"{answer.status_code}, not {one.statuses}: {answer.text[:200]}"
     content: dict[str, Any] = answer.json()
     if answer.status_code != 200:
-        return None if content["error"]["code"] and content["error"]["message"] else "an error without a code"
+        return (
+            None
+            if content["error"]["code"] and content["error"]["message"]
+            else "an error without a code"
+        )
     labels = tuple(sorted(tag["label"] for tag in content["tags"]))
-    return f"{labels}, not {one.labels}" if one.labels is not None and labels != one.labels else None
+    return (
+        f"{labels}, not {one.labels}" if one.labels is not None and labels != one.labels else None
+    )
 
 
 def _replicas_mib(service: Service) -> int:
     """Return the memory of all replicas, without pages that they share."""
     names = ("Preprocessor", "ImageEncoder", "TextEncoder", "Postprocessor")
-    return sum(replica.memory_full_info().uss for name in names for replica in service.replicas(name)) // MIB
+    return (
+        sum(replica.memory_full_info().uss for name in names for replica in service.replicas(name))
+        // MIB
+    )
 
 
 def demo_with_short_queues() -> dict[str, Any]:
@@ -175,11 +219,19 @@ def main() -> int:
     given = parser.parse_args()
     service = Service(demo_with_short_queues())
     try:
-        found = asyncio.run(soak(service.wait_until_ready(), given.requests, given.bad, given.clients))
+        found = asyncio.run(
+            soak(service.wait_until_ready(), given.requests, given.bad, given.clients)
+        )
     finally:
         service.stop()
-    print(json.dumps(vars(found) | {"wrong": found.wrong[:20], "wrong_count": len(found.wrong)}, indent=1))
-    return int(bool(found.wrong) or found.replicas_mib[-1] - found.replicas_mib[1] > MOST_GROWTH_MIB)
+    print(
+        json.dumps(
+            vars(found) | {"wrong": found.wrong[:20], "wrong_count": len(found.wrong)}, indent=1
+        )
+    )
+    return int(
+        bool(found.wrong) or found.replicas_mib[-1] - found.replicas_mib[1] > MOST_GROWTH_MIB
+    )
 
 
 if __name__ == "__main__":

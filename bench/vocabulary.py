@@ -1,10 +1,11 @@
 """What the number of labels costs: `python -m bench.vocabulary`.
 
-Selection alone at 10,000 tags × 32 images on one core; then a whole picture tagged with 10 and with 10,000 registered
-labels on a base-size checkpoint, beside the transformers pipeline, which encodes every label again for every picture.
+Selection alone at 10,000 tags × 32 images on one core; then a whole picture tagged with 10 and with
+10,000 registered labels on a base-size checkpoint, beside the transformers pipeline, which encodes
+every label again for every picture.
 
-The 10,000 labels' embeddings are random unit rows in a stored bank: encoding them once would take this machine half an
-hour and change nothing of what is measured.
+The 10,000 labels' embeddings are random unit rows in a stored bank: encoding them once would take
+this machine half an hour and change nothing of what is measured.
 """
 
 import argparse
@@ -19,10 +20,10 @@ import torch
 from transformers import pipeline
 
 from bench.base_checkpoint import build_base_checkpoint
-from serve_app.config import ServiceConfig, parse_config
+from serve_app.config.service import ServiceConfig, parse_config
 from serve_app.demo import scenes
-from serve_app.local_scorer import LocalScorer
-from serve_app.local_tagger import LocalTagger
+from serve_app.pipeline.local_scorer import LocalScorer
+from serve_app.pipeline.local_tagger import LocalTagger
 from serve_app.siglip.images.decoding import decode_image
 from serve_app.siglip.images.limits import ImageLimits
 from serve_app.tagging.calibration import Calibration, Fit
@@ -31,8 +32,10 @@ from serve_app.tagging.tag_bank import TagBank, row_keys
 from serve_app.tagging.tag_table import TagTable
 from serve_app.tagging.vocabulary import Tag, TagVocabulary
 
-TAGS, IMAGES = 10_000, 32
-FEW, PIPELINE_LABELS = 10, 60
+TAGS = 10_000
+IMAGES = 32
+FEW = 10
+PIPELINE_LABELS = 60
 PICTURE_PX = (640, 480)
 
 
@@ -48,17 +51,31 @@ def median_ms(work: Callable[[], object], rounds: int) -> float:
 
 def selection_rows(rounds: int) -> list[tuple[str, float]]:
     """Time selection over random logits; a tenth of the tags passes a threshold of 0.01."""
-    tags = tuple(Tag(label=f"tag {n}", parents=(f"tag {n // 10}",) if n >= 10 else ()) for n in range(TAGS))
+    tags = tuple(
+        Tag(label=f"tag {n}", parents=(f"tag {n // 10}",) if n >= 10 else ()) for n in range(TAGS)
+    )
     own = TagVocabulary(tags=tags, prompt_templates=("{label}",))
     fits = {tag.label: Fit(scale=1.1, offset=0.1, threshold=0.01) for tag in tags}
-    fitted = Calibration(method="platt", checkpoint="", prompt_templates=("{label}",), images=1, threshold=0.01, tags=fits)
-    plain, calibrated = TagTable(own), TagTable(own, fitted)
+    fitted = Calibration(
+        method="platt",
+        checkpoint="",
+        prompt_templates=("{label}",),
+        images=1,
+        threshold=0.01,
+        tags=fits,
+    )
+    plain = TagTable(own)
+    calibrated = TagTable(own, fitted)
     rng = np.random.default_rng(0)
     logits = rng.normal(-8, 2, (IMAGES, TAGS)).astype(np.float32)
     allowed = rng.random(TAGS) > 0.5
     cases = [
         ("threshold 0.01, at most 50", plain, SelectionRule(0.01, 50)),
-        ("the same, calibrated, a threshold each", calibrated, SelectionRule(0.01, 50, score="calibrated")),
+        (
+            "the same, calibrated, a threshold each",
+            calibrated,
+            SelectionRule(0.01, 50, score="calibrated"),
+        ),
         ("the same, half of the tags excluded", plain, SelectionRule(0.01, 50, allowed=allowed)),
         ("nothing passes, min_tags 5", plain, SelectionRule(1.0, 50, min_tags=5)),
         ("threshold 0: all pass, at most 50", plain, SelectionRule(0.0, 50)),
@@ -66,24 +83,46 @@ def selection_rows(rounds: int) -> list[tuple[str, float]]:
         ("threshold 0.01, parents suppress", plain, SelectionRule(0.01, 50, parents="suppress")),
         ("softmax", plain, SelectionRule(0.01, 50, score="softmax")),
     ]
-    return [(name, median_ms(lambda t=table, r=rule: select_tags(logits, t, r), rounds)) for name, table, rule in cases]  # type: ignore[misc]
+    return [
+        (name, median_ms(lambda t=table, r=rule: select_tags(logits, t, r), rounds))
+        for name, table, rule in cases
+    ]  # type: ignore[misc]
 
 
 def config_of(folder: Path, checkpoint: Path, labels: int) -> ServiceConfig:
     """Return the configuration of a tagger with that many labels, whose bank is stored."""
-    plugin = {"model": str(checkpoint), "confidence_threshold": 0.01, "dtype": "float32", "batch_size": 16, "device": "cpu"}
-    block = {"labels": [f"label {n}" for n in range(labels)], "plugins": {"siglip": plugin}, "tag_banks": str(folder / "banks")}
+    plugin = {
+        "model": str(checkpoint),
+        "confidence_threshold": 0.01,
+        "dtype": "float32",
+        "batch_size": 16,
+        "device": "cpu",
+    }
+    block = {
+        "labels": [f"label {n}" for n in range(labels)],
+        "plugins": {"siglip": plugin},
+        "tag_banks": str(folder / "banks"),
+    }
     config = parse_config(block)
-    own, scorer = config.tag_settings().vocabulary, LocalScorer(config)
-    rows = np.random.default_rng(labels).normal(size=(len(row_keys(own)), scorer.checkpoint.embedding_width)).astype(np.float32)
+    own = config.tag_settings().vocabulary
+    scorer = LocalScorer(config)
+    rows = (
+        np.random.default_rng(labels)
+        .normal(size=(len(row_keys(own)), scorer.checkpoint.embedding_width))
+        .astype(np.float32)
+    )
     assert scorer.known.store is not None
-    scorer.known.store.save(TagBank(own, rows / np.linalg.norm(rows, axis=1, keepdims=True), scorer.known.encoder))
+    scorer.known.store.save(
+        TagBank(own, rows / np.linalg.norm(rows, axis=1, keepdims=True), scorer.known.encoder)
+    )
     return config
 
 
 def picture() -> bytes:
     path = Path(tempfile.mkdtemp()) / "picture.jpg"
-    scenes.draw(next(iter(scenes.sample_scenes(3, 1, scenes.SEEN))), *PICTURE_PX).save(path, quality=90)
+    scenes.draw(next(iter(scenes.sample_scenes(3, 1, scenes.SEEN))), *PICTURE_PX).save(
+        path, quality=90
+    )
     return path.read_bytes()
 
 
@@ -96,13 +135,19 @@ def main() -> None:
         print(f"| {name} | {ms:.1f} |")
 
     folder = Path(tempfile.mkdtemp(prefix="vocabulary-"))
-    checkpoint, data = build_base_checkpoint(folder / "checkpoint"), picture()
+    checkpoint = build_base_checkpoint(folder / "checkpoint")
+    data = picture()
     few, many = (LocalTagger(config_of(folder, checkpoint, count)) for count in (FEW, TAGS))
-    print(f"\n### a picture tagged with {FEW} and {TAGS:,} labels, base size, {torch.get_num_threads()} threads, medians of {rounds}\n")
+    print(
+        f"\n### a picture tagged with {FEW} and {TAGS:,} labels, base size, {torch.get_num_threads()} threads, medians of {rounds}\n"
+    )
     print(f"| images a batch | {FEW} labels, ms | {TAGS:,} labels, ms | ratio |\n|---|---|---|---|")
     for batch in (1, 16):
-        pictures, times = [data] * batch, {id(few): [], id(many): []}
-        for number in range(2 * rounds if batch == 1 else max(3, rounds // 3)):  # in turns: the machine's mood changes
+        pictures = [data] * batch
+        times = {id(few): [], id(many): []}
+        for number in range(
+            2 * rounds if batch == 1 else max(3, rounds // 3)
+        ):  # in turns: the machine's mood changes
             for tagger in (few, many) if number % 2 else (many, few):
                 started = time.perf_counter()
                 tagger.tag_pictures(pictures)
@@ -115,14 +160,23 @@ def main() -> None:
     template = "this is a photo of {}."
     counts = (FEW, PIPELINE_LABELS)
     taken = [
-        median_ms(lambda n=n: classify(image, candidate_labels=[f"label {k}" for k in range(n)], hypothesis_template=template), 3)  # type: ignore[misc]
+        median_ms(
+            lambda n=n: classify(
+                image,
+                candidate_labels=[f"label {k}" for k in range(n)],
+                hypothesis_template=template,
+            ),
+            3,
+        )  # type: ignore[misc]
         for n in counts
     ]
     per_label = (taken[1] - taken[0]) / (counts[1] - counts[0])
     print(
         f"\ntransformers pipeline: {taken[0]:.0f} ms with {counts[0]} labels, {taken[1]:.0f} with {counts[1]}; {per_label:.0f} ms a label"
     )
-    print(f"with {TAGS:,} it would take {(taken[1] + per_label * (TAGS - counts[1])) / 1000:,.0f} s a picture (extrapolated, not run)")
+    print(
+        f"with {TAGS:,} it would take {(taken[1] + per_label * (TAGS - counts[1])) / 1000:,.0f} s a picture (extrapolated, not run)"
+    )
 
 
 if __name__ == "__main__":

@@ -4,7 +4,9 @@ import sys
 
 
 def run() -> None:
-    """Run the command line; Ctrl-C ends it without a traceback, also while the package is being imported."""
+    """Run the command line; Ctrl-C ends it without a traceback, also while the package is being
+    imported.
+    """
     try:
         from serve_app.cli import main  # takes half a second
 

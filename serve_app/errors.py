@@ -18,9 +18,9 @@
         ├── DeadlineExceeded        no answer within the request's time
         └── InferenceFailed         the model could not encode this input
 
-`code` is stable and meant for programs, `str(error)` is one sentence meant for people; it never holds a path of the
-server, an address or a traceback where it may reach a client (`RequestError`, `ServiceError`). Which HTTP status each
-has is decided in `api/statuses.py`.
+`code` is stable and meant for programs, `str(error)` is one sentence meant for people; it never
+holds a path of the server, an address or a traceback where it may reach a client (`RequestError`,
+`ServiceError`). Which HTTP status each has is decided in `api/statuses.py`.
 """
 
 
@@ -39,7 +39,9 @@ class TaggerError(Exception):
 
 
 class ConfigError(TaggerError):
-    """A setting, a checkpoint folder or a vocabulary that cannot work; says which file or key, and why."""
+    """A setting, a checkpoint folder or a vocabulary that cannot work; says which file or key, and
+    why.
+    """
 
     code = "invalid_config"
 

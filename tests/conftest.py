@@ -1,4 +1,7 @@
-"""Fixtures for every test: tiny checkpoints and pictures. The environment is set before anything imports Ray or the hub."""
+"""Fixtures for every test: tiny checkpoints and pictures.
+
+The environment is set before anything imports Ray or the hub.
+"""
 
 import io
 import os
@@ -10,20 +13,25 @@ os.environ.setdefault("RAY_AUTH_MODE", "token")  # of clusters that tests start 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="siglip-cache-")  # tag banks of tests are nobody else's
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(
+    prefix="siglip-cache-"
+)  # tag banks of tests are nobody else's
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from serve_app.config import ServiceConfig
+from serve_app.config.service import ServiceConfig
 from tests import tiny_checkpoints
 
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Return a function from a family to a folder with a tiny checkpoint of it, built once a session."""
-    root, built = tmp_path_factory.mktemp("checkpoints"), {}
+    """Return a function from a family to a folder with a tiny checkpoint of it, built once a
+    session.
+    """
+    root = tmp_path_factory.mktemp("checkpoints")
+    built = {}
 
     def folder(family: str) -> Path:
         if family not in built:
@@ -47,7 +55,9 @@ def checkpoint_folder(tiny: Callable[[str], Path], family: str) -> Path:
 
 def random_picture(width: int, height: int, seed: int = 0) -> Image.Image:
     """Return an RGB picture of noise."""
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8))
+    return Image.fromarray(
+        np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+    )
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
@@ -58,6 +68,10 @@ def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
 
 
 def in_float32(config: ServiceConfig) -> ServiceConfig:
-    """Return a configuration whose embeddings do not depend on what else is in a batch, as those in bfloat16 do on some CPUs."""
+    """Return a configuration whose embeddings do not depend on what else is in a batch, as those in
+    bfloat16 do on some CPUs.
+    """
     plugin = config.siglip.model_copy(update={"dtype": "float32"})
-    return config.model_copy(update={"plugins": config.plugins.model_copy(update={"siglip": plugin})})
+    return config.model_copy(
+        update={"plugins": config.plugins.model_copy(update={"siglip": plugin})}
+    )

@@ -1,4 +1,6 @@
-"""A real S3 endpoint that misbehaves as real ones do: some requests are refused with SlowDown, some connections are cut."""
+"""A real S3 endpoint that misbehaves as real ones do: some requests are refused with SlowDown, some
+connections are cut.
+"""
 
 import random
 import threading
@@ -21,21 +23,35 @@ class FaultyStore:
 
     def __init__(self, seed: int) -> None:
         self._inner = DomainDispatcherApplication(create_backend_app)
-        self._chance, self._lock = random.Random(seed), threading.Lock()
+        self._chance = random.Random(seed)
+        self._lock = threading.Lock()
         self.refused = self.cut = 0.0
         self.counts = Counter[str]()
 
-    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+    def __call__(
+        self, environ: dict[str, Any], start_response: Callable[..., Any]
+    ) -> Iterable[bytes]:
         with self._lock:
             at = self._chance.random()
-            kind = "refused" if at < self.refused else "cut" if at < self.refused + self.cut else "served"
+            kind = (
+                "refused"
+                if at < self.refused
+                else "cut"
+                if at < self.refused + self.cut
+                else "served"
+            )
             self.counts[kind] += 1
         if kind == "refused":
-            start_response("503 Slow Down", [("Content-Type", "application/xml"), ("Content-Length", str(len(SLOW_DOWN)))])
+            start_response(
+                "503 Slow Down",
+                [("Content-Type", "application/xml"), ("Content-Length", str(len(SLOW_DOWN)))],
+            )
             return [SLOW_DOWN]
         if kind == "cut" and environ["REQUEST_METHOD"] == "GET":
             whole = b"".join(self._inner(environ, start_response))
-            return [whole[: len(whole) // 2]]  # and then the connection ends, short of its Content-Length
+            return [
+                whole[: len(whole) // 2]
+            ]  # and then the connection ends, short of its Content-Length
         return self._inner(environ, start_response)  # type: ignore[no-any-return]
 
 

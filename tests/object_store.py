@@ -11,7 +11,9 @@ from moto.server import ThreadedMotoServer
 
 from serve_app.batch.storage import Storage
 
-KEY, SECRET, REGION = "test-key", "test-secret", "us-east-1"
+KEY = "test-key"
+SECRET = "test-secret"
+REGION = "us-east-1"
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,12 @@ class Bucket:
 
     @property
     def options(self) -> tuple[tuple[str, str], ...]:
-        return (("endpoint", self.endpoint), ("access_key_id", KEY), ("secret_access_key", SECRET), ("region", REGION))
+        return (
+            ("endpoint", self.endpoint),
+            ("access_key_id", KEY),
+            ("secret_access_key", SECRET),
+            ("region", REGION),
+        )
 
     @property
     def storage(self) -> Storage:
@@ -35,7 +42,9 @@ class Bucket:
 
     def arrow(self) -> pyarrow.fs.FileSystem:
         """Return the endpoint as a reader of ours would open it."""
-        return pyarrow.fs.S3FileSystem(endpoint_override=self.endpoint, access_key=KEY, secret_key=SECRET, region=REGION)
+        return pyarrow.fs.S3FileSystem(
+            endpoint_override=self.endpoint, access_key=KEY, secret_key=SECRET, region=REGION
+        )
 
 
 @contextmanager

@@ -1,17 +1,50 @@
-"""Folders as people have them: odd names, links in circles, pipes, sockets, litter, and what cannot be read."""
+"""Folders as people have them: odd names, links in circles, pipes, sockets, litter, and what cannot
+be read.
+"""
 
 import os
 import socket
 from pathlib import Path
 
 ODD_NAMES = (
-    *(b"plain.png", b"_DSC0001.JPG", b"UPPER.HEIC", b"caf\xe9.png", b"caf\xc3\xa9.png", b"new\nline.png", b"esc\x1b[2J.png"),
-    *(b"10:30.png", b"a#b.png", b"what?.png", b"100%25.png", b"a+b.png", b"back\\slash.png", b" space .png", b"two.dots..png"),
+    *(
+        b"plain.png",
+        b"_DSC0001.JPG",
+        b"UPPER.HEIC",
+        b"caf\xe9.png",
+        b"caf\xc3\xa9.png",
+        b"new\nline.png",
+        b"esc\x1b[2J.png",
+    ),
+    *(
+        b"10:30.png",
+        b"a#b.png",
+        b"what?.png",
+        b"100%25.png",
+        b"a+b.png",
+        b"back\\slash.png",
+        b" space .png",
+        b"two.dots..png",
+    ),
 )
 """Names of images that are all found."""
 LITTER = (
-    *("._plain.png", ".hidden.png", ".thumbnails/a.png", ".ipynb_checkpoints/a-checkpoint.png", "__MACOSX/a.png", "@eaDir/a.png"),
-    *("#recycle/a.png", "$RECYCLE.BIN/a.png", ".Trash-1000/files/a.png", "System Volume Information/a.png", "Thumbs.db", "Icon\r"),
+    *(
+        "._plain.png",
+        ".hidden.png",
+        ".thumbnails/a.png",
+        ".ipynb_checkpoints/a-checkpoint.png",
+        "__MACOSX/a.png",
+        "@eaDir/a.png",
+    ),
+    *(
+        "#recycle/a.png",
+        "$RECYCLE.BIN/a.png",
+        ".Trash-1000/files/a.png",
+        "System Volume Information/a.png",
+        "Thumbs.db",
+        "Icon\r",
+    ),
 )
 """Paths of files that no folder's images are; each is in a folder of its own or none."""
 
@@ -42,7 +75,9 @@ def make_obstacles(folder: Path, outside: Path) -> None:
 
 
 def make_too_deep(folder: Path) -> None:
-    """Make folders so deep that their paths are longer than the system takes: reading them fails, for root too."""
+    """Make folders so deep that their paths are longer than the system takes: reading them fails,
+    for root too.
+    """
     descriptor = os.open(folder, os.O_RDONLY)
     for _ in range(18):
         os.mkdir("d" * 250, dir_fd=descriptor)

@@ -1,7 +1,9 @@
-"""A service whose Ray is told that there are two GPUs: planned for two L4 and a base checkpoint, run on the CPU.
+"""A service whose Ray is told that there are two GPUs: planned for two L4 and a base checkpoint,
+run on the CPU.
 
-`python -m tests.pretend_gpus CONFIG` serves until standard input ends. Everything is what a GPU cluster gets, fractions,
-bounds and policy, but for the device and for the ImageEncoder, which takes its time as a larger model would.
+`python -m tests.pretend_gpus CONFIG` serves until standard input ends. Everything is what a GPU
+cluster gets, fractions, bounds and policy, but for the device and for the ImageEncoder, which takes
+its time as a larger model would.
 """
 
 import json
@@ -11,12 +13,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from serve_app.config import ServiceConfig, load_config
+from serve_app.config.service import ServiceConfig, load_config
 from serve_app.graph.encoders import ImageEncoder
 from serve_app.graph.local_node import local_node, serve_config_here
 from serve_app.hardware.detection import parse_hardware
 from serve_app.hardware.plan import Plan
-from serve_app.planning import plan_service, resolve_config
+from serve_app.hardware.planning import plan_service, resolve_config
 from serve_app.siglip.inputs import ImageBatch
 from serve_app.siglip.outcomes import EncodedImages
 
@@ -39,7 +41,9 @@ class SlowImageEncoder(ImageEncoder):
 def plan_for_pretend_gpus(config: ServiceConfig) -> Plan:
     """Return the plan of a base checkpoint in the place of the demo's."""
     plugin = config.siglip.model_copy(update={"model": PLANNED_MODEL})
-    asked = config.model_copy(update={"plugins": config.plugins.model_copy(update={"siglip": plugin})})
+    asked = config.model_copy(
+        update={"plugins": config.plugins.model_copy(update={"siglip": plugin})}
+    )
     return plan_service(asked, lambda _: parse_hardware(HARDWARE))
 
 
@@ -50,7 +54,9 @@ def build_app(args: dict[str, Any]) -> Any:
     config = ServiceConfig.model_validate_json(json.dumps(args["config"]))
     resolved = resolve_config(config, plan_for_pretend_gpus(config))
     plugin = resolved.siglip.model_copy(update={"device": "cpu", "dtype": "float32"})
-    on_cpu = resolved.model_copy(update={"plugins": resolved.plugins.model_copy(update={"siglip": plugin})})
+    on_cpu = resolved.model_copy(
+        update={"plugins": resolved.plugins.model_copy(update={"siglip": plugin})}
+    )
     return build_graph(on_cpu, image_encoder=SlowImageEncoder)
 
 

@@ -1,4 +1,6 @@
-"""A real Prometheus that scrapes a running service, with the configuration of k8s/monitoring, for tests."""
+"""A real Prometheus that scrapes a running service, with the configuration of k8s/monitoring, for
+tests.
+"""
 
 import shutil
 import subprocess
@@ -20,7 +22,9 @@ Labels = tuple[str, ...]
 
 
 class Prometheus:
-    """A Prometheus process; it asks the service's own cluster what to scrape, and more often than the shipped file says."""
+    """A Prometheus process; it asks the service's own cluster what to scrape, and more often than
+    the shipped file says.
+    """
 
     def __init__(self, service: Service, folder: Path) -> None:
         assert COMMAND is not None
@@ -51,7 +55,9 @@ class Prometheus:
         return bool(targets) and all(target["health"] == "up" for target in targets)
 
     def query(self, expr: str, at: float | None = None) -> list[dict[str, Any]]:
-        """Return the series of an instant query; an error of Prometheus is an AssertionError with its message."""
+        """Return the series of an instant query; an error of Prometheus is an AssertionError with
+        its message.
+        """
         parameters = {"query": expr, "time": str(time.time() if at is None else at)}
         answer = httpx.post(f"{self.url}/api/v1/query", data=parameters, timeout=30).json()
         assert answer["status"] == "success", f"{answer.get('error')}: {expr}"
@@ -60,11 +66,16 @@ class Prometheus:
 
     def values(self, expr: str, *labels: str, at: float | None = None) -> dict[Labels, float]:
         """Return the number of each series, by some labels' values."""
-        return {tuple(s["metric"].get(name, "") for name in labels): float(s["value"][1]) for s in self.query(expr, at)}
+        return {
+            tuple(s["metric"].get(name, "") for name in labels): float(s["value"][1])
+            for s in self.query(expr, at)
+        }
 
     def label_values(self, series: str, label: str) -> list[str]:
         """Return what Grafana's `label_values` returns."""
-        found: list[str] = httpx.get(f"{self.url}/api/v1/label/{label}/values", params={"match[]": series}).json()["data"]
+        found: list[str] = httpx.get(
+            f"{self.url}/api/v1/label/{label}/values", params={"match[]": series}
+        ).json()["data"]
         return found
 
     def stop(self) -> None:
@@ -80,6 +91,12 @@ def _config(service: Service) -> dict[str, Any]:
     config["global"]["scrape_interval"] = f"{SCRAPE_INTERVAL_S}s"
     for job in config["scrape_configs"]:
         for found in job["http_sd_configs"]:
-            found |= {"url": service.cluster + urlsplit(found["url"]).path, "refresh_interval": "1s"}
-            found["authorization"] = {"type": "Bearer", "credentials": service.token}  # 2.42 has no default type here
+            found |= {
+                "url": service.cluster + urlsplit(found["url"]).path,
+                "refresh_interval": "1s",
+            }
+            found["authorization"] = {
+                "type": "Bearer",
+                "credentials": service.token,
+            }  # 2.42 has no default type here
     return config

@@ -17,7 +17,7 @@ import httpx
 import psutil
 import yaml
 
-from serve_app.private_ray import token_for
+from serve_app.processes.private_ray import token_for
 
 COMMAND = str(Path(sys.executable).with_name("siglip-serve"))
 START_TIMEOUT_S = 180.0
@@ -48,7 +48,9 @@ class Service:
         self.lines: list[str] = []
         command = [*options.pop("prefix", ()), COMMAND, "serve", str(self.path)]
         options = {"env": os.environ} | options
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options)
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options
+        )
         self._ready = threading.Event()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -72,13 +74,22 @@ class Service:
         assert self._ready.wait(START_TIMEOUT_S), "\n".join(self.lines)
         found = next((m for line in self.lines if (m := READY.search(line))), None)
         assert found is not None, "\n".join(self.lines)
-        self.url, self.cluster = found["url"], found["cluster"]
+        self.url = found["url"]
+        self.cluster = found["cluster"]
         return self
 
     def deploy(self, config: dict[str, Any]) -> None:
         """Apply another configuration to the running service, as its user would."""
-        path = self.write(config | {"serving": config.get("serving", {}) | {"port": self.config["serving"]["port"]}})
-        subprocess.run([COMMAND, "deploy", str(path), "--address", self.cluster], check=True, capture_output=True, timeout=180)
+        path = self.write(
+            config
+            | {"serving": config.get("serving", {}) | {"port": self.config["serving"]["port"]}}
+        )
+        subprocess.run(
+            [COMMAND, "deploy", str(path), "--address", self.cluster],
+            check=True,
+            capture_output=True,
+            timeout=180,
+        )
 
     def children(self) -> list[psutil.Process]:
         """Return every process below the service."""
@@ -86,7 +97,11 @@ class Service:
 
     def replicas(self, deployment: str) -> list[psutil.Process]:
         """Return the processes of a deployment's replicas."""
-        return [p for p in self.children() if _title(p).startswith("ray::ServeReplica") and f":{deployment}" in _title(p)]
+        return [
+            p
+            for p in self.children()
+            if _title(p).startswith("ray::ServeReplica") and f":{deployment}" in _title(p)
+        ]
 
     @property
     def token(self) -> str:
@@ -98,7 +113,9 @@ class Service:
     def ask(self, path: str, method: str = "GET", **content: Any) -> httpx.Response:
         """Ask the dashboard of the service's Ray, with its token."""
         headers = {"Authorization": f"Bearer {self.token}"}
-        return httpx.request(method, f"{self.cluster}{path}", headers=headers, timeout=60, **content)
+        return httpx.request(
+            method, f"{self.cluster}{path}", headers=headers, timeout=60, **content
+        )
 
     def replica_ids(self) -> dict[str, list[str]]:
         """Return the ids of the running replicas of each deployment, as Serve lists them."""
@@ -116,18 +133,23 @@ class Service:
         for target in targets:
             for line in httpx.get(f"http://{target}/metrics").text.splitlines():
                 if line.startswith("ray_siglip_"):
-                    name, value = line.partition("{")[0].split(" ")[0], float(line.rsplit(" ", 1)[1])
+                    name = line.partition("{")[0].split(" ")[0]
+                    value = float(line.rsplit(" ", 1)[1])
                     found[name] = found.get(name, 0.0) + value
         return found
 
     def settled_metric(self, name: str) -> float:
-        """Return a metric once it has stayed the same for longer than it takes from a replica to the exporter."""
-        value, since = self.metrics().get(name, 0.0), time.monotonic()
+        """Return a metric once it has stayed the same for longer than it takes from a replica to
+        the exporter.
+        """
+        value = self.metrics().get(name, 0.0)
+        since = time.monotonic()
         while time.monotonic() - since < METRIC_DELAY_S:
             time.sleep(1)
             now = self.metrics().get(name, 0.0)
             if now != value:
-                value, since = now, time.monotonic()
+                value = now
+                since = time.monotonic()
         return value
 
     def stop(self, number: int = signal.SIGINT) -> int:

@@ -1,7 +1,8 @@
-"""Tiny checkpoints with random weights, in the layout that the hub's repositories have, one for each family.
+"""Tiny checkpoints with random weights, in the layout that the hub's repositories have, one for
+each family.
 
-They are built, not committed. Shapes differ where the released ones do: SigLIP's context length here is 16, as that of
-`google/siglip-so400m-patch14-224`, the others' 64.
+They are built, not committed. Shapes differ where the released ones do: SigLIP's context length
+here is 16, as that of `google/siglip-so400m-patch14-224`, the others' 64.
 """
 
 import io
@@ -28,15 +29,23 @@ CORPUS = [
     "this is a photo of red bicycle , an image of something , a blurry picture of a background , text .",
     "cat dog car bicycle sunset sea mountain street fruit table person woman man child tree house bird horse",
 ] * 40
-TOWER = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
-LOGIT_SCALE, LOGIT_BIAS = 4.77, -12.9
+TOWER = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+}
+LOGIT_SCALE = 4.77
+LOGIT_BIAS = -12.9
 """Near the released values: exp(4.77) = 117.9."""
 
 
 def build(family: str, folder: Path) -> Path:
     """Write a checkpoint of a family to a folder and return the folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    {"siglip": _build_siglip, "siglip2": _build_siglip2, "siglip2-naflex": _build_naflex}[family](folder)
+    {"siglip": _build_siglip, "siglip2": _build_siglip2, "siglip2-naflex": _build_naflex}[family](
+        folder
+    )
     return folder
 
 
@@ -48,40 +57,97 @@ def _build_siglip(folder: Path) -> None:
     )  # fmt: skip
     (folder / "spiece.model").write_bytes(buffer.getvalue())
     size = sentencepiece.SentencePieceProcessor(model_proto=buffer.getvalue()).get_piece_size()
-    text = TOWER | {"vocab_size": size, "max_position_embeddings": 16, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
-    _save(SiglipModel(SiglipConfig(text_config=text, vision_config=TOWER | {"image_size": 32, "patch_size": 8})), folder)
+    text = TOWER | {
+        "vocab_size": size,
+        "max_position_embeddings": 16,
+        "bos_token_id": 0,
+        "eos_token_id": 1,
+        "pad_token_id": 1,
+    }
+    _save(
+        SiglipModel(
+            SiglipConfig(
+                text_config=text, vision_config=TOWER | {"image_size": 32, "patch_size": 8}
+            )
+        ),
+        folder,
+    )
     tokenizer = {
         "do_lower_case": True, "eos_token": "</s>", "pad_token": "</s>", "unk_token": "<unk>", "model_input_names": ["input_ids"],
         "model_max_length": 16, "tokenizer_class": "SiglipTokenizer", "sp_model_kwargs": {}, "clean_up_tokenization_spaces": True,
     }  # fmt: skip
     _write(folder / "tokenizer_config.json", tokenizer)
-    _write(folder / "preprocessor_config.json", _image_processor("SiglipImageProcessor", resample=3, size={"height": 32, "width": 32}))
+    _write(
+        folder / "preprocessor_config.json",
+        _image_processor("SiglipImageProcessor", resample=3, size={"height": 32, "width": 32}),
+    )
 
 
 def _build_siglip2(folder: Path) -> None:
     size = _gemma_tokenizer(folder, "SiglipProcessor")
-    text = TOWER | {"vocab_size": size, "max_position_embeddings": 64, "bos_token_id": 2, "eos_token_id": 1, "pad_token_id": 0}
-    _save(SiglipModel(SiglipConfig(text_config=text, vision_config=TOWER | {"image_size": 32, "patch_size": 8})), folder)
-    _write(folder / "preprocessor_config.json", _image_processor("SiglipImageProcessor", resample=2, size={"height": 32, "width": 32}))
+    text = TOWER | {
+        "vocab_size": size,
+        "max_position_embeddings": 64,
+        "bos_token_id": 2,
+        "eos_token_id": 1,
+        "pad_token_id": 0,
+    }
+    _save(
+        SiglipModel(
+            SiglipConfig(
+                text_config=text, vision_config=TOWER | {"image_size": 32, "patch_size": 8}
+            )
+        ),
+        folder,
+    )
+    _write(
+        folder / "preprocessor_config.json",
+        _image_processor("SiglipImageProcessor", resample=2, size={"height": 32, "width": 32}),
+    )
 
 
 def _build_naflex(folder: Path) -> None:
     size = _gemma_tokenizer(folder, "Siglip2Processor")
-    text = TOWER | {"vocab_size": size, "max_position_embeddings": 64, "bos_token_id": 2, "eos_token_id": 1, "pad_token_id": 0}
-    _save(Siglip2Model(Siglip2Config(text_config=text, vision_config=TOWER | {"num_patches": 16, "patch_size": 16})), folder)
-    processor = _image_processor("Siglip2ImageProcessorFast", resample=2, patch_size=16, max_num_patches=256)
+    text = TOWER | {
+        "vocab_size": size,
+        "max_position_embeddings": 64,
+        "bos_token_id": 2,
+        "eos_token_id": 1,
+        "pad_token_id": 0,
+    }
+    _save(
+        Siglip2Model(
+            Siglip2Config(
+                text_config=text, vision_config=TOWER | {"num_patches": 16, "patch_size": 16}
+            )
+        ),
+        folder,
+    )
+    processor = _image_processor(
+        "Siglip2ImageProcessorFast", resample=2, patch_size=16, max_num_patches=256
+    )
     _write(folder / "preprocessor_config.json", processor)
 
 
 def _gemma_tokenizer(folder: Path, processor: str) -> int:
-    """Write SigLIP 2's tokenizer: no lower-casing of its own, `GemmaTokenizer` in its settings, padding fixed at 64."""
+    """Write SigLIP 2's tokenizer: no lower-casing of its own, `GemmaTokenizer` in its settings,
+    padding fixed at 64.
+    """
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True))
     tokenizer.normalizer = normalizers.Replace(" ", "▁")
     tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
-    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    )
     specials = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"] + [f"<0x{i:02X}>" for i in range(256)]
-    cased = [*CORPUS, *(c.upper() for c in CORPUS), *(c.title() for c in CORPUS)]  # so that missing lower-casing shows in the ids
-    tokenizer.train_from_iterator(cased, trainers.BpeTrainer(vocab_size=600, special_tokens=specials, show_progress=False))
+    cased = [
+        *CORPUS,
+        *(c.upper() for c in CORPUS),
+        *(c.title() for c in CORPUS),
+    ]  # so that missing lower-casing shows in the ids
+    tokenizer.train_from_iterator(
+        cased, trainers.BpeTrainer(vocab_size=600, special_tokens=specials, show_progress=False)
+    )
     content = json.loads(tokenizer.to_str())
     content["added_tokens"] = [t for t in content["added_tokens"] if t["id"] < 5]
     eos = {"SpecialToken": {"id": "<eos>", "type_id": 0}}
@@ -93,7 +159,9 @@ def _gemma_tokenizer(folder: Path, processor: str) -> int:
     content["padding"] = {
         "strategy": {"Fixed": 64}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0, "pad_type_id": 0, "pad_token": "<pad>",
     }  # fmt: skip
-    (folder / "tokenizer.json").write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+    (folder / "tokenizer.json").write_text(
+        json.dumps(content, ensure_ascii=False), encoding="utf-8"
+    )
     settings = {
         "add_bos_token": False, "add_eos_token": True, "bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>",
         "unk_token": "<unk>", "do_lower_case": True, "model_input_names": ["input_ids"], "model_max_length": 10**30,

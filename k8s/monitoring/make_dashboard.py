@@ -1,7 +1,8 @@
-"""Writes dashboard.json, the Grafana dashboard: its panels stand below as data, in the order in which an operator asks.
+"""Writes dashboard.json, the Grafana dashboard: its panels stand below as data, in the order in
+which an operator asks.
 
-`python k8s/monitoring/make_dashboard.py` writes the file. To add a panel, add a `Panel` to a `Row`; where it comes to lie is
-worked out. What the metrics mean is in docs/monitoring.md.
+`python k8s/monitoring/make_dashboard.py` writes the file. To add a panel, add a `Panel` to a `Row`;
+where it comes to lie is worked out. What the metrics mean is in docs/monitoring.md.
 """
 
 import json
@@ -13,7 +14,9 @@ from typing import Any
 PATH = Path(__file__).with_name("dashboard.json")
 SCHEMA_VERSION = 39
 """Of Grafana 11.0; later versions bring it up to theirs when they read it."""
-COLUMNS, STAT_HEIGHT, GRAPH_HEIGHT = 24, 4, 8
+COLUMNS = 24
+STAT_HEIGHT = 4
+GRAPH_HEIGHT = 8
 DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
 APPLICATION = 'application=~"$application"'
 WORK = 'route!~"/healthz|/readyz|/v2.*|/docs|/openapi.json|other"'
@@ -33,7 +36,9 @@ def rate(metric: str, *matchers: str) -> str:
 def quantile(share: float, histogram: str, *matchers: str, by: str = "") -> str:
     """Return a quantile of a histogram, over all replicas."""
     labels = f"le, {by}" if by else "le"
-    return f"histogram_quantile({share}, sum by ({labels}) ({rate(f'{histogram}_bucket', *matchers)}))"
+    return (
+        f"histogram_quantile({share}, sum by ({labels}) ({rate(f'{histogram}_bucket', *matchers)}))"
+    )
 
 
 @dataclass(frozen=True)
@@ -78,7 +83,10 @@ IMAGES = "ray_siglip_images_total"
 REFUSALS = "ray_siglip_refusals_total"
 TEXT_ROWS = "ray_siglip_text_cache_rows_total"
 GPU_MEMORY = "ray_siglip_gpu_memory_bytes"
-OK, HIT, RESERVED, LIMIT = 'outcome="ok"', 'result="hit"', 'kind="reserved"', 'kind="limit"'
+OK = 'outcome="ok"'
+HIT = 'result="hit"'
+RESERVED = 'kind="reserved"'
+LIMIT = 'kind="limit"'
 HEALTHY = "ray_serve_deployment_replica_healthy"
 
 
@@ -88,7 +96,9 @@ def _share_of_requests(status: str) -> str:
 
 
 def _since_start(counter: str) -> str:
-    """Return a counter that is not there until something happens; a rate would not see the first time."""
+    """Return a counter that is not there until something happens; a rate would not see the first
+    time.
+    """
     return f"sum({of(counter)}) or vector(0)"
 
 
@@ -156,7 +166,10 @@ FINE = Row(
             "Time of requests for work, their bodies' arrival included; if it grows with the load, the service is full, and if it "
             "grows without, look at the stages.",
             "s",
-            {"p50": quantile(0.5, REQUEST_SECONDS, WORK), "p99": quantile(0.99, REQUEST_SECONDS, WORK)},
+            {
+                "p50": quantile(0.5, REQUEST_SECONDS, WORK),
+                "p99": quantile(0.99, REQUEST_SECONDS, WORK),
+            },
             width=12,
         ),
         Panel(
@@ -220,7 +233,9 @@ FULL = Row(
             "Calls that Serve holds back because every replica has its `max_ongoing_requests`; if they stay, that deployment needs "
             "another replica.",
             "short",
-            {"{{deployment}}": f"sum by (deployment) ({of('ray_serve_deployment_queued_queries')})"},
+            {
+                "{{deployment}}": f"sum by (deployment) ({of('ray_serve_deployment_queued_queries')})"
+            },
         ),
         Panel(
             "Batch size",
@@ -230,7 +245,9 @@ FULL = Row(
             {
                 "{{deployment}} mean": f"sum by (deployment) ({rate('ray_siglip_encoder_items_total')})"
                 f" / (sum by (deployment) ({rate('ray_siglip_encoder_batches_total')}) > 0)",
-                "{{deployment}} p90": quantile(0.9, "ray_siglip_encoder_batch_size", by="deployment"),
+                "{{deployment}} p90": quantile(
+                    0.9, "ray_siglip_encoder_batch_size", by="deployment"
+                ),
             },
         ),
         Panel(
@@ -239,8 +256,12 @@ FULL = Row(
             "out of processors.",
             "s",
             {
-                "{{deployment}} p50": quantile(0.5, "ray_siglip_encoder_batch_duration_seconds", by="deployment"),
-                "{{deployment}} p99": quantile(0.99, "ray_siglip_encoder_batch_duration_seconds", by="deployment"),
+                "{{deployment}} p50": quantile(
+                    0.5, "ray_siglip_encoder_batch_duration_seconds", by="deployment"
+                ),
+                "{{deployment}} p99": quantile(
+                    0.99, "ray_siglip_encoder_batch_duration_seconds", by="deployment"
+                ),
             },
         ),
         Panel(
@@ -248,7 +269,9 @@ FULL = Row(
             "Calls that replicas are working on, mean of a deployment's replicas; if one deployment alone is at its "
             "`max_ongoing_requests`, it is the narrow place.",
             "short",
-            {"{{deployment}}": f"avg by (deployment) ({of('ray_serve_replica_processing_queries')})"},
+            {
+                "{{deployment}}": f"avg by (deployment) ({of('ray_serve_replica_processing_queries')})"
+            },
         ),
     ),
 )
@@ -387,7 +410,9 @@ GPU = Row(
             "Memory of each replica on its GPU, and its limit; if reserved comes to the limit, lower `batch_size`; without a GPU "
             "there is no data.",
             "bytes",
-            {"{{deployment}} {{replica}} {{kind}}": f"max by (deployment, replica, kind) ({of(GPU_MEMORY)})"},
+            {
+                "{{deployment}} {{replica}} {{kind}}": f"max by (deployment, replica, kind) ({of(GPU_MEMORY)})"
+            },
             width=12,
             when_empty="no GPU",
         ),
@@ -425,13 +450,17 @@ MACHINES = Row(
             "Replicas started since the Ray nodes did; steps that are no deployment and no scaling are replicas that died and were "
             "replaced.",
             "short",
-            {"{{deployment}}": f"sum by (deployment) ({of('ray_serve_deployment_replica_starts_total')})"},
+            {
+                "{{deployment}}": f"sum by (deployment) ({of('ray_serve_deployment_replica_starts_total')})"
+            },
         ),
         Panel(
             "Memory of replicas",
             "Resident memory of each deployment's processes on each node; if it climbs for hours, lower the caches or report it.",
             "bytes",
-            {"{{Component}} {{ip}}": 'sum by (Component, ip) (ray_component_rss_bytes{Component=~"ray::ServeReplica:$application:.+"})'},
+            {
+                "{{Component}} {{ip}}": 'sum by (Component, ip) (ray_component_rss_bytes{Component=~"ray::ServeReplica:$application:.+"})'
+            },
         ),
         Panel(
             "Processors of nodes",
@@ -516,11 +545,23 @@ def _laid_out(rows: Sequence[Row]) -> list[dict[str, Any]]:
     panels: list[dict[str, Any]] = []
     y = 0
     for row in rows:
-        panels.append(_placed({"type": "row", "title": row.title, "collapsed": False, "panels": []}, len(panels), 0, y, COLUMNS, 1))
-        y, x, height = y + 1, 0, 0
+        panels.append(
+            _placed(
+                {"type": "row", "title": row.title, "collapsed": False, "panels": []},
+                len(panels),
+                0,
+                y,
+                COLUMNS,
+                1,
+            )
+        )
+        y = y + 1
+        x = 0
+        height = 0
         for panel in row.panels:
             if x + panel.width > COLUMNS:
-                x, y = 0, y + height
+                x = 0
+                y = y + height
             height = STAT_HEIGHT if panel.kind == "stat" else GRAPH_HEIGHT
             panels.append(_placed(_panel(panel), len(panels), x, y, panel.width, height))
             x += panel.width
@@ -528,12 +569,17 @@ def _laid_out(rows: Sequence[Row]) -> list[dict[str, Any]]:
     return panels
 
 
-def _placed(panel: dict[str, Any], number: int, x: int, y: int, width: int, height: int) -> dict[str, Any]:
+def _placed(
+    panel: dict[str, Any], number: int, x: int, y: int, width: int, height: int
+) -> dict[str, Any]:
     return {"id": number + 1, "gridPos": {"x": x, "y": y, "w": width, "h": height}, **panel}
 
 
 def _panel(panel: Panel) -> dict[str, Any]:
-    targets = [_target(panel, number, legend, expr) for number, (legend, expr) in enumerate(panel.queries.items())]
+    targets = [
+        _target(panel, number, legend, expr)
+        for number, (legend, expr) in enumerate(panel.queries.items())
+    ]
     return {
         "type": panel.kind,
         "title": panel.title,
@@ -561,7 +607,10 @@ def _target(panel: Panel, number: int, legend: str, expr: str) -> dict[str, Any]
 def _defaults(panel: Panel) -> dict[str, Any]:
     steps: list[dict[str, Any]] = [{"color": "green", "value": None}]
     if panel.limits:
-        steps += [{"color": color, "value": limit} for color, limit in zip(("orange", "red"), panel.limits, strict=True)]
+        steps += [
+            {"color": color, "value": limit}
+            for color, limit in zip(("orange", "red"), panel.limits, strict=True)
+        ]
     defaults: dict[str, Any] = {
         "unit": panel.unit,
         "min": 0,
@@ -572,16 +621,34 @@ def _defaults(panel: Panel) -> dict[str, Any]:
         return defaults | {"color": {"mode": "thresholds"}}
     if panel.kind == "table":
         return defaults
-    drawn = {"drawStyle": "line", "lineWidth": 1, "showPoints": "never", "spanNulls": 30_000, "fillOpacity": 40 if panel.is_stacked else 5}
+    drawn = {
+        "drawStyle": "line",
+        "lineWidth": 1,
+        "showPoints": "never",
+        "spanNulls": 30_000,
+        "fillOpacity": 40 if panel.is_stacked else 5,
+    }
     drawn |= {"stacking": {"mode": "normal" if panel.is_stacked else "none", "group": "A"}}
     drawn |= {"thresholdsStyle": {"mode": "dashed" if panel.limits else "off"}}
     return defaults | {"color": {"mode": "palette-classic"}, "custom": drawn}
 
 
-_LEGEND = {"showLegend": True, "displayMode": "table", "placement": "bottom", "calcs": ["lastNotNull", "max"]}
+_LEGEND = {
+    "showLegend": True,
+    "displayMode": "table",
+    "placement": "bottom",
+    "calcs": ["lastNotNull", "max"],
+}
 _OPTIONS: dict[str, dict[str, Any]] = {
     "timeseries": {"options": {"legend": _LEGEND, "tooltip": {"mode": "multi", "sort": "desc"}}},
-    "stat": {"options": {"reduceOptions": {"calcs": ["lastNotNull"]}, "graphMode": "area", "colorMode": "value", "textMode": "auto"}},
+    "stat": {
+        "options": {
+            "reduceOptions": {"calcs": ["lastNotNull"]},
+            "graphMode": "area",
+            "colorMode": "value",
+            "textMode": "auto",
+        }
+    },
     "table": {
         "options": {"showHeader": True, "cellHeight": "sm"},
         "transformations": [{"id": "organize", "options": {"excludeByName": {"Time": True}}}],

@@ -12,10 +12,10 @@ from serve_app.api.bodies import TagCall
 from serve_app.api.json_responses import json_response, too_large_to_send
 from serve_app.api.statuses import headers_of, status_of
 from serve_app.errors import TaggerError
-from serve_app.observed import note_code
+from serve_app.pipeline.tagger import TagAnswer
 from serve_app.siglip.inputs import FloatArray
-from serve_app.tagger import TagAnswer
 from serve_app.tagging.selection import TagScore
+from serve_app.telemetry.record import note_code
 
 ErrorShape = Callable[[TaggerError, int], dict[str, Any]]
 """From an error and its status to the JSON that a client of some dialect expects."""
@@ -27,7 +27,9 @@ MIN_VALUE_BYTES = 3
 """JSON of a number in a list, such as `1.,`; a tag has more than ten times as many."""
 
 
-async def tag_response(call: TagCall, answer: TagAnswer, model: str, started_s: float, max_bytes: int) -> Response:
+async def tag_response(
+    call: TagCall, answer: TagAnswer, model: str, started_s: float, max_bytes: int
+) -> Response:
     """Return the response of `POST /v1/tag`: one object for one image, `results` in order for many.
 
     Raises:
@@ -51,7 +53,9 @@ def result_line(answer: TagAnswer, call: TagCall, model: str) -> dict[str, Any]:
     return _result(answer, 0, call) | by | {"model": model, "version": __version__}
 
 
-async def score_response(answer: TagAnswer, model: str, started_s: float, max_bytes: int) -> Response:
+async def score_response(
+    answer: TagAnswer, model: str, started_s: float, max_bytes: int
+) -> Response:
     """Return the response of `POST /v1/score`: `results` in the order of the embeddings.
 
     Raises:
@@ -61,7 +65,9 @@ async def score_response(answer: TagAnswer, model: str, started_s: float, max_by
     check_size(num_values, max_bytes)
     raw_scores = answer.scored is not None and answer.scored.include_raw_scores
     results = (
-        error_body(outcome.code, outcome.message) if isinstance(outcome, TaggerError) else {"tags": _tags(outcome, raw_scores)}
+        error_body(outcome.code, outcome.message)
+        if isinstance(outcome, TaggerError)
+        else {"tags": _tags(outcome, raw_scores)}
         for outcome in answer.outcomes
     )
     content = {"results": results} | _about(answer, model, started_s)
@@ -92,7 +98,9 @@ def own_shape(error: TaggerError, status: int) -> dict[str, Any]:
 
 
 def error_response(error: TaggerError, shape: ErrorShape = own_shape) -> JSONResponse:
-    """Return the JSON of an error with its status, in the shape that the client expects; the request's record has its code."""
+    """Return the JSON of an error with its status, in the shape that the client expects; the
+    request's record has its code.
+    """
     note_code(error.code)
     status = status_of(error)
     return JSONResponse(shape(error, status), status, headers_of(status))
@@ -109,7 +117,9 @@ def shorten(score: float) -> float:
 
 
 def _about(answer: TagAnswer, model: str, started_s: float) -> dict[str, Any]:
-    """Return what is said of the whole answer: by what it was scored, and what the plugin host knows."""
+    """Return what is said of the whole answer: by what it was scored, and what the plugin host
+    knows.
+    """
     scored = answer.scored
     by = {} if scored is None else dict(zip(SCORED_BY, scored, strict=False))
     elapsed_ms = round((time.perf_counter() - started_s) * 1000, 2)
@@ -120,7 +130,9 @@ def _result(answer: TagAnswer, at: int, call: TagCall) -> dict[str, Any]:
     outcome = answer.outcomes[at]
     if isinstance(outcome, TaggerError):
         return error_body(outcome.code, outcome.message)
-    result: dict[str, Any] = {"tags": _tags(outcome, answer.scored is not None and answer.scored.include_raw_scores)}
+    result: dict[str, Any] = {
+        "tags": _tags(outcome, answer.scored is not None and answer.scored.include_raw_scores)
+    }
     if call.options.quality == "high":
         result["metadata"] = {"quality": "high", "views": answer.views[at]}
     embed = answer.image_embeds[at] if answer.image_embeds is not None else None
@@ -130,14 +142,18 @@ def _result(answer: TagAnswer, at: int, call: TagCall) -> dict[str, Any]:
 
 
 def encode_embedding(embed: FloatArray, encoding_format: str) -> list[float] | str:
-    """Return an embedding as OpenAI's API writes them: numbers, or base64 of little-endian float32."""
+    """Return an embedding as OpenAI's API writes them: numbers, or base64 of little-endian
+    float32.
+    """
     if encoding_format == "base64":
         return base64.b64encode(embed.astype("<f4").tobytes()).decode()
     return [shorten(value) for value in embed.tolist()]
 
 
 def _tags(tags: tuple[TagScore, ...], raw_scores: bool) -> list[dict[str, Any]]:
-    shown: list[dict[str, Any]] = [{"label": tag.label, "confidence": shorten(tag.confidence)} for tag in tags]
+    shown: list[dict[str, Any]] = [
+        {"label": tag.label, "confidence": shorten(tag.confidence)} for tag in tags
+    ]
     if raw_scores:
         for entry, tag in zip(shown, tags, strict=True):
             entry["raw_score"] = shorten(tag.logit)

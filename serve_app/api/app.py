@@ -1,7 +1,7 @@
 """The HTTP face over a `Tagger`: composition is all here. No Ray.
 
-Not here: reading requests (`bodies.py`, `sources.py`), answering them (`tagging.py`, `state.py`, `dialects/`), what every
-request passes (`edge.py`), the OpenAPI text (`openapi.py`).
+Not here: reading requests (`bodies.py`, `sources.py`), answering them (`tagging.py`, `state.py`,
+`dialects/`), what every request passes (`edge.py`), the OpenAPI text (`openapi.py`).
 """
 
 import logging
@@ -15,7 +15,6 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serve_app import __version__
-from serve_app.access import Access
 from serve_app.api import openapi
 from serve_app.api.admission import Admission
 from serve_app.api.answers import ErrorShape, error_body, error_response, own_shape
@@ -31,10 +30,11 @@ from serve_app.api.request_log import request_log
 from serve_app.api.sources import image_sources
 from serve_app.api.state import add_state
 from serve_app.api.tagging import Endpoint, score_endpoint, tag_endpoint
-from serve_app.config import ServiceConfig
+from serve_app.config.access import Access
+from serve_app.config.service import ServiceConfig
 from serve_app.errors import RequestError, TaggerError
-from serve_app.observed import note_code
-from serve_app.tagger import Tagger
+from serve_app.pipeline.tagger import Tagger
+from serve_app.telemetry.record import note_code
 
 logger = logging.getLogger(__name__)
 
@@ -53,8 +53,9 @@ def create_app(
 ) -> ASGIApp:
     """Return the ASGI application that serves a tagger.
 
-    `POST /v1/tag` is answered before FastAPI is reached: its middleware and routing take more time than all that is
-    done for a request here besides decoding. FastAPI documents that route and has all the others.
+    `POST /v1/tag` is answered before FastAPI is reached: its middleware and routing take more time
+    than all that is done for a request here besides decoding. FastAPI documents that route and has
+    all the others.
 
     Args:
         tagger: Does the work.
@@ -66,18 +67,27 @@ def create_app(
     Raises:
         ConfigError: The API keys cannot be read.
     """
-    access, sources = config.access, image_sources(config)
+    access = config.access
+    sources = image_sources(config)
     app = FastAPI(
         title="siglip-serve", version=__version__, docs_url=None, redoc_url=None, description=openapi.DESCRIPTION,
         openapi_url="/openapi.json" if access.docs else None,
     )  # fmt: skip
     app.openapi_version = "3.0.3"  # the bundled Swagger UI reads no 3.1
     tag = tag_endpoint(tagger, config, sources)
-    app.post(TAG, openapi_extra=openapi.TAG_REQUEST, responses=openapi.TAG_RESPONSES, summary="Tag one image or many")(tag)
+    app.post(
+        TAG,
+        openapi_extra=openapi.TAG_REQUEST,
+        responses=openapi.TAG_RESPONSES,
+        summary="Tag one image or many",
+    )(tag)
     score = score_endpoint(tagger, config)
-    app.post("/v1/score", openapi_extra=openapi.SCORE_REQUEST, responses=openapi.SCORE_RESPONSES, summary="Tag stored image embeddings")(
-        score
-    )
+    app.post(
+        "/v1/score",
+        openapi_extra=openapi.SCORE_REQUEST,
+        responses=openapi.SCORE_RESPONSES,
+        summary="Tag stored image embeddings",
+    )(score)
     add_state(app, tagger)
     openai.add_openai(app, tagger, config, sources)
     hugging_face.add_hugging_face(app, tagger, sources)
@@ -117,7 +127,8 @@ class _TagFirst:
     """Pure ASGI: tagging by the shortest way, everything else by FastAPI."""
 
     def __init__(self, tag: Endpoint, others: FastAPI) -> None:
-        self._tag, self._others = tag, others
+        self._tag = tag
+        self._others = others
         self._route = next(route for route in others.routes if getattr(route, "path", None) == TAG)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -136,11 +147,18 @@ class _TagFirst:
 
 
 def _with_cors(app: ASGIApp, access: Access) -> ASGIApp:
-    """Let pages of other origins ask, if any may; their browsers ask for leave without a key, so before the edge."""
+    """Let pages of other origins ask, if any may; their browsers ask for leave without a key, so
+    before the edge.
+    """
     if not access.cors_origins:
         return app
     return CORSMiddleware(
-        app, access.cors_origins, allow_methods=("GET", "HEAD", "POST"), allow_headers=("*",), expose_headers=EXPOSED_HEADERS, max_age=600
+        app,
+        access.cors_origins,
+        allow_methods=("GET", "HEAD", "POST"),
+        allow_headers=("*",),
+        expose_headers=EXPOSED_HEADERS,
+        max_age=600,
     )
 
 
@@ -157,7 +175,9 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
         if request.method == "OPTIONS":
             return options_response(methods)
         headers = {"Allow": ", ".join(methods)}
-        known = RequestError(f"This path does not support {request.method[:20]}. Use {' or '.join(methods)}.")
+        known = RequestError(
+            f"This path does not support {request.method[:20]}. Use {' or '.join(methods)}."
+        )
         known.code = "method_not_allowed"
     elif error.status_code == 404:
         known = RequestError("There is nothing at this path; see the documentation.")
@@ -165,10 +185,14 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
     else:
         known = RequestError("The request cannot be read.")
     note_code(known.code)
-    return JSONResponse(shape_of(request.url.path)(known, error.status_code), error.status_code, headers)
+    return JSONResponse(
+        shape_of(request.url.path)(known, error.status_code), error.status_code, headers
+    )
 
 
 async def _on_unexpected(request: Request, error: Exception) -> Response:
     logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
     note_code("internal")
-    return JSONResponse(error_body("internal", "The service failed on this request. Its log says why."), 500)
+    return JSONResponse(
+        error_body("internal", "The service failed on this request. Its log says why."), 500
+    )

@@ -1,6 +1,8 @@
-"""The transports of `POST /v1/tag`: a raw image, a form with files, or JSON. Each has a parser; they share the validation.
+"""The transports of `POST /v1/tag`: a raw image, a form with files, or JSON. Each has a parser;
+they share the validation.
 
-Sizes are enforced while the body arrives, so a request that is too large is refused before it is in memory.
+Sizes are enforced while the body arrives, so a request that is too large is refused before it is in
+memory.
 
 Not here: how JSON is parsed (`json_bodies.py`).
 """
@@ -25,7 +27,7 @@ from serve_app.api.parameters import (
 from serve_app.api.sources import ImageSources, too_many_images, within
 from serve_app.api.streams import bounded_receive, read_body
 from serve_app.api.text_fields import query_pairs, text_fields
-from serve_app.config import Limits
+from serve_app.config.service import Limits
 from serve_app.errors import InvalidRequest, PayloadTooLarge, RequestError
 from serve_app.tagging.settings import TagOptions
 
@@ -38,16 +40,21 @@ EncodedImage = str | SkipJsonSchema[InstanceOf[LongText]]
 
 
 class TagBody(TagParameters):
-    """The JSON form of a request: `image` or `images`, base64, data URIs or URLs, beside the parameters."""
+    """The JSON form of a request: `image` or `images`, base64, data URIs or URLs, beside the
+    parameters.
+    """
 
     image: EncodedImage | None = Field(
         None,
         description="One image: base64, a data URI, or a URL if the service fetches images.",
     )
-    images: tuple[EncodedImage, ...] | None = Field(None, description="Several images, each in the form of image.")
+    images: tuple[EncodedImage, ...] | None = Field(
+        None, description="Several images, each in the form of image."
+    )
 
 
-NO_PARAMETERS, NO_OPTIONS = TagParameters(), TagOptions()
+NO_PARAMETERS = TagParameters()
+NO_OPTIONS = TagOptions()
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +65,8 @@ class TagCall:
         images: Encoded images, or the error of one that could not even be unpacked, in order.
         options: How they are tagged.
         many: Whether the response is a list even for one image.
-        parameters: The options before they were checked, with what concerns only the response's form.
+        parameters: The options before they were checked, with what concerns only the response's
+            form.
     """
 
     images: tuple[bytes | RequestError, ...]
@@ -84,7 +92,9 @@ async def read_tag_call(request: Request, sources: ImageSources) -> TagCall:
         case _:  # includes application/x-www-form-urlencoded, the default of curl --data-binary
             call = await _read_raw(request, limits)
     if not call.images:
-        raise InvalidRequest("The request holds no image. Send one as the body, as a form file, or as image in JSON.")
+        raise InvalidRequest(
+            "The request holds no image. Send one as the body, as a form file, or as image in JSON."
+        )
     if len(call.images) > limits.max_images_per_request:
         raise too_many_images(len(call.images), limits)
     return call
@@ -135,7 +145,9 @@ async def _read_form(request: Request, limits: Limits) -> TagCall:
                     await value.close()  # frees the copy that the parser holds
                     images.append(within(data, limits.max_image_bytes))
                 elif name in ("image", "images"):
-                    raise InvalidRequest(f"{name} is a text field of the form. Send the image as a file, or the request as JSON.")
+                    raise InvalidRequest(
+                        f"{name} is a text field of the form. Send the image as a file, or the request as JSON."
+                    )
                 else:
                     pairs.append((name, value))
     except MultiPartException as error:
@@ -148,7 +160,9 @@ async def _read_form(request: Request, limits: Limits) -> TagCall:
 def _form_error(error: MultiPartException, limits: Limits) -> RequestError:
     """Return our error for one of Starlette's form parser, which tells them apart by text only."""
     if "Too many files" in error.message:
-        return PayloadTooLarge(f"The form holds more than {limits.max_images_per_request:,} files. Send fewer in one request.")
+        return PayloadTooLarge(
+            f"The form holds more than {limits.max_images_per_request:,} files. Send fewer in one request."
+        )
     if "Too many fields" in error.message:
         return InvalidRequest(f"The form holds more than {MAX_FORM_FIELDS} fields; send fewer.")
     if "exceeded maximum size" in error.message:

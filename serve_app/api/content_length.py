@@ -1,9 +1,12 @@
-"""The size of a body according to its headers, for requests that are read here and for images that are fetched."""
+"""The size of a body according to its headers, for requests that are read here and for images that
+are fetched.
+"""
 
 from starlette.datastructures import Headers
 
 MAX_DIGITS = 20
-"""Longer numbers are cut to this many digits, which is more than any limit: parsing them all could take long."""
+"""Longer numbers are cut to this many digits, which is more than any limit: parsing them all could
+take long."""
 
 
 def parse_content_length(value: str) -> int | None:
@@ -15,7 +18,9 @@ def parse_content_length(value: str) -> int | None:
 
 
 def announced_bytes(headers: Headers) -> int | None:
-    """Return the size of a request's body; None if its headers do not say, as for a chunked body."""
+    """Return the size of a request's body; None if its headers do not say, as for a chunked
+    body.
+    """
     if "transfer-encoding" in headers:
         return None
     return parse_content_length(headers.get("content-length", "0"))

@@ -1,4 +1,6 @@
-"""`/docs` and `/openapi.json`: Swagger UI, with no asset from another host and a policy that allows none."""
+"""`/docs` and `/openapi.json`: Swagger UI, with no asset from another host and a policy that allows
+none.
+"""
 
 import base64
 import hashlib
@@ -16,7 +18,11 @@ ASSETS = "/docs/assets"
 
 def add_docs(app: FastAPI) -> None:
     """Add the page; `/openapi.json` is FastAPI's own."""
-    files = {path.name: path for path in Path(swagger_ui_bundle.swagger_ui_path).iterdir() if path.is_file()}
+    files = {
+        path.name: path
+        for path in Path(swagger_ui_bundle.swagger_ui_path).iterdir()
+        if path.is_file()
+    }
     page = get_swagger_ui_html(
         openapi_url="openapi.json",  # relative, as all of them: the service may stand below a prefix
         title="siglip-serve",
@@ -38,9 +44,14 @@ def add_docs(app: FastAPI) -> None:
 
 
 def _policy(html: str) -> str:
-    """Return a policy that lets run what stands in a page now, and nothing that would come into it."""
+    """Return a policy that lets run what stands in a page now, and nothing that would come into
+    it.
+    """
     scripts = re.findall(r"<script>(.*?)</script>", html, re.DOTALL)
-    hashes = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'" for script in scripts)
+    hashes = " ".join(
+        f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
+        for script in scripts
+    )
     return (
         f"default-src 'none'; script-src 'self' {hashes}; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
         "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"

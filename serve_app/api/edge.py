@@ -1,7 +1,9 @@
-"""What every request passes on its way in and every response on its way out, before and after any route.
+"""What every request passes on its way in and every response on its way out, before and after any
+route.
 
-Request ids, API keys, budgets, time-outs, headers that browsers go by, `Server-Timing`, and the record of the request that logs
-and metrics are given. Pure ASGI: Starlette's own base class for middleware costs more than scoring an image.
+Request ids, API keys, budgets, time-outs, headers that browsers go by, `Server-Timing`, and the
+record of the request that logs and metrics are given. Pure ASGI: Starlette's own base class for
+middleware costs more than scoring an image.
 
 Not here: one request's state (`passages.py`).
 """
@@ -12,19 +14,27 @@ from dataclasses import dataclass, field
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serve_app import observed
 from serve_app.api.admission import Admission
 from serve_app.api.answers import ErrorShape, error_response, own_shape
 from serve_app.api.keys import ApiKeys
 from serve_app.api.passages import AnsweredRequest, ClientTimes, Passage
 from serve_app.errors import TaggerError
+from serve_app.telemetry import record as observed
 
 logger = logging.getLogger(__name__)
 
-OPEN_PATHS = ("/", "/healthz", "/readyz", "/v2/health/live", "/v2/health/ready", "/openapi.json", "/docs")
+OPEN_PATHS = (
+    "/",
+    "/healthz",
+    "/readyz",
+    "/v2/health/live",
+    "/v2/health/ready",
+    "/openapi.json",
+    "/docs",
+)
 OPEN_BELOW = ("/page/", "/docs/")
-"""Answered without a key, where they are there at all: probes, and what a browser shows before it could send one. Of `/`
-only what is read; `POST /` tags an image."""
+"""Answered without a key, where they are there at all: probes, and what a browser shows before it
+could send one. Of `/` only what is read; `POST /` tags an image."""
 
 Observer = Callable[[AnsweredRequest], None]
 
@@ -68,12 +78,16 @@ class Edge:
                 logger.exception("%s %s failed", scope["method"], passage.route)
                 passage.failed = True
                 raise
-            await error_response(error, self.shape_of(scope["path"]))(scope, passage.receive, passage.send)
+            await error_response(error, self.shape_of(scope["path"]))(
+                scope, passage.receive, passage.send
+            )
         except OSError:
             raise  # the connection broke while the answer was sent
         except Exception:
             if passage.refusal is not None and not passage.status:  # what Starlette made of it
-                await error_response(passage.refusal, self.shape_of(scope["path"]))(scope, passage.receive, passage.send)
+                await error_response(passage.refusal, self.shape_of(scope["path"]))(
+                    scope, passage.receive, passage.send
+                )
                 return
             logger.exception("%s %s failed", scope["method"], passage.route)
             passage.failed = True
@@ -84,7 +98,9 @@ class Edge:
             self._tell(passage.answered())
 
     async def _let_in(self, passage: Passage, scope: Scope) -> None:
-        """Find out whose the request is, and whether the process has room for it; raises `Unauthorized` or `Overloaded`."""
+        """Find out whose the request is, and whether the process has room for it; raises
+        `Unauthorized` or `Overloaded`.
+        """
         address = scope.get("client")
         passage.record.client = str(address[0]) if address else ""
         if self.keys is not None:
@@ -104,4 +120,6 @@ class Edge:
 
 def _is_open(scope: Scope) -> bool:
     path: str = scope["path"]
-    return scope["method"] in ("GET", "HEAD", "OPTIONS") and (path in OPEN_PATHS or path.startswith(OPEN_BELOW))
+    return scope["method"] in ("GET", "HEAD", "OPTIONS") and (
+        path in OPEN_PATHS or path.startswith(OPEN_BELOW)
+    )

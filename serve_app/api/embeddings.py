@@ -12,7 +12,7 @@ from serve_app.api.json_bodies import read_json_object
 from serve_app.api.json_values import JsonBounds
 from serve_app.api.parameters import MAX_FILTERS, ScoreParameters, query_fields, validated
 from serve_app.api.threads import off_loop
-from serve_app.config import Limits
+from serve_app.config.service import Limits
 from serve_app.errors import InvalidRequest
 from serve_app.siglip.inputs import FloatArray
 from serve_app.siglip.scoring import stored_embeddings
@@ -84,7 +84,9 @@ def _parse(content: dict[str, Any], query: dict[str, Any], limits: Limits) -> Sc
         raise InvalidRequest("embeddings is empty; give at least one.")
     rows = [_row(i, value, DTYPES[body.dtype]) for i, value in enumerate(body.embeddings)]
     if len({len(row) for row in rows}) > 1:
-        raise InvalidRequest("The embeddings have different lengths. Send embeddings of the served checkpoint only.")
+        raise InvalidRequest(
+            "The embeddings have different lengths. Send embeddings of the served checkpoint only."
+        )
     return ScoreCall(stored_embeddings(np.stack(rows)), body.options(limits))
 
 
@@ -99,5 +101,7 @@ def _row(index: int, value: FloatArray | str, dtype: str) -> FloatArray:
             f"Embedding {index} is not base64 of whole numbers of its dtype. Use the standard alphabet, with padding."
         ) from error
     if len(row) > MAX_WIDTH:
-        raise InvalidRequest(f"Embedding {index} has more than {MAX_WIDTH:,} numbers. Send embeddings of the served checkpoint.")
+        raise InvalidRequest(
+            f"Embedding {index} has more than {MAX_WIDTH:,} numbers. Send embeddings of the served checkpoint."
+        )
     return row.astype(np.float32)

@@ -19,7 +19,7 @@ from serve_app.api.json_values import JsonBounds, ValueBuilder
 from serve_app.api.long_texts import LONG_TEXT_BYTES, LongText
 from serve_app.api.streams import body_chunks
 from serve_app.api.threads import off_loop
-from serve_app.config import Limits
+from serve_app.config.service import Limits
 from serve_app.errors import InvalidRequest
 
 SLICE_BYTES = 16 * 1024
@@ -120,7 +120,9 @@ class JsonReader:
     def _check_progress(self, num_bytes: int) -> None:
         self._num_silent_bytes = 0 if self._events else self._num_silent_bytes + num_bytes
         if self._num_silent_bytes > MAX_TOKEN_BYTES:
-            raise InvalidRequest(f"The body contains a number or white space of more than {MAX_TOKEN_BYTES:,} characters. Remove it.")
+            raise InvalidRequest(
+                f"The body contains a number or white space of more than {MAX_TOKEN_BYTES:,} characters. Remove it."
+            )
 
     def _without_long_strings(self, data: bytes) -> bytes:
         """Return the part of a slice for ijson: only finished strings, and long ones emptied."""

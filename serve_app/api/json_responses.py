@@ -46,7 +46,9 @@ class ChunkedJson(Response):
             await send({"type": "http.response.body", "body": chunk, "more_body": more})
 
 
-async def json_response(content: Mapping[str, Any], num_values: int, max_bytes: int | None) -> Response:
+async def json_response(
+    content: Mapping[str, Any], num_values: int, max_bytes: int | None
+) -> Response:
     """Return a response, written off the event loop if it is large.
 
     Args:

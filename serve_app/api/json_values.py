@@ -104,14 +104,18 @@ class ValueBuilder:
         return self._result
 
     def _text(self, parsed: str) -> str | LongText:
-        """Return the value of a string event: the noted value if there is one, else the parser's."""
+        """Return the value of a string event: the noted value if there is one, else the
+        parser's.
+        """
         noted = self._strings.popleft()
         text = parsed if noted is None else noted
         if isinstance(text, LongText):
             return text
         self._num_text_bytes += sys.getsizeof(text)
         if self._num_text_bytes > MAX_TEXT_BYTES:
-            raise PayloadTooLarge(f"The strings of the body take more than {MAX_TEXT_BYTES:,} bytes of memory. Send fewer in one request.")
+            raise PayloadTooLarge(
+                f"The strings of the body take more than {MAX_TEXT_BYTES:,} bytes of memory. Send fewer in one request."
+            )
         return text
 
     def _add_to_row(self, level: _Level, event: str, value: Any) -> None:
@@ -132,16 +136,22 @@ class ValueBuilder:
         assert level is not None, "keys come within objects"
         level.num_keys += 1
         if level.num_keys > MAX_KEYS:
-            raise InvalidRequest(f"An object of the body has more than {MAX_KEYS} keys; send only documented parameters.")
+            raise InvalidRequest(
+                f"An object of the body has more than {MAX_KEYS} keys; send only documented parameters."
+            )
         if isinstance(key, LongText) or len(key) > MAX_KEY_CHARACTERS:
-            raise InvalidRequest(f"A key of the body has more than {MAX_KEY_CHARACTERS} characters; send only documented parameters.")
+            raise InvalidRequest(
+                f"A key of the body has more than {MAX_KEY_CHARACTERS} characters; send only documented parameters."
+            )
         level.key = key
 
     def _start(self, value: Any, parent: _Level | None) -> None:
         if parent is None and not isinstance(value, dict):
             raise _not_an_object()
         if len(self._levels) >= MAX_DEPTH:
-            raise InvalidRequest(f"The body is nested more than {MAX_DEPTH} levels deep; send it as documented.")
+            raise InvalidRequest(
+                f"The body is nested more than {MAX_DEPTH} levels deep; send it as documented."
+            )
         name = "The body" if parent is None else parent.key or parent.name
         max_items = self._bounds.counted.get(name, self._bounds.max_items)
         is_row = False
@@ -170,7 +180,9 @@ class ValueBuilder:
         """Count one more value before it is built."""
         self._num_values += 1
         if self._num_values > self._max_values:
-            raise InvalidRequest(f"The body holds more than {self._max_values:,} values; send fewer in one request.")
+            raise InvalidRequest(
+                f"The body holds more than {self._max_values:,} values; send fewer in one request."
+            )
         if isinstance(level.value, list) and len(level.value) >= level.max_items:
             raise self._too_many_items(level)
 

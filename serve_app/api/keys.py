@@ -1,10 +1,11 @@
 """API keys: stored as hashes, compared in constant time, and reloaded when their file changes.
 
-`siglip-serve key NAME` makes a key of 256 random bits. Only its SHA-256 is stored. A slow hash would protect passwords that
-people choose, but random keys do not need it, and it would slow every request down.
+`siglip-serve key NAME` makes a key of 256 random bits. Only its SHA-256 is stored. A slow hash
+would protect passwords that people choose, but random keys do not need it, and it would slow every
+request down.
 
-The request path only compares digests in memory. A thread reads the file (`KeyFile`), so a file that hangs, such as
-one on a network share, does not block requests or probes.
+The request path only compares digests in memory. A thread reads the file (`KeyFile`), so a file
+that hangs, such as one on a network share, does not block requests or probes.
 """
 
 import hashlib
@@ -22,8 +23,8 @@ from typing import NamedTuple
 
 from starlette.datastructures import Headers
 
-from serve_app.bounded_files import FileMissing, FileProblem, read_text, read_within
 from serve_app.errors import ConfigError, Unauthorized
+from serve_app.untrusted.bounded_files import FileMissing, FileProblem, read_text, read_within
 
 logger = logging.getLogger(__name__)
 
@@ -32,8 +33,8 @@ FROM_ENVIRONMENT = "env"
 CHECK_EVERY_S = 2.0
 """Seconds between two reads of the file."""
 REVOKE_AFTER_S = 30.0
-"""How long the file may be missing or empty before all keys are revoked. An atomic replacement or the swap of a mounted
-secret takes less time, and must not lock out all clients."""
+"""How long the file may be missing or empty before all keys are revoked. An atomic replacement or
+the swap of a mounted secret takes less time, and must not lock out all clients."""
 READ_TIMEOUT_S = 10.0
 """How long a read may take: at the start, the service then fails; later, an error is logged."""
 MAX_FILE_BYTES = 2**20
@@ -41,7 +42,9 @@ MAX_FILE_BYTES = 2**20
 MAX_KEY_CHARACTERS = 512
 PREFIX = "sk-siglip-"
 """Prefix of every key, by which scanners for leaked secrets find them."""
-_LINE = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]{0,63})[\s:=]+sha256:(?P<digest>[0-9a-f]{64})")
+_LINE = re.compile(
+    r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]{0,63})[\s:=]+sha256:(?P<digest>[0-9a-f]{64})"
+)
 
 Digests = dict[bytes, str]
 """From the SHA-256 of a key to its name."""
@@ -58,12 +61,15 @@ def make_key(name: str) -> NewKey:
     """Make a new key.
 
     Raises:
-        ConfigError: The name is empty or too long, or has characters other than letters, digits and `._-`.
+        ConfigError: The name is empty or too long, or has characters other than letters, digits and
+            `._-`.
     """
     key = PREFIX + secrets.token_urlsafe(32)
     line = f"{name} sha256:{_digest(key).hex()}"
     if not _LINE.fullmatch(line):
-        raise ConfigError("a key's name must have only letters, digits and ._-, at most 64 in all, and begin with a letter or digit.")
+        raise ConfigError(
+            "a key's name must have only letters, digits and ._-, at most 64 in all, and begin with a letter or digit."
+        )
     return NewKey(key, line)
 
 
@@ -81,14 +87,16 @@ class ApiKeys:
         """Read the keys.
 
         Args:
-            source: A file with a line for each key, or `env` for the variable SIGLIP_API_KEYS, which may separate lines with
-                `;` or `,`.
+            source: A file with a line for each key, or `env` for the variable SIGLIP_API_KEYS,
+                which may separate lines with `;` or `,`.
             environment: The environment that contains the variable.
             clock: A monotonic clock in seconds.
-            watch: Read the file again every `CHECK_EVERY_S` seconds, in a thread. Tests call `file.check` instead.
+            watch: Read the file again every `CHECK_EVERY_S` seconds, in a thread. Tests call
+                `file.check` instead.
 
         Raises:
-            ConfigError: There is no key, a line cannot be parsed, or reading the file takes longer than `READ_TIMEOUT_S`.
+            ConfigError: There is no key, a line cannot be parsed, or reading the file takes longer
+                than `READ_TIMEOUT_S`.
         """
         self.file: KeyFile | None = None
         if source == FROM_ENVIRONMENT:
@@ -105,7 +113,8 @@ class ApiKeys:
         return self._digests if self.file is None else self.file.digests
 
     def name_of(self, headers: Headers) -> str:
-        """Return the name of the key that a request sends as `Authorization: Bearer` or `X-Api-Key`.
+        """Return the name of the key that a request sends as `Authorization: Bearer` or
+        `X-Api-Key`.
 
         Raises:
             Unauthorized: The request sends no key, or an unknown one.
@@ -115,9 +124,13 @@ class ApiKeys:
         if not key:
             raise Unauthorized("An API key is needed. Send it as Authorization: Bearer KEY.")
         digest = _digest(key[:MAX_KEY_CHARACTERS])
-        found = [name for known, name in self.digests.items() if hmac.compare_digest(known, digest)]  # compares every key
+        found = [
+            name for known, name in self.digests.items() if hmac.compare_digest(known, digest)
+        ]  # compares every key
         if not found:
-            raise Unauthorized("The API key is not known here. Check that it was copied whole and was not replaced.")
+            raise Unauthorized(
+                "The API key is not known here. Check that it was copied whole and was not replaced."
+            )
         return found[0]
 
 
@@ -125,7 +138,8 @@ class KeyFile:
     """A key file that is read periodically while the service runs.
 
     - New contents are valid at the next check.
-    - If the file is missing or empty, all keys are revoked after `REVOKE_AFTER_S`, until it contains keys again.
+    - If the file is missing or empty, all keys are revoked after `REVOKE_AFTER_S`, until it
+      contains keys again.
     - If the file cannot be read or parsed, the previous keys stay valid and an error is logged.
     """
 
@@ -133,7 +147,8 @@ class KeyFile:
         """Read the file for the first time.
 
         Raises:
-            ConfigError: It contains no key, cannot be read, or reading it takes longer than `READ_TIMEOUT_S`.
+            ConfigError: It contains no key, cannot be read, or reading it takes longer than
+                `READ_TIMEOUT_S`.
         """
         self._path = path
         self._clock = clock
@@ -144,12 +159,16 @@ class KeyFile:
         except FileProblem as error:
             raise ConfigError(f"access.api_keys: {error}") from error
         except TimeoutError as error:
-            raise ConfigError(f"access.api_keys: {path} cannot be read within {READ_TIMEOUT_S:g} s; check its file system.") from error
+            raise ConfigError(
+                f"access.api_keys: {path} cannot be read within {READ_TIMEOUT_S:g} s; check its file system."
+            ) from error
         self.digests: Digests = _some(parse_keys(read, path.name), path.name)
 
     def watch(self) -> None:
         """Check the file in a thread until this object is garbage-collected."""
-        threading.Thread(target=_watch, args=(weakref.ref(self),), name="api-keys", daemon=True).start()
+        threading.Thread(
+            target=_watch, args=(weakref.ref(self),), name="api-keys", daemon=True
+        ).start()
 
     def check(self) -> None:
         """Read the file once and apply its keys; problems are logged, not raised."""
@@ -187,7 +206,9 @@ class KeyFile:
         if not self.digests:
             return
         if now_s - self._gone_since_s < REVOKE_AFTER_S:
-            self.keep(f"{self._path} {why}; all keys are revoked if it stays so for {REVOKE_AFTER_S:g} s.")
+            self.keep(
+                f"{self._path} {why}; all keys are revoked if it stays so for {REVOKE_AFTER_S:g} s."
+            )
             return
         self.digests = {}
         logger.error(
@@ -226,12 +247,16 @@ def parse_keys(text: str, where: str) -> Digests:
             continue
         match = _LINE.fullmatch(content)
         if match is None:  # the line itself is not shown: it may hold a key by mistake
-            raise ConfigError(f"access.api_keys: {where}, line {number} is not NAME sha256:HEX as `siglip-serve key NAME` prints it.")
+            raise ConfigError(
+                f"access.api_keys: {where}, line {number} is not NAME sha256:HEX as `siglip-serve key NAME` prints it."
+            )
         digests[bytes.fromhex(match["digest"])] = match["name"]
     return digests
 
 
 def _some(digests: Digests, where: str) -> Digests:
     if not digests:
-        raise ConfigError(f"access.api_keys: {where} holds no key; make one with `siglip-serve key NAME`, or leave access.api_keys out.")
+        raise ConfigError(
+            f"access.api_keys: {where} holds no key; make one with `siglip-serve key NAME`, or leave access.api_keys out."
+        )
     return digests

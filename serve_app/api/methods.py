@@ -7,7 +7,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
 class HeadAsGet:
-    """Pure ASGI: answers HEAD as GET is answered, without the body. FastAPI's routes know only GET."""
+    """Pure ASGI: answers HEAD as GET is answered, without the body.
+
+    FastAPI's routes know only GET.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -32,8 +35,12 @@ class HeadAsGet:
 
 
 def allowed_methods(request: Request) -> list[str]:
-    """Return the methods of a path, from all its routes: Starlette names those of the first, and `/` has several."""
-    matching = [route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE]
+    """Return the methods of a path, from all its routes: Starlette names those of the first, and
+    `/` has several.
+    """
+    matching = [
+        route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE
+    ]
     methods = {method for route in matching for method in getattr(route, "methods", None) or ()}
     if "GET" in methods:
         methods.add("HEAD")
@@ -41,5 +48,8 @@ def allowed_methods(request: Request) -> list[str]:
 
 
 def options_response(methods: list[str]) -> Response:
-    """Return the response to OPTIONS: no content, and the methods of the path. Preflights of CORS never get here."""
+    """Return the response to OPTIONS: no content, and the methods of the path.
+
+    Preflights of CORS never get here.
+    """
     return Response(status_code=204, headers={"Allow": ", ".join(sorted({*methods, "OPTIONS"}))})

@@ -1,4 +1,5 @@
-"""The page at `/`: drop pictures, see their tags. Files as they lie in `page_assets/`, no build step.
+"""The page at `/`: drop pictures, see their tags. Files as they lie in `page_assets/`, no build
+step.
 
 It speaks to this service by the same routes as every client. Not here: those routes (`app.py`).
 """
@@ -34,7 +35,9 @@ HEADERS = {
 
 @dataclass(frozen=True, slots=True)
 class _Asset:
-    """A file of the page in memory; its ETag follows from its bytes, so that it is the same on every node."""
+    """A file of the page in memory; its ETag follows from its bytes, so that it is the same on
+    every node.
+    """
 
     body: bytes
     media_type: str
@@ -43,7 +46,10 @@ class _Asset:
     def answer(self, request: Request) -> Response:
         """Return the file, or 304 to a browser that has it."""
         headers = HEADERS | {"ETag": self.etag}
-        known = (tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(","))
+        known = (
+            tag.strip().removeprefix("W/")
+            for tag in request.headers.get("if-none-match", "").split(",")
+        )
         if self.etag in known:
             return Response(status_code=304, headers=headers)
         return Response(self.body, media_type=self.media_type, headers=headers)
@@ -51,7 +57,9 @@ class _Asset:
 
 def add_page(app: FastAPI) -> None:
     """Add the page at `GET /` and its files below `/page/`."""
-    assets = {path.name: _read(path) for path in sorted(ASSETS.iterdir()) if path.suffix in MEDIA_TYPES}
+    assets = {
+        path.name: _read(path) for path in sorted(ASSETS.iterdir()) if path.suffix in MEDIA_TYPES
+    }
 
     async def index(request: Request) -> Response:
         return assets["index.html"].answer(request)
@@ -62,7 +70,14 @@ def add_page(app: FastAPI) -> None:
         return assets[name].answer(request)
 
     app.add_api_route("/", index, methods=["HEAD"], include_in_schema=False)
-    app.add_api_route("/", index, methods=["GET"], summary="The page", response_class=HTMLResponse, responses=_NOT_MODIFIED)
+    app.add_api_route(
+        "/",
+        index,
+        methods=["GET"],
+        summary="The page",
+        response_class=HTMLResponse,
+        responses=_NOT_MODIFIED,
+    )
     app.add_api_route("/page/{name}", asset, methods=["GET", "HEAD"], include_in_schema=False)
 
 

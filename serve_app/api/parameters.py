@@ -1,4 +1,5 @@
-"""What a request may ask for besides its images or embeddings: one model for every transport, checked once.
+"""What a request may ask for besides its images or embeddings: one model for every transport,
+checked once.
 
 Not here: the bodies that they come in (`bodies.py`, `embeddings.py`).
 """
@@ -10,7 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from starlette.requests import Request
 
 from serve_app.api.text_fields import one_or_array, query_pairs, split_list, text_fields
-from serve_app.config import Limits
+from serve_app.config.service import Limits
 from serve_app.errors import InvalidRequest
 from serve_app.tagging.prompts import DEFAULT_TEMPLATE, check_templates
 from serve_app.tagging.scores import Score
@@ -41,21 +42,42 @@ class ScoreParameters(BaseModel):
         None,
         description="Labels to score instead of the service's own: a list, or one text that is a JSON array or has commas.",
     )
-    vocabulary: str | None = Field(None, description="Name of a vocabulary of the service, instead of its default one.")
-    prompt_templates: Templates | None = Field(None, description="Sentences with {label}; several are averaged.")
+    vocabulary: str | None = Field(
+        None, description="Name of a vocabulary of the service, instead of its default one."
+    )
+    prompt_templates: Templates | None = Field(
+        None, description="Sentences with {label}; several are averaged."
+    )
     confidence_threshold: float | None = Field(
-        None, ge=0, le=1, description="Least confidence of every tag, also of those that have a threshold of their own."
+        None,
+        ge=0,
+        le=1,
+        description="Least confidence of every tag, also of those that have a threshold of their own.",
     )
     max_tags: int | None = Field(None, ge=1, description="Most tags an image.")
-    min_tags: int | None = Field(None, ge=0, description="The best so many are given even below the threshold.")
-    score: Score | None = Field(None, description="What confidence is: sigmoid, calibrated, margin, softmax, or the bare logit.")
+    min_tags: int | None = Field(
+        None, ge=0, description="The best so many are given even below the threshold."
+    )
+    score: Score | None = Field(
+        None,
+        description="What confidence is: sigmoid, calibrated, margin, softmax, or the bare logit.",
+    )
     sort_by: SortBy | None = Field(None, description="Order of the tags.")
-    parents: Parents | None = Field(None, description="Give broader tags their narrower ones' score, or leave them out beside them.")
-    include_labels: Filter | None = Field(None, description="Only these labels, and those of include_categories.")
+    parents: Parents | None = Field(
+        None,
+        description="Give broader tags their narrower ones' score, or leave them out beside them.",
+    )
+    include_labels: Filter | None = Field(
+        None, description="Only these labels, and those of include_categories."
+    )
     exclude_labels: Filter | None = Field(None, description="Never these labels.")
-    include_categories: Filter | None = Field(None, description="Only labels of these categories, and include_labels.")
+    include_categories: Filter | None = Field(
+        None, description="Only labels of these categories, and include_labels."
+    )
     exclude_categories: Filter | None = Field(None, description="Never labels of these categories.")
-    include_raw_scores: bool | None = Field(None, description="Also give the model's logit of each tag.")
+    include_raw_scores: bool | None = Field(
+        None, description="Also give the model's logit of each tag."
+    )
 
     def options(self, limits: Limits) -> TagOptions:
         """Return what was asked for, its labels and templates checked; raises `InvalidRequest`."""
@@ -63,16 +85,27 @@ class ScoreParameters(BaseModel):
             check_templates(self.prompt_templates)
         if self.labels is not None:
             check_label_count(len(self.labels), limits)
-            make_vocabulary(self.labels, self.prompt_templates or (DEFAULT_TEMPLATE,), limits.max_labels_per_request)
+            make_vocabulary(
+                self.labels,
+                self.prompt_templates or (DEFAULT_TEMPLATE,),
+                limits.max_labels_per_request,
+            )
         return TagOptions(**self.model_dump(include=_OPTION_FIELDS, exclude_none=True))
 
 
 class TagParameters(ScoreParameters):
     """The same for images, and how they are encoded."""
 
-    quality: Quality = Field("standard", description="high: also encode overlapping tiles, for small things; costs 5 to 9 images.")
-    returned: Literal["tags", "embedding"] = Field("tags", alias="return", description="embedding: give the image's embedding too.")
-    encoding_format: Literal["float", "base64"] = Field("float", description="Of embeddings: numbers, or base64 of little-endian float32.")
+    quality: Quality = Field(
+        "standard",
+        description="high: also encode overlapping tiles, for small things; costs 5 to 9 images.",
+    )
+    returned: Literal["tags", "embedding"] = Field(
+        "tags", alias="return", description="embedding: give the image's embedding too."
+    )
+    encoding_format: Literal["float", "base64"] = Field(
+        "float", description="Of embeddings: numbers, or base64 of little-endian float32."
+    )
 
 
 _OPTION_FIELDS = set(TagOptions._fields)
@@ -88,17 +121,22 @@ _MESSAGES = {
 }
 """Messages by pydantic's error type, where its own uses Python's words."""
 _UNSHOWN = frozenset({"is_instance_of"})
-"""Error types of alternatives that only exist within the service, such as `LongText` beside `str`."""
+"""Error types of alternatives that only exist within the service, such as `LongText` beside
+`str`."""
 
 
 def check_label_count(num_labels: int, limits: Limits) -> None:
     """Raise `InvalidRequest` for more labels than one request may have, repeated ones included."""
     if num_labels > limits.max_labels_per_request:
-        raise InvalidRequest(f"There are {num_labels:,} labels; at most {limits.max_labels_per_request:,} are allowed in one request.")
+        raise InvalidRequest(
+            f"There are {num_labels:,} labels; at most {limits.max_labels_per_request:,} are allowed in one request."
+        )
 
 
 def query_fields(request: Request) -> dict[str, Any]:
-    """Return the parameters of a query string; raises `InvalidRequest` if it has too many fields."""
+    """Return the parameters of a query string; raises `InvalidRequest` if it has too many
+    fields.
+    """
     return text_fields(query_pairs(request), TagParameters)
 
 
@@ -106,10 +144,13 @@ def validated(model: type[Model], content: dict[str, Any]) -> Model:
     """Check a request's fields. A field that is null counts as left out.
 
     Raises:
-        InvalidRequest: One sentence for each of the first problems, with the field and the nearest known one.
+        InvalidRequest: One sentence for each of the first problems, with the field and the nearest
+            known one.
     """
     known = {field.alias or name for name, field in model.model_fields.items()}
-    given = {name: value for name, value in content.items() if value is not None or name not in known}
+    given = {
+        name: value for name, value in content.items() if value is not None or name not in known
+    }
     try:
         return model.model_validate(given)
     except ValidationError as error:
@@ -127,5 +168,7 @@ def _sentence(problem: Any, model: type[BaseModel]) -> str:
         hint = f"did you mean {nearest[0]}?" if nearest else f"known are {', '.join(known)}."
         return f"{name!r} is not a parameter; {hint}"
     position = "".join(f"[{part}]" for part in problem["loc"][1:] if isinstance(part, int))
-    message = _MESSAGES.get(problem["type"], problem["msg"].removeprefix("Value error, ").replace("Tuple", "List"))
+    message = _MESSAGES.get(
+        problem["type"], problem["msg"].removeprefix("Value error, ").replace("Tuple", "List")
+    )
     return f"{name}{position}: {message}."

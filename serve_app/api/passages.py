@@ -1,4 +1,5 @@
-"""One request on its way through the edge: what it may hold, how long its client may take, and how it went.
+"""One request on its way through the edge: what it may hold, how long its client may take, and how
+it went.
 
 Not here: what happens to every request (`edge.py`), the budgets of the process (`admission.py`).
 """
@@ -15,17 +16,18 @@ from starlette.types import Message, Receive, Scope, Send
 
 from serve_app.api.admission import Admission, Admitted
 from serve_app.api.content_length import announced_bytes
-from serve_app.config import HELD_FOR_EACH_BYTE
+from serve_app.config.service import HELD_FOR_EACH_BYTE
 from serve_app.errors import InvalidRequest, Overloaded, RequestTimeout
-from serve_app.observed import RequestRecord
+from serve_app.telemetry.record import RequestRecord
 
 CLIENT_LEFT = 499
 """Status in logs and metrics of a request whose client did not wait; the number is nginx's."""
 SMALL_WRITE_BYTES = 32 * 1024
-"""A response sent in one message of at most this size fits into the buffers on its way, so sending it never waits for the client."""
+"""A response sent in one message of at most this size fits into the buffers on its way, so sending
+it never waits for the client."""
 MAX_UNREAD_BYTES = 2**20
-"""Bytes of a refused body that the server reads and drops by itself. If more is left, the connection is closed or drained:
-a client could otherwise have the process read without end."""
+"""Bytes of a refused body that the server reads and drops by itself. If more is left, the
+connection is closed or drained: a client could otherwise have the process read without end."""
 MAX_DRAINED_BYTES = 256 * 2**20
 """Maximum body that is drained."""
 DRAIN_S = 5.0
@@ -48,8 +50,10 @@ class AnsweredRequest:
         request_id: Sent by the client, or made here.
         key: Name of the API key, if keys are asked for.
         method: GET, POST, …
-        route: The path as documented, such as `/v1/vocabularies/{name}`; `other` where there is nothing.
-        status: Of the answer; 499 where the client left, or was cut off by Serve, 500 where the answer broke off.
+        route: The path as documented, such as `/v1/vocabularies/{name}`; `other` where there is
+            nothing.
+        status: Of the answer; 499 where the client left, or was cut off by Serve, 500 where the
+            answer broke off.
         code: Of the error, if it is one.
         seconds: From the first byte of the request's head to the last of the answer.
         bytes_in: Of the body.
@@ -87,12 +91,22 @@ class ClientTimes:
 class Passage:
     """One request on its way through."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, times: ClientTimes, returns_request_id: bool) -> None:
-        self._scope, self._receive, self._send = scope, receive, send
+    def __init__(
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        times: ClientTimes,
+        returns_request_id: bool,
+    ) -> None:
+        self._scope = scope
+        self._receive = receive
+        self._send = send
         self._started_s = time.perf_counter()
         self._body_ends_s = asyncio.get_running_loop().time() + times.body_s
         self._write_s = times.write_s
-        self._returns_request_id, self._body_is_here = returns_request_id, False
+        self._returns_request_id = returns_request_id
+        self._body_is_here = False
         self.admission: Admission | None = None
         self.admitted: Admitted | None = None
         self.refusal: Overloaded | None = None
@@ -100,7 +114,11 @@ class Passage:
         self.headers = Headers(scope=scope)
         asked = self.headers.get("x-request-id", "")
         self.record = RequestRecord(asked if _REQUEST_ID.fullmatch(asked) else uuid.uuid4().hex)
-        self.status, self.failed, self._left, self._ended, self._bytes_in = 0, False, False, False, 0
+        self.status = 0
+        self.failed = False
+        self._left = False
+        self._ended = False
+        self._bytes_in = 0
 
     @property
     def route(self) -> str:
@@ -123,7 +141,9 @@ class Passage:
             async with asyncio.timeout_at(self._body_ends_s):
                 message = await self._receive()
         except TimeoutError as error:
-            raise RequestTimeout("The request's body did not arrive in time. Send it again, or a smaller one.") from error
+            raise RequestTimeout(
+                "The request's body did not arrive in time. Send it again, or a smaller one."
+            ) from error
         if message["type"] == "http.disconnect":
             self._left = True
             raise InvalidRequest("The connection was closed before the whole body arrived.")
@@ -150,7 +170,9 @@ class Passage:
             self._ended = True
 
     def _hold_response(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
-        """Hold the bytes of a large response until it is sent; refuse it instead where there is no room for it."""
+        """Hold the bytes of a large response until it is sent; refuse it instead where there is no
+        room for it.
+        """
         size = next((int(value) for name, value in headers if name.lower() == b"content-length"), 0)
         if self.admitted is None or size <= SMALL_WRITE_BYTES:
             return
@@ -161,7 +183,9 @@ class Passage:
             raise
 
     async def _send_in_time(self, message: Message) -> None:
-        """Pass on a part that may have to wait for the client; give the client up if it does not read."""
+        """Pass on a part that may have to wait for the client; give the client up if it does not
+        read.
+        """
         try:
             async with asyncio.timeout(self._write_s):
                 await self._send(message)
@@ -187,13 +211,17 @@ class Passage:
         )
 
     def _outcome(self) -> int:
-        """Return the status that is noted: also of an answer that nobody waited for, or that broke off."""
+        """Return the status that is noted: also of an answer that nobody waited for, or that broke
+        off.
+        """
         if self.failed:
             return 500
         return CLIENT_LEFT if self._left or not self._ended else self.status
 
     def _with_headers(self, headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-        """Return an answer's headers with what every answer has; as bytes, since this is done for each."""
+        """Return an answer's headers with what every answer has; as bytes, since this is done for
+        each.
+        """
         own = list(headers)
         present = {name for name, _ in own}
         own += [header for header in _SECURITY if header[0] not in present]
@@ -201,14 +229,22 @@ class Passage:
             own.append((b"x-request-id", self.record.request_id.encode()))
         if self._leaves_much_unread():
             own.append((b"connection", b"close"))
-        times = [f"{stage};dur={seconds * 1000:.1f}" for stage, seconds in self.record.longest().items()]
+        times = [
+            f"{stage};dur={seconds * 1000:.1f}" for stage, seconds in self.record.longest().items()
+        ]
         times.append(f"total;dur={(time.perf_counter() - self._started_s) * 1000:.1f}")
         own.append((b"server-timing", ", ".join(times).encode()))
         return own
 
     async def _drain(self) -> None:
-        """Read the rest of a refused body and drop it, if it is not too much and few others are being drained."""
-        if not self._leaves_much_unread() or self.announced is None or self.announced > MAX_DRAINED_BYTES:
+        """Read the rest of a refused body and drop it, if it is not too much and few others are
+        being drained.
+        """
+        if (
+            not self._leaves_much_unread()
+            or self.announced is None
+            or self.announced > MAX_DRAINED_BYTES
+        ):
             return
         if self.admission is None or not self.admission.take_drain():
             return
@@ -225,7 +261,9 @@ class Passage:
             self.admission.end_drain()
 
     def _leaves_much_unread(self) -> bool:
-        """Whether the response comes while the client still has much to send, which would be read to its end otherwise."""
+        """Whether the response comes while the client still has much to send, which would be read
+        to its end otherwise.
+        """
         if self._body_is_here or self._scope["method"] in ("GET", "HEAD"):
             return False
         return self.announced is None or self.announced - self._bytes_in > MAX_UNREAD_BYTES

@@ -10,7 +10,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 class WithoutPrefix:
     """Takes the prefix that a server names in `root_path` off the path of each request.
 
-    The prefix alone is sent on to the prefix with a slash, from which the page's relative links lead to its files.
+    The prefix alone is sent on to the prefix with a slash, from which the page's relative links
+    lead to its files.
     """
 
     def __init__(self, app: ASGIApp) -> None:

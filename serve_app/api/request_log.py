@@ -1,4 +1,7 @@
-"""One line for each request, as JSON for machines or in columns for people. No content, no key, no query, no address."""
+"""One line for each request, as JSON for machines or in columns for people.
+
+No content, no key, no query, no address.
+"""
 
 import sys
 from datetime import UTC, datetime
@@ -6,7 +9,7 @@ from typing import TextIO
 
 from serve_app.api.edge import Observer
 from serve_app.api.passages import AnsweredRequest
-from serve_app.terminal import json_text, printable
+from serve_app.terminal.printable import json_text, printable
 
 
 def request_log(style: str, out: TextIO | None = None) -> Observer:
@@ -14,14 +17,17 @@ def request_log(style: str, out: TextIO | None = None) -> Observer:
 
     Args:
         style: `json` or `console`.
-        out: Where to; the process's own standard output if left out, past what Serve may have put in its place.
+        out: Where to; the process's own standard output if left out, past what Serve may have put
+            in its place.
     """
     line = json_line if style == "json" else console_line
 
     def write(answered: AnsweredRequest) -> None:
         """Write one line, whole, so that processes that share the file do not mix theirs."""
         stream = out or sys.__stdout__
-        if stream is not None:  # as under pythonw; and not by print, which Ray replaces in its workers
+        if (
+            stream is not None
+        ):  # as under pythonw; and not by print, which Ray replaces in its workers
             stream.write(line(answered, datetime.now(UTC)) + "\n")
             stream.flush()
 

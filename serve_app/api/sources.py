@@ -1,4 +1,6 @@
-"""Turns a text of a JSON body into the bytes of an image: base64, a data URI, or a URL that is fetched."""
+"""Turns a text of a JSON body into the bytes of an image: base64, a data URI, or a URL that is
+fetched.
+"""
 
 import asyncio
 import binascii
@@ -9,16 +11,18 @@ from dataclasses import dataclass
 from serve_app.api.fetching import Allowance, ImageFetcher, is_url
 from serve_app.api.long_texts import LongText
 from serve_app.api.threads import off_loop
-from serve_app.config import Limits, ServiceConfig
+from serve_app.config.service import Limits, ServiceConfig
 from serve_app.errors import InvalidRequest, PayloadTooLarge, RequestError
 
 INLINE_BYTES = 64 * 1024
-"""Base64 of at most this many bytes in sum is decoded on the event loop; more in a worker thread."""
+"""Base64 of at most this many bytes in sum is decoded on the event loop; more in a worker
+thread."""
 ImageText = str | LongText
 """Base64, a data URI or a URL; a `LongText` is never a URL."""
 _DATA_URI = re.compile(rb"\s*data:(?:[\w.+-]+/[\w.+-]+)?(?:;[^;,]*)*?; *base64,", re.IGNORECASE)
-"""The prefix of a base64 data URI. Its media type is optional and may be any: the image's own bytes decide its format.
-Source: RFC 2397; white space is ignored as in https://fetch.spec.whatwg.org/#data-urls."""
+"""The prefix of a base64 data URI. Its media type is optional and may be any: the image's own bytes
+decide its format. Source: RFC 2397; white space is ignored as in
+https://fetch.spec.whatwg.org/#data-urls."""
 _SCHEME = re.compile(rb"\s*([a-z][a-z0-9+.-]{0,20}):", re.IGNORECASE)
 _BLANKS = b" \t\n\r\x0b\x0c"
 
@@ -89,7 +93,8 @@ def unpack_image(text: ImageText, max_bytes: int) -> bytes | RequestError:
 
 
 def data_uri_prefix(head: bytes) -> int:
-    """Return the length of the prefix of a base64 data URI, such as `data:image/png;base64,`; 0 if there is none.
+    """Return the length of the prefix of a base64 data URI, such as `data:image/png;base64,`; 0 if
+    there is none.
 
     Args:
         head: The first bytes of a text, as `LongText.head` returns them.
@@ -103,22 +108,31 @@ class _CutOff(ValueError):
 
 
 def _short_text(text: str) -> LongText:
-    """Return a text as one piece. Characters that are not ASCII become one that base64 does not have."""
+    """Return a text as one piece.
+
+    Characters that are not ASCII become one that base64 does not have.
+    """
     pieces = LongText()
     pieces.append_plain(text.encode("ascii", "replace"))
     return pieces
 
 
 def _not_base64(head: bytes, prefix_bytes: int) -> InvalidRequest:
-    """Return the error for a text that is not base64; what its beginning looks like decides the sentence."""
+    """Return the error for a text that is not base64; what its beginning looks like decides the
+    sentence.
+    """
     scheme = _SCHEME.match(head)
     if not prefix_bytes and scheme is not None:
         name = scheme[1].decode().lower()
         if name == "data":
             return InvalidRequest("An image's data URI must have ;base64, before the data.")
-        return InvalidRequest(f"An image cannot be read from an address that begins with {name}: here. Send the image itself.")
+        return InvalidRequest(
+            f"An image cannot be read from an address that begins with {name}: here. Send the image itself."
+        )
     if b"-" in head[prefix_bytes:] or b"_" in head[prefix_bytes:]:
-        return InvalidRequest("An image is in the URL-safe alphabet of base64, which has - and _. Send it in the standard alphabet.")
+        return InvalidRequest(
+            "An image is in the URL-safe alphabet of base64, which has - and _. Send it in the standard alphabet."
+        )
     return InvalidRequest("An image is neither base64 nor a base64 data URI.")
 
 
@@ -149,9 +163,13 @@ def within(data: bytes, max_bytes: int) -> bytes | RequestError:
 
 def too_large(max_bytes: int) -> PayloadTooLarge:
     """Return the error for a body or an image of more than `max_bytes`."""
-    return PayloadTooLarge(f"That is more than the {max_bytes:,} bytes allowed. Send a smaller image.")
+    return PayloadTooLarge(
+        f"That is more than the {max_bytes:,} bytes allowed. Send a smaller image."
+    )
 
 
 def too_many_images(num_images: int, limits: Limits) -> PayloadTooLarge:
     """Return the error for a request with too many images."""
-    return PayloadTooLarge(f"The request holds {num_images:,} images; at most {limits.max_images_per_request:,} are allowed.")
+    return PayloadTooLarge(
+        f"The request holds {num_images:,} images; at most {limits.max_images_per_request:,} are allowed."
+    )

@@ -8,7 +8,7 @@ from starlette.responses import JSONResponse, Response
 from serve_app.api import openapi
 from serve_app.api.json_responses import ChunkedJson, json_response, write_json
 from serve_app.api.threads import off_loop
-from serve_app.tagger import Tagger
+from serve_app.pipeline.tagger import Tagger
 
 
 def add_state(app: FastAPI, tagger: Tagger) -> None:
@@ -37,11 +37,21 @@ def add_state(app: FastAPI, tagger: Tagger) -> None:
         # vocabularies of thousands of tags may be in it
         return ChunkedJson(await off_loop(write_json, content))
 
-    @app.get("/v1/vocabularies", responses=openapi.NOT_READY, summary="What vocabularies there are, the default one first")
+    @app.get(
+        "/v1/vocabularies",
+        responses=openapi.NOT_READY,
+        summary="What vocabularies there are, the default one first",
+    )
     async def vocabularies() -> JSONResponse:
-        return JSONResponse({"vocabularies": [asdict(card) for card in await tagger.vocabularies()]})
+        return JSONResponse(
+            {"vocabularies": [asdict(card) for card in await tagger.vocabularies()]}
+        )
 
-    @app.get("/v1/vocabularies/{name}", responses=openapi.NOT_READY | openapi.UNKNOWN_VOCABULARY, summary="One vocabulary with its tags")
+    @app.get(
+        "/v1/vocabularies/{name}",
+        responses=openapi.NOT_READY | openapi.UNKNOWN_VOCABULARY,
+        summary="One vocabulary with its tags",
+    )
     async def vocabulary(name: str) -> Response:
         detail = await tagger.vocabulary(name)
         tags = (tag.model_dump(mode="json", exclude_defaults=True) for tag in detail.tags)

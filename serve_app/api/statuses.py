@@ -26,7 +26,9 @@ RETRY_AFTER_S = 1
 
 
 def headers_of(status: int) -> dict[str, str] | None:
-    """Return the headers that a status has beside the error: when to come back, or what is asked for."""
+    """Return the headers that a status has beside the error: when to come back, or what is asked
+    for.
+    """
     if status in (429, 503):
         return {"Retry-After": str(RETRY_AFTER_S)}
     return {"WWW-Authenticate": "Bearer"} if status == 401 else None

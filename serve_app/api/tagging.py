@@ -1,4 +1,6 @@
-"""`POST /v1/tag` and `POST /v1/score`: a request in, tags out, in one answer or one line for each image as it is done."""
+"""`POST /v1/tag` and `POST /v1/score`: a request in, tags out, in one answer or one line for each
+image as it is done.
+"""
 
 import asyncio
 import logging
@@ -16,10 +18,16 @@ from serve_app.api.embeddings import read_score_call
 from serve_app.api.json_responses import INLINE_VALUES, write_json
 from serve_app.api.sources import ImageSources
 from serve_app.api.threads import off_loop
-from serve_app.config import ServiceConfig
-from serve_app.errors import DeadlineExceeded, PayloadTooLarge, RequestError, ServiceError, TaggerError
-from serve_app.observed import note_unread
-from serve_app.tagger import TagAnswer, Tagger
+from serve_app.config.service import ServiceConfig
+from serve_app.errors import (
+    DeadlineExceeded,
+    PayloadTooLarge,
+    RequestError,
+    ServiceError,
+    TaggerError,
+)
+from serve_app.pipeline.tagger import TagAnswer, Tagger
+from serve_app.telemetry.record import note_unread
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +52,9 @@ def tag_endpoint(tagger: Tagger, config: ServiceConfig, sources: ImageSources) -
             deadline_s = asyncio.get_running_loop().time() + config.serving.request_timeout_s
             answers = _done(tagger, call, deadline_s)
             lines = _lines(answers, call, model, started_s, max_bytes)
-            return StreamingResponse(lines, media_type=NDJSON, headers={"cache-control": "no-store"})
+            return StreamingResponse(
+                lines, media_type=NDJSON, headers={"cache-control": "no-store"}
+            )
         answer = await _tag_readable(tagger, call)
         return await tag_response(call, answer, model, started_s, max_bytes)
 
@@ -74,7 +84,9 @@ async def _tag_readable(tagger: Tagger, call: TagCall) -> TagAnswer:
     with_embeddings = call.parameters.returned == "embedding"
     if len(readable) == len(call.images):
         return await tagger.tag(readable, call.options, with_embeddings)
-    answer = await tagger.tag(readable, call.options, with_embeddings) if readable else TagAnswer(())
+    answer = (
+        await tagger.tag(readable, call.options, with_embeddings) if readable else TagAnswer(())
+    )
     at = iter(range(len(readable)))
     places = [None if isinstance(image, RequestError) else next(at) for image in call.images]
     tagged = iter(answer.outcomes)
@@ -88,7 +100,9 @@ async def _tag_readable(tagger: Tagger, call: TagCall) -> TagAnswer:
     )
 
 
-async def _lines(answers: Answers, call: TagCall, model: str, started_s: float, max_bytes: int) -> AsyncIterator[bytes]:
+async def _lines(
+    answers: Answers, call: TagCall, model: str, started_s: float, max_bytes: int
+) -> AsyncIterator[bytes]:
     """Give each image's line as soon as it is done, and a last one that says that all were given.
 
     The response has begun when an image fails, so each line carries its own error; an error of the
@@ -108,7 +122,9 @@ async def _lines(answers: Answers, call: TagCall, model: str, started_s: float, 
         yield chunk
 
 
-async def _image_line(index: int, answer: TagAnswer, call: TagCall, model: str, max_bytes: int) -> tuple[deque[bytes], bool]:
+async def _image_line(
+    index: int, answer: TagAnswer, call: TagCall, model: str, max_bytes: int
+) -> tuple[deque[bytes], bool]:
     """Return one image's line in chunks, and whether it is an error; a large one is written off
     the event loop, and one of more than `max_bytes` becomes an error.
     """
@@ -116,7 +132,9 @@ async def _image_line(index: int, answer: TagAnswer, call: TagCall, model: str, 
         if count_values(answer, call.parameters.encoding_format) <= INLINE_VALUES:
             line = _line({"index": index} | result_line(answer, call, model), max_bytes)
         else:
-            line = await off_loop(lambda: _line({"index": index} | result_line(answer, call, model), max_bytes))
+            line = await off_loop(
+                lambda: _line({"index": index} | result_line(answer, call, model), max_bytes)
+            )
     except PayloadTooLarge as error:
         failed = TagAnswer((error,))
         return _line({"index": index} | result_line(failed, call, model)), True
@@ -131,7 +149,9 @@ def _line(entry: dict[str, object], max_bytes: int | None = None) -> deque[bytes
 
 
 async def _done(tagger: Tagger, call: TagCall, deadline_s: float) -> Answers:
-    """Tag each image by itself and give the answers in the order in which they come, all until a time of the event loop."""
+    """Tag each image by itself and give the answers in the order in which they come, all until a
+    time of the event loop.
+    """
     turns = asyncio.Semaphore(MAX_STREAMED_AT_ONCE)
     with_embeddings = call.parameters.returned == "embedding"
 
@@ -144,12 +164,20 @@ async def _done(tagger: Tagger, call: TagCall, deadline_s: float) -> Answers:
             async with asyncio.timeout_at(deadline_s), turns:
                 return at, await tagger.tag([image], call.options, with_embeddings)
         except TimeoutError:
-            return at, TagAnswer((DeadlineExceeded("The service took too long for this image. Retry, or send fewer images."),))
+            return at, TagAnswer(
+                (
+                    DeadlineExceeded(
+                        "The service took too long for this image. Retry, or send fewer images."
+                    ),
+                )
+            )
         except TaggerError as error:
             return at, TagAnswer((error,))
         except Exception:
             logger.exception("tagging an image of a stream failed")
-            return at, TagAnswer((ServiceError("The service failed on this image. Its log says why."),))
+            return at, TagAnswer(
+                (ServiceError("The service failed on this image. Its log says why."),)
+            )
 
     tasks = [asyncio.create_task(tag_one(at, image)) for at, image in enumerate(call.images)]
     try:

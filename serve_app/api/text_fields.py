@@ -1,4 +1,5 @@
-"""Fields whose values are all texts: those of a query string and of a form, and lists written as one text.
+"""Fields whose values are all texts: those of a query string and of a form, and lists written as
+one text.
 
 Not here: what the fields are (`parameters.py`).
 """
@@ -19,7 +20,10 @@ MAX_TEXT_ITEMS = 4_000
 MAX_QUERY_FIELDS = 2_000
 """Fields of a query string; `labels` may be repeated for each label."""
 NEVER_EMPTY = frozenset({"labels", "candidate_labels"})
-"""Fields whose empty value is refused. The service's own labels would be a surprising replacement."""
+"""Fields whose empty value is refused.
+
+The service's own labels would be a surprising replacement.
+"""
 _NO_ARRAY = (
     'a text that begins with [ must be a JSON array of strings, such as ["red","blue"]; '
     "a label that begins with [ can be sent as an item of such an array"
@@ -27,13 +31,15 @@ _NO_ARRAY = (
 
 
 def split_list(value: Any) -> Any:
-    """Return the items of a list that is written as one text; any other value, such as a list, stays as it is.
+    """Return the items of a list that is written as one text; any other value, such as a list,
+    stays as it is.
 
     The text is either a JSON array of strings or has commas between its items. Empty items between
     commas are dropped.
 
     Raises:
-        ValueError: The text begins with `[` and is not a JSON array of strings, or has too many items.
+        ValueError: The text begins with `[` and is not a JSON array of strings, or has too many
+            items.
     """
     if not isinstance(value, str | LongText):
         return value
@@ -47,12 +53,14 @@ def split_list(value: Any) -> Any:
 
 
 def one_or_array(value: Any) -> Any:
-    """Return a list for a text: the items of a JSON array, or the text as its only item. Other values stay as they are.
+    """Return a list for a text: the items of a JSON array, or the text as its only item. Other
+    values stay as they are.
 
     For prompt templates, which are sentences and may contain commas.
 
     Raises:
-        ValueError: The text begins with `[` and is not a JSON array of strings, or has too many items.
+        ValueError: The text begins with `[` and is not a JSON array of strings, or has too many
+            items.
     """
     if not isinstance(value, str | LongText):
         return value
@@ -70,7 +78,9 @@ def query_pairs(request: Request) -> list[tuple[str, str]]:
     if not query:
         return []
     if query.count(b"&") >= MAX_QUERY_FIELDS:
-        raise InvalidRequest(f"The query string has more than {MAX_QUERY_FIELDS:,} fields; send labels in the body.")
+        raise InvalidRequest(
+            f"The query string has more than {MAX_QUERY_FIELDS:,} fields; send labels in the body."
+        )
     return request.query_params.multi_items()
 
 
@@ -78,9 +88,9 @@ def text_fields(pairs: Iterable[tuple[str, str]], model: type[BaseModel]) -> dic
     """Return the fields of a query string or a form in the shape that a JSON body has.
 
     A list that is sent once stays a text, which the model splits. A list whose field is repeated
-    has one item for each value that is not empty, taken as it is: commas within it do not split it. Of other
-    repeated fields the last value counts. An empty value means the same as leaving the field out,
-    except for labels.
+    has one item for each value that is not empty, taken as it is: commas within it do not split it.
+    Of other repeated fields the last value counts. An empty value means the same as leaving the
+    field out, except for labels.
 
     Args:
         pairs: Names and values, in order.
@@ -93,7 +103,9 @@ def text_fields(pairs: Iterable[tuple[str, str]], model: type[BaseModel]) -> dic
     fields: dict[str, Any] = {}
     for name, texts in values.items():
         if is_list.get(name) and len(texts) > 1:
-            filled = [text for text in texts if text.strip()]  # browsers send fields that were left empty, too
+            filled = [
+                text for text in texts if text.strip()
+            ]  # browsers send fields that were left empty, too
             fields[name] = filled or texts[-1]
         elif texts[-1].strip() or name in NEVER_EMPTY or name not in is_list:
             fields[name] = texts[-1]
@@ -103,7 +115,9 @@ def text_fields(pairs: Iterable[tuple[str, str]], model: type[BaseModel]) -> dic
 def _array_items(text: str | LongText) -> list[str] | None:
     """Return the items of a JSON array of strings; None if the text does not begin with `[`."""
     if isinstance(text, LongText):
-        raise ValueError(f"a text of more than {LONG_TEXT_BYTES:,} bytes is not accepted; send a list")
+        raise ValueError(
+            f"a text of more than {LONG_TEXT_BYTES:,} bytes is not accepted; send a list"
+        )
     if not text.lstrip().startswith("["):
         return None
     try:
@@ -113,7 +127,9 @@ def _array_items(text: str | LongText) -> list[str] | None:
     if not all(isinstance(item, str) for item in items):
         raise ValueError(_NO_ARRAY)
     if len(items) > MAX_TEXT_ITEMS:
-        raise ValueError(f"a JSON array in a text holds at most {MAX_TEXT_ITEMS:,} items; send fewer")
+        raise ValueError(
+            f"a JSON array in a text holds at most {MAX_TEXT_ITEMS:,} items; send fewer"
+        )
     return list(items)
 
 
@@ -121,4 +137,7 @@ def _array_items(text: str | LongText) -> list[str] | None:
 def _known_fields(model: type[BaseModel]) -> dict[str, bool]:
     """Return the names of a model's fields as clients write them, and whether each is a list."""
     properties: dict[str, Any] = model.model_json_schema()["properties"]
-    return {name: any(kind.get("type") == "array" for kind in (schema, *schema.get("anyOf", ()))) for name, schema in properties.items()}
+    return {
+        name: any(kind.get("type") == "array" for kind in (schema, *schema.get("anyOf", ())))
+        for name, schema in properties.items()
+    }

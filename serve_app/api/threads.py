@@ -11,14 +11,19 @@ Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
 NUM_THREADS = 2
-"""Number of worker threads. Pure-Python threads share the GIL with the event loop, one switch interval each. With more
-threads, the event loop would wait for many intervals whenever it releases the GIL."""
+"""Number of worker threads. Pure-Python threads share the GIL with the event loop, one switch
+interval each. With more threads, the event loop would wait for many intervals whenever it releases
+the GIL."""
 
 _threads: ThreadPoolExecutor | None = None
 
 
-async def off_loop(work: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
-    """Return what a function returns, run in one of `NUM_THREADS` threads; raises what it raises."""
+async def off_loop(
+    work: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs
+) -> Result:
+    """Return what a function returns, run in one of `NUM_THREADS` threads; raises what it
+    raises.
+    """
     global _threads
     if _threads is None:
         _threads = ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="parse")

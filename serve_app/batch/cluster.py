@@ -1,4 +1,6 @@
-"""The Ray cluster that a job runs on: the one it was submitted to, one that an address names, or one on this machine."""
+"""The Ray cluster that a job runs on: the one it was submitted to, one that an address names, or
+one on this machine.
+"""
 
 import contextlib
 import logging
@@ -11,8 +13,13 @@ import ray
 from ray.exceptions import RayError
 
 from serve_app.errors import ConfigError, TaggerError
-from serve_app.hardware.detection import Hardware, cpu_has_bfloat16, detect_machine, hardware_of_nodes
-from serve_app.private_ray import private_folder, private_ray
+from serve_app.hardware.detection import (
+    Hardware,
+    cpu_has_bfloat16,
+    detect_machine,
+    hardware_of_nodes,
+)
+from serve_app.processes.private_ray import private_folder, private_ray
 
 T = TypeVar("T")
 
@@ -21,12 +28,14 @@ CONNECT_TIMEOUT_S = 5.0
 
 @contextlib.contextmanager
 def connected(address: str | None) -> Iterator[bool]:
-    """Connect to a cluster, or start one on this machine and end it on the way out; yield whether it was started here.
+    """Connect to a cluster, or start one on this machine and end it on the way out; yield whether
+    it was started here.
 
     A process that is connected already keeps its connection.
 
     Args:
-        address: Of the cluster; None for what `RAY_ADDRESS` says, as it does in a Ray job, and else for a new one.
+        address: Of the cluster; None for what `RAY_ADDRESS` says, as it does in a Ray job, and else
+            for a new one.
 
     Raises:
         ConfigError: There is no cluster at the address, or none can be started.
@@ -48,25 +57,37 @@ def connected(address: str | None) -> Iterator[bool]:
 
 
 def _join(address: str, source: str) -> None:
-    """Connect to a cluster, or say at once that there is none: Ray itself asks a dead address for minutes."""
+    """Connect to a cluster, or say at once that there is none: Ray itself asks a dead address for
+    minutes.
+    """
     advice = f"correct {source} or leave it out to start Ray on this machine"
     host, separator, port = address.removeprefix("ray://").rpartition(":")
     if separator and port.isascii() and port.isdigit():
         try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_TIMEOUT_S).close()
+            socket.create_connection(
+                (host.strip("[]"), int(port)), timeout=CONNECT_TIMEOUT_S
+            ).close()
         except (OSError, OverflowError) as error:
-            raise ConfigError(f"no Ray cluster answers at {address} ({error}); {advice}.") from error
+            raise ConfigError(
+                f"no Ray cluster answers at {address} ({error}); {advice}."
+            ) from error
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, ValueError, RuntimeError, RayError) as error:
-        raise ConfigError(f"cannot connect to the Ray cluster {address}: {error} Start it, or {advice}.") from error
+        raise ConfigError(
+            f"cannot connect to the Ray cluster {address}: {error} Start it, or {advice}."
+        ) from error
 
 
 def hardware_of_cluster(own: bool, with_gpus: bool) -> Hardware:
     """Return what the cluster has."""
     if own:
         return detect_machine(with_gpus)
-    nodes = [{"resources": node["Resources"], "labels": node.get("Labels", {})} for node in ray.nodes() if node["Alive"]]
+    nodes = [
+        {"resources": node["Resources"], "labels": node.get("Labels", {})}
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
     return hardware_of_nodes(nodes, cpu_has_bfloat16(), "the cluster", with_gpus)
 
 
@@ -90,8 +111,11 @@ def result_of(reference: Any) -> Any:
         raise
 
 
-def on_each(function: Callable[..., T], calls: Iterable[tuple[Any, ...]], num_cpus: float = 0.5) -> list[T]:
-    """Return what a function returns for each tuple of arguments: by tasks of the cluster, or in this process where there is none.
+def on_each(
+    function: Callable[..., T], calls: Iterable[tuple[Any, ...]], num_cpus: float = 0.5
+) -> list[T]:
+    """Return what a function returns for each tuple of arguments: by tasks of the cluster, or in
+    this process where there is none.
 
     Raises:
         TaggerError: What the function raised of ours.

@@ -1,4 +1,5 @@
-"""Reads the rows of an untrusted CSV file as text: `00123`, `1e5` and an empty field stay what they are.
+"""Reads the rows of an untrusted CSV file as text: `00123`, `1e5` and an empty field stay what they
+are.
 
 A record that cannot be read costs itself alone: reading goes on with the line after its first one.
 """
@@ -15,9 +16,13 @@ import pyarrow as pa
 from serve_app.batch.table_rows import MAX_COLUMNS, ROWS, Rows, check_names
 
 MAX_RECORD_CHARS = 2**20
-"""Maximum length of a line and of a record. A quote that is never closed is given up after as many."""
+"""Maximum length of a line and of a record.
+
+A quote that is never closed is given up after as many.
+"""
 _NO_ROW = "," * MAX_COLUMNS + "x\n"
-"""Stands for a line that is too long: it has more fields than any header, and the last is not empty."""
+"""Stands for a line that is too long: it has more fields than any header, and the last is not
+empty."""
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
@@ -91,7 +96,9 @@ def csv_rows(file: IO[bytes], paths: Collection[str]) -> Iterator[Rows]:
         number = lines.begin_record()
         try:
             row = next(reader, None)
-            is_malformed = row is not None and any(row[len(names) :])  # a comma at the end adds an empty field
+            is_malformed = row is not None and any(
+                row[len(names) :]
+            )  # a comma at the end adds an empty field
         except (csv.Error, _TooLong):
             row = []
             is_malformed = True
@@ -106,7 +113,8 @@ def csv_rows(file: IO[bytes], paths: Collection[str]) -> Iterator[Rows]:
             has_good = True
         if len(waiting) >= ROWS:
             yield Rows(_table(names, waiting, path), malformed)
-            waiting, malformed = [], {}
+            waiting = []
+            malformed = {}
     if malformed and not has_good:
         raise ValueError("not one of its rows can be read")
     yield Rows(_table(names, waiting, path), malformed)
@@ -142,10 +150,18 @@ def _table(names: list[str], rows: list[list[str] | None], path: str | None) -> 
             columns.append(pa.array(values, pa.string()))
         except UnicodeEncodeError:
             if name == path:
-                encoded = [None if value is None else value.encode("utf-8", "surrogateescape") for value in values]
+                encoded = [
+                    None if value is None else value.encode("utf-8", "surrogateescape")
+                    for value in values
+                ]
                 columns.append(pa.array(encoded, pa.binary()))
             else:
-                columns.append(pa.array([None if value is None else _escaped(value) for value in values], pa.string()))
+                columns.append(
+                    pa.array(
+                        [None if value is None else _escaped(value) for value in values],
+                        pa.string(),
+                    )
+                )
     return pa.table(columns, names=names)
 
 

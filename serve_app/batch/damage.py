@@ -26,7 +26,8 @@ class DamagedFiles:
         """Start with no damaged files.
 
         Args:
-            alone: Whether INPUT is a single file, whose damage is raised unless part of it was read.
+            alone: Whether INPUT is a single file, whose damage is raised unless part of it was
+                read.
         """
         self._alone = alone
         self._first: ConfigError | None = None
@@ -60,7 +61,9 @@ class DamagedFiles:
         if self._first is not None and not self.readable:
             raise self._first
         if len(self._found) > MAX_LOGGED:
-            logger.warning("%d more files are damaged; see the rows with errors", len(self._found) - MAX_LOGGED)
+            logger.warning(
+                "%d more files are damaged; see the rows with errors", len(self._found) - MAX_LOGGED
+            )
         for found, offset in self._found:
             at = f"-at-byte-{offset}" if kind == "member" and offset is not None else ""
             uri = f"{shown_url(found.url)}#damaged{at}"

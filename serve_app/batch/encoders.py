@@ -1,4 +1,6 @@
-"""The encoders of a job: actors, each on its share of a GPU, between a fewest and a most, replaced when they die."""
+"""The encoders of a job: actors, each on its share of a GPU, between a fewest and a most, replaced
+when they die.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -12,7 +14,8 @@ from serve_app.batch.workers import Model
 from serve_app.errors import ConfigError
 
 DEPTH = 2
-"""Blocks that an encoder has at a time: one that it encodes, and one whose pixels are on their way."""
+"""Blocks that an encoder has at a time: one that it encodes, and one whose pixels are on their
+way."""
 MAX_FAILED_STARTS = 5
 """Encoders in a row that ended before they were ready, after which the job stops."""
 
@@ -41,7 +44,8 @@ class _Member:
 
 
 class EncoderPool:
-    """Keeps as many encoders as there is work for, and gives each block to the one with the least to do.
+    """Keeps as many encoders as there is work for, and gives each block to the one with the least
+    to do.
 
     Args:
         model: That they load.
@@ -50,7 +54,9 @@ class EncoderPool:
     """
 
     def __init__(self, model: Model, scale: EncoderScale, encoder: type[Any]) -> None:
-        self._model, self.scale, self._encoder = model, scale, encoder
+        self._model = model
+        self.scale = scale
+        self._encoder = encoder
         self._members: list[_Member] = []
         self._failed_starts = 0
         for _ in range(max(1, scale.least)):
@@ -75,8 +81,13 @@ class EncoderPool:
         return any(member.ready and len(member.blocks) < DEPTH for member in self._members)
 
     def encode(self, block: Any, pixels: Any) -> Any:
-        """Give a block to the encoder with the least to do, and return the reference of its embeddings."""
-        member = min((m for m in self._members if m.ready and len(m.blocks) < DEPTH), key=lambda m: len(m.blocks))
+        """Give a block to the encoder with the least to do, and return the reference of its
+        embeddings.
+        """
+        member = min(
+            (m for m in self._members if m.ready and len(m.blocks) < DEPTH),
+            key=lambda m: len(m.blocks),
+        )
         member.blocks.add(block)
         return member.actor.encode.remote(pixels)
 
@@ -86,7 +97,8 @@ class EncoderPool:
             member.blocks.discard(block)
 
     def started(self, reference: Any) -> None:
-        """Take note that an encoder has loaded its model, or could not; one that could not is replaced.
+        """Take note that an encoder has loaded its model, or could not; one that could not is
+        replaced.
 
         Raises:
             TaggerError: What the model's loading said, or that encoders end again and again.
@@ -94,7 +106,8 @@ class EncoderPool:
         member = next(member for member in self._members if member.started == reference)
         try:
             ray.get(reference)
-            member.ready, self._failed_starts = True, 0
+            member.ready = True
+            self._failed_starts = 0
         except RayError as error:
             self._failed_starts += 1
             if (cause := cause_of(error)) is not None:
@@ -113,12 +126,20 @@ class EncoderPool:
             self._add()
 
     def grow(self, waiting: int) -> None:
-        """Start one encoder more if blocks wait for one, all are busy, none is starting and there may be more."""
-        if waiting and len(self) < self.scale.most and all(m.ready and len(m.blocks) >= DEPTH for m in self._members):
+        """Start one encoder more if blocks wait for one, all are busy, none is starting and there
+        may be more.
+        """
+        if (
+            waiting
+            and len(self) < self.scale.most
+            and all(m.ready and len(m.blocks) >= DEPTH for m in self._members)
+        ):
             self._add()
 
     def shrink(self, left: int) -> None:
-        """End idle encoders that the blocks which are left will not need, so that their machines may go."""
+        """End idle encoders that the blocks which are left will not need, so that their machines
+        may go.
+        """
         for member in [m for m in self._members if m.ready and not m.blocks]:
             if len(self) > max(1, left):
                 self._drop(member)
@@ -129,8 +150,16 @@ class EncoderPool:
             self._drop(member)
 
     def _add(self) -> None:
-        options = {"num_cpus": self.scale.num_cpus, "num_gpus": self.scale.num_gpus, "max_restarts": 0}
-        actor = ray.remote(self._encoder).options(**options).remote(self._model, self.scale.threads, self.scale.num_gpus)
+        options = {
+            "num_cpus": self.scale.num_cpus,
+            "num_gpus": self.scale.num_gpus,
+            "max_restarts": 0,
+        }
+        actor = (
+            ray.remote(self._encoder)
+            .options(**options)
+            .remote(self._model, self.scale.threads, self.scale.num_gpus)
+        )
         self._members.append(_Member(actor, actor.ready.remote()))
 
     def _drop(self, member: _Member) -> None:

@@ -23,7 +23,11 @@ Kind = Literal["object", "member", "row"]
 
 
 def own_table(
-    uris: list[str], etags: list[str | None], sizes: list[Any], files: list[str], offsets: Sequence[int | None] | None
+    uris: list[str],
+    etags: list[str | None],
+    sizes: list[Any],
+    files: list[str],
+    offsets: Sequence[int | None] | None,
 ) -> pa.Table:
     """Return a table of inputs without other columns."""
     starts: list[Any] = [None] * len(uris) if offsets is None else list(offsets)

@@ -1,8 +1,10 @@
-"""What INPUT is, and its inputs one after the other: images below a prefix, rows of a manifest or table, members of tar files.
+"""What INPUT is, and its inputs one after the other: images below a prefix, rows of a manifest or
+table, members of tar files.
 
 Every kind becomes tables of the same columns, so that all that follows knows one kind only:
 
-    uri     what the output calls it: the URL of the image, with #member or #row where several share an object
+    uri     what the output calls it: the URL of the image, with #member or #row where several share
+        an object
     etag    changes when the image does; None where the store has none
     size    bytes, where they are known
     file    the object that it is read from
@@ -28,13 +30,14 @@ from serve_app.batch.storage import Storage, Stored, shown_url
 from serve_app.batch.table_rows import ROWS
 from serve_app.batch.urls import is_local
 from serve_app.errors import ConfigError
-from serve_app.picture_files import SUFFIXES, Skipped, is_image
 from serve_app.siglip.images.formats import signature_of
+from serve_app.untrusted.image_files import SUFFIXES, Skipped, is_image
 
 TAR = ".tar"
 SIGNATURE_BYTES = 16
 PEEK = 1000
-"""Objects that are looked at to tell what a prefix holds; more only if none of them can be tagged."""
+"""Objects that are looked at to tell what a prefix holds; more only if none of them can be
+tagged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,22 +63,41 @@ def find_inputs(options: BatchOptions) -> Inputs:
     Raises:
         ConfigError: It is not there, holds nothing that can be tagged, or cannot be read.
     """
-    storage, source = options.storage, options.source
+    storage = options.storage
+    source = options.source
     named = named_file(storage, source)
     requested = options.input_format
     skipped = Skipped()
     if requested == "auto":
-        requested = _guess(storage, source) if named is None else _format_of(source) or _format_by_content(storage, source)
+        requested = (
+            _guess(storage, source)
+            if named is None
+            else _format_of(source) or _format_by_content(storage, source)
+        )
     if requested == "images":
         images = [named] if named is not None else _objects(storage, source, is_image, skipped)
         return Inputs("object", _images(images), skipped=skipped)
     if requested == "webdataset":
-        shards = [named] if named is not None else _objects(storage, source, lambda url: url.lower().endswith(TAR), skipped)
-        return Inputs("member", shard_inputs(storage, shards, alone=named is not None), skipped=skipped)
-    found = [named] if named is not None else list(_objects(storage, source, lambda url: url.lower().endswith(TABLES), skipped))
+        shards = (
+            [named]
+            if named is not None
+            else _objects(storage, source, lambda url: url.lower().endswith(TAR), skipped)
+        )
+        return Inputs(
+            "member", shard_inputs(storage, shards, alone=named is not None), skipped=skipped
+        )
+    found = (
+        [named]
+        if named is not None
+        else list(_objects(storage, source, lambda url: url.lower().endswith(TABLES), skipped))
+    )
     if not found:
         raise ConfigError(f"{shown_url(source)} holds no {', '.join(TABLES)}.")
-    image_column = image_column_of(storage, found, options) if requested in ("auto", "table") or options.image_column else None
+    image_column = (
+        image_column_of(storage, found, options)
+        if requested in ("auto", "table") or options.image_column
+        else None
+    )
     if requested == "table" and image_column is None:
         raise ConfigError(
             f"{shown_url(found[0].url)} has no column of pictures; name it with --image-column, or use --input-format manifest."
@@ -135,11 +157,15 @@ def _format_by_content(storage: Storage, source: str) -> InputFormat:
     with storage.open(source) as file:
         start = file.read(SIGNATURE_BYTES)
     if signature_of(start) == "other":
-        raise ConfigError(f"{shown_url(source)} is no image; an uncompressed tar file, a table or a manifest needs its suffix.")
+        raise ConfigError(
+            f"{shown_url(source)} is no image; an uncompressed tar file, a table or a manifest needs its suffix."
+        )
     return "images"
 
 
-def _objects(storage: Storage, source: str, wanted: Callable[[str], bool], skipped: Skipped) -> Iterator[Stored]:
+def _objects(
+    storage: Storage, source: str, wanted: Callable[[str], bool], skipped: Skipped
+) -> Iterator[Stored]:
     """Yield the objects below a prefix that are wanted, and report at the end what is skipped."""
     for found in storage.list(source, skipped):
         if wanted(found.url):
@@ -153,4 +179,10 @@ def _images(objects: Iterable[Stored]) -> Iterator[pa.Table]:
     images = iter(objects)
     while page := list(islice(images, ROWS)):
         urls = [shown_url(found.url) for found in page]
-        yield own_table(urls, [found.etag for found in page], [found.size for found in page], [found.url for found in page], None)
+        yield own_table(
+            urls,
+            [found.etag for found in page],
+            [found.size for found in page],
+            [found.url for found in page],
+            None,
+        )

@@ -1,4 +1,5 @@
-"""A whole job: list or go on, run what is missing, prove that all is there, and say so. Whatever engine does the work.
+"""A whole job: list or go on, run what is missing, prove that all is there, and say so. Whatever
+engine does the work.
 
 Not here: what tags the chunks (`tagging_job.py`).
 """
@@ -23,9 +24,10 @@ from serve_app.batch.storage import joined, shown_url
 from serve_app.batch.update import list_again, update_snapshot
 from serve_app.batch.verify import Proof, verify, written_names
 from serve_app.errors import ServiceError
-from serve_app.terminal import json_text, print_line
+from serve_app.terminal.printable import json_text, print_line
 
-MANIFEST, SUCCESS = "_manifest.json", "_SUCCESS"
+MANIFEST = "_manifest.json"
+SUCCESS = "_SUCCESS"
 VERSIONS = ("ray", "torch", "transformers", "pillow", "pyarrow", "obstore")
 NOT_TOLD = ("storage", "source", "output")
 """Options that the manifest leaves out: it tells the input, and the others may hold secrets."""
@@ -34,7 +36,12 @@ NOT_TOLD = ("storage", "source", "output")
 class Engine(Protocol):
     """Something that turns chunks of inputs into written rows."""
 
-    def run(self, chunks: Iterator[tuple[Chunk, pa.Table]], done: Callable[[Written], None], tick: Callable[[int], None]) -> None:
+    def run(
+        self,
+        chunks: Iterator[tuple[Chunk, pa.Table]],
+        done: Callable[[Written], None],
+        tick: Callable[[int], None],
+    ) -> None:
         """Run every chunk.
 
         Args:
@@ -91,7 +98,8 @@ class Job:
         """Do the chunks that have no output, and prove that all have one.
 
         Raises:
-            TaggerError: It cannot be done, or too many inputs failed; what is written stays and is not done again.
+            TaggerError: It cannot be done, or too many inputs failed; what is written stays and is
+                not done again.
         """
         started = datetime.now(UTC)
         print_line(f"output: {shown_url(self.writing.folder)}", file=sys.stderr)
@@ -100,7 +108,9 @@ class Job:
         left = [chunk for chunk in snapshot.chunks if chunk.name not in there]
         tally = Tally(snapshot.inputs, done=snapshot.inputs - sum(chunk.count for chunk in left))
         if tally.done:
-            print_line(f"{tally.done:,} of {tally.inputs:,} inputs are tagged already", file=sys.stderr)
+            print_line(
+                f"{tally.done:,} of {tally.inputs:,} inputs are tagged already", file=sys.stderr
+            )
         if left:
             self._tag(snapshot, left, tally)
         proof = verify(snapshot, self.writing)
@@ -108,27 +118,42 @@ class Job:
             self._forget(proof)
         self._delete_superseded(snapshot)
         self._write_manifest(proof, len(snapshot.chunks), started)
-        return JobResult(self.writing.folder, proof.rows, proof.errors, tally.encoded, tally.per_second, proof.nbytes)
+        return JobResult(
+            self.writing.folder,
+            proof.rows,
+            proof.errors,
+            tally.encoded,
+            tally.per_second,
+            proof.nbytes,
+        )
 
     def _snapshot(self) -> Snapshot:
-        storage, folder = self.options.storage, self.writing.folder
+        storage = self.options.storage
+        folder = self.writing.folder
         known = load_snapshot(storage, folder)
         if known is None:
             cut = Cut(self.options.chunk_size, self.options.partition_by, self.options.limit)
             return take_snapshot(storage, folder, find_inputs(self.options), cut)
         if self.options.update or self.options.retry_errors:
-            relisted = list_again(self.options, self.writing, known) if self.options.update else None
-            storage.delete(joined(folder, SUCCESS))  # not before: if the inputs cannot be listed, the output stays whole
+            relisted = (
+                list_again(self.options, self.writing, known) if self.options.update else None
+            )
+            storage.delete(
+                joined(folder, SUCCESS)
+            )  # not before: if the inputs cannot be listed, the output stays whole
             return update_snapshot(self.options, self.writing, known, relisted)
         return known
 
     def _delete_superseded(self, snapshot: Snapshot) -> None:
         """Delete the files of chunks that an update has put others in the place of."""
-        for name in written_names(self.options.storage, self.writing) - {chunk.name for chunk in snapshot.chunks}:
+        for name in written_names(self.options.storage, self.writing) - {
+            chunk.name for chunk in snapshot.chunks
+        }:
             self.options.storage.delete(self.writing.url(name))
 
     def _tag(self, snapshot: Snapshot, left: list[Chunk], tally: Tally) -> None:
-        engine, counters = self.start_engine(snapshot), Metrics()
+        engine = self.start_engine(snapshot)
+        counters = Metrics()
         try:
             with shown_progress(tally) as show:
 
@@ -176,9 +201,16 @@ class Job:
             "files": files,
             "bytes": proof.nbytes,
             **self.told,
-            "options": {key: value for key, value in dataclasses.asdict(self.options).items() if key not in NOT_TOLD},
+            "options": {
+                key: value
+                for key, value in dataclasses.asdict(self.options).items()
+                if key not in NOT_TOLD
+            },
             "versions": {name: version(name) for name in VERSIONS} | {"siglip-serve": __version__},
-            "last_run": {"started_at": started.isoformat(), "ended_at": datetime.now(UTC).isoformat()},
+            "last_run": {
+                "started_at": started.isoformat(),
+                "ended_at": datetime.now(UTC).isoformat(),
+            },
         }
         storage = self.options.storage
         storage.write(joined(self.writing.folder, MANIFEST), json_text(told, indent=2).encode())
@@ -186,4 +218,6 @@ class Job:
 
 
 def _listed(errors: dict[str, int]) -> str:
-    return ", ".join(f"{count:,} {code}" for code, count in sorted(errors.items(), key=lambda item: -item[1]))
+    return ", ".join(
+        f"{count:,} {code}" for code, count in sorted(errors.items(), key=lambda item: -item[1])
+    )

@@ -1,11 +1,12 @@
 """Reads the rows of an untrusted JSON Lines file.
 
 The values of a key may have any types. A column has the type that fits all of them, over the whole
-file; if there is none, it is text: strings as they are, other values as JSON. A line that is no JSON
-object costs itself alone.
+file; if there is none, it is text: strings as they are, other values as JSON. A line that is no
+JSON object costs itself alone.
 
-JSON has no numbers that are not finite, but Python's `json` and others write them. `NaN`, `Infinity` and
-`-Infinity` are read as null; a number too large for a double, such as `1e999`, is read as text.
+JSON has no numbers that are not finite, but Python's `json` and others write them. `NaN`,
+`Infinity` and `-Infinity` are read as null; a number too large for a double, such as `1e999`, is
+read as text.
 """
 
 import io
@@ -19,7 +20,8 @@ import pyarrow as pa
 from serve_app.batch.table_rows import MAX_COLUMNS, ROWS, Rows, json_or_text
 
 MAX_JSON_DEPTH = 64
-"""Maximum nesting of lists and objects in one line. pyarrow crashes the process at some 20,000 levels."""
+"""Maximum nesting of lists and objects in one line. pyarrow crashes the process at some 20,000
+levels."""
 _FAILURES = (pa.ArrowException, OverflowError, TypeError, ValueError)
 
 Record = tuple[int, dict[str, Any] | None]
@@ -34,7 +36,8 @@ def json_rows(data: bytes) -> Iterator[Rows]:
             Python objects.
 
     Raises:
-        ValueError: It has no object at all, too many different keys, or ends in the middle of a line.
+        ValueError: It has no object at all, too many different keys, or ends in the middle of a
+            line.
     """
     types = _types_of(data)
     is_damaged = False
@@ -101,11 +104,16 @@ def _types_of(data: bytes) -> dict[str, pa.DataType | None]:
     if data.strip() and not objects:
         raise ValueError("not one of its lines is a JSON object")
     types |= dict.fromkeys(_not_convertible(data, {name: types[name] for name in widened}))
-    return {name: pa.string() if kind is not None and pa.types.is_null(kind) else kind for name, kind in types.items()}
+    return {
+        name: pa.string() if kind is not None and pa.types.is_null(kind) else kind
+        for name, kind in types.items()
+    }
 
 
 def _not_convertible(data: bytes, types: dict[str, pa.DataType | None]) -> set[str]:
-    """Return the keys with values that their type cannot hold, such as an integer above 2**53 among doubles."""
+    """Return the keys with values that their type cannot hold, such as an integer above 2**53 among
+    doubles.
+    """
     left = {name: kind for name, kind in types.items() if kind is not None}
     failed: set[str] = set()
     for records in _pages(data) if left else ():
@@ -139,7 +147,9 @@ def _common(one: pa.DataType | None, other: pa.DataType | None) -> pa.DataType |
 def _is_storable(kind: pa.DataType) -> bool:
     """Return whether Parquet can store a type: a struct needs a field."""
     if pa.types.is_struct(kind):
-        return kind.num_fields > 0 and all(_is_storable(kind.field(place).type) for place in range(kind.num_fields))
+        return kind.num_fields > 0 and all(
+            _is_storable(kind.field(place).type) for place in range(kind.num_fields)
+        )
     return _is_storable(kind.value_type) if pa.types.is_list(kind) else True
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from io import BufferedReader
 
 from serve_app.errors import PayloadTooLarge
-from serve_app.picture_files import Skipped, files_below
+from serve_app.untrusted.image_files import Skipped, files_below
 
 STAGED = ".siglip-serve-"
 """Beginning of the names of files that are being written."""
@@ -23,7 +23,8 @@ class NotAFile(OSError):
 
 
 def list_files(folder: str, skipped: Skipped | None) -> Iterator[tuple[str, int, str]]:
-    """Yield the path, size and ETag of every file below a folder, sorted; nothing if there is no folder.
+    """Yield the path, size and ETag of every file below a folder, sorted; nothing if there is no
+    folder.
 
     Args:
         folder: Where to start.
@@ -41,7 +42,10 @@ def list_files(folder: str, skipped: Skipped | None) -> Iterator[tuple[str, int,
         return
     counts = Skipped() if skipped is None else skipped
     # 740 bytes a file if the whole status were held
-    files = sorted((path, status.st_size, etag_of(status)) for path, status in files_below(folder, counts, with_litter=skipped is None))
+    files = sorted(
+        (path, status.st_size, etag_of(status))
+        for path, status in files_below(folder, counts, with_litter=skipped is None)
+    )
     if skipped is None and counts.unreadable.count:
         raise OSError(counts.unreadable.shown[0])
     yield from files
@@ -62,7 +66,10 @@ def status_of(path: str) -> os.stat_result | None:
 
 
 def etag_of(status: os.stat_result) -> str:
-    """Return a text that changes with the content of a file. Source: `object_store`'s `local.rs`."""
+    """Return a text that changes with the content of a file.
+
+    Source: `object_store`'s `local.rs`.
+    """
     return f'"{status.st_ino:x}-{status.st_mtime_ns // 1000:x}-{status.st_size:x}"'
 
 
@@ -78,7 +85,9 @@ def open_file(path: str) -> BufferedReader:
     mode = os.fstat(descriptor).st_mode
     if not stat.S_ISREG(mode):
         os.close(descriptor)
-        raise NotAFile("it is a folder" if stat.S_ISDIR(mode) else "it is a pipe or a device, not a file")
+        raise NotAFile(
+            "it is a folder" if stat.S_ISDIR(mode) else "it is a pipe or a device, not a file"
+        )
     return os.fdopen(descriptor, "rb")
 
 
@@ -134,4 +143,6 @@ def write_file(path: str, data: bytes) -> None:
 
 def too_large(size: int, max_bytes: int) -> PayloadTooLarge:
     """Return the error of an image that has more bytes than are read."""
-    return PayloadTooLarge(f"The picture has {size:,} bytes; at most {max_bytes:,} are read (limits.max_image_bytes).")
+    return PayloadTooLarge(
+        f"The picture has {size:,} bytes; at most {max_bytes:,} are read (limits.max_image_bytes)."
+    )

@@ -1,4 +1,6 @@
-"""The rows of manifests, which name images, and of tables, which contain them, as inputs of a job."""
+"""The rows of manifests, which name images, and of tables, which contain them, as inputs of a
+job.
+"""
 
 import functools
 import os
@@ -16,9 +18,20 @@ from serve_app.batch.table_rows import Rows
 from serve_app.batch.tables import DamagedTable, parquet_schema, read_tables
 from serve_app.batch.urls import url_beside
 from serve_app.errors import ConfigError
-from serve_app.terminal import printable
+from serve_app.terminal.printable import printable
 
-RESERVED = ("etag", "width", "height", "tags", "embedding", "error", "checkpoint", "revision", "vocabulary_fingerprint", "tagged_at")
+RESERVED = (
+    "etag",
+    "width",
+    "height",
+    "tags",
+    "embedding",
+    "error",
+    "checkpoint",
+    "revision",
+    "vocabulary_fingerprint",
+    "tagged_at",
+)
 """Names of output columns, which a manifest's columns must not have."""
 URI_COLUMNS = ("uri", "url", "image_url", "path", "file", "filename", "key")
 IMAGE_COLUMNS = ("image", "image_bytes", "bytes", "jpg", "png", "webp", "content", "data")
@@ -27,11 +40,13 @@ SURROGATE = re.compile("[\ud800-\udfff]")
 """Of text that is not Unicode."""
 
 
-def manifest_inputs(storage: Storage, files: Sequence[Stored], options: BatchOptions) -> Iterator[pa.Table]:
+def manifest_inputs(
+    storage: Storage, files: Sequence[Stored], options: BatchOptions
+) -> Iterator[pa.Table]:
     """Yield the images that manifests name.
 
-    A row that cannot be read, or that names nothing that can be, is an input with an error, and so is
-    the rest of a damaged manifest.
+    A row that cannot be read, or that names nothing that can be, is an input with an error, and so
+    is the rest of a damaged manifest.
 
     Args:
         storage: Where the manifests are.
@@ -51,7 +66,9 @@ def manifest_inputs(storage: Storage, files: Sequence[Stored], options: BatchOpt
     yield from damaged.rows("object")
 
 
-def table_inputs(storage: Storage, files: Sequence[Stored], image_column: str) -> Iterator[pa.Table]:
+def table_inputs(
+    storage: Storage, files: Sequence[Stored], image_column: str
+) -> Iterator[pa.Table]:
     """Yield the rows of Parquet files that contain images.
 
     Args:
@@ -64,7 +81,9 @@ def table_inputs(storage: Storage, files: Sequence[Stored], image_column: str) -
         at = 0
         try:
             if not found.url.lower().endswith(".parquet"):
-                raise DamagedTable(f"{shown_url(found.url)}: pictures in a table are read from Parquet only.")
+                raise DamagedTable(
+                    f"{shown_url(found.url)}: pictures in a table are read from Parquet only."
+                )
             for rows in read_tables(storage, found, image_column):
                 inputs = _row_inputs(rows.table, found, at)
                 damaged.readable += 1
@@ -76,7 +95,8 @@ def table_inputs(storage: Storage, files: Sequence[Stored], image_column: str) -
 
 
 def image_column_of(storage: Storage, files: Sequence[Stored], options: BatchOptions) -> str | None:
-    """Return the column that holds images: binary, or the struct of bytes and path that Hugging Face's datasets write.
+    """Return the column that holds images: binary, or the struct of bytes and path that Hugging
+    Face's datasets write.
 
     The first table that can be read and has one decides.
 
@@ -98,7 +118,9 @@ def image_column_of(storage: Storage, files: Sequence[Stored], options: BatchOpt
                 return name
         if options.image_column is None:
             return None
-        problem = ConfigError(f"{shown_url(found.url)} has no column {options.image_column} of bytes; it has {', '.join(schema.names)}.")
+        problem = ConfigError(
+            f"{shown_url(found.url)} has no column {options.image_column} of bytes; it has {', '.join(schema.names)}."
+        )
     if problem is not None:
         raise problem
     return None
@@ -112,10 +134,14 @@ def _named_images(rows: Rows, url: str, options: BatchOptions) -> pa.Table:
         ConfigError: It has columns that the output has too.
     """
     table = rows.table
-    column = options.uri_column or next((name for name in URI_COLUMNS if name in table.column_names), None)
+    column = options.uri_column or next(
+        (name for name in URI_COLUMNS if name in table.column_names), None
+    )
     if column is None or column not in table.column_names:
         has = ", ".join(table.column_names)
-        raise DamagedTable(f"{shown_url(url)} has no column {column or 'uri'}; it has {has}. Name it with --uri-column.")
+        raise DamagedTable(
+            f"{shown_url(url)} has no column {column or 'uri'}; it has {has}. Name it with --uri-column."
+        )
     written = [_text_of(value) for value in table[column].to_pylist()]
     realpath = functools.cache(os.path.realpath)  # most rows with `..` lead to the same few folders
     urls = [_image_url(text, url, realpath) for text in written]
@@ -132,7 +158,9 @@ def _named_images(rows: Rows, url: str, options: BatchOptions) -> pa.Table:
 
 
 def _text_of(value: Any) -> str:
-    """Return what a cell of a manifest names; bytes are a name that is not UTF-8, or of a binary column."""
+    """Return what a cell of a manifest names; bytes are a name that is not UTF-8, or of a binary
+    column.
+    """
     if isinstance(value, bytes):
         return value.decode("utf-8", "surrogateescape")
     return "" if value is None else str(value)
@@ -158,7 +186,9 @@ def _row_inputs(table: pa.Table, found: Stored, first: int) -> pa.Table:
     uris = [f"{shown_url(found.url)}#{row}" for row in rows]
     others = table.drop_columns([name for name in ("uri",) if name in table.column_names])
     _check_columns(others.column_names, found.url)
-    own = own_table(uris, [found.etag] * len(rows), [None] * len(rows), [found.url] * len(rows), rows)
+    own = own_table(
+        uris, [found.etag] * len(rows), [None] * len(rows), [found.url] * len(rows), rows
+    )
     return _beside(own, others)
 
 
@@ -170,7 +200,9 @@ def _holds_bytes(kind: pa.DataType) -> bool:
 
 def _check_columns(names: Iterable[str], url: str) -> None:
     if taken := [name for name in names if name in RESERVED or name in OWN.names]:
-        raise ConfigError(f"{shown_url(url)} has columns that the output has too: {', '.join(taken)}. Rename them.")
+        raise ConfigError(
+            f"{shown_url(url)} has columns that the output has too: {', '.join(taken)}. Rename them."
+        )
 
 
 def _beside(own: pa.Table, others: pa.Table) -> pa.Table:

@@ -1,6 +1,8 @@
-"""`TagImages`: the whole pipeline as a class for `Dataset.map_batches`, for those who have a Ray Data pipeline of their own.
+"""`TagImages`: the whole pipeline as a class for `Dataset.map_batches`, for those who have a Ray
+Data pipeline of their own.
 
-Rows and their order are Ray Data's then, and so is what happens when something dies; `siglip-serve batch` does more.
+Rows and their order are Ray Data's then, and so is what happens when something dies; `siglip-serve
+batch` does more.
 """
 
 from pathlib import Path
@@ -8,22 +10,28 @@ from pathlib import Path
 import pyarrow as pa
 
 from serve_app.batch.rows import ERROR, TAG
-from serve_app.config import ServiceConfig, load_config
+from serve_app.config.service import ServiceConfig, load_config
 from serve_app.demo.settings import demo_config
 from serve_app.errors import ConfigError, TaggerError
-from serve_app.local_tagger import LocalTagger
-from serve_app.tagger import TagOutcome
+from serve_app.pipeline.local_tagger import LocalTagger
+from serve_app.pipeline.tagger import TagOutcome
 from serve_app.tagging.settings import TagOptions
 
 
 class TagImages:
     """Adds the columns `tags` and `error` to batches of encoded pictures.
 
-    Use it as `dataset.map_batches(TagImages, fn_constructor_args=["config.yaml"], batch_format="pyarrow", batch_size=64,
-    compute=ray.data.ActorPoolStrategy(size=1), num_gpus=0.5)`.
+    Use it as `dataset.map_batches(TagImages, fn_constructor_args=["config.yaml"],
+    batch_format="pyarrow", batch_size=64, compute=ray.data.ActorPoolStrategy(size=1),
+    num_gpus=0.5)`.
     """
 
-    def __init__(self, config: str | ServiceConfig | None = None, column: str = "bytes", vocabulary: str | None = None) -> None:
+    def __init__(
+        self,
+        config: str | ServiceConfig | None = None,
+        column: str = "bytes",
+        vocabulary: str | None = None,
+    ) -> None:
         """Load the model.
 
         Args:
@@ -34,25 +42,35 @@ class TagImages:
         Raises:
             ConfigError: The configuration or the checkpoint cannot work.
         """
-        self._tagger = LocalTagger(load_config(Path(config)) if isinstance(config, str) else config or demo_config())
-        self._column, self._options = column, TagOptions(vocabulary=vocabulary)
+        self._tagger = LocalTagger(
+            load_config(Path(config)) if isinstance(config, str) else config or demo_config()
+        )
+        self._column = column
+        self._options = TagOptions(vocabulary=vocabulary)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """Return a batch with `tags`, a list of label and confidence, and `error`, a code and a message or null.
+        """Return a batch with `tags`, a list of label and confidence, and `error`, a code and a
+        message or null.
 
         Raises:
             ConfigError: The batch has no such column.
         """
         if self._column not in batch.column_names:
-            raise ConfigError(f"the batch has no column {self._column}; it has {', '.join(batch.column_names)}.")
-        answer = self._tagger.tag_pictures([data or b"" for data in batch[self._column].to_pylist()], self._options)
+            raise ConfigError(
+                f"the batch has no column {self._column}; it has {', '.join(batch.column_names)}."
+            )
+        answer = self._tagger.tag_pictures(
+            [data or b"" for data in batch[self._column].to_pylist()], self._options
+        )
         columns = [_columns_of(outcome) for outcome in answer.outcomes]
         tags = pa.array([tags for tags, _ in columns], pa.list_(TAG))
         errors = pa.array([error for _, error in columns], ERROR)
         return batch.append_column("tags", tags).append_column("error", errors)
 
 
-def _columns_of(outcome: TagOutcome) -> tuple[list[dict[str, object]] | None, dict[str, str] | None]:
+def _columns_of(
+    outcome: TagOutcome,
+) -> tuple[list[dict[str, object]] | None, dict[str, str] | None]:
     if isinstance(outcome, TaggerError):
         return None, {"code": outcome.code, "message": outcome.message}
     return [{"label": tag.label, "confidence": tag.confidence} for tag in outcome], None

@@ -1,16 +1,18 @@
-"""Lists a bucket in which some keys cannot be requested through obstore, such as `a//b`, `a/../b` or one with a newline.
+"""Lists a bucket in which some keys cannot be requested through obstore, such as `a//b`, `a/../b`
+or one with a newline.
 
-obstore ends a listing at the first such key, together with the page of good ones around it. pyarrow's
-own S3 client lists them all, but without ETags, so those are requested one by one for the keys around
-the failure. obstore then continues after them, until the next such key.
+obstore ends a listing at the first such key, together with the page of good ones around it.
+pyarrow's own S3 client lists them all, but without ETags, so those are requested one by one for the
+keys around the failure. obstore then continues after them, until the next such key.
 
-pyarrow lists everything below a prefix at once and cannot start at a key. So the listing is made once,
-at the first failure, and the keys that are left, some 150 bytes each, stay in memory.
+pyarrow lists everything below a prefix at once and cannot start at a key. So the listing is made
+once, at the first failure, and the keys that are left, some 150 bytes each, stay in memory.
 
-`gs://` and `az://` have no second client here. pyarrow's classes for them take other credentials than
-obstore finds: `GcsFileSystem` neither a service account's key as text nor a token without its time of
-expiry, `AzureFileSystem` neither a workload identity's token nor a SAS token from a file. A listing
-with someone else's credentials could miss objects without an error, so these buckets are refused.
+`gs://` and `az://` have no second client here. pyarrow's classes for them take other credentials
+than obstore finds: `GcsFileSystem` neither a service account's key as text nor a token without its
+time of expiry, `AzureFileSystem` neither a workload identity's token nor a SAS token from a file. A
+listing with someone else's credentials could miss objects without an error, so these buckets are
+refused.
 """
 
 import logging
@@ -21,7 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from serve_app.errors import ConfigError
-from serve_app.picture_files import Skipped
+from serve_app.untrusted.image_files import Skipped
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +45,9 @@ def is_odd_key(error: Exception) -> bool:
 
 
 def list_after(store: Any, prefix: str, after: str) -> Iterator[Entry]:
-    """Yield the objects below a prefix whose keys are greater than `after`; all of them if it is empty."""
+    """Yield the objects below a prefix whose keys are greater than `after`; all of them if it is
+    empty.
+    """
     import obstore
 
     for page in obstore.list(store, prefix=prefix or None, offset=after or None, chunk_size=1000):
@@ -51,7 +55,9 @@ def list_after(store: Any, prefix: str, after: str) -> Iterator[Entry]:
             yield entry["path"], entry["size"], entry["e_tag"]
 
 
-def list_around(store: Any, root: str, prefix: str, after: str, skipped: Skipped, error: Exception) -> Iterator[Entry]:
+def list_around(
+    store: Any, root: str, prefix: str, after: str, skipped: Skipped, error: Exception
+) -> Iterator[Entry]:
     """Yield the objects below a prefix that can be requested, and count the others.
 
     Args:
@@ -70,7 +76,11 @@ def list_around(store: Any, root: str, prefix: str, after: str, skipped: Skipped
         raise ConfigError(
             f"{root}/{prefix} cannot be listed: it has an object with an unusable key. Rename or delete it. {said}"
         ) from error
-    logger.warning("%s/%s has keys that cannot be requested; the objects near them need a request each", root, prefix)
+    logger.warning(
+        "%s/%s has keys that cannot be requested; the objects near them need a request each",
+        root,
+        prefix,
+    )
     left = deque(_keys_of_s3(store, root.partition("://")[2], prefix, after))
     with ThreadPoolExecutor(REQUESTS, thread_name_prefix="etags") as threads:
         while window := _next_window(left):
@@ -107,7 +117,9 @@ def _next_window(left: deque[tuple[str, int]]) -> list[tuple[str, int]]:
 
 def is_usable(key: str) -> bool:
     """Return whether obstore can request a key. Source: `object_store`'s `path/parts.rs`."""
-    return not any(part in ("", ".", "..") for part in key.split("/")) and _CONTROL.search(key) is None
+    return (
+        not any(part in ("", ".", "..") for part in key.split("/")) and _CONTROL.search(key) is None
+    )
 
 
 def _entry_of(store: Any, key: str, size: int) -> Entry | None:
@@ -126,7 +138,9 @@ def _entry_of(store: Any, key: str, size: int) -> Entry | None:
 
 
 def _keys_of_s3(store: Any, bucket: str, prefix: str, after: str) -> list[tuple[str, int]]:
-    """Return the keys below a prefix that are greater than `after`, and the sizes of their objects, in S3's order."""
+    """Return the keys below a prefix that are greater than `after`, and the sizes of their objects,
+    in S3's order.
+    """
     import pyarrow.fs
 
     config = dict(store.config)
@@ -142,8 +156,14 @@ def _keys_of_s3(store: Any, bucket: str, prefix: str, after: str) -> list[tuple[
     )
     selector = pyarrow.fs.FileSelector(f"{bucket}/{prefix}".rstrip("/"), recursive=True)
     found = arrow.get_file_info(selector)
-    keys = ((one.path[len(bucket) + 1 :], one.size) for one in found if one.type == pyarrow.fs.FileType.File)
-    return sorted((one for one in keys if _order(one[0]) > _order(after)), key=lambda one: _order(one[0]))
+    keys = (
+        (one.path[len(bucket) + 1 :], one.size)
+        for one in found
+        if one.type == pyarrow.fs.FileType.File
+    )
+    return sorted(
+        (one for one in keys if _order(one[0]) > _order(after)), key=lambda one: _order(one[0])
+    )
 
 
 def _order(key: str) -> bytes:

@@ -1,7 +1,9 @@
-"""The engine of a job: blocks of inputs are prepared by tasks, encoded by actors, and written chunk by chunk.
+"""The engine of a job: blocks of inputs are prepared by tasks, encoded by actors, and written chunk
+by chunk.
 
-The driver moves references, never pixels. What is under way is bounded in blocks, so memory does not grow with the
-bucket; the oldest chunk goes first, so little that was encoded is lost when everything dies.
+The driver moves references, never pixels. What is under way is bounded in blocks, so memory does
+not grow with the bucket; the oldest chunk goes first, so little that was encoded is lost when
+everything dies.
 """
 
 import heapq
@@ -19,15 +21,24 @@ from serve_app.batch.cluster import cause_of
 from serve_app.batch.encoders import DEPTH, EncoderPool
 from serve_app.batch.rows import Writing, Written
 from serve_app.batch.snapshot import Chunk
-from serve_app.batch.workers import EncodedBlock, Reading, Scoring, finish_chunk, lost_facts, prepare_block
+from serve_app.batch.workers import (
+    EncodedBlock,
+    Reading,
+    Scoring,
+    finish_chunk,
+    lost_facts,
+    prepare_block,
+)
 from serve_app.errors import ServiceError
 
 logger = logging.getLogger(__name__)
 
 MAX_FINISHING = 4
 """Chunks that are scored and written at the same time, for each encoder."""
-SPLIT_AFTER, LOST_AFTER = 2, 3
-"""Processes that a block may end: then it is halved, and a single input is given up as an error of its own."""
+SPLIT_AFTER = 2
+LOST_AFTER = 3
+"""Processes that a block may end: then it is halved, and a single input is given up as an error of
+its own."""
 MAX_CHUNK_ATTEMPTS = 5
 WAIT_S = 1.0
 
@@ -86,12 +97,24 @@ class Flow:
 class Pipeline:
     """Runs chunks through the cluster until all are written."""
 
-    def __init__(self, reading: Reading, writing: Writing, scoring: Scoring, pool: EncoderPool, flow: Flow) -> None:
-        self._reading, self._writing, self._pool, self._flow = reading, writing, pool, flow
+    def __init__(
+        self, reading: Reading, writing: Writing, scoring: Scoring, pool: EncoderPool, flow: Flow
+    ) -> None:
+        self._reading = reading
+        self._writing = writing
+        self._pool = pool
+        self._flow = flow
         self._scoring = ray.put(scoring)
-        options = {"num_cpus": flow.prepare_cpus, "num_returns": 2, "max_retries": 0, "scheduling_strategy": "SPREAD"}
+        options = {
+            "num_cpus": flow.prepare_cpus,
+            "num_returns": 2,
+            "max_retries": 0,
+            "scheduling_strategy": "SPREAD",
+        }
         self._prepare = ray.remote(prepare_block).options(**options)
-        self._finish = ray.remote(finish_chunk).options(num_cpus=0, max_retries=0)  # a moment's work beside a chunk's encoding
+        self._finish = ray.remote(finish_chunk).options(
+            num_cpus=0, max_retries=0
+        )  # a moment's work beside a chunk's encoding
         self._to_prepare: list[_Block] = []
         self._to_encode: list[_Block] = []
         self._under_way: dict[Any, tuple[Callable[..., None], Any]] = {}
@@ -99,7 +122,12 @@ class Pipeline:
         self._orders = itertools.count()
         self._exhausted = False
 
-    def run(self, chunks: Iterator[tuple[Chunk, pa.Table]], done: Callable[[Written], None], tick: Callable[[int], None]) -> None:
+    def run(
+        self,
+        chunks: Iterator[tuple[Chunk, pa.Table]],
+        done: Callable[[Written], None],
+        tick: Callable[[int], None],
+    ) -> None:
         """Run every chunk.
 
         Args:
@@ -114,7 +142,12 @@ class Pipeline:
             self._fill(chunks)
             self._dispatch()
             waiting = [*self._under_way, *self._pool.starting()]
-            if self._exhausted and not self._under_way and not self._to_prepare and not self._to_encode:
+            if (
+                self._exhausted
+                and not self._under_way
+                and not self._to_prepare
+                and not self._to_encode
+            ):
                 return
             ended, _ = ray.wait(waiting, num_returns=1, timeout=WAIT_S)
             if ended:
@@ -130,7 +163,10 @@ class Pipeline:
     def _fill(self, chunks: Iterator[tuple[Chunk, pa.Table]]) -> None:
         """Start preparing as many blocks as may be under way."""
         ahead = self._flow.preparing + DEPTH * len(self._pool)
-        while self._preparing < self._flow.preparing and self._preparing + len(self._to_encode) < ahead:
+        while (
+            self._preparing < self._flow.preparing
+            and self._preparing + len(self._to_encode) < ahead
+        ):
             if not self._to_prepare and not self._open_next(chunks):
                 return
             block = heapq.heappop(self._to_prepare)
@@ -147,7 +183,10 @@ class Pipeline:
             return False
         opened = _Open(*following, next(self._orders))
         size = self._flow.block_images
-        opened.blocks = [_Block(opened, start, min(size, len(opened.rows) - start)) for start in range(0, len(opened.rows), size)]
+        opened.blocks = [
+            _Block(opened, start, min(size, len(opened.rows) - start))
+            for start in range(0, len(opened.rows), size)
+        ]
         for block in opened.blocks:
             heapq.heappush(self._to_prepare, block)
         return True
@@ -187,13 +226,16 @@ class Pipeline:
             return
         self._pool.ended(block)
         # kept by the driver and not by the encoder's machine, which may go
-        block.pixels, block.encoded = None, ray.put(encoded)
+        block.pixels = None
+        block.encoded = ray.put(encoded)
         self._finish_if_whole(block.chunk)
 
     def _finish_if_whole(self, opened: _Open) -> None:
         if all(block.encoded is not None for block in opened.blocks):
             self._finishing += 1
-            reference = self._finish.remote(self._scoring, self._writing, opened.chunk.name, opened.rows, *opened.parts())
+            reference = self._finish.remote(
+                self._scoring, self._writing, opened.chunk.name, opened.rows, *opened.parts()
+            )
             self._under_way[reference] = (self._finished, opened)
 
     def _finished(self, opened: _Open, reference: Any, done: Callable[[Written], None]) -> None:
@@ -204,7 +246,9 @@ class Pipeline:
             _raise_what_stops_the_job(error)
             opened.attempts += 1
             if opened.attempts >= MAX_CHUNK_ATTEMPTS:
-                raise ServiceError(f"chunk {opened.chunk.name} could not be written in {opened.attempts} attempts: {error}") from error
+                raise ServiceError(
+                    f"chunk {opened.chunk.name} could not be written in {opened.attempts} attempts: {error}"
+                ) from error
             for block in opened.blocks:  # facts may have gone with the machine that read them
                 block.encoded = None
                 heapq.heappush(self._to_prepare, block)
@@ -212,14 +256,19 @@ class Pipeline:
         done(written)
 
     def _again(self, block: _Block, error: RayError) -> None:
-        """Prepare a block again whose process ended; halve it if that happens again, so that only the culprit is lost."""
+        """Prepare a block again whose process ended; halve it if that happens again, so that only
+        the culprit is lost.
+        """
         _raise_what_stops_the_job(error)
         logger.warning("a block of %d is done again: %s", block.count, type(error).__name__)
         block.attempts += 1
         block.pixels = None
         if block.count > 1 and block.attempts >= SPLIT_AFTER:
             middle = block.count // 2
-            halves = [_Block(block.chunk, block.start, middle), _Block(block.chunk, block.start + middle, block.count - middle)]
+            halves = [
+                _Block(block.chunk, block.start, middle),
+                _Block(block.chunk, block.start + middle, block.count - middle),
+            ]
             at = block.chunk.blocks.index(block)
             block.chunk.blocks[at : at + 1] = halves
             for half in halves:
@@ -234,7 +283,9 @@ class Pipeline:
 
 
 def _raise_what_stops_the_job(error: RayError) -> None:
-    """Raise an error of ours that a worker raised, and what says that the cluster is gone; others concern one block."""
+    """Raise an error of ours that a worker raised, and what says that the cluster is gone; others
+    concern one block.
+    """
     if (cause := cause_of(error)) is not None:
         raise cause from None
     if isinstance(error, RaySystemError):

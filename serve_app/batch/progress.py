@@ -10,7 +10,7 @@ from ray.util import metrics
 from rich.progress import TextColumn
 
 from serve_app.batch.rows import Written
-from serve_app.console import SafeConsole, progress
+from serve_app.terminal.console import SafeConsole, progress
 
 LINE_EVERY_S = 10.0
 
@@ -67,27 +67,42 @@ class Tally:
         ]
         if self.encoders:
             parts.append(f"{self.encoders} encoder{'' if self.encoders == 1 else 's'}")
-        return ", ".join(parts) + (f", {_duration(left)} left" if left is not None and self.done < self.inputs else "")
+        return ", ".join(parts) + (
+            f", {_duration(left)} left" if left is not None and self.done < self.inputs else ""
+        )
 
 
 class Metrics:
     """Counters that Ray exports with the prefix `ray_`; see docs/batch.md."""
 
     def __init__(self) -> None:
-        self._images = metrics.Counter("siglip_batch_images_total", "Inputs that have their row.", ("outcome",))
-        self._read = metrics.Counter("siglip_batch_read_bytes_total", "Bytes of inputs that were read.")
-        self._written = metrics.Counter("siglip_batch_written_bytes_total", "Bytes of output that were written.")
+        self._images = metrics.Counter(
+            "siglip_batch_images_total", "Inputs that have their row.", ("outcome",)
+        )
+        self._read = metrics.Counter(
+            "siglip_batch_read_bytes_total", "Bytes of inputs that were read."
+        )
+        self._written = metrics.Counter(
+            "siglip_batch_written_bytes_total", "Bytes of output that were written."
+        )
         self._chunks = metrics.Counter("siglip_batch_chunks_total", "Chunks that were written.")
         self._left = metrics.Gauge("siglip_batch_images_left", "Inputs that have no row yet.")
-        self._encoders = metrics.Gauge("siglip_batch_encoders", "Encoders that have loaded their model.")
+        self._encoders = metrics.Gauge(
+            "siglip_batch_encoders", "Encoders that have loaded their model."
+        )
 
     def add(self, written: Written) -> None:
         """Count a chunk that is finished."""
         self._chunks.inc()
-        for counter, nbytes in ((self._read, written.bytes_read), (self._written, written.bytes_written)):
+        for counter, nbytes in (
+            (self._read, written.bytes_read),
+            (self._written, written.bytes_written),
+        ):
             if nbytes:  # Ray refuses to add nothing
                 counter.inc(nbytes)
-        for code, count in ({"ok": written.inputs - sum(written.errors.values())} | written.errors).items():
+        for code, count in (
+            {"ok": written.inputs - sum(written.errors.values())} | written.errors
+        ).items():
             if count:
                 self._images.inc(count, tags={"outcome": code})
 
@@ -103,7 +118,9 @@ def shown_progress(tally: Tally) -> Iterator[Callable[[], None]]:
     console = SafeConsole(stderr=True)
     if console.is_terminal:
         with progress(console, TextColumn("{task.fields[line]}", markup=False)) as bar:
-            task = bar.add_task("Tagging", total=tally.inputs, completed=tally.done, line=tally.line())
+            task = bar.add_task(
+                "Tagging", total=tally.inputs, completed=tally.done, line=tally.line()
+            )
             yield lambda: bar.update(task, completed=tally.done, line=tally.line())
         return
     last_s = time.monotonic()
@@ -120,4 +137,10 @@ def shown_progress(tally: Tally) -> Iterator[Callable[[], None]]:
 def _duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
+    return (
+        f"{hours} h {minutes} min"
+        if hours
+        else f"{minutes} min {rest} s"
+        if minutes
+        else f"{rest} s"
+    )

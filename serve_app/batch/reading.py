@@ -1,4 +1,6 @@
-"""From inputs to their bytes: a few at a time, so that the network and the decoder work together."""
+"""From inputs to their bytes: a few at a time, so that the network and the decoder work
+together.
+"""
 
 from collections import deque
 from collections.abc import Iterator
@@ -11,10 +13,17 @@ import pyarrow.parquet as pq
 
 from serve_app.batch.input_tables import DAMAGED, MALFORMED, Kind
 from serve_app.batch.storage import Storage, shown_url
-from serve_app.errors import ConfigError, InvalidRequest, PayloadTooLarge, RequestError, SourceUnavailable
+from serve_app.errors import (
+    ConfigError,
+    InvalidRequest,
+    PayloadTooLarge,
+    RequestError,
+    SourceUnavailable,
+)
 
 CONCURRENCY = 16
-"""Objects that one task reads at the same time: an object store answers in some 50 ms, and a picture is decoded in 10."""
+"""Objects that one task reads at the same time: an object store answers in some 50 ms, and a
+picture is decoded in 10."""
 
 
 MAX_ROW_GROUP_BYTES = 4 * 2**30
@@ -30,7 +39,9 @@ class Read:
     error: RequestError | None = None
 
 
-def read_inputs(rows: pa.Table, kind: Kind, image_column: str | None, storage: Storage, most: int) -> Iterator[Read]:
+def read_inputs(
+    rows: pa.Table, kind: Kind, image_column: str | None, storage: Storage, most: int
+) -> Iterator[Read]:
     """Yield what each input holds, in order.
 
     Args:
@@ -58,13 +69,19 @@ def read_inputs(rows: pa.Table, kind: Kind, image_column: str | None, storage: S
 def _read_object(given: dict[str, Any], storage: Storage, most: int) -> Read:
     try:
         if given["offset"] == DAMAGED:
-            raise SourceUnavailable(f"{shown_url(given['file'])} is damaged; its rows from here on cannot be read.")
+            raise SourceUnavailable(
+                f"{shown_url(given['file'])} is damaged; its rows from here on cannot be read."
+            )
         if given["offset"] == MALFORMED:
-            raise InvalidRequest(f"This line of {shown_url(given['file'])} cannot be read: {_why_malformed(given['file'])}.")
+            raise InvalidRequest(
+                f"This line of {shown_url(given['file'])} cannot be read: {_why_malformed(given['file'])}."
+            )
         if not given["file"]:
             raise InvalidRequest("The row names no picture.")
         if given["size"] is not None and given["size"] > most:
-            raise PayloadTooLarge(f"The picture has {given['size']:,} bytes; at most {most:,} are read (limits.max_image_bytes).")
+            raise PayloadTooLarge(
+                f"The picture has {given['size']:,} bytes; at most {most:,} are read (limits.max_image_bytes)."
+            )
         data, etag = storage.read(given["file"], most)
         return Read(data, etag)
     except RequestError as error:
@@ -82,30 +99,50 @@ def _read_member(given: dict[str, Any], storage: Storage, most: int) -> Read:
     try:
         if given["size"] is None:  # how the listing notes damage
             at = f"at byte {given['offset']:,}"
-            raise SourceUnavailable(f"{shown_url(given['file'])} is damaged or cut off {at}; its members from there on are missing.")
+            raise SourceUnavailable(
+                f"{shown_url(given['file'])} is damaged or cut off {at}; its members from there on are missing."
+            )
         if given["size"] > most:
-            raise PayloadTooLarge(f"The picture has {given['size']:,} bytes; at most {most:,} are read (limits.max_image_bytes).")
-        return Read(storage.read_range(given["file"], given["offset"], given["size"]), given["etag"])
+            raise PayloadTooLarge(
+                f"The picture has {given['size']:,} bytes; at most {most:,} are read (limits.max_image_bytes)."
+            )
+        return Read(
+            storage.read_range(given["file"], given["offset"], given["size"]), given["etag"]
+        )
     except RequestError as error:
         return Read(b"", given["etag"], error)
 
 
 def _read_rows(rows: pa.Table, column: str, storage: Storage, most: int) -> Iterator[Read]:
-    """Yield the pictures of some rows of Parquet files, reading each row group that holds one of them once."""
-    wanted = list(zip(rows["file"].to_pylist(), rows["offset"].to_pylist(), rows["etag"].to_pylist(), strict=True))
+    """Yield the pictures of some rows of Parquet files, reading each row group that holds one of
+    them once.
+    """
+    wanted = list(
+        zip(
+            rows["file"].to_pylist(),
+            rows["offset"].to_pylist(),
+            rows["etag"].to_pylist(),
+            strict=True,
+        )
+    )
     file: str | None = None
     groups = _RowGroups()
     for url, row, etag in wanted:
         try:
             if row == DAMAGED:
-                raise SourceUnavailable(f"{shown_url(url)} is damaged; its rows from here on cannot be read.")
+                raise SourceUnavailable(
+                    f"{shown_url(url)} is damaged; its rows from here on cannot be read."
+                )
             if url != file:
-                groups, file = _RowGroups.open(storage, url, column), url
+                groups = _RowGroups.open(storage, url, column)
+                file = url
             data = groups.picture(row)
             if data is None:
                 raise InvalidRequest("The row holds no picture.")
             if len(data) > most:
-                raise PayloadTooLarge(f"The picture has {len(data):,} bytes; at most {most:,} are read (limits.max_image_bytes).")
+                raise PayloadTooLarge(
+                    f"The picture has {len(data):,} bytes; at most {most:,} are read (limits.max_image_bytes)."
+                )
             yield Read(data, etag)
         except RequestError as error:
             yield Read(b"", etag, error)
@@ -115,7 +152,8 @@ class _RowGroups:
     """One column of a Parquet file, a row group at a time."""
 
     def __init__(self, file: "pq.ParquetFile | None" = None, column: str = "") -> None:
-        self._file, self._column = file, column
+        self._file = file
+        self._column = column
         self._start = self._stop = 0
         self._held: pa.ChunkedArray | None = None
 
@@ -146,12 +184,17 @@ class _RowGroups:
             if row < start + count:
                 nbytes = _column_bytes(self._file.metadata.row_group(group), self._column)
                 if nbytes > MAX_ROW_GROUP_BYTES:
-                    raise SourceUnavailable(f"A row group of the table has {nbytes:,} bytes; at most {MAX_ROW_GROUP_BYTES:,} are read.")
+                    raise SourceUnavailable(
+                        f"A row group of the table has {nbytes:,} bytes; at most {MAX_ROW_GROUP_BYTES:,} are read."
+                    )
                 try:
-                    self._held = self._file.read_row_group(group, columns=[self._column])[self._column]
+                    self._held = self._file.read_row_group(group, columns=[self._column])[
+                        self._column
+                    ]
                 except (pa.ArrowException, OSError, KeyError, ValueError) as error:
                     raise SourceUnavailable("The table cannot be read.") from error
-                self._start, self._stop = start, start + count
+                self._start = start
+                self._stop = start + count
                 return
             start += count
         raise SourceUnavailable("The table has fewer rows than when it was listed.")
@@ -160,4 +203,8 @@ class _RowGroups:
 def _column_bytes(group: Any, column: str) -> int:
     """Return the unpacked bytes of one column of a row group, all parts of a struct together."""
     parts = (group.column(i) for i in range(group.num_columns))
-    return sum(part.total_uncompressed_size for part in parts if part.path_in_schema.split(".")[0] == column)
+    return sum(
+        part.total_uncompressed_size
+        for part in parts
+        if part.path_in_schema.split(".")[0] == column
+    )

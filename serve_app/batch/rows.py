@@ -1,4 +1,6 @@
-"""The rows of the output: their columns, and how tags become them without a Python object for each."""
+"""The rows of the output: their columns, and how tags become them without a Python object for
+each.
+"""
 
 import io
 from collections.abc import Iterator, Sequence
@@ -13,16 +15,16 @@ import pyarrow.parquet as pq
 from serve_app.batch.input_tables import OWN
 from serve_app.batch.options import Compression, OutputFormat
 from serve_app.batch.storage import Storage, joined, shown_url
-from serve_app.bounded_files import parse_json
 from serve_app.siglip.inputs import FloatArray
 from serve_app.tagging.selection import ChosenTags
-from serve_app.terminal import json_text
+from serve_app.terminal.printable import json_text
+from serve_app.untrusted.bounded_files import parse_json
 
 TAG = pa.struct([("label", pa.string()), ("confidence", pa.float32())])
 ERROR = pa.struct([("code", pa.string()), ("message", pa.string())])
 REPEATED = ("tags.list.element.label", "error.code", "error.message")
-"""Nested columns that are worth a dictionary. Embeddings are not: no value comes twice, and looking for them takes ten times as long
-to write and five times to read."""
+"""Nested columns that are worth a dictionary. Embeddings are not: no value comes twice, and looking
+for them takes ten times as long to write and five times to read."""
 TAGS_SEEN = 10
 """Tags that an image has on average, whatever `max_tags` allows."""
 SUFFIX: dict[OutputFormat, str] = {"parquet": ".parquet", "jsonl": ".jsonl"}
@@ -92,7 +94,9 @@ class Stamp:
     vocabulary_fingerprint: str
 
 
-def tag_column(chosen: ChosenTags, labels: Sequence[str], places: Sequence[int], count: int) -> pa.Array:
+def tag_column(
+    chosen: ChosenTags, labels: Sequence[str], places: Sequence[int], count: int
+) -> pa.Array:
     """Return `tags` of `count` rows; those whose place is not in `places` have none, which is null.
 
     Args:
@@ -108,8 +112,12 @@ def tag_column(chosen: ChosenTags, labels: Sequence[str], places: Sequence[int],
     known[list(places)] = True
     indices = pa.array(chosen.tags.astype(np.int32))
     names = pa.DictionaryArray.from_arrays(indices, pa.array(labels, pa.string())).cast(pa.string())
-    values = pa.StructArray.from_arrays([names, pa.array(chosen.confidences, pa.float32())], fields=list(TAG))
-    return pa.ListArray.from_arrays(pa.array(offsets), values, type=pa.list_(TAG), mask=pa.array(~known))
+    values = pa.StructArray.from_arrays(
+        [names, pa.array(chosen.confidences, pa.float32())], fields=list(TAG)
+    )
+    return pa.ListArray.from_arrays(
+        pa.array(offsets), values, type=pa.list_(TAG), mask=pa.array(~known)
+    )
 
 
 def embedding_column(image_embeds: FloatArray, places: Sequence[int], count: int) -> pa.Array:
@@ -119,10 +127,14 @@ def embedding_column(image_embeds: FloatArray, places: Sequence[int], count: int
     known = np.zeros(count, np.bool_)
     values[list(places)] = image_embeds
     known[list(places)] = True
-    return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), width, mask=pa.array(~known))
+    return pa.FixedSizeListArray.from_arrays(
+        pa.array(values.reshape(-1)), width, mask=pa.array(~known)
+    )
 
 
-def make_rows(inputs: pa.Table, facts: Facts, tags: pa.Array, embeddings: pa.Array | None, stamp: Stamp) -> pa.Table:
+def make_rows(
+    inputs: pa.Table, facts: Facts, tags: pa.Array, embeddings: pa.Array | None, stamp: Stamp
+) -> pa.Table:
     """Return the output rows of one chunk.
 
     Args:
@@ -133,7 +145,9 @@ def make_rows(inputs: pa.Table, facts: Facts, tags: pa.Array, embeddings: pa.Arr
         stamp: The same in every row.
     """
     count = len(inputs)
-    errors = [None if error is None else {"code": error[0], "message": error[1]} for error in facts.errors]
+    errors = [
+        None if error is None else {"code": error[0], "message": error[1]} for error in facts.errors
+    ]
     columns: dict[str, pa.Array] = {
         "uri": inputs["uri"],
         "etag": pa.array(facts.etags, pa.string()),
@@ -155,7 +169,9 @@ def make_rows(inputs: pa.Table, facts: Facts, tags: pa.Array, embeddings: pa.Arr
 
 
 def row_bytes(width: int, max_tags: int, with_embedding: bool) -> float:
-    """Return about how many bytes of a compressed Parquet file a row takes: measured on files of ours, within a factor of two."""
+    """Return about how many bytes of a compressed Parquet file a row takes: measured on files of
+    ours, within a factor of two.
+    """
     return 60 + 5 * min(max_tags, TAGS_SEEN) + (1.9 * width if with_embedding else 0)
 
 

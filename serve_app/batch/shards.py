@@ -14,8 +14,8 @@ from serve_app.batch.table_rows import ROWS
 from serve_app.batch.tables import DamagedTable
 from serve_app.batch.tar_members import Damage, Member, read_members
 from serve_app.errors import ConfigError
-from serve_app.picture_files import is_image, is_litter
-from serve_app.terminal import printable
+from serve_app.terminal.printable import printable
+from serve_app.untrusted.image_files import is_image, is_litter
 
 logger = logging.getLogger(__name__)
 
@@ -23,9 +23,11 @@ LITTER = "hidden or system file"
 
 
 def shard_inputs(storage: Storage, files: Iterable[Stored], alone: bool) -> Iterator[pa.Table]:
-    """Yield the images of tar files; only their headers are read, as far as the images are larger than a buffer.
+    """Yield the images of tar files; only their headers are read, as far as the images are larger
+    than a buffer.
 
-    What stands before the damage of a tar file is read, and the rest of it is one input with an error.
+    What stands before the damage of a tar file is read, and the rest of it is one input with an
+    error.
 
     Args:
         storage: Where they are.
@@ -39,7 +41,8 @@ def shard_inputs(storage: Storage, files: Iterable[Stored], alone: bool) -> Iter
         while page := list(islice(images, ROWS)):
             damaged.readable += 1
             uris = [f"{shown_url(found.url)}#{printable(member.name)}" for member in page]
-            sizes, offsets = [member.size for member in page], [member.offset for member in page]
+            sizes = [member.size for member in page]
+            offsets = [member.offset for member in page]
             yield own_table(uris, [found.etag] * len(page), sizes, [found.url] * len(page), offsets)
         if skipped:
             counts = ", ".join(f"{count:,} ({why})" for why, count in skipped.most_common())
@@ -47,7 +50,9 @@ def shard_inputs(storage: Storage, files: Iterable[Stored], alone: bool) -> Iter
     yield from damaged.rows("member")
 
 
-def _images_of(storage: Storage, found: Stored, skipped: Counter[str], damaged: DamagedFiles) -> Iterator[Member]:
+def _images_of(
+    storage: Storage, found: Stored, skipped: Counter[str], damaged: DamagedFiles
+) -> Iterator[Member]:
     """Yield the images of one tar file, and note what is skipped and damaged.
 
     Raises:
@@ -60,7 +65,9 @@ def _images_of(storage: Storage, found: Stored, skipped: Counter[str], damaged: 
                     why = f"{member.why}, at byte {member.offset:,}"
                     if not member.offset:
                         why = f"it is not an uncompressed tar file: {member.why}"
-                    damaged.add(found, DamagedTable(f"{shown_url(found.url)}: {why}."), member.offset)
+                    damaged.add(
+                        found, DamagedTable(f"{shown_url(found.url)}: {why}."), member.offset
+                    )
                 elif is_image(member.name):
                     reason = LITTER if is_litter(member.name) else member.skipped
                     if reason:

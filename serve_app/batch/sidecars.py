@@ -1,6 +1,8 @@
-"""XMP sidecars: a file beside each picture, or in a tree of its own, that photo programs read the tags from.
+"""XMP sidecars: a file beside each picture, or in a tree of its own, that photo programs read the
+tags from.
 
-Written from the finished rows, so that every engine has them, and chunk by chunk with a mark for each: a run that was stopped goes on.
+Written from the finished rows, so that every engine has them, and chunk by chunk with a mark for
+each: a run that was stopped goes on.
 """
 
 import hashlib
@@ -22,9 +24,17 @@ from serve_app.batch.options import BatchOptions
 from serve_app.batch.rows import Writing, read_rows
 from serve_app.batch.snapshot import Chunk, load_snapshot, read_chunk
 from serve_app.batch.storage import Storage
-from serve_app.batch.urls import folder_of, is_local, is_web, joined, local_path, path_below, shown_url
+from serve_app.batch.urls import (
+    folder_of,
+    is_local,
+    is_web,
+    joined,
+    local_path,
+    path_below,
+    shown_url,
+)
 from serve_app.errors import ConfigError, TaggerError
-from serve_app.terminal import HIDDEN
+from serve_app.terminal.printable import HIDDEN
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +63,8 @@ NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 @dataclass(frozen=True, slots=True)
 class Sidecars:
-    """How many were written, how many are another program's and were left alone, and how many could not be written.
+    """How many were written, how many are another program's and were left alone, and how many could
+    not be written.
 
     Attributes:
         written: Number of sidecars that were written.
@@ -76,7 +87,8 @@ class Sidecars:
         )
 
 
-WRITTEN, LEFT_ALONE = Sidecars(written=1), Sidecars(left_alone=1)
+WRITTEN = Sidecars(written=1)
+LEFT_ALONE = Sidecars(left_alone=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +106,10 @@ class Place:
     marks: str
 
     def mark(self, name: str) -> str:
-        """Return the URL of a chunk's mark. Its name does not match `part-*`, so readers ignore it."""
+        """Return the URL of a chunk's mark.
+
+        Its name does not match `part-*`, so readers ignore it.
+        """
         return joined(self.marks, "done-" + name.replace("/", "+"))
 
 
@@ -109,16 +124,28 @@ def write_sidecars(prefix: str, options: BatchOptions, result: JobResult) -> Sid
     Raises:
         TaggerError: Not one sidecar of the job can be written.
     """
-    writing = Writing(options.storage, result.folder, options.output_format, options.compression, options.embeddings)
+    writing = Writing(
+        options.storage,
+        result.folder,
+        options.output_format,
+        options.compression,
+        options.embeddings,
+    )
     snapshot = load_snapshot(writing.storage, writing.folder)
     if snapshot is None:
         raise ConfigError(f"{shown_url(writing.folder)} holds no inputs; run the job again.")
     source = options.source
     base = source if named_file(options.storage, source) is None else folder_of(source)
-    place = Place(prefix, base, joined(writing.folder, f"_xmp-{hashlib.sha256(prefix.encode()).hexdigest()[:10]}"))
+    place = Place(
+        prefix,
+        base,
+        joined(writing.folder, f"_xmp-{hashlib.sha256(prefix.encode()).hexdigest()[:10]}"),
+    )
     there = {found.url for found in writing.storage.list(place.marks)}
     left = [chunk for chunk in snapshot.chunks if place.mark(chunk.name) not in there]
-    groups = [left[start : start + CHUNKS_PER_TASK] for start in range(0, len(left), CHUNKS_PER_TASK)]
+    groups = [
+        left[start : start + CHUNKS_PER_TASK] for start in range(0, len(left), CHUNKS_PER_TASK)
+    ]
     done = on_each(write_of_chunks, [(writing, group, snapshot.kind, place) for group in groups])
     total = sum(done, Sidecars())
     if total.failed and not (there or total.written or total.left_alone):
@@ -126,7 +153,9 @@ def write_sidecars(prefix: str, options: BatchOptions, result: JobResult) -> Sid
     return total
 
 
-def write_of_chunks(writing: Writing, chunks: Sequence[Chunk], kind: Kind, place: Place) -> Sidecars:
+def write_of_chunks(
+    writing: Writing, chunks: Sequence[Chunk], kind: Kind, place: Place
+) -> Sidecars:
     """Write the sidecars of some chunks, and the mark of each whose sidecars are all written.
 
     A sidecar that cannot be written is counted.
@@ -140,12 +169,19 @@ def write_of_chunks(writing: Writing, chunks: Sequence[Chunk], kind: Kind, place
             files = read_chunk(writing.storage, writing.folder, chunk)["file"].to_pylist()
             rows = zip(files, read_rows(writing, chunk.name, ["uri", "tags", "error"]), strict=True)
             tagged = [
-                (joined(place.prefix, _path_of(place, kind, file, row["uri"])), row["tags"]) for file, row in rows if row["error"] is None
+                (joined(place.prefix, _path_of(place, kind, file, row["uri"])), row["tags"])
+                for file, row in rows
+                if row["error"] is None
             ]
             outcome = sum(threads.map(partial(_write, writing.storage), tagged), Sidecars())
             total += outcome
             if outcome.failed:
-                logger.warning("%d sidecars of %s are missing; the first: %s", outcome.failed, chunk.name, outcome.problem)
+                logger.warning(
+                    "%d sidecars of %s are missing; the first: %s",
+                    outcome.failed,
+                    chunk.name,
+                    outcome.problem,
+                )
             else:
                 writing.storage.write(place.mark(chunk.name), b"")
     return total
@@ -194,21 +230,30 @@ def xmp_packet(labels: Sequence[str]) -> bytes:
     made = {_name("rdf", "about"): "", _name("xmp", "CreatorTool"): TOOL}
     made[_name("xmp", "MetadataDate")] = datetime.now(UTC).isoformat(timespec="seconds")
     description = ElementTree.SubElement(rdf, _name("rdf", "Description"), made)
-    bag = ElementTree.SubElement(ElementTree.SubElement(description, _name("dc", "subject")), _name("rdf", "Bag"))
+    bag = ElementTree.SubElement(
+        ElementTree.SubElement(description, _name("dc", "subject")), _name("rdf", "Bag")
+    )
     for label in labels:
-        ElementTree.SubElement(bag, _name("rdf", "li")).text = NOT_XML.sub("", HIDDEN.sub("", label))
+        ElementTree.SubElement(bag, _name("rdf", "li")).text = NOT_XML.sub(
+            "", HIDDEN.sub("", label)
+        )
     ElementTree.indent(meta)
     body = ElementTree.tostring(meta, encoding="unicode")
     return f'<?xpacket begin="\ufeff" id="{PACKET_ID}"?>\n{body}\n<?xpacket end="w"?>\n'.encode()
 
 
 def _write(storage: Storage, sidecar: tuple[str, list[dict[str, Any]]]) -> Sidecars:
-    """Write one sidecar, or leave one alone that another program has written, and return which it was."""
+    """Write one sidecar, or leave one alone that another program has written, and return which it
+    was.
+    """
     url, tags = sidecar
     try:
         found = storage.find(url)
         if found is not None:
-            ours = found.size <= MAX_SIDECAR_BYTES and f'CreatorTool="{TOOL}"'.encode() in storage.read(url, MAX_SIDECAR_BYTES)[0]
+            ours = (
+                found.size <= MAX_SIDECAR_BYTES
+                and f'CreatorTool="{TOOL}"'.encode() in storage.read(url, MAX_SIDECAR_BYTES)[0]
+            )
             if not ours:
                 return LEFT_ALONE
         storage.write(url, xmp_packet([tag["label"] for tag in tags]))

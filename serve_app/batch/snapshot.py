@@ -1,7 +1,8 @@
-"""The inputs of a job as they were when it first ran, cut into chunks: what a resumed run goes by, whatever the bucket holds since.
+"""The inputs of a job as they were when it first ran, cut into chunks: what a resumed run goes by,
+whatever the bucket holds since.
 
-Kept below the output as Parquet files of one row group a chunk, and an index that is written last: a listing that was
-cut short has no index and is made again.
+Kept below the output as Parquet files of one row group a chunk, and an index that is written last:
+a listing that was cut short has no index and is made again.
 """
 
 import hashlib
@@ -18,8 +19,8 @@ from serve_app.batch.input_tables import DAMAGED, OWN, Kind
 from serve_app.batch.inputs import Inputs
 from serve_app.batch.storage import Storage, joined, shown_url
 from serve_app.batch.table_rows import join_tables, text_column
-from serve_app.bounded_files import FileProblem, parse_json
 from serve_app.errors import ConfigError
+from serve_app.untrusted.bounded_files import FileProblem, parse_json
 
 FOLDER = "_inputs"
 INDEX = "index.json"
@@ -86,9 +87,13 @@ def load_snapshot(storage: Storage, folder: str) -> Snapshot | None:
         return None
     try:
         read = parse_json(storage.read(url, MAX_INDEX_BYTES)[0], shown_url(url))
-        return Snapshot(read["kind"], read["image_column"], tuple(Chunk(**chunk) for chunk in read["chunks"]))
+        return Snapshot(
+            read["kind"], read["image_column"], tuple(Chunk(**chunk) for chunk in read["chunks"])
+        )
     except (FileProblem, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{shown_url(url)} is damaged; delete the folder {FOLDER} to have the inputs listed again.") from error
+        raise ConfigError(
+            f"{shown_url(url)} is damaged; delete the folder {FOLDER} to have the inputs listed again."
+        ) from error
 
 
 def read_chunk(storage: Storage, folder: str, chunk: Chunk) -> pa.Table:
@@ -101,7 +106,9 @@ def read_chunk(storage: Storage, folder: str, chunk: Chunk) -> pa.Table:
     try:
         table: pa.Table = pq.ParquetFile(storage.open(url)).read_row_group(chunk.group)
     except (pa.ArrowException, OSError) as error:
-        raise ConfigError(f"{shown_url(url)} cannot be read: {str(error).splitlines()[0]}.") from error
+        raise ConfigError(
+            f"{shown_url(url)} cannot be read: {str(error).splitlines()[0]}."
+        ) from error
     return table
 
 
@@ -109,30 +116,45 @@ class SnapshotWriter:
     """Writes chunks as they are cut, and the index at the end."""
 
     def __init__(self, storage: Storage, folder: str, first: int = 0, generation: int = 0) -> None:
-        self._storage, self._folder, self._generation = storage, folder, generation
-        self._next, self._files = first, 0
-        self._sink, self._groups = io.BytesIO(), 0
+        self._storage = storage
+        self._folder = folder
+        self._generation = generation
+        self._next = first
+        self._files = 0
+        self._sink = io.BytesIO()
+        self._groups = 0
         self._writer: pq.ParquetWriter | None = None
         self.chunks: list[Chunk] = []
 
     def add(self, rows: pa.Table, part: str = "", number: int | None = None) -> None:
         """Write one chunk's inputs."""
-        if self._writer is not None and (self._groups >= CHUNKS_PER_FILE or self._writer.schema != rows.schema):
+        if self._writer is not None and (
+            self._groups >= CHUNKS_PER_FILE or self._writer.schema != rows.schema
+        ):
             self._finish_file()
         if self._writer is None:
             self._sink = io.BytesIO()
             self._writer = pq.ParquetWriter(self._sink, rows.schema, compression="zstd")
         self._writer.write_table(rows, row_group_size=max(1, len(rows)))
         if number is None:
-            number, self._next = self._next, self._next + 1
-        self.chunks.append(Chunk(number, digest_of(rows), len(rows), part, self._file_name(), self._groups))
+            number = self._next
+            self._next = self._next + 1
+        self.chunks.append(
+            Chunk(number, digest_of(rows), len(rows), part, self._file_name(), self._groups)
+        )
         self._groups += 1
 
     def finish(self, kind: Kind, image_column: str | None, kept: Iterable[Chunk] = ()) -> Snapshot:
         """Write what is left, and the index: from now on the snapshot counts."""
         self._finish_file()
-        snapshot = Snapshot(kind, image_column, tuple(sorted([*kept, *self.chunks], key=lambda chunk: chunk.number)))
-        data = {"kind": kind, "image_column": image_column, "chunks": [asdict(chunk) for chunk in snapshot.chunks]}
+        snapshot = Snapshot(
+            kind, image_column, tuple(sorted([*kept, *self.chunks], key=lambda chunk: chunk.number))
+        )
+        data = {
+            "kind": kind,
+            "image_column": image_column,
+            "chunks": [asdict(chunk) for chunk in snapshot.chunks],
+        }
         self._storage.write(joined(self._folder, FOLDER, INDEX), json.dumps(data).encode())
         return snapshot
 
@@ -144,7 +166,8 @@ class SnapshotWriter:
             return
         self._writer.close()
         self._storage.write(joined(self._folder, FOLDER, self._file_name()), self._sink.getvalue())
-        self._writer, self._groups = None, 0
+        self._writer = None
+        self._groups = 0
         self._files += 1
 
 
@@ -216,11 +239,15 @@ class Cut:
                 break
         if lacking is not None and not has_column:
             names = ", ".join(lacking.column_names)
-            raise ConfigError(f"--partition-by {self.partition_by}: the inputs have no such column; they have {names}.")
+            raise ConfigError(
+                f"--partition-by {self.partition_by}: the inputs have no such column; they have {names}."
+            )
 
 
 def _divided(table: pa.Table, column: str) -> Iterator[tuple[pa.Table, str]]:
-    """Yield a table's rows by the values of a column; no value and an empty text share a part, as in Hive."""
+    """Yield a table's rows by the values of a column; no value and an empty text share a part, as
+    in Hive.
+    """
     text = text_column(table[column])
     values = pc.if_else(pc.equal(text, ""), pa.scalar(None, pa.string()), text)
     for value in sorted(pc.unique(values).to_pylist(), key=str):
@@ -230,7 +257,11 @@ def _divided(table: pa.Table, column: str) -> Iterator[tuple[pa.Table, str]]:
 
 def _is_damage(table: pa.Table) -> bool:
     """Whether the inputs stand for damaged files, which have no columns of their own."""
-    return table.column_names == OWN.names and len(table) == 1 and table["offset"][0].as_py() == DAMAGED
+    return (
+        table.column_names == OWN.names
+        and len(table) == 1
+        and table["offset"][0].as_py() == DAMAGED
+    )
 
 
 def _part_of(column: str, value: str | None) -> str:
@@ -239,4 +270,10 @@ def _part_of(column: str, value: str | None) -> str:
 
 def _quoted(value: str) -> str:
     """Return a value as Hive writes it in a folder's name."""
-    return "".join(c if c.isalnum() or c in "-_. " else "".join(f"%{byte:02X}" for byte in c.encode()) for c in value) or "%00"
+    return (
+        "".join(
+            c if c.isalnum() or c in "-_. " else "".join(f"%{byte:02X}" for byte in c.encode())
+            for c in value
+        )
+        or "%00"
+    )

@@ -1,9 +1,12 @@
-"""Reads and writes inputs and outputs: files of this machine, and objects of `s3://`, `gs://` and `az://` through obstore.
+"""Reads and writes inputs and outputs: files of this machine, and objects of `s3://`, `gs://` and
+`az://` through obstore.
 
-obstore lists with ETags, reads an object in one request and writes one whole or not at all. Credentials and endpoints
-come from the environment as each cloud's own tools read them, or from `options`.
+obstore lists with ETags, reads an object in one request and writes one whole or not at all.
+Credentials and endpoints come from the environment as each cloud's own tools read them, or from
+`options`.
 
-Not here: URLs (`urls.py`), files (`local_files.py`), buckets with keys that obstore refuses (`odd_keys.py`).
+Not here: URLs (`urls.py`), files (`local_files.py`), buckets with keys that obstore refuses
+(`odd_keys.py`).
 """
 
 import contextlib
@@ -18,22 +21,47 @@ from typing import IO, Any, NamedTuple
 from serve_app.batch import local_files
 from serve_app.batch.odd_keys import is_odd_key, list_after, list_around
 from serve_app.batch.store_errors import ObjectUnreadable, StoreFailed, concerns_one_object, why
-from serve_app.batch.urls import file_url, folder_of, is_local, is_web, joined, local_path, name_of, shown_url, split, url_of
+from serve_app.batch.urls import (
+    file_url,
+    folder_of,
+    is_local,
+    is_web,
+    joined,
+    local_path,
+    name_of,
+    shown_url,
+    split,
+    url_of,
+)
 from serve_app.batch.web import read_web
 from serve_app.errors import ConfigError, PayloadTooLarge, SourceUnavailable
-from serve_app.picture_files import Skipped, is_litter
+from serve_app.untrusted.image_files import Skipped, is_litter
 
-__all__ = ["ObjectUnreadable", "Storage", "StoreFailed", "Stored", "folder_of", "joined", "name_of", "shown_url", "url_of", "why"]
+__all__ = [
+    "ObjectUnreadable",
+    "Storage",
+    "StoreFailed",
+    "Stored",
+    "folder_of",
+    "joined",
+    "name_of",
+    "shown_url",
+    "url_of",
+    "why",
+]
 
 TIMEOUT = "60s"
 MAX_RETRIES = 8
-"""Of a request that the store refuses for the moment or that breaks off, with growing pauses; obstore does them."""
+"""Of a request that the store refuses for the moment or that breaks off, with growing pauses;
+obstore does them."""
 BUFFER = 256 * 2**10
 """Bytes that one request for a part of an object brings at least."""
 
 
 class Stored(NamedTuple):
-    """One object: its URL, its size in bytes and its ETag, which changes whenever its content does."""
+    """One object: its URL, its size in bytes and its ETag, which changes whenever its content
+    does.
+    """
 
     url: str
     size: int
@@ -45,20 +73,22 @@ class Storage:
     """Reads and writes whatever a URL names; small, so that it travels with every task.
 
     Attributes:
-        options: Settings of the object store beside its environment variables, such as `("endpoint", "http://127.0.0.1:9000")`.
+        options: Settings of the object store beside its environment variables, such as
+            `("endpoint", "http://127.0.0.1:9000")`.
     """
 
     options: tuple[tuple[str, str], ...] = ()
 
     def list(self, url: str, skipped: Skipped | None = None) -> Iterator[Stored]:
-        """Yield everything below a prefix, in the order the store returns; files of a folder are sorted by path.
+        """Yield everything below a prefix, in the order the store returns; files of a folder are
+        sorted by path.
 
         An entry that cannot be used is skipped.
 
         Args:
             url: Of the prefix or folder.
-            skipped: Counts what is skipped. If it is given, hidden files and litter are skipped too.
-                Without it, a subfolder that cannot be read is an error.
+            skipped: Counts what is skipped. If it is given, hidden files and litter are skipped
+                too. Without it, a subfolder that cannot be read is an error.
 
         Raises:
             ConfigError: It cannot be read at all, or the disk or network share fails.
@@ -76,14 +106,19 @@ class Storage:
 
     def _list_bucket(self, url: str, skipped: Skipped | None) -> Iterator[Stored]:
         root, path = split(url)
-        listed = (Stored(f"{root}/{key}", size, etag) for key, size, etag in self._keys(root, path, skipped or Skipped()))
+        listed = (
+            Stored(f"{root}/{key}", size, etag)
+            for key, size, etag in self._keys(root, path, skipped or Skipped())
+        )
         for found in listed:
             if skipped is not None and is_litter(found.url[len(url) :]):
                 skipped.hidden += 1
             else:
                 yield found
 
-    def _keys(self, root: str, path: str, skipped: Skipped) -> Iterator[tuple[str, int, str | None]]:
+    def _keys(
+        self, root: str, path: str, skipped: Skipped
+    ) -> Iterator[tuple[str, int, str | None]]:
         store = self._store(root)
         last = ""
         try:
@@ -106,7 +141,11 @@ class Storage:
         try:
             if is_local(url):
                 status = local_files.status_of(local_path(url))
-                return None if status is None else Stored(url, status.st_size, local_files.etag_of(status))
+                return (
+                    None
+                    if status is None
+                    else Stored(url, status.st_size, local_files.etag_of(status))
+                )
             root, path = split(url)
             entry = obstore.head(self._store(root), path)
         except FileNotFoundError:
@@ -160,7 +199,8 @@ class Storage:
             raise SourceUnavailable(f"The object cannot be read: {why(error)}.") from error
 
     def open(self, url: str) -> IO[bytes]:
-        """Return an object as a file that can be sought in; reading it raises `StoreFailed` where the store does not answer.
+        """Return an object as a file that can be sought in; reading it raises `StoreFailed` where
+        the store does not answer.
 
         Raises:
             ObjectUnreadable: It cannot be opened, and others may be.
@@ -172,7 +212,9 @@ class Storage:
             if is_local(url):
                 return local_files.open_file(local_path(url))
             root, path = split(url)
-            return io.BufferedReader(_Reader(obstore.open_reader(self._store(root), path, buffer_size=BUFFER)), BUFFER)
+            return io.BufferedReader(
+                _Reader(obstore.open_reader(self._store(root), path, buffer_size=BUFFER)), BUFFER
+            )
         except Exception as error:
             kind = ObjectUnreadable if is_local(url) or concerns_one_object(error) else ConfigError
             raise kind(f"{shown_url(url)} cannot be read: {why(error)}.") from error
@@ -216,7 +258,9 @@ class Storage:
         try:
             return _open_store(root, self.options)
         except ImportError as error:
-            raise ConfigError("object storage needs obstore; install siglip-serve[batch].") from error
+            raise ConfigError(
+                "object storage needs obstore; install siglip-serve[batch]."
+            ) from error
 
 
 class _Reader(io.RawIOBase):
@@ -252,8 +296,15 @@ def _open_store(root: str, options: tuple[tuple[str, str], ...]) -> Any:
     from obstore.store import from_url
 
     config = dict(options)
-    endpoint = config.get("endpoint") or os.environ.get("AWS_ENDPOINT_URL") or os.environ.get("AWS_ENDPOINT") or ""
-    extra: dict[str, Any] = {"client_options": {"timeout": TIMEOUT, "allow_http": endpoint.startswith("http://")}}
+    endpoint = (
+        config.get("endpoint")
+        or os.environ.get("AWS_ENDPOINT_URL")
+        or os.environ.get("AWS_ENDPOINT")
+        or ""
+    )
+    extra: dict[str, Any] = {
+        "client_options": {"timeout": TIMEOUT, "allow_http": endpoint.startswith("http://")}
+    }
     extra["retry_config"] = {"max_retries": MAX_RETRIES}
     if root.startswith("s3") and _wants_boto3(config):
         from obstore.auth.boto3 import Boto3CredentialProvider
@@ -264,4 +315,8 @@ def _open_store(root: str, options: tuple[tuple[str, str], ...]) -> Any:
 
 def _wants_boto3(config: dict[str, str]) -> bool:
     """Whether the credentials are those of a profile, which only boto3 can read."""
-    return "AWS_PROFILE" in os.environ and "access_key_id" not in config and find_spec("boto3") is not None
+    return (
+        "AWS_PROFILE" in os.environ
+        and "access_key_id" not in config
+        and find_spec("boto3") is not None
+    )

@@ -4,7 +4,8 @@ from serve_app.batch.local_files import NotAFile
 from serve_app.errors import ConfigError
 
 OF_ONE_OBJECT = ("NotFoundError", "PermissionDeniedError", "InvalidPathError")
-"""Names of obstore's errors that concern one object; the others say that the store does not answer."""
+"""Names of obstore's errors that concern one object; the others say that the store does not
+answer."""
 
 
 class ObjectUnreadable(ConfigError):
@@ -44,7 +45,9 @@ def why(error: Exception) -> str:
 
 
 def _why_not_a_name(error: Exception) -> str | None:
-    """Return why a name was refused before the system or the store was asked; None for other errors."""
+    """Return why a name was refused before the system or the store was asked; None for other
+    errors.
+    """
     said = str(error)
     if not isinstance(error, ValueError):
         return None
@@ -56,5 +59,7 @@ def _why_not_a_name(error: Exception) -> str | None:
 
 
 def _is_from_the_system(error: OSError) -> bool:
-    """Return whether an error comes from the operating system or `local_files.py`, not from obstore."""
+    """Return whether an error comes from the operating system or `local_files.py`, not from
+    obstore.
+    """
     return error.strerror is not None or isinstance(error, NotAFile) or type(error) is OSError

@@ -1,4 +1,6 @@
-"""Rows of tables that people wrote: their names, what is wrong with some of them, and columns whose parts have different types."""
+"""Rows of tables that people wrote: their names, what is wrong with some of them, and columns whose
+parts have different types.
+"""
 
 import json
 from collections import Counter
@@ -43,12 +45,21 @@ def join_tables(tables: Sequence[pa.Table]) -> pa.Table:
         return pa.concat_tables(tables, promote_options="permissive")
     except pa.ArrowException:
         names = dict.fromkeys(name for table in tables for name in table.column_names)
-        different = [name for name in names if not _fits([table.schema.field(name) for table in tables if name in table.column_names])]
-        return pa.concat_tables([_with_text(table, different) for table in tables], promote_options="permissive")
+        different = [
+            name
+            for name in names
+            if not _fits(
+                [table.schema.field(name) for table in tables if name in table.column_names]
+            )
+        ]
+        return pa.concat_tables(
+            [_with_text(table, different) for table in tables], promote_options="permissive"
+        )
 
 
 def text_column(column: pa.ChunkedArray | pa.Array) -> pa.ChunkedArray | pa.Array:
-    """Return a column as text: lists, structs and maps as JSON, other values as Arrow writes them, null as null.
+    """Return a column as text: lists, structs and maps as JSON, other values as Arrow writes them,
+    null as null.
 
     A date is `2024-01-01`, and a float without a fraction `1`.
     """
@@ -63,7 +74,9 @@ def text_column(column: pa.ChunkedArray | pa.Array) -> pa.ChunkedArray | pa.Arra
 
 
 def json_or_text(value: Any) -> str | None:
-    """Return a value as text: a string as it is, a value of JSON as JSON, another one as `str` gives it."""
+    """Return a value as text: a string as it is, a value of JSON as JSON, another one as `str`
+    gives it.
+    """
     if value is None:
         return None
     if isinstance(value, bytes):

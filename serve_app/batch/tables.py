@@ -22,7 +22,9 @@ class DamagedTable(ObjectUnreadable):
     """A file of rows cannot be read, or can be read only in part."""
 
 
-def read_tables(storage: Storage, found: Stored, without: str | None, paths: Collection[str] = ()) -> Iterator[Rows]:
+def read_tables(
+    storage: Storage, found: Stored, without: str | None, paths: Collection[str] = ()
+) -> Iterator[Rows]:
     """Yield the rows of a Parquet, CSV or JSON lines file.
 
     Args:
@@ -60,7 +62,9 @@ def parquet_schema(storage: Storage, url: str) -> pa.Schema:
         raise _not_a_table(url, error) from error
 
 
-def _rows(storage: Storage, found: Stored, without: str | None, paths: Collection[str]) -> Iterator[Rows]:
+def _rows(
+    storage: Storage, found: Stored, without: str | None, paths: Collection[str]
+) -> Iterator[Rows]:
     name = found.url.lower()
     if name.endswith(".parquet"):
         yield from _parquet_rows(pq.ParquetFile(storage.open(found.url)), without)
@@ -69,7 +73,9 @@ def _rows(storage: Storage, found: Stored, without: str | None, paths: Collectio
             yield from csv_rows(file, paths)
     else:
         if found.size > MAX_JSON_LINES_BYTES:
-            raise ValueError(f"it has more than {MAX_JSON_LINES_BYTES:,} bytes; convert it to Parquet")
+            raise ValueError(
+                f"it has more than {MAX_JSON_LINES_BYTES:,} bytes; convert it to Parquet"
+            )
         with storage.open(found.url) as file:
             data = file.read()
         yield from json_rows(data)

@@ -1,4 +1,6 @@
-"""The ordinary job: pictures are encoded by encoders of the job's own, and scored against a vocabulary of the configuration."""
+"""The ordinary job: pictures are encoded by encoders of the job's own, and scored against a
+vocabulary of the configuration.
+"""
 
 import dataclasses
 import hashlib
@@ -18,16 +20,18 @@ from serve_app.batch.rows import Writing, row_bytes
 from serve_app.batch.snapshot import Snapshot
 from serve_app.batch.storage import joined, shown_url
 from serve_app.batch.workers import Encoder, Model, Reading, Scoring, load_scoring
-from serve_app.config import ServiceConfig
+from serve_app.config.public import show_config, show_live
+from serve_app.config.service import ServiceConfig
 from serve_app.hardware.plan import DeploymentPlan
-from serve_app.planning import plan_service, resolve_config
-from serve_app.shown import show_config, show_live
+from serve_app.hardware.planning import plan_service, resolve_config
 from serve_app.siglip.hub import load_checkpoint
 from serve_app.siglip.prepare import ImagePreparer
 from serve_app.tagging.settings import TagOptions
 
-MAX_BLOCK_IMAGES, MAX_BLOCK_BYTES = 128, 64 * 2**20
-"""Of a block: large enough that a task's start costs little, small enough that a few hundred fit into memory."""
+MAX_BLOCK_IMAGES = 128
+MAX_BLOCK_BYTES = 64 * 2**20
+"""Of a block: large enough that a task's start costs little, small enough that a few hundred fit
+into memory."""
 ID_DIGITS = 12
 
 
@@ -37,19 +41,27 @@ def run_job(config: ServiceConfig, options: BatchOptions, address: str | None = 
     Args:
         config: The service's.
         options: What goes in and out.
-        address: Of a Ray cluster; None for the one that this process is connected to, the Ray job's own, or a new one on this machine.
+        address: Of a Ray cluster; None for the one that this process is connected to, the Ray job's
+            own, or a new one on this machine.
 
     Raises:
-        TaggerError: It cannot be done, or too many inputs failed; what is written stays and is not done again.
+        TaggerError: It cannot be done, or too many inputs failed; what is written stays and is not
+            done again.
     """
     options.check()
     with connected(address) as own:
         plan = plan_service(config, partial(hardware_of_cluster, own))
         config = resolve_config(config, plan)
-        scoring = load_remotely(config, TagOptions(vocabulary=options.vocabulary, quality=options.quality))
+        scoring = load_remotely(
+            config, TagOptions(vocabulary=options.vocabulary, quality=options.quality)
+        )
         width = scoring.scored.bank.text_embeds.shape[1]
-        options = options.with_chunk_size(row_bytes(width, scoring.rule.max_tags, options.embeddings))
-        writing = writing_of(options, folder_name(config.siglip.model_shown, identity_of(config, options, scoring)))
+        options = options.with_chunk_size(
+            row_bytes(width, scoring.rule.max_tags, options.embeddings)
+        )
+        writing = writing_of(
+            options, folder_name(config.siglip.model_shown, identity_of(config, options, scoring))
+        )
         return Job(
             options,
             writing,
@@ -60,7 +72,13 @@ def run_job(config: ServiceConfig, options: BatchOptions, address: str | None = 
 
 def writing_of(options: BatchOptions, name: str) -> Writing:
     """Return where and how the rows of a job are written."""
-    return Writing(options.storage, joined(options.output, name), options.output_format, options.compression, options.embeddings)
+    return Writing(
+        options.storage,
+        joined(options.output, name),
+        options.output_format,
+        options.compression,
+        options.embeddings,
+    )
 
 
 def told_of(config: ServiceConfig, scoring: Scoring) -> dict[str, Any]:
@@ -70,7 +88,8 @@ def told_of(config: ServiceConfig, scoring: Scoring) -> dict[str, Any]:
 
 
 def load_remotely(config: ServiceConfig, asked: TagOptions) -> Scoring:
-    """Load what embeddings are scored against on a worker: the driver may stand on a head node that is small.
+    """Load what embeddings are scored against on a worker: the driver may stand on a head node that
+    is small.
 
     Raises:
         TaggerError: See `load_scoring`.
@@ -88,7 +107,11 @@ def identity_of(config: ServiceConfig, options: BatchOptions, scoring: Scoring) 
         "rows": [options.output_format, options.embeddings, options.quality],
         "model": [plugin.dtype, plugin.quantization, plugin.max_num_patches],
         "image_decoding": config.image_decoding,
-        "limits": [config.limits.max_image_bytes, config.limits.max_image_pixels, config.limits.image_formats],
+        "limits": [
+            config.limits.max_image_bytes,
+            config.limits.max_image_pixels,
+            config.limits.image_formats,
+        ],
         **scoring_identity(config, options.vocabulary, scoring),
     }
 
@@ -96,48 +119,94 @@ def identity_of(config: ServiceConfig, options: BatchOptions, scoring: Scoring) 
 def input_identity(options: BatchOptions) -> dict[str, Any]:
     """Return everything that the inputs of chunks follow from."""
     return {
-        "input": [shown_url(options.source), options.input_format, options.uri_column, options.image_column, options.limit],
+        "input": [
+            shown_url(options.source),
+            options.input_format,
+            options.uri_column,
+            options.image_column,
+            options.limit,
+        ],
         "cut": [options.chunk_size, options.partition_by],
     }
 
 
-def scoring_identity(config: ServiceConfig, vocabulary: str | None, scoring: Scoring) -> dict[str, Any]:
+def scoring_identity(
+    config: ServiceConfig, vocabulary: str | None, scoring: Scoring
+) -> dict[str, Any]:
     """Return everything that tags follow from besides the embeddings."""
     rule = scoring.rule
     return {
         "checkpoint": scoring.checkpoint,
         "vocabulary": scoring.stamp.vocabulary_fingerprint,
-        "tags": config.vocabularies[vocabulary or config.tag_settings().default].model_dump(mode="json"),
-        "rule": [rule.confidence_threshold, rule.max_tags, rule.sort_by, rule.score, rule.min_tags, rule.parents],
+        "tags": config.vocabularies[vocabulary or config.tag_settings().default].model_dump(
+            mode="json"
+        ),
+        "rule": [
+            rule.confidence_threshold,
+            rule.max_tags,
+            rule.sort_by,
+            rule.score,
+            rule.min_tags,
+            rule.parents,
+        ],
         "allowed": None if rule.allowed is None else rule.allowed.tolist(),
     }
 
 
 def folder_name(model: str, identity: dict[str, Any]) -> str:
-    """Return a name that changes with everything that rows follow from, so that outputs of two configurations never mix."""
+    """Return a name that changes with everything that rows follow from, so that outputs of two
+    configurations never mix.
+    """
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:ID_DIGITS]
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", model.rsplit("/", 1)[-1]).strip("-")
     return f"{name}-{digest}"
 
 
 def _start(
-    config: ServiceConfig, options: BatchOptions, planned: DeploymentPlan, scoring: Scoring, writing: Writing, snapshot: Snapshot
+    config: ServiceConfig,
+    options: BatchOptions,
+    planned: DeploymentPlan,
+    scoring: Scoring,
+    writing: Writing,
+    snapshot: Snapshot,
 ) -> Pipeline:
     """Start the encoders and return the engine that feeds them."""
-    plugin, width = config.siglip, scoring.scored.bank.text_embeds.shape[1]
-    batch, patches = plugin.resolved_batch_size, plugin.max_num_patches
+    plugin = config.siglip
+    width = scoring.scored.bank.text_embeds.shape[1]
+    batch = plugin.resolved_batch_size
+    patches = plugin.max_num_patches
     model = Model(plugin.model_source, config.revision, plugin.precision, batch, patches, width)
     limits = config.image_limits()
-    reading = Reading(model, limits, config.limits.max_image_bytes, options.quality, snapshot.kind, snapshot.image_column, options.storage)
-    scale = EncoderScale(planned.num_cpus, planned.num_gpus, planned.min_replicas, planned.max_replicas)
-    nbytes = ImagePreparer(load_checkpoint(model.source, model.revision), limits, patches).max_nbytes
-    return Pipeline(reading, writing, scoring, EncoderPool(model, scale, Encoder), flow_of(options, planned, batch, nbytes))
+    reading = Reading(
+        model,
+        limits,
+        config.limits.max_image_bytes,
+        options.quality,
+        snapshot.kind,
+        snapshot.image_column,
+        options.storage,
+    )
+    scale = EncoderScale(
+        planned.num_cpus, planned.num_gpus, planned.min_replicas, planned.max_replicas
+    )
+    nbytes = ImagePreparer(
+        load_checkpoint(model.source, model.revision), limits, patches
+    ).max_nbytes
+    return Pipeline(
+        reading,
+        writing,
+        scoring,
+        EncoderPool(model, scale, Encoder),
+        flow_of(options, planned, batch, nbytes),
+    )
 
 
 def flow_of(options: BatchOptions, planned: DeploymentPlan, batch: int, image_nbytes: int) -> Flow:
     """Return how much is under way at a time, on the CPUs that the encoders leave."""
     images = max(1, min(MAX_BLOCK_IMAGES, MAX_BLOCK_BYTES // image_nbytes, options.chunk_size))
-    images = max(images // batch * batch, min(batch, images))  # whole batches: the rest of a block fills none
+    images = max(
+        images // batch * batch, min(batch, images)
+    )  # whole batches: the rest of a block fills none
     spare = max(0.5, cpus() - planned.num_cpus * planned.max_replicas)
     prepare_cpus = min(1.0, spare)
     return Flow(images, prepare_cpus, max(1, int(spare / prepare_cpus)) + 1)

@@ -1,8 +1,8 @@
 """Finds the members of an untrusted tar file by their headers.
 
-Python's `tarfile` reads whole extended headers into memory, follows the maps of sparse members, keeps
-an object for every member, and raises at the first damage. This reader holds one header at a time,
-yields the members before the damage, and reports where the damage is.
+Python's `tarfile` reads whole extended headers into memory, follows the maps of sparse members,
+keeps an object for every member, and raises at the first damage. This reader holds one header at a
+time, yields the members before the damage, and reports where the damage is.
 """
 
 import tarfile
@@ -12,7 +12,10 @@ from typing import IO
 
 BLOCK = tarfile.BLOCKSIZE
 MAX_EXTENDED_BYTES = 2**20
-"""Maximum size of an extended header (PAX, or a GNU tar long name). A member with a longer one is skipped."""
+"""Maximum size of an extended header (PAX, or a GNU tar long name).
+
+A member with a longer one is skipped.
+"""
 MAX_SPARSE_BLOCKS = 10_000
 """Maximum number of headers that continue the map of one sparse member."""
 MAX_NAME_BYTES = 4096
@@ -101,7 +104,11 @@ def _header_at(file: IO[bytes], offset: int) -> tarfile.TarInfo | None:
     if (not block and offset) or block == bytes(BLOCK):
         return None
     if len(block) < BLOCK:
-        raise _Damaged("it is cut off in the middle of a header" if offset else "it is too short for a tar file")
+        raise _Damaged(
+            "it is cut off in the middle of a header"
+            if offset
+            else "it is too short for a tar file"
+        )
     try:
         return tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
     except (tarfile.HeaderError, ValueError) as error:
@@ -157,7 +164,10 @@ def _extend(extended: _Extended, header: tarfile.TarInfo, file: IO[bytes]) -> No
 
 
 def _pax_records(content: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Yield keys and values of `LENGTH KEY=VALUE` lines. Source: POSIX.1-2001, pax Extended Header."""
+    """Yield keys and values of `LENGTH KEY=VALUE` lines.
+
+    Source: POSIX.1-2001, pax Extended Header.
+    """
     start = 0
     while start < len(content) and content[start]:
         digits, blank, _ = content[start : start + 12].partition(b" ")
@@ -170,7 +180,10 @@ def _pax_records(content: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _sparse_blocks(file: IO[bytes], offset: int, file_size: int) -> int:
-    """Return how many blocks continue the header of a sparse member. Source: GNU tar's manual, `sparse.c`."""
+    """Return how many blocks continue the header of a sparse member.
+
+    Source: GNU tar's manual, `sparse.c`.
+    """
     file.seek(offset)
     continues = file.read(BLOCK)[482:483]
     count = 0

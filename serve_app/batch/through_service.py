@@ -1,7 +1,8 @@
-"""A job whose pictures are tagged by a running service, over HTTP: no second model is loaded, and no cluster is needed.
+"""A job whose pictures are tagged by a running service, over HTTP: no second model is loaded, and
+no cluster is needed.
 
-The service's own queues bound what is under way: a request that it refuses for now is sent again when it says. Its vocabulary must
-not change on the way: rows of one folder are made by one.
+The service's own queues bound what is under way: a request that it refuses for now is sent again
+when it says. Its vocabulary must not change on the way: rows of one folder are made by one.
 """
 
 import asyncio
@@ -18,7 +19,16 @@ import pyarrow as pa
 from serve_app.batch.job import Job, JobResult
 from serve_app.batch.options import BatchOptions
 from serve_app.batch.reading import Read, read_inputs
-from serve_app.batch.rows import TAG, Facts, Stamp, Writing, Written, embedding_column, encode_rows, make_rows
+from serve_app.batch.rows import (
+    TAG,
+    Facts,
+    Stamp,
+    Writing,
+    Written,
+    embedding_column,
+    encode_rows,
+    make_rows,
+)
 from serve_app.batch.snapshot import Chunk, Snapshot
 from serve_app.batch.tagging_job import folder_name, input_identity, writing_of
 from serve_app.client import AsyncClient, ModelCard, Tagged
@@ -39,7 +49,8 @@ from serve_app.siglip.images.limits import ImageLimits
 CONCURRENCY = 32
 """Requests under way unless it is set otherwise: a few batches of a GPU."""
 MAX_CONCURRENCY = 1024
-BLOCK, ROWS_BLOCK = 16, 256
+BLOCK = 16
+ROWS_BLOCK = 256
 """Inputs that are read together; more of a table, whose row groups are read whole."""
 CHUNKS = 2
 """Under way: the next one's pictures fill the queue while the last of one are tagged."""
@@ -70,19 +81,23 @@ class Server:
     def client(self) -> AsyncClient:
         """Return a client of it, which tries for ten minutes; raises `ConfigError`."""
         if not 1 <= self.concurrency <= MAX_CONCURRENCY:
-            raise ConfigError(f"--concurrency is {self.concurrency}; it must lie between 1 and {MAX_CONCURRENCY:,}.")
+            raise ConfigError(
+                f"--concurrency is {self.concurrency}; it must lie between 1 and {MAX_CONCURRENCY:,}."
+            )
         return AsyncClient(self.url, self.api_key, max_tries=MAX_TRIES, deadline_s=PATIENCE_S)
 
 
 def run_service_job(server: Server, options: BatchOptions) -> JobResult:
-    """Tag everything that INPUT holds by a service, going on where an earlier run of the same job ended; see `run_job`.
+    """Tag everything that INPUT holds by a service, going on where an earlier run of the same job
+    ended; see `run_job`.
 
     Args:
         server: Which service.
         options: What goes in and out.
 
     Raises:
-        TaggerError: The service does not answer or answers otherwise than before, or what `run_job` raises.
+        TaggerError: The service does not answer or answers otherwise than before, or what `run_job`
+            raises.
     """
     options.check()
     if options.file_bytes is not None:
@@ -94,35 +109,64 @@ def run_service_job(server: Server, options: BatchOptions) -> JobResult:
         "service": told,
     }
     writing = writing_of(options, folder_name(stamp.checkpoint, identity))
-    manifest = {"checkpoint": {"checkpoint": stamp.checkpoint, "revision": stamp.revision}, "service": told}
-    return Job(options, writing, manifest, partial(ServiceEngine, server, options, writing, stamp, width)).run()
+    manifest = {
+        "checkpoint": {"checkpoint": stamp.checkpoint, "revision": stamp.revision},
+        "service": told,
+    }
+    return Job(
+        options, writing, manifest, partial(ServiceEngine, server, options, writing, stamp, width)
+    ).run()
 
 
 class ServiceEngine:
     """Sends picture after picture to a service and writes chunks; see `Engine`."""
 
-    def __init__(self, server: Server, options: BatchOptions, writing: Writing, stamp: Stamp, width: int, snapshot: Snapshot) -> None:
-        self._server, self._writing, self._stamp, self._width, self._snapshot = server, writing, stamp, width, snapshot
+    def __init__(
+        self,
+        server: Server,
+        options: BatchOptions,
+        writing: Writing,
+        stamp: Stamp,
+        width: int,
+        snapshot: Snapshot,
+    ) -> None:
+        self._server = server
+        self._writing = writing
+        self._stamp = stamp
+        self._width = width
+        self._snapshot = snapshot
         self._storage = options.storage
         self._asked: Options = {"quality": options.quality}
         if options.vocabulary is not None:
             self._asked["vocabulary"] = options.vocabulary
 
-    def run(self, chunks: Iterator[tuple[Chunk, pa.Table]], done: Callable[[Written], None], tick: Callable[[int], None]) -> None:
+    def run(
+        self,
+        chunks: Iterator[tuple[Chunk, pa.Table]],
+        done: Callable[[Written], None],
+        tick: Callable[[int], None],
+    ) -> None:
         """Run every chunk; see `Engine`."""
         asyncio.run(self._run(chunks, done, tick))
 
     def end(self) -> None:
         """Nothing is held."""
 
-    async def _run(self, chunks: Iterator[tuple[Chunk, pa.Table]], done: Callable[[Written], None], tick: Callable[[int], None]) -> None:
+    async def _run(
+        self,
+        chunks: Iterator[tuple[Chunk, pa.Table]],
+        done: Callable[[Written], None],
+        tick: Callable[[int], None],
+    ) -> None:
         sending = asyncio.Semaphore(self._server.concurrency)
         reading = asyncio.Semaphore(self._server.concurrency // BLOCK + 1)
         async with self._server.client() as client, _ticking(tick):
             running: set[asyncio.Task[Written]] = set()
             try:
                 for chunk, rows in chunks:
-                    running.add(asyncio.create_task(self._chunk(client, chunk, rows, sending, reading)))
+                    running.add(
+                        asyncio.create_task(self._chunk(client, chunk, rows, sending, reading))
+                    )
                     if len(running) >= CHUNKS:
                         running = await _take_finished(running, done)
                 while running:
@@ -133,41 +177,71 @@ class ServiceEngine:
                 await asyncio.gather(*running, return_exceptions=True)
 
     async def _chunk(
-        self, client: AsyncClient, chunk: Chunk, rows: pa.Table, sending: asyncio.Semaphore, reading: asyncio.Semaphore
+        self,
+        client: AsyncClient,
+        chunk: Chunk,
+        rows: pa.Table,
+        sending: asyncio.Semaphore,
+        reading: asyncio.Semaphore,
     ) -> Written:
         size = ROWS_BLOCK if self._snapshot.kind == "row" else BLOCK
         try:
             async with asyncio.TaskGroup() as group:
                 parts = [
-                    group.create_task(self._block(client, rows.slice(start, size), sending, reading)) for start in range(0, len(rows), size)
+                    group.create_task(
+                        self._block(client, rows.slice(start, size), sending, reading)
+                    )
+                    for start in range(0, len(rows), size)
                 ]
         except ExceptionGroup as failed:
             raise _first_of(failed) from None
-        return await asyncio.to_thread(self._write, chunk, rows, [outcome for part in parts for outcome in part.result()])
+        return await asyncio.to_thread(
+            self._write, chunk, rows, [outcome for part in parts for outcome in part.result()]
+        )
 
-    async def _block(self, client: AsyncClient, rows: pa.Table, sending: asyncio.Semaphore, reading: asyncio.Semaphore) -> "list[_Outcome]":
+    async def _block(
+        self,
+        client: AsyncClient,
+        rows: pa.Table,
+        sending: asyncio.Semaphore,
+        reading: asyncio.Semaphore,
+    ) -> "list[_Outcome]":
         async with reading:
             reads = await asyncio.to_thread(self._read, rows)
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._tag(client, read, size, sending)) for read, size in reads]
+                tasks = [
+                    group.create_task(self._tag(client, read, size, sending))
+                    for read, size in reads
+                ]
         return [task.result() for task in tasks]
 
     def _read(self, rows: pa.Table) -> "list[tuple[Read, _Size]]":
-        """Read some inputs and the sizes of their images; in a thread, since headers may be long."""
-        reads = read_inputs(rows, self._snapshot.kind, self._snapshot.image_column, self._storage, MAX_IMAGE_BYTES)
+        """Read some inputs and the sizes of their images; in a thread, since headers may be
+        long.
+        """
+        reads = read_inputs(
+            rows, self._snapshot.kind, self._snapshot.image_column, self._storage, MAX_IMAGE_BYTES
+        )
         return [(read, _size_of(read)) for read in reads]
 
-    async def _tag(self, client: AsyncClient, read: Read, size: "_Size", sending: asyncio.Semaphore) -> "_Outcome":
+    async def _tag(
+        self, client: AsyncClient, read: Read, size: "_Size", sending: asyncio.Semaphore
+    ) -> "_Outcome":
         try:
             if read.error is not None:
                 raise read.error
             async with sending:
-                answer = await client.tag(read.data, return_embedding=self._writing.embeddings, **self._asked)
+                answer = await client.tag(
+                    read.data, return_embedding=self._writing.embeddings, **self._asked
+                )
         except STOPS:
             raise
         except TaggerError as error:
             return _Outcome(error, read.etag, *size, len(read.data))
-        if answer.vocabulary_fingerprint != self._stamp.vocabulary_fingerprint or answer.model != self._stamp.checkpoint:
+        if (
+            answer.vocabulary_fingerprint != self._stamp.vocabulary_fingerprint
+            or answer.model != self._stamp.checkpoint
+        ):
             raise ServiceError(
                 "The service's vocabulary or checkpoint has changed since the job began. What is written stays; the same command begins "
                 "beside it with the new one."
@@ -175,9 +249,15 @@ class ServiceEngine:
         return _Outcome(answer, read.etag, *size, len(read.data))
 
     def _write(self, chunk: Chunk, inputs: pa.Table, outcomes: "Sequence[_Outcome]") -> Written:
-        errors = tuple((one.answer.code, one.answer.message) if isinstance(one.answer, TaggerError) else None for one in outcomes)
+        errors = tuple(
+            (one.answer.code, one.answer.message) if isinstance(one.answer, TaggerError) else None
+            for one in outcomes
+        )
         answers = [one.answer if isinstance(one.answer, Tagged) else None for one in outcomes]
-        tags = [None if answer is None else [(tag.label, tag.confidence) for tag in answer.tags] for answer in answers]
+        tags = [
+            None if answer is None else [(tag.label, tag.confidence) for tag in answer.tags]
+            for answer in answers
+        ]
         facts = Facts(
             tuple(one.etag for one in outcomes),
             tuple(one.width for one in outcomes),
@@ -189,14 +269,21 @@ class ServiceEngine:
         rows = make_rows(inputs, facts, pa.array(tags, pa.list_(TAG)), embeddings, self._stamp)
         data = encode_rows(rows, self._writing.output_format, self._writing.compression)
         self._writing.storage.write(self._writing.url(chunk.name), data)
-        return Written(len(inputs), dict(Counter(error[0] for error in errors if error is not None)), facts.nbytes, len(data))
+        return Written(
+            len(inputs),
+            dict(Counter(error[0] for error in errors if error is not None)),
+            facts.nbytes,
+            len(data),
+        )
 
 
 _Size = tuple[int | None, int | None]
 
 
 def _size_of(read: Read) -> _Size:
-    """Return width and height; what is wrong with an image that has none is the service's to say."""
+    """Return width and height; what is wrong with an image that has none is the service's to
+    say.
+    """
     try:
         return picture_size(read.data, ImageLimits())
     except Exception:  # no header, however hostile, ends the job
@@ -214,8 +301,12 @@ class _Outcome:
     nbytes: int
 
 
-async def _ask_what_is_served(server: Server, options: BatchOptions) -> tuple[Stamp, dict[str, Any], int]:
-    """Return what rows will say, all that they follow from as far as the service tells, and the width of embeddings, if asked for."""
+async def _ask_what_is_served(
+    server: Server, options: BatchOptions
+) -> tuple[Stamp, dict[str, Any], int]:
+    """Return what rows will say, all that they follow from as far as the service tells, and the
+    width of embeddings, if asked for.
+    """
     async with server.client() as client:
         card: ModelCard = await client.model()
         name = options.vocabulary or card.vocabulary
@@ -242,7 +333,9 @@ def _embeddings(answers: Sequence[Tagged | None], width: int) -> pa.Array:
     return embedding_column(np.asarray(rows, np.float32).reshape(-1, width), places, len(answers))
 
 
-async def _take_finished(running: set[asyncio.Task[Written]], done: Callable[[Written], None]) -> set[asyncio.Task[Written]]:
+async def _take_finished(
+    running: set[asyncio.Task[Written]], done: Callable[[Written], None]
+) -> set[asyncio.Task[Written]]:
     """Wait for a chunk, count it, and return the others."""
     ended, left = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
     for task in ended:

@@ -1,4 +1,5 @@
-"""URLs of inputs and outputs: `file://` paths, `s3://`, `gs://` and `az://` objects, and web addresses.
+"""URLs of inputs and outputs: `file://` paths, `s3://`, `gs://` and `az://` objects, and web
+addresses.
 
 The path of a `file://` URL is written as it is in the file system, without escapes. URLs are stored
 as Unicode, so a path whose bytes are not UTF-8 becomes a `file-bytes://` URL with escapes.
@@ -11,7 +12,7 @@ from collections.abc import Callable
 from urllib.parse import quote, unquote_to_bytes, urlsplit
 
 from serve_app.errors import ConfigError
-from serve_app.terminal import printable
+from serve_app.terminal.printable import printable
 
 SCHEMES = ("file", "s3", "s3a", "gs", "az", "abfs", "abfss")
 WEB = ("http", "https")
@@ -41,7 +42,9 @@ def url_of(text: str, realpath: Callable[[str], str] = os.path.realpath) -> str:
         return text
     if scheme not in SCHEMES + WEB:
         readable = ", ".join(f"{name}://" for name in (*SCHEMES, *WEB))
-        raise ConfigError(f"{text.split('?')[0]}: {scheme}:// cannot be read; use a path or one of {readable}.")
+        raise ConfigError(
+            f"{text.split('?')[0]}: {scheme}:// cannot be read; use a path or one of {readable}."
+        )
     rest = text[found.end() :]
     if scheme == "file":
         return file_url(_absolute(_path_of_file_url(rest), realpath))
@@ -52,7 +55,8 @@ def url_of(text: str, realpath: Callable[[str], str] = os.path.realpath) -> str:
 
 
 def url_beside(url: str, text: str, realpath: Callable[[str], str] = os.path.realpath) -> str:
-    """Return the URL that a manifest at `url` names with `text`: a relative path starts at its folder.
+    """Return the URL that a manifest at `url` names with `text`: a relative path starts at its
+    folder.
 
     Args:
         url: Of the manifest.
@@ -65,7 +69,11 @@ def url_beside(url: str, text: str, realpath: Callable[[str], str] = os.path.rea
     if text.startswith("/") or _SCHEME.match(text):
         return url_of(text, realpath)
     folder = folder_of(url)
-    return url_of(os.path.join(local_path(folder), text), realpath) if is_local(folder) else url_of(f"{folder}/{text}")
+    return (
+        url_of(os.path.join(local_path(folder), text), realpath)
+        if is_local(folder)
+        else url_of(f"{folder}/{text}")
+    )
 
 
 def shown_url(url: str) -> str:
@@ -93,7 +101,11 @@ def path_below(url: str, folder: str) -> str | None:
     """Return the path of an object below a folder, without escapes; None if it is not below it."""
     whole, start = (local_path(one) if is_local(one) else one for one in (url, folder))
     below = start.rstrip("/") + "/"
-    return whole.removeprefix(below) if whole.startswith(below) and is_local(url) == is_local(folder) else None
+    return (
+        whole.removeprefix(below)
+        if whole.startswith(below) and is_local(url) == is_local(folder)
+        else None
+    )
 
 
 def folder_of(url: str) -> str:
@@ -155,13 +167,17 @@ def _absolute(path: str, realpath: Callable[[str], str]) -> str:
     names = whole.split("/")
     if ".." in names:
         end = len(names) - names[::-1].index("..")
-        with contextlib.suppress(OSError, ValueError):  # such as a null character; reading it says so
+        with contextlib.suppress(
+            OSError, ValueError
+        ):  # such as a null character; reading it says so
             whole = os.path.join(realpath("/".join(names[:end])), *names[end:])
     return "/" + os.path.normpath(whole).lstrip("/")
 
 
 def _path_of_file_url(rest: str) -> str:
-    """Return the path of a `file://` URL as people write it: with escapes, as browsers do, or without."""
+    """Return the path of a `file://` URL as people write it: with escapes, as browsers do, or
+    without.
+    """
     path = "/" + rest.lstrip("/")
     if "%" in path and not os.path.lexists(path):
         unescaped = os.fsdecode(unquote_to_bytes(path))
@@ -170,7 +186,10 @@ def _path_of_file_url(rest: str) -> str:
 
 
 def _without_dots(key: str) -> str:
-    """Return a key without `.` and `..`. Source: RFC 3986, 5.2.4; empty segments stay, as keys have them."""
+    """Return a key without `.` and `..`.
+
+    Source: RFC 3986, 5.2.4; empty segments stay, as keys have them.
+    """
     kept: list[str] = []
     for segment in key.split("/"):
         if segment == "..":

@@ -18,8 +18,12 @@ from serve_app.errors import ConfigError
 
 CHUNKS_PER_TASK = 32
 PROVED = pa.schema([("uri", pa.string()), ("error", ERROR)])
-"""Columns that are compared. Their types are given, since pyarrow takes text that looks like a date for one."""
-MIN_JSON_BLOCK_BYTES, MAX_JSON_BLOCK_BYTES = 2**20, 2**31 - 1
+"""Columns that are compared.
+
+Their types are given, since pyarrow takes text that looks like a date for one.
+"""
+MIN_JSON_BLOCK_BYTES = 2**20
+MAX_JSON_BLOCK_BYTES = 2**31 - 1
 """pyarrow refuses a line that is longer than a block."""
 
 
@@ -44,7 +48,9 @@ def written_names(storage: Storage, writing: Writing) -> set[str]:
     """Return the names of the chunks that have an output."""
     suffix = SUFFIX[writing.output_format]
     paths = (path_below(found.url, writing.folder) for found in storage.list(writing.folder))
-    return {path.removesuffix(suffix) for path in paths if path is not None and _is_part(path, suffix)}
+    return {
+        path.removesuffix(suffix) for path in paths if path is not None and _is_part(path, suffix)
+    }
 
 
 def _is_part(url: str, suffix: str) -> bool:
@@ -54,9 +60,13 @@ def _is_part(url: str, suffix: str) -> bool:
 def verify(snapshot: Snapshot, writing: Writing) -> Proof:
     """Compare the output with the snapshot, chunk by chunk, on the whole cluster if there is one.
 
-    Chunks share no input, so chunks that are equal make outputs that are: an anti-join without a shuffle.
+    Chunks share no input, so chunks that are equal make outputs that are: an anti-join without a
+    shuffle.
     """
-    groups = [snapshot.chunks[start : start + CHUNKS_PER_TASK] for start in range(0, len(snapshot.chunks), CHUNKS_PER_TASK)]
+    groups = [
+        snapshot.chunks[start : start + CHUNKS_PER_TASK]
+        for start in range(0, len(snapshot.chunks), CHUNKS_PER_TASK)
+    ]
     return join_proofs(on_each(check_chunks, [(group, writing) for group in groups]))
 
 
@@ -65,7 +75,12 @@ def join_proofs(proofs: Iterable[Proof]) -> Proof:
     known = list(proofs)
     errors = sum((Counter(proof.errors) for proof in known), Counter[str]())
     wrong = tuple(name for proof in known for name in proof.wrong)
-    return Proof(sum(proof.rows for proof in known), dict(errors), sum(proof.nbytes for proof in known), wrong)
+    return Proof(
+        sum(proof.rows for proof in known),
+        dict(errors),
+        sum(proof.nbytes for proof in known),
+        wrong,
+    )
 
 
 def check_chunks(chunks: Sequence[Chunk], writing: Writing) -> Proof:
@@ -74,7 +89,10 @@ def check_chunks(chunks: Sequence[Chunk], writing: Writing) -> Proof:
     Raises:
         ConfigError: The store does not answer; that says nothing of the rows.
     """
-    rows, nbytes, errors, wrong = 0, 0, Counter[str](), []
+    rows = 0
+    nbytes = 0
+    errors = Counter[str]()
+    wrong = []
     for chunk in chunks:
         wanted = read_chunk(writing.storage, writing.folder, chunk)["uri"]
         read = _read_output(writing, chunk)
@@ -82,13 +100,16 @@ def check_chunks(chunks: Sequence[Chunk], writing: Writing) -> Proof:
             wrong.append(chunk.name)
             continue
         found, size = read
-        rows, nbytes = rows + len(found), nbytes + size
+        rows = rows + len(found)
+        nbytes = nbytes + size
         errors.update(error["code"] for error in found["error"].to_pylist() if error is not None)
     return Proof(rows, dict(errors), nbytes, tuple(wrong))
 
 
 def _read_output(writing: Writing, chunk: Chunk) -> tuple[pa.Table, int] | None:
-    """Return the rows of a chunk and the size of their file; None where there is none, or it is damaged."""
+    """Return the rows of a chunk and the size of their file; None where there is none, or it is
+    damaged.
+    """
     url = writing.url(chunk.name)
     found = writing.storage.find(url)
     if found is None:

@@ -4,25 +4,30 @@ from contextlib import closing
 
 import httpx
 
-from serve_app.bounded_files import read_within
-from serve_app.bounded_http import ResponseTooLarge, read_response
 from serve_app.errors import PayloadTooLarge, SourceUnavailable
+from serve_app.untrusted.bounded_files import read_within
+from serve_app.untrusted.bounded_http import ResponseTooLarge, read_response
 
 MAX_REDIRECTS = 5
-WEB_TIMEOUT_S, WEB_TOTAL_S = 30.0, 120.0
+WEB_TIMEOUT_S = 30.0
+WEB_TOTAL_S = 120.0
 """Timeout for a silent host, and total time for one image."""
 MAX_WEB_BYTES = 256 * 2**20
 
 
 def _fetch(url: str, limit: int) -> tuple[bytes, str | None]:
-    """Fetch a URL and follow redirects; httpx itself would read the bodies of redirects without a limit."""
+    """Fetch a URL and follow redirects; httpx itself would read the bodies of redirects without a
+    limit.
+    """
     with httpx.Client(timeout=WEB_TIMEOUT_S, headers={"Accept-Encoding": "identity"}) as client:
         request = client.build_request("GET", url)
         for _ in range(MAX_REDIRECTS + 1):
             with closing(client.send(request, stream=True)) as answer:
                 if answer.next_request is None:
                     answer.raise_for_status()
-                    return read_response(answer, limit, WEB_TOTAL_S).content, answer.headers.get("etag")
+                    return read_response(answer, limit, WEB_TOTAL_S).content, answer.headers.get(
+                        "etag"
+                    )
                 request = answer.next_request
         raise SourceUnavailable(f"The host redirects more than {MAX_REDIRECTS} times.")
 
@@ -40,8 +45,12 @@ def read_web(url: str, most: int | None) -> tuple[bytes, str | None]:
     try:
         return read_within(lambda: _fetch(url, limit), WEB_TOTAL_S)
     except httpx.HTTPStatusError as error:
-        raise SourceUnavailable(f"The host responded with status {error.response.status_code}.") from error
+        raise SourceUnavailable(
+            f"The host responded with status {error.response.status_code}."
+        ) from error
     except ResponseTooLarge as error:
-        raise PayloadTooLarge(f"The image has more than {limit:,} bytes, the limit (limits.max_image_bytes).") from error
+        raise PayloadTooLarge(
+            f"The image has more than {limit:,} bytes, the limit (limits.max_image_bytes)."
+        ) from error
     except (httpx.HTTPError, httpx.InvalidURL, ValueError, TimeoutError) as error:
         raise SourceUnavailable(f"The host cannot be reached: {type(error).__name__}.") from error

@@ -1,6 +1,8 @@
-"""What runs in the processes of a job: reading and preparing, encoding, and scoring and writing a chunk.
+"""What runs in the processes of a job: reading and preparing, encoding, and scoring and writing a
+chunk.
 
-The same functions of `siglip/` and `tagging/` as the service and `LocalTagger`; nothing of the model is written here.
+The same functions of `siglip/` and `tagging/` as the service and `LocalTagger`; nothing of the
+model is written here.
 """
 
 import functools
@@ -13,11 +15,21 @@ import pyarrow as pa
 
 from serve_app.batch.input_tables import Kind
 from serve_app.batch.reading import Read, read_inputs
-from serve_app.batch.rows import TAG, Facts, Stamp, Writing, Written, embedding_column, encode_rows, make_rows, tag_column
+from serve_app.batch.rows import (
+    TAG,
+    Facts,
+    Stamp,
+    Writing,
+    Written,
+    embedding_column,
+    encode_rows,
+    make_rows,
+    tag_column,
+)
 from serve_app.batch.storage import Storage
-from serve_app.config import ServiceConfig
+from serve_app.config.service import ServiceConfig
 from serve_app.errors import InvalidImage, TaggerError
-from serve_app.local_scorer import LocalScorer
+from serve_app.pipeline.local_scorer import LocalScorer
 from serve_app.siglip.hub import load_checkpoint
 from serve_app.siglip.images.decoding import picture_size
 from serve_app.siglip.images.limits import ImageLimits
@@ -73,7 +85,9 @@ class PreparedBlock:
 
 @dataclass(frozen=True, slots=True)
 class EncodedBlock:
-    """Embeddings (V, D) float32 of a block's views, each input's together and in order, whose they are, and what failed."""
+    """Embeddings (V, D) float32 of a block's views, each input's together and in order, whose they
+    are, and what failed.
+    """
 
     image_embeds: FloatArray
     rows: tuple[int, ...]
@@ -87,7 +101,9 @@ class EncodedBlock:
 
 @dataclass(frozen=True, slots=True)
 class Scoring:
-    """What embeddings are scored against and how, and what rows say of it, and the checkpoint's fingerprint; the same for every chunk."""
+    """What embeddings are scored against and how, and what rows say of it, and the checkpoint's
+    fingerprint; the same for every chunk.
+    """
 
     scored: ScoredBank
     head: SimilarityHead
@@ -97,15 +113,24 @@ class Scoring:
 
 
 def prepare_block(reading: Reading, rows: pa.Table) -> tuple[PreparedBlock, Facts]:
-    """Read and prepare the pictures of some inputs; one that cannot be read is an error among the facts."""
+    """Read and prepare the pictures of some inputs; one that cannot be read is an error among the
+    facts.
+    """
     preparer = _preparer(reading.model, reading.limits)
-    reads = read_inputs(rows, reading.kind, reading.image_column, reading.storage, reading.max_image_bytes)
+    reads = read_inputs(
+        rows, reading.kind, reading.image_column, reading.storage, reading.max_image_bytes
+    )
     found = [_prepare(read, preparer, reading) for read in reads]
     views = [(row, view) for row, one in enumerate(found) for view in one.views]
-    if views and views[0][1].spatial_shape is not None:  # sorted by patches, less of a batch is padding
+    if (
+        views and views[0][1].spatial_shape is not None
+    ):  # sorted by patches, less of a batch is padding
         views.sort(key=lambda one: -len(one[1].pixel_values))
     size = reading.model.batch_size
-    batches = tuple(collate([view for _, view in views[start : start + size]]) for start in range(0, len(views), size))
+    batches = tuple(
+        collate([view for _, view in views[start : start + size]])
+        for start in range(0, len(views), size)
+    )
     facts = Facts(
         tuple(one.etag for one in found),
         tuple(one.width for one in found),
@@ -117,14 +142,20 @@ def prepare_block(reading: Reading, rows: pa.Table) -> tuple[PreparedBlock, Fact
 
 
 def lost_facts(rows: pa.Table) -> Facts:
-    """Return the facts of inputs that ended the processes they were decoded or encoded in, again and again."""
+    """Return the facts of inputs that ended the processes they were decoded or encoded in, again
+    and again.
+    """
     count = len(rows)
     error = (InvalidImage.code, ENDED_ITS_PROCESS)
-    return Facts(tuple(rows["etag"].to_pylist()), (None,) * count, (None,) * count, (error,) * count)
+    return Facts(
+        tuple(rows["etag"].to_pylist()), (None,) * count, (None,) * count, (error,) * count
+    )
 
 
 class Encoder:
-    """The vision tower in a process of its own: an actor on its share of a GPU, or on some cores."""
+    """The vision tower in a process of its own: an actor on its share of a GPU, or on some
+    cores.
+    """
 
     def __init__(self, model: Model, num_threads: int, gpu_share: float) -> None:
         """Load the tower and check it.
@@ -134,9 +165,9 @@ class Encoder:
         """
         import torch
 
-        from serve_app.siglip.encoder import ImageTower
-        from serve_app.siglip.runtime import cap_gpu_memory
-        from serve_app.siglip.selfcheck import check_image_tower
+        from serve_app.towers.runtime import cap_gpu_memory
+        from serve_app.towers.self_check import check_image_tower
+        from serve_app.towers.tower import ImageTower
 
         if num_threads:
             torch.set_num_threads(num_threads)
@@ -155,7 +186,9 @@ class Encoder:
         return _in_order(parts, block.rows, width)
 
 
-def finish_chunk(scoring: Scoring, writing: Writing, name: str, inputs: pa.Table, *blocks: EncodedBlock | Facts) -> Written:
+def finish_chunk(
+    scoring: Scoring, writing: Writing, name: str, inputs: pa.Table, *blocks: EncodedBlock | Facts
+) -> Written:
     """Score the embeddings of a chunk, choose tags and write its rows as one object.
 
     Args:
@@ -167,8 +200,14 @@ def finish_chunk(scoring: Scoring, writing: Writing, name: str, inputs: pa.Table
     """
     facts = Facts.join([block for block in blocks if isinstance(block, Facts)])
     encoded = [block for block in blocks if isinstance(block, EncodedBlock)]
-    errors, embeds, places, views, start = list(facts.errors), [], [], [], 0
-    for block, told in zip(encoded, (block for block in blocks if isinstance(block, Facts)), strict=True):
+    errors = list(facts.errors)
+    embeds = []
+    places = []
+    views = []
+    start = 0
+    for block, told in zip(
+        encoded, (block for block in blocks if isinstance(block, Facts)), strict=True
+    ):
         for row, error in block.errors.items():
             errors[start + row] = error
         kept = [at for at, row in enumerate(block.rows) if row not in block.errors]
@@ -178,10 +217,23 @@ def finish_chunk(scoring: Scoring, writing: Writing, name: str, inputs: pa.Table
         views += list(counts.values())
         start += len(told.errors)
     facts = Facts(facts.etags, facts.widths, facts.heights, tuple(errors), facts.nbytes)
-    rows = score_rows(scoring, inputs, facts, np.concatenate(embeds) if embeds else None, places, views, writing.embeddings)
+    rows = score_rows(
+        scoring,
+        inputs,
+        facts,
+        np.concatenate(embeds) if embeds else None,
+        places,
+        views,
+        writing.embeddings,
+    )
     data = encode_rows(rows, writing.output_format, writing.compression)
     writing.storage.write(writing.url(name), data)
-    return Written(len(inputs), dict(Counter(error[0] for error in errors if error is not None)), facts.nbytes, len(data))
+    return Written(
+        len(inputs),
+        dict(Counter(error[0] for error in errors if error is not None)),
+        facts.nbytes,
+        len(data),
+    )
 
 
 def score_rows(
@@ -193,8 +245,11 @@ def score_rows(
     views: Sequence[int] | None,
     with_embeddings: bool,
 ) -> pa.Table:
-    """Return the output rows of some inputs of which those in `places` have embeddings (V, D), `views` of them each."""
-    labels, count = scoring.scored.bank.vocabulary.labels, len(inputs)
+    """Return the output rows of some inputs of which those in `places` have embeddings (V, D),
+    `views` of them each.
+    """
+    labels = scoring.scored.bank.vocabulary.labels
+    count = len(inputs)
     width = scoring.scored.bank.text_embeds.shape[1]
     embeds = np.zeros((0, width), np.float32) if image_embeds is None else image_embeds
     whole = embeds if views is None else embeds[np.cumsum([0, *views])[:-1]]
@@ -203,7 +258,13 @@ def score_rows(
         tags = tag_column(chosen, labels, places, count)
     else:
         tags = pa.nulls(count, pa.list_(TAG))
-    return make_rows(inputs, facts, tags, embedding_column(whole, places, count) if with_embeddings else None, scoring.stamp)
+    return make_rows(
+        inputs,
+        facts,
+        tags,
+        embedding_column(whole, places, count) if with_embeddings else None,
+        scoring.stamp,
+    )
 
 
 def load_scoring(config: ServiceConfig, options: TagOptions) -> Scoring:
@@ -215,7 +276,13 @@ def load_scoring(config: ServiceConfig, options: TagOptions) -> Scoring:
     scorer = LocalScorer(config)
     scored = scorer.bank_for(options)
     stamp = Stamp(config.siglip.model_shown, scorer.checkpoint.revision, scored.bank.fingerprint)
-    return Scoring(scored, scorer.head, scorer.settings.rule_for(options, scored.table), stamp, scorer.fingerprint)
+    return Scoring(
+        scored,
+        scorer.head,
+        scorer.settings.rule_for(options, scored.table),
+        stamp,
+        scorer.fingerprint,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +302,9 @@ def _prepare(read: Read, preparer: ImagePreparer, reading: Reading) -> _Prepared
             raise read.error
         width, height = picture_size(read.data, reading.limits)
         whole = reading.quality == "standard"
-        views = (preparer.prepare(read.data),) if whole else tuple(preparer.prepare_views(read.data))
+        views = (
+            (preparer.prepare(read.data),) if whole else tuple(preparer.prepare_views(read.data))
+        )
         return _Prepared(views, read.etag, width, height, None, len(read.data))
     except TaggerError as error:
         return _Prepared((), read.etag, width, height, (error.code, error.message), len(read.data))
@@ -243,13 +312,23 @@ def _prepare(read: Read, preparer: ImagePreparer, reading: Reading) -> _Prepared
 
 @functools.cache
 def _preparer(model: Model, limits: ImageLimits) -> ImagePreparer:
-    return ImagePreparer(load_checkpoint(model.source, model.revision), limits, model.max_num_patches)
+    return ImagePreparer(
+        load_checkpoint(model.source, model.revision), limits, model.max_num_patches
+    )
 
 
 def _in_order(parts: Sequence[EncodedImages], rows: Sequence[int], width: int) -> EncodedBlock:
     """Put views back in the order of their inputs; an input of which one view failed has failed."""
-    embeds = np.concatenate([part.image_embeds for part in parts]) if parts else np.zeros((0, width), np.float32)
+    embeds = (
+        np.concatenate([part.image_embeds for part in parts])
+        if parts
+        else np.zeros((0, width), np.float32)
+    )
     problems = [error for part in parts for error in part.errors]
-    failed = {row: (error.code, error.message) for row, error in zip(rows, problems, strict=True) if error is not None}
+    failed = {
+        row: (error.code, error.message)
+        for row, error in zip(rows, problems, strict=True)
+        if error is not None
+    }
     order = sorted(range(len(rows)), key=lambda at: rows[at])
     return EncodedBlock(embeds[order], tuple(rows[at] for at in order), failed)

@@ -1,4 +1,6 @@
-"""What the service answers, as frozen models; fields of newer servers that are not known here are left alone."""
+"""What the service answers, as frozen models; fields of newer servers that are not known here are
+left alone.
+"""
 
 import base64
 import sys
@@ -40,7 +42,9 @@ Embedding = Annotated[tuple[float, ...], BeforeValidator(unpack_embedding)]
 class Answer(BaseModel):
     """Base of every answer. Numbers that are not finite are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="ignore", populate_by_name=True, allow_inf_nan=False
+    )
 
 
 class Tag(Answer):
@@ -67,7 +71,8 @@ class Tagged(Answer):
         score: What the confidences are.
         model: The checkpoint.
         version: Of the service.
-        inference_time_ms: Milliseconds that the service took for the whole request, with all its pictures.
+        inference_time_ms: Milliseconds that the service took for the whole request, with all its
+            pictures.
         views: How many images were encoded for this one; more than 1 with `quality="high"`.
         embedding: (D,) float32, unit norm, where it was asked for.
     """
@@ -84,7 +89,9 @@ class Tagged(Answer):
 
 
 class Many(Answer):
-    """An answer with `results`, each with tags or an error; what is said of them all is merged into each by `each`."""
+    """An answer with `results`, each with tags or an error; what is said of them all is merged into
+    each by `each`.
+    """
 
     model_config = ConfigDict(extra="allow")
 
@@ -106,8 +113,8 @@ class VocabularyCard(Answer):
         categories: How many tags each has.
         prompt_templates: In which labels are said.
         calibrated: Whether it has a calibration.
-        confidence_threshold: What tags without a threshold of their own need where a request names none; None from a service
-            that does not tell.
+        confidence_threshold: What tags without a threshold of their own need where a request names
+            none; None from a service that does not tell.
     """
 
     name: str

@@ -8,7 +8,6 @@ from typing import Any, Self, TypeVar, Unpack
 
 import httpx
 
-from serve_app.bounded_http import MAX_RESPONSE_BYTES, ResponseTooSlow, aread_response
 from serve_app.client.answers import ModelCard, Tagged, Vocabulary, VocabularyCard
 from serve_app.client.calls import Outcome
 from serve_app.client.exchange import DEADLINE_S, Call, Read, Wait
@@ -17,12 +16,16 @@ from serve_app.client.folders import Paths, TaggedFile, Window, files_of
 from serve_app.client.images import Image, read_image
 from serve_app.client.options import Fields, Options, ScoreOptions, fields_of
 from serve_app.errors import TaggerError
+from serve_app.untrusted.bounded_http import MAX_RESPONSE_BYTES, ResponseTooSlow, aread_response
 
 T = TypeVar("T")
 
 
 class AsyncClient(Face):
-    """The same for asyncio: every method as in `Client`, to be awaited. `aclose` it, or use it in an `async with`."""
+    """The same for asyncio: every method as in `Client`, to be awaited.
+
+    `aclose` it, or use it in an `async with`.
+    """
 
     def __init__(
         self,
@@ -34,9 +37,12 @@ class AsyncClient(Face):
         **settings: Unpack[Settings],
     ) -> None:
         super().__init__(base_url, api_key, settings)
-        self._http, self._wait = httpx.AsyncClient(transport=transport, limits=LIMITS), wait
+        self._http = httpx.AsyncClient(transport=transport, limits=LIMITS)
+        self._wait = wait
 
-    async def tag(self, image: Image, *, return_embedding: bool = False, **options: Unpack[Options]) -> Tagged:
+    async def tag(
+        self, image: Image, *, return_embedding: bool = False, **options: Unpack[Options]
+    ) -> Tagged:
         """Tag one picture; see `Client.tag`."""
         return await self._run(self._calls.tag(image, fields_of(options), return_embedding))
 
@@ -49,9 +55,13 @@ class AsyncClient(Face):
         **options: Unpack[Options],
     ) -> list[Outcome]:
         """Tag pictures in requests of several; see `Client.tag_many`."""
-        return await self._run(self._calls.tag_many(images, fields_of(options), images_per_request, return_embedding))
+        return await self._run(
+            self._calls.tag_many(images, fields_of(options), images_per_request, return_embedding)
+        )
 
-    async def score(self, embeddings: Sequence[Sequence[float] | str], **options: Unpack[ScoreOptions]) -> list[Outcome]:
+    async def score(
+        self, embeddings: Sequence[Sequence[float] | str], **options: Unpack[ScoreOptions]
+    ) -> list[Outcome]:
         """Tag stored image embeddings; see `Client.score`."""
         return await self._run(self._calls.score(embeddings, fields_of(options)))
 
@@ -85,12 +95,19 @@ class AsyncClient(Face):
         **options: Unpack[Options],
     ) -> AsyncGenerator[TaggedFile, None]:
         """Tag files a few at a time, for `async for`; see `Client.tag_files`."""
-        return self._tag_files(files_of(paths), concurrency, in_order, (fields_of(options), return_embedding))
+        return self._tag_files(
+            files_of(paths), concurrency, in_order, (fields_of(options), return_embedding)
+        )
 
     async def _tag_files(
         self, files: Iterator[Path], concurrency: int, in_order: bool, asked: tuple[Fields, bool]
     ) -> AsyncGenerator[TaggedFile, None]:
-        window = Window(files, lambda file: asyncio.create_task(self._tag_file(file, *asked)), concurrency, in_order)
+        window = Window(
+            files,
+            lambda file: asyncio.create_task(self._tag_file(file, *asked)),
+            concurrency,
+            in_order,
+        )
         try:
             while window.refill():
                 if not (ended := window.take()):
@@ -132,7 +149,9 @@ class AsyncClient(Face):
                 return await asyncio.to_thread(read_image, step.image)
 
     async def _send(self, request: httpx.Request) -> httpx.Response:
-        """Send a request and read its response; raises `ResponseTooSlow` after the call's deadline."""
+        """Send a request and read its response; raises `ResponseTooSlow` after the call's
+        deadline.
+        """
         deadline_s = request.extensions[DEADLINE_S]
         try:
             async with asyncio.timeout(deadline_s):

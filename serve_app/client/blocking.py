@@ -10,8 +10,6 @@ from typing import Any, Self, TypeVar, Unpack
 
 import httpx
 
-from serve_app.bounded_files import read_within
-from serve_app.bounded_http import MAX_RESPONSE_BYTES, ResponseTooSlow, read_response
 from serve_app.client.answers import ModelCard, Tagged, Vocabulary, VocabularyCard
 from serve_app.client.calls import Outcome
 from serve_app.client.exchange import DEADLINE_S, Call, Read, Wait
@@ -20,12 +18,15 @@ from serve_app.client.folders import Paths, TaggedFile, Window, files_of
 from serve_app.client.images import Image, read_image
 from serve_app.client.options import Fields, Options, ScoreOptions, fields_of
 from serve_app.errors import TaggerError
+from serve_app.untrusted.bounded_files import read_within
+from serve_app.untrusted.bounded_http import MAX_RESPONSE_BYTES, ResponseTooSlow, read_response
 
 T = TypeVar("T")
 
 
 class Client(Face):
-    """A service, spoken to without asyncio. Threads may share it; `close` it, or use it in a `with`.
+    """A service, spoken to without asyncio. Threads may share it; `close` it, or use it in a
+    `with`.
 
     Args:
         base_url: The service's address, such as `http://127.0.0.1:8000`.
@@ -48,9 +49,12 @@ class Client(Face):
         **settings: Unpack[Settings],
     ) -> None:
         super().__init__(base_url, api_key, settings)
-        self._http, self._wait = httpx.Client(transport=transport, limits=LIMITS), wait
+        self._http = httpx.Client(transport=transport, limits=LIMITS)
+        self._wait = wait
 
-    def tag(self, image: Image, *, return_embedding: bool = False, **options: Unpack[Options]) -> Tagged:
+    def tag(
+        self, image: Image, *, return_embedding: bool = False, **options: Unpack[Options]
+    ) -> Tagged:
         """Tag one picture.
 
         Args:
@@ -72,7 +76,8 @@ class Client(Face):
         return_embedding: bool = False,
         **options: Unpack[Options],
     ) -> list[Outcome]:
-        """Tag pictures in requests of several, in the order given; one that failed has its error in its place.
+        """Tag pictures in requests of several, in the order given; one that failed has its error in
+        its place.
 
         Args:
             images: As for `tag`; each is read when its request is made.
@@ -84,13 +89,18 @@ class Client(Face):
             RequestError: An option cannot work, or a request is too large.
             ServiceError: There was no answer, after all tries.
         """
-        return self._run(self._calls.tag_many(images, fields_of(options), images_per_request, return_embedding))
+        return self._run(
+            self._calls.tag_many(images, fields_of(options), images_per_request, return_embedding)
+        )
 
-    def score(self, embeddings: Sequence[Sequence[float] | str], **options: Unpack[ScoreOptions]) -> list[Outcome]:
+    def score(
+        self, embeddings: Sequence[Sequence[float] | str], **options: Unpack[ScoreOptions]
+    ) -> list[Outcome]:
         """Tag stored image embeddings, without pixels.
 
         Args:
-            embeddings: Of this checkpoint, each D numbers or base64 of little-endian float32; a NumPy array (n, D) will do.
+            embeddings: Of this checkpoint, each D numbers or base64 of little-endian float32; a
+                NumPy array (n, D) will do.
             options: What is asked for; see docs/api.md.
 
         Raises:
@@ -100,7 +110,8 @@ class Client(Face):
         return self._run(self._calls.score(embeddings, fields_of(options)))
 
     def embed(self, texts: Sequence[str]) -> list[tuple[float, ...]]:
-        """Return embeddings, each (D,) float32 of unit norm, of texts as they are, without a template.
+        """Return embeddings, each (D,) float32 of unit norm, of texts as they are, without a
+        template.
 
         Raises:
             RequestError: A text cannot work.
@@ -109,11 +120,15 @@ class Client(Face):
         return self._run(self._calls.embed(texts))
 
     def vocabularies(self) -> tuple[VocabularyCard, ...]:
-        """Return what vocabularies there are, the default one first; raises `ServiceError` if there is no answer."""
+        """Return what vocabularies there are, the default one first; raises `ServiceError` if there
+        is no answer.
+        """
         return self._run(self._calls.vocabularies())
 
     def vocabulary(self, name: str) -> Vocabulary:
-        """Return a vocabulary with its tags; raises `UnknownVocabulary`, or `ServiceError` if there is no answer."""
+        """Return a vocabulary with its tags; raises `UnknownVocabulary`, or `ServiceError` if there
+        is no answer.
+        """
         return self._run(self._calls.vocabulary(name))
 
     def model(self) -> ModelCard:
@@ -133,7 +148,8 @@ class Client(Face):
         return_embedding: bool = False,
         **options: Unpack[Options],
     ) -> Generator[TaggedFile, None, None]:
-        """Tag files a few at a time, as they end; one that failed has its error and the others go on.
+        """Tag files a few at a time, as they end; one that failed has its error and the others go
+        on.
 
         Args:
             paths: Files and folders, or one of them; a file is read when its turn comes.
@@ -145,17 +161,26 @@ class Client(Face):
         Raises:
             ConfigError: `concurrency` is less than 1.
         """
-        return self._tag_files(files_of(paths), concurrency, in_order, (fields_of(options), return_embedding))
+        return self._tag_files(
+            files_of(paths), concurrency, in_order, (fields_of(options), return_embedding)
+        )
 
     def _tag_files(
         self, files: Iterator[Path], concurrency: int, in_order: bool, asked: tuple[Fields, bool]
     ) -> Generator[TaggedFile, None, None]:
         with ThreadPoolExecutor(max(1, concurrency)) as threads:
-            window = Window(files, lambda file: threads.submit(self._tag_file, file, *asked), concurrency, in_order)
+            window = Window(
+                files,
+                lambda file: threads.submit(self._tag_file, file, *asked),
+                concurrency,
+                in_order,
+            )
             try:
                 while window.refill():
                     if not (ended := window.take()):
-                        concurrent.futures.wait(window.running(), return_when=concurrent.futures.FIRST_COMPLETED)
+                        concurrent.futures.wait(
+                            window.running(), return_when=concurrent.futures.FIRST_COMPLETED
+                        )
                     yield from ended
             finally:
                 window.cancel()
@@ -192,7 +217,9 @@ class Client(Face):
                 return read_image(step.image)
 
     def _send(self, request: httpx.Request) -> httpx.Response:
-        """Send a request and read its response; raises `ResponseTooSlow` after the call's deadline."""
+        """Send a request and read its response; raises `ResponseTooSlow` after the call's
+        deadline.
+        """
         deadline_s = request.extensions[DEADLINE_S]
 
         def exchange() -> httpx.Response:

@@ -1,6 +1,8 @@
-"""What can be asked of the service, as generators that yield steps; see `exchange.py` for what a step is.
+"""What can be asked of the service, as generators that yield steps; see `exchange.py` for what a
+step is.
 
-Both clients drive the same generators (`blocking.py`, `awaited.py`), so nothing is written twice for asyncio.
+Both clients drive the same generators (`blocking.py`, `awaited.py`), so nothing is written twice
+for asyncio.
 """
 
 import base64
@@ -24,12 +26,20 @@ from serve_app.client.failures import of_entry
 from serve_app.client.images import Image
 from serve_app.client.options import Fields, as_query
 from serve_app.client.retries import Retries
-from serve_app.errors import DeadlineExceeded, Overloaded, PayloadTooLarge, RequestError, TaggerError, Unavailable
+from serve_app.errors import (
+    DeadlineExceeded,
+    Overloaded,
+    PayloadTooLarge,
+    RequestError,
+    TaggerError,
+    Unavailable,
+)
 
 EMBEDDINGS_PER_REQUEST = 512
 """Half of what the service takes unless it is set otherwise."""
 MAX_REQUEST_BYTES = 32 * 2**20
-"""Pictures in one request of several: 43 MiB as base64, of the 64 MiB that the service takes unless it is set otherwise."""
+"""Pictures in one request of several: 43 MiB as base64, of the 64 MiB that the service takes unless
+it is set otherwise."""
 ONCE = Retries(max_tries=1)
 
 T = TypeVar("T")
@@ -49,14 +59,26 @@ class Calls:
         fields = _with_embedding(fields) if with_embedding else fields
         query = as_query(fields)
         if query is None:
-            return (yield from self._post("/v1/tag", fields | {"image": base64.b64encode(data).decode()}, Tagged.model_validate_json))
+            return (
+                yield from self._post(
+                    "/v1/tag",
+                    fields | {"image": base64.b64encode(data).decode()},
+                    Tagged.model_validate_json,
+                )
+            )
         ask = Ask("POST", "/v1/tag", data, "application/octet-stream", query)
         return (yield from self._exchange.run(ask, Tagged.model_validate_json))
 
     def tag_many(
-        self, images: Iterable[Image], fields: Fields, images_per_request: int, with_embedding: bool = False
+        self,
+        images: Iterable[Image],
+        fields: Fields,
+        images_per_request: int,
+        with_embedding: bool = False,
     ) -> Call[list[Outcome]]:
-        """Tag pictures in requests of several; each has its tags or its error, in the order given."""
+        """Tag pictures in requests of several; each has its tags or its error, in the order
+        given.
+        """
         fields = _with_embedding(fields) if with_embedding else fields
         outcomes: dict[int, Outcome] = {}
         chunk: dict[int, bytes] = {}
@@ -66,7 +88,10 @@ class Calls:
             except RequestError as error:
                 outcomes[at] = error
                 continue
-            if chunk and (len(chunk) == images_per_request or sum(map(len, chunk.values())) + len(data) > MAX_REQUEST_BYTES):
+            if chunk and (
+                len(chunk) == images_per_request
+                or sum(map(len, chunk.values())) + len(data) > MAX_REQUEST_BYTES
+            ):
                 outcomes |= yield from self._tag_chunk(chunk, fields)
                 chunk = {}
             chunk[at] = data
@@ -76,7 +101,8 @@ class Calls:
 
     def _tag_chunk(self, chunk: dict[int, bytes], fields: Fields) -> Call[dict[int, Outcome]]:
         """Tag pictures by one request; those that were refused for now are sent again."""
-        trying, outcomes = self._exchange.trying(), dict[int, Outcome]()
+        trying = self._exchange.trying()
+        outcomes = dict[int, Outcome]()
         while True:
             body = fields | {"images": [base64.b64encode(data).decode() for data in chunk.values()]}
             try:
@@ -86,19 +112,29 @@ class Calls:
                     raise
                 found = [error]
             outcomes |= zip(chunk, found, strict=True)
-            chunk = {at: data for at, data in chunk.items() if isinstance(outcomes[at], Overloaded | Unavailable)}
+            chunk = {
+                at: data
+                for at, data in chunk.items()
+                if isinstance(outcomes[at], Overloaded | Unavailable)
+            }
             wait_s = trying.next_wait_s() if chunk else None
             if wait_s is None:
                 return outcomes
             yield Wait(wait_s)
 
-    def score(self, embeddings: Sequence[Sequence[float] | str], fields: Fields) -> Call[list[Outcome]]:
-        """Tag stored embeddings, each D numbers or base64 of little-endian float32, in the order given."""
+    def score(
+        self, embeddings: Sequence[Sequence[float] | str], fields: Fields
+    ) -> Call[list[Outcome]]:
+        """Tag stored embeddings, each D numbers or base64 of little-endian float32, in the order
+        given.
+        """
         outcomes: list[Outcome] = []
         for start in range(0, len(embeddings), EMBEDDINGS_PER_REQUEST):
             part = embeddings[start : start + EMBEDDINGS_PER_REQUEST]
             rows = [row if isinstance(row, str) else pack_embedding(row) for row in part]
-            outcomes += yield from self._post("/v1/score", fields | {"embeddings": rows}, _outcomes_reader(len(rows)))
+            outcomes += yield from self._post(
+                "/v1/score", fields | {"embeddings": rows}, _outcomes_reader(len(rows))
+            )
         return outcomes
 
     def embed(self, texts: Sequence[str]) -> Call[list[tuple[float, ...]]]:
@@ -109,15 +145,26 @@ class Calls:
 
     def vocabularies(self) -> Call[tuple[VocabularyCard, ...]]:
         """Ask what vocabularies there are."""
-        return (yield from self._exchange.run(Ask("GET", "/v1/vocabularies"), Vocabularies.model_validate_json)).vocabularies
+        return (
+            yield from self._exchange.run(
+                Ask("GET", "/v1/vocabularies"), Vocabularies.model_validate_json
+            )
+        ).vocabularies
 
     def vocabulary(self, name: str) -> Call[Vocabulary]:
         """Ask for one vocabulary with its tags."""
-        return (yield from self._exchange.run(Ask("GET", f"/v1/vocabularies/{quote(name, safe='')}"), Vocabulary.model_validate_json))
+        return (
+            yield from self._exchange.run(
+                Ask("GET", f"/v1/vocabularies/{quote(name, safe='')}"),
+                Vocabulary.model_validate_json,
+            )
+        )
 
     def model(self) -> Call[ModelCard]:
         """Ask what is served."""
-        return (yield from self._exchange.run(Ask("GET", "/v1/model"), ModelCard.model_validate_json))
+        return (
+            yield from self._exchange.run(Ask("GET", "/v1/model"), ModelCard.model_validate_json)
+        )
 
     def ready(self) -> Call[bool]:
         """Ask once whether the models are loaded; no answer is a no."""

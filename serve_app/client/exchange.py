@@ -1,7 +1,8 @@
 """One request and its answer, however many tries that takes, as a generator that yields steps.
 
-A step is a request to send, a time to wait, or a picture to read. Who drives the generator does it and sends back what came of
-it (`blocking.py`, `awaited.py`), as httpx drives its auth flows; nothing here sends, waits or reads.
+A step is a request to send, a time to wait, or a picture to read. Who drives the generator does it
+and sends back what came of it (`blocking.py`, `awaited.py`), as httpx drives its auth flows;
+nothing here sends, waits or reads.
 """
 
 import random
@@ -14,16 +15,17 @@ from typing import Any, TypeVar
 import httpx
 
 from serve_app import __version__
-from serve_app.bounded_http import ACCEPTED_ENCODINGS
 from serve_app.client import failures
 from serve_app.client.images import Image
 from serve_app.client.retries import Retries
 from serve_app.errors import ConfigError, TaggerError
+from serve_app.untrusted.bounded_http import ACCEPTED_ENCODINGS
 
 CONNECT_TIMEOUT_S = 5.0
 MIN_TIMEOUT_S = 0.001
 DEADLINE_S = "siglip_deadline_s"
-"""Extension of a request: seconds after which reading its response is given up, however much arrives."""
+"""Extension of a request: seconds after which reading its response is given up, however much
+arrives."""
 RETRIES = Retries()
 
 T = TypeVar("T")
@@ -44,7 +46,8 @@ class Read:
 
 
 Call = Generator[httpx.Request | Wait | Read, Any, T]
-"""Steps that end in a `T`; a request is answered with its `httpx.Response`, and what a step raises is thrown in."""
+"""Steps that end in a `T`; a request is answered with its `httpx.Response`, and what a step raises
+is thrown in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,17 +64,26 @@ class Ask:
 class Trying:
     """The tries of one call: how many there were, and since when."""
 
-    def __init__(self, retries: Retries, clock: Callable[[], float], jitter: Callable[[], float]) -> None:
-        self._retries, self._clock, self._jitter = retries, clock, jitter
-        self._started_s, self.tries = clock(), 1
+    def __init__(
+        self, retries: Retries, clock: Callable[[], float], jitter: Callable[[], float]
+    ) -> None:
+        self._retries = retries
+        self._clock = clock
+        self._jitter = jitter
+        self._started_s = clock()
+        self.tries = 1
 
     def left_s(self) -> float:
         """Return the seconds until the deadline."""
         return self._started_s + self._retries.deadline_s - self._clock()
 
     def next_wait_s(self, told_s: float | None = None) -> float | None:
-        """Count one try more and return the seconds to wait before it, or None if this was the last."""
-        wait_s = self._retries.wait_s(self.tries, told_s, self._clock() - self._started_s, self._jitter())
+        """Count one try more and return the seconds to wait before it, or None if this was the
+        last.
+        """
+        wait_s = self._retries.wait_s(
+            self.tries, told_s, self._clock() - self._started_s, self._jitter()
+        )
         self.tries += wait_s is not None
         return wait_s
 
@@ -101,8 +113,12 @@ class Exchange:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "base_url", _checked_url(self.base_url))
-        if self.api_key is not None and not (self.api_key.isascii() and self.api_key.isprintable() and " " not in self.api_key):
-            raise ConfigError("The API key has characters that no header can carry, such as a blank or the end of a line.")
+        if self.api_key is not None and not (
+            self.api_key.isascii() and self.api_key.isprintable() and " " not in self.api_key
+        ):
+            raise ConfigError(
+                "The API key has characters that no header can carry, such as a blank or the end of a line."
+            )
         if not self.timeout_s > 0:
             raise ConfigError(f"timeout_s is {self.timeout_s}; it must be above 0.")
 
@@ -115,12 +131,14 @@ class Exchange:
         return Trying(retries or self.retries, self.clock, self.jitter)
 
     def run(self, ask: Ask, read: Callable[[bytes], T], retries: Retries | None = None) -> Call[T]:
-        """Send a request until it is answered or given up, under one request id; `read` makes a `T` of the answer's body.
+        """Send a request until it is answered or given up, under one request id; `read` makes a `T`
+        of the answer's body.
 
         Raises:
             TaggerError: What the service, or httpx, said last.
         """
-        trying, request_id = self.trying(retries), uuid.uuid4().hex
+        trying = self.trying(retries)
+        request_id = uuid.uuid4().hex
         while True:
             try:
                 response: httpx.Response = yield self._request(ask, request_id, trying.left_s())
@@ -170,10 +188,14 @@ class Exchange:
 
 
 def _marked(error: TaggerError, request_id: str, tries: int) -> TaggerError:
-    """Return an error with the id of its request, by which the service's log can be searched; also in its traceback."""
+    """Return an error with the id of its request, by which the service's log can be searched; also
+    in its traceback.
+    """
     error.request_id = request_id
     status = "" if error.status is None else f", status {error.status}"
-    error.add_note(f"request {request_id}{status}, tried {tries} {'time' if tries == 1 else 'times'}")
+    error.add_note(
+        f"request {request_id}{status}, tried {tries} {'time' if tries == 1 else 'times'}"
+    )
     return error
 
 
@@ -183,6 +205,14 @@ def _checked_url(text: str) -> str:
         url = httpx.URL(text.rstrip("/"))
     except httpx.InvalidURL:
         url = httpx.URL()
-    if url.scheme not in ("http", "https") or not url.host or url.userinfo or url.query or url.fragment:
-        raise ConfigError("The service's address must be such as http://127.0.0.1:8000, without a user, a query or a fragment.")
+    if (
+        url.scheme not in ("http", "https")
+        or not url.host
+        or url.userinfo
+        or url.query
+        or url.fragment
+    ):
+        raise ConfigError(
+            "The service's address must be such as http://127.0.0.1:8000, without a user, a query or a fragment."
+        )
     return str(url)

@@ -44,7 +44,11 @@ class Face:
 
     def __init__(self, base_url: str, api_key: str | None, settings: Settings) -> None:
         given: dict[str, Any] = dict(settings)
-        tries = {name: given.pop(name) for name in ("max_tries", "deadline_s", "max_wait_s") if name in given}
+        tries = {
+            name: given.pop(name)
+            for name in ("max_tries", "deadline_s", "max_wait_s")
+            if name in given
+        }
         key = os.environ.get(API_KEY_VARIABLE) if api_key is None else api_key
         self._exchange = Exchange(base_url, key or None, retries=Retries(**tries), **given)
         self._calls = Calls(self._exchange)

@@ -1,4 +1,7 @@
-"""Many files, a few at a time: which they are, and which are tagged, awaited and given next. The same for both clients."""
+"""Many files, a few at a time: which they are, and which are tagged, awaited and given next.
+
+The same for both clients.
+"""
 
 import asyncio
 import os
@@ -11,10 +14,11 @@ from typing import Generic, TypeVar
 
 from serve_app.client.answers import Tagged
 from serve_app.errors import ConfigError, TaggerError
-from serve_app.picture_files import pictures_in
+from serve_app.untrusted.image_files import pictures_in
 
 AHEAD = 4
-"""In the order of input: answers held back at most, as multiples of the concurrency, while the one before them is awaited."""
+"""In the order of input: answers held back at most, as multiples of the concurrency, while the one
+before them is awaited."""
 
 Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 """Files, and folders of pictures: one, or several."""
@@ -30,7 +34,9 @@ class TaggedFile:
 
 
 def files_of(paths: Paths) -> Iterator[Path]:
-    """Yield files in the order given, a folder as the pictures in it; whether they are there is seen when they are read."""
+    """Yield files in the order given, a folder as the pictures in it; whether they are there is
+    seen when they are read.
+    """
     for given in (paths,) if isinstance(paths, str | os.PathLike) else paths:
         path = Path(given)
         if os.path.isdir(path):
@@ -44,7 +50,8 @@ class Window(Generic[F]):
 
     Args:
         files: What is to be tagged; taken one by one.
-        start: Starts one; its file is read when its turn comes, so that only `concurrency` pictures are in memory.
+        start: Starts one; its file is read when its turn comes, so that only `concurrency` pictures
+            are in memory.
         concurrency: How many run at the same time.
         in_order: Give them out in the order of `files`, instead of as they end.
 
@@ -52,16 +59,22 @@ class Window(Generic[F]):
         ConfigError: `concurrency` is less than 1.
     """
 
-    def __init__(self, files: Iterator[Path], start: Callable[[Path], F], concurrency: int, in_order: bool) -> None:
+    def __init__(
+        self, files: Iterator[Path], start: Callable[[Path], F], concurrency: int, in_order: bool
+    ) -> None:
         if concurrency < 1:
             raise ConfigError(f"concurrency is {concurrency}; it must be at least 1.")
         self._start: Callable[[Path], F] = start
-        self._files, self._concurrency, self._in_order = files, concurrency, in_order
+        self._files = files
+        self._concurrency = concurrency
+        self._in_order = in_order
         self._held: deque[F] = deque()
 
     def refill(self) -> bool:
         """Start as many as may run, and return whether there is anything left to give out."""
-        while len(self.running()) < self._concurrency and len(self._held) < AHEAD * self._concurrency:
+        while (
+            len(self.running()) < self._concurrency and len(self._held) < AHEAD * self._concurrency
+        ):
             file = next(self._files, None)
             if file is None:
                 break

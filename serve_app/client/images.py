@@ -1,11 +1,14 @@
-"""Pictures as callers have them: a path, bytes or an open file. They are sent as they are and decoded by the service."""
+"""Pictures as callers have them: a path, bytes or an open file.
+
+They are sent as they are and decoded by the service.
+"""
 
 import os
 from pathlib import Path
 from typing import BinaryIO
 
-from serve_app.bounded_files import FileProblem, read_regular
 from serve_app.errors import InvalidImage, SourceUnavailable
+from serve_app.untrusted.bounded_files import FileProblem, read_regular
 
 Image = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
 """A path, the bytes of a picture file, or a file object open for reading bytes."""
@@ -26,7 +29,9 @@ def read_image(image: Image) -> bytes:
     except FileProblem as error:
         raise SourceUnavailable(error.message) from error
     except OSError as error:
-        raise SourceUnavailable(f"The image cannot be read: {error.strerror or type(error).__name__}.") from error
+        raise SourceUnavailable(
+            f"The image cannot be read: {error.strerror or type(error).__name__}."
+        ) from error
     if not data:
         raise InvalidImage("The picture is empty.")
     return data
@@ -39,5 +44,7 @@ def _bytes_of(image: Image) -> bytes:
         return read_regular(Path(image), MAX_IMAGE_BYTES)
     data = image.read() if hasattr(image, "read") else None
     if not isinstance(data, bytes):
-        raise TypeError(f"a picture is a path, bytes or a file open for reading bytes, not {type(image).__name__}")
+        raise TypeError(
+            f"a picture is a path, bytes or a file open for reading bytes, not {type(image).__name__}"
+        )
     return data

@@ -1,4 +1,6 @@
-"""What may be asked for besides the pictures, checked before anything is sent, and how it travels."""
+"""What may be asked for besides the pictures, checked before anything is sent, and how it
+travels.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
@@ -8,11 +10,15 @@ from serve_app.tagging.selection import Parents, SortBy
 from serve_app.tagging.settings import Quality, TagOptions
 
 MAX_QUERY_CHARACTERS = 2_000
-"""Longer options travel in a body of JSON: gateways cut addresses off at some 4,000 to 8,000 characters."""
+"""Longer options travel in a body of JSON: gateways cut addresses off at some 4,000 to 8,000
+characters."""
 
 
 class ScoreOptions(TypedDict, total=False):
-    """How tags are scored and chosen; docs/api.md says what each does. What is left out is the service's own setting."""
+    """How tags are scored and chosen; docs/api.md says what each does.
+
+    What is left out is the service's own setting.
+    """
 
     labels: Sequence[str] | None
     prompt_templates: Sequence[str] | None
@@ -47,12 +53,18 @@ def fields_of(options: Mapping[str, Any]) -> Fields:
         TypeError: There is no option of that name.
     """
     given = TagOptions(**options)._asdict()
-    fields = {name: value for name, value in given.items() if value is not None and value != TagOptions._field_defaults[name]}
+    fields = {
+        name: value
+        for name, value in given.items()
+        if value is not None and value != TagOptions._field_defaults[name]
+    }
     return {name: _listed(name, value) for name, value in fields.items()}
 
 
 def as_query(fields: Fields) -> tuple[tuple[str, str], ...] | None:
-    """Return the options as a query string's parameters, or None if they are too long or would be read differently."""
+    """Return the options as a query string's parameters, or None if they are too long or would be
+    read differently.
+    """
     pairs: list[tuple[str, str]] = []
     for name, value in fields.items():
         if not isinstance(value, list):
@@ -61,7 +73,11 @@ def as_query(fields: Fields) -> tuple[tuple[str, str], ...] | None:
             pairs += [(name, entry) for entry in value]
         else:
             return None
-    return tuple(pairs) if sum(len(name) + len(value) for name, value in pairs) <= MAX_QUERY_CHARACTERS else None
+    return (
+        tuple(pairs)
+        if sum(len(name) + len(value) for name, value in pairs) <= MAX_QUERY_CHARACTERS
+        else None
+    )
 
 
 def _listed(name: str, value: Any) -> Any:

@@ -1,4 +1,7 @@
-"""When a failed request is sent again, and after how long. Arithmetic: nothing here waits or sends."""
+"""When a failed request is sent again, and after how long.
+
+Arithmetic: nothing here waits or sends.
+"""
 
 import math
 from dataclasses import dataclass
@@ -21,7 +24,8 @@ class Retries:
         max_tries: Times that a request is sent at most; 1 for no retries.
         deadline_s: Seconds from the first try after which none is begun or waited for.
         max_wait_s: Most seconds between two tries, whatever the service asks for.
-        first_wait_s: Seconds before the second try where the service asks for nothing; doubled each time.
+        first_wait_s: Seconds before the second try where the service asks for nothing; doubled each
+            time.
     """
 
     max_tries: int = 4
@@ -35,15 +39,18 @@ class Retries:
         if not (self.deadline_s > 0 and self.max_wait_s >= 0):
             raise ConfigError("deadline_s must be above 0, and max_wait_s not below it.")
 
-    def wait_s(self, tries: int, told_s: float | None, elapsed_s: float, jitter: float) -> float | None:
+    def wait_s(
+        self, tries: int, told_s: float | None, elapsed_s: float, jitter: float
+    ) -> float | None:
         """Return the seconds to wait before the next try, or None if there is none.
 
         Args:
             tries: How often it was tried, from 1.
             told_s: What the service asked for in seconds, if it did.
             elapsed_s: Seconds since the first try.
-            jitter: In [0, 1): spreads clients that failed at the same moment. A wait that was asked for becomes longer
-                by at most `first_wait_s`; any other is half to all of what it would be.
+            jitter: In [0, 1): spreads clients that failed at the same moment. A wait that was asked
+                for becomes longer by at most `first_wait_s`; any other is half to all of what it
+                would be.
         """
         if tries >= self.max_tries:
             return None
@@ -56,7 +63,8 @@ class Retries:
 
 
 def told_wait_s(headers: httpx.Headers) -> float | None:
-    """Return the seconds of `Retry-After`, which may be a date, or None if it is not there or cannot be read.
+    """Return the seconds of `Retry-After`, which may be a date, or None if it is not there or
+    cannot be read.
 
     A date is compared with the service's own `Date`, so that clocks need not agree.
     """

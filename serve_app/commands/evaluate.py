@@ -1,4 +1,6 @@
-"""`siglip-serve evaluate`: how good the tags of a configuration are on images whose labels are known."""
+"""`siglip-serve evaluate`: how good the tags of a configuration are on images whose labels are
+known.
+"""
 
 import dataclasses
 import sys
@@ -10,10 +12,9 @@ import numpy as np
 
 from serve_app.commands.files import expand
 from serve_app.commands.pictures import EmbeddedFiles, embed_files
-from serve_app.config import ServiceConfig
-from serve_app.console import SafeConsole, SafeTable
+from serve_app.config.service import ServiceConfig
 from serve_app.errors import InvalidRequest
-from serve_app.local_tagger import LocalTagger
+from serve_app.pipeline.local_tagger import LocalTagger
 from serve_app.siglip.inputs import FloatArray
 from serve_app.siglip.scoring import pair_logits
 from serve_app.tagging.evaluation import Measures, measure, measure_given
@@ -23,7 +24,8 @@ from serve_app.tagging.selection import SelectionRule, choose_tags, least_scores
 from serve_app.tagging.settings import TagOptions, TagSettings
 from serve_app.tagging.tag_bank import ScoredBank
 from serve_app.tagging.tag_table import TagTable
-from serve_app.terminal import json_text, print_block, print_line
+from serve_app.terminal.console import SafeConsole, SafeTable
+from serve_app.terminal.printable import json_text, print_block, print_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +47,11 @@ class MeasuredFolder:
     embedded: EmbeddedFiles
 
 
-def score_folder(tagger: LocalTagger, images: Path, table: Path | None, vocabulary: str | None) -> MeasuredFolder:
-    """Encode the images of a folder and score them against a vocabulary; unreadable ones are told and left out.
+def score_folder(
+    tagger: LocalTagger, images: Path, table: Path | None, vocabulary: str | None
+) -> MeasuredFolder:
+    """Encode the images of a folder and score them against a vocabulary; unreadable ones are told
+    and left out.
 
     Raises:
         InvalidRequest: The folder or the vocabulary is not there.
@@ -56,7 +61,9 @@ def score_folder(tagger: LocalTagger, images: Path, table: Path | None, vocabula
         raise InvalidRequest(f"{images} is not a folder.")
     name = vocabulary or tagger.settings.default
     if name not in tagger.settings.vocabularies:
-        raise InvalidRequest(f"there is no vocabulary {name!r}; the configuration has {', '.join(tagger.settings.vocabularies)}.")
+        raise InvalidRequest(
+            f"there is no vocabulary {name!r}; the configuration has {', '.join(tagger.settings.vocabularies)}."
+        )
     scored = tagger.scorer.registered(name)
     labelled = read_labelled(images, table, scored.table)
     embedded = embed_files(tagger, labelled.files if labelled else expand([images]))
@@ -65,12 +72,19 @@ def score_folder(tagger: LocalTagger, images: Path, table: Path | None, vocabula
     if labelled is not None and embedded.problems:
         kept = list(embedded.kept)
         labelled = LabelledImages(tuple(labelled.files[at] for at in kept), labelled.truth[kept])
-    logits = pair_logits(embedded.image_embeds, scored.bank.text_embeds, tagger.head.logit_scale, tagger.head.logit_bias)
+    logits = pair_logits(
+        embedded.image_embeds,
+        scored.bank.text_embeds,
+        tagger.head.logit_scale,
+        tagger.head.logit_bias,
+    )
     background = logits[:, len(scored.bank.vocabulary.names) :]
     return MeasuredFolder(best_names(logits, scored.table), background, labelled, scored, embedded)
 
 
-def measure_score(logits: FloatArray, labelled: LabelledImages, table: TagTable, score: Score, threshold: float) -> Measures:
+def measure_score(
+    logits: FloatArray, labelled: LabelledImages, table: TagTable, score: Score, threshold: float
+) -> Measures:
     """Measure one score at its shipped thresholds, over the tags that were looked at.
 
     Only thresholds are applied: `calibrate` compares them before and after.
@@ -79,11 +93,14 @@ def measure_score(logits: FloatArray, labelled: LabelledImages, table: TagTable,
     known = labelled.known
     labels = [label for label, looked_at in zip(table.labels, known, strict=True) if looked_at]
     scores = in_score(logits, None, table, score)
-    return measure(scores[:, known], least_scores(table, rule)[known], labelled.truth[:, known], labels)
+    return measure(
+        scores[:, known], least_scores(table, rule)[known], labelled.truth[:, known], labels
+    )
 
 
 def measure_settings(folder: MeasuredFolder, settings: TagSettings, score: Score) -> Measures:
-    """Measure the tags that a configuration gives with one score, over the tags that were looked at.
+    """Measure the tags that a configuration gives with one score, over the tags that were looked
+    at.
 
     Thresholds, `max_tags` and all of `selection` hold as they do for a request. Tags that its
     filters never give are left out.
@@ -96,12 +113,25 @@ def measure_settings(folder: MeasuredFolder, settings: TagSettings, score: Score
     given[np.repeat(np.arange(len(given)), chosen.counts), chosen.tags] = True
 
     scores = rule_scores(folder.logits, table, rule, folder.background)
-    measured = folder.labelled.known if rule.allowed is None else folder.labelled.known & rule.allowed
-    labels = [label for label, is_measured in zip(table.labels, measured, strict=True) if is_measured]
-    return measure_given(scores[:, measured], given[:, measured], folder.labelled.truth[:, measured], labels)
+    measured = (
+        folder.labelled.known if rule.allowed is None else folder.labelled.known & rule.allowed
+    )
+    labels = [
+        label for label, is_measured in zip(table.labels, measured, strict=True) if is_measured
+    ]
+    return measure_given(
+        scores[:, measured], given[:, measured], folder.labelled.truth[:, measured], labels
+    )
 
 
-def evaluate_folder(images: Path, config: ServiceConfig, table: Path | None, vocabulary: str | None, per_tag: bool, as_json: bool) -> int:
+def evaluate_folder(
+    images: Path,
+    config: ServiceConfig,
+    table: Path | None,
+    vocabulary: str | None,
+    per_tag: bool,
+    as_json: bool,
+) -> int:
     """Measure a configuration on a labelled folder and print it.
 
     Raises:
@@ -111,18 +141,27 @@ def evaluate_folder(images: Path, config: ServiceConfig, table: Path | None, voc
     tagger = LocalTagger(config)
     folder = score_folder(tagger, images, table, vocabulary)
     if folder.labelled is None:
-        raise InvalidRequest(f"nothing is known of the images in {images}: give --labels, a labels.csv, or a folder for each label.")
+        raise InvalidRequest(
+            f"nothing is known of the images in {images}: give --labels, a labels.csv, or a folder for each label."
+        )
     table_of_tags = folder.scored.table
     own_score = tagger.settings.rule_for(TagOptions(), table_of_tags).score
     calibrated: tuple[Score, ...] = ("calibrated",) if table_of_tags.lines is not None else ()
     scores = [*(score for score in ("sigmoid", *calibrated) if score != own_score), own_score]
-    found: dict[str, Measures] = {score: measure_settings(folder, tagger.settings, score) for score in scores}
+    found: dict[str, Measures] = {
+        score: measure_settings(folder, tagger.settings, score) for score in scores
+    }
     if as_json:
-        print_block(json_text({score: _as_json(measures) for score, measures in found.items()}, indent=2) + "\n")
+        print_block(
+            json_text({score: _as_json(measures) for score, measures in found.items()}, indent=2)
+            + "\n"
+        )
         return 0
     console = SafeConsole()
     known = int(folder.labelled.known.sum())
-    console.print(f"{len(folder.logits):,} images, {known} of {len(table_of_tags)} tags occur; others are not measured")
+    console.print(
+        f"{len(folder.logits):,} images, {known} of {len(table_of_tags)} tags occur; others are not measured"
+    )
     console.print(_settings_line(tagger.settings, found[own_score], known))
     console.print(summary_table(found))
     if per_tag:
@@ -134,18 +173,40 @@ def _settings_line(settings: TagSettings, measures: Measures, known: int) -> str
     own = settings.selection
     filtered = known - len(measures.tags)
     excluded = f"; {filtered} more are filtered out by selection" if filtered else ""
-    return f"max_tags {settings.max_tags}, min_tags {own.min_tags}, parents {own.parents}{excluded}\n"
+    return (
+        f"max_tags {settings.max_tags}, min_tags {own.min_tags}, parents {own.parents}{excluded}\n"
+    )
 
 
 def summary_table(found: Mapping[str, Measures]) -> SafeTable:
     """Return the measures of several scores side by side."""
-    columns = ("score", "mAP", "precision", "recall", "F1", "macro F1", "calibration error", "tags an image")
+    columns = (
+        "score",
+        "mAP",
+        "precision",
+        "recall",
+        "F1",
+        "macro F1",
+        "calibration error",
+        "tags an image",
+    )
     table = SafeTable(*columns)
     for column in table.columns[1:]:
         column.justify = "right"
     for name, m in found.items():
-        numbers = (m.mean_average_precision, m.micro.precision, m.micro.recall, m.micro.f1, m.macro_f1)
-        table.add_row(name, *(f"{number:.4f}" for number in numbers), f"{m.calibration_error:.4f}", f"{m.tags_per_image:.2f}")
+        numbers = (
+            m.mean_average_precision,
+            m.micro.precision,
+            m.micro.recall,
+            m.micro.f1,
+            m.macro_f1,
+        )
+        table.add_row(
+            name,
+            *(f"{number:.4f}" for number in numbers),
+            f"{m.calibration_error:.4f}",
+            f"{m.tags_per_image:.2f}",
+        )
     return table
 
 
@@ -156,7 +217,9 @@ def tag_table(measures: Measures) -> SafeTable:
         column.justify = "right"
     for tag in sorted(measures.tags, key=lambda tag: (tag.rates.f1, tag.label)):
         numbers = (tag.rates.precision, tag.rates.recall, tag.rates.f1, tag.average_precision)
-        table.add_row(tag.label, str(tag.true), str(tag.given), *(f"{number:.3f}" for number in numbers))
+        table.add_row(
+            tag.label, str(tag.true), str(tag.given), *(f"{number:.3f}" for number in numbers)
+        )
     return table
 
 
@@ -169,7 +232,9 @@ def _as_json(measures: Measures) -> dict[str, object]:
 
 
 def half(folder: MeasuredFolder, first: bool) -> tuple[FloatArray, LabelledImages]:
-    """Return one half of a labelled folder's images or the other, always the same ones, whatever order they are named in."""
+    """Return one half of a labelled folder's images or the other, always the same ones, whatever
+    order they are named in.
+    """
     assert folder.labelled is not None, "only labelled folders are divided"
     shuffled = np.random.default_rng(0).permutation(len(folder.logits))
     rows = (shuffled < len(folder.logits) / 2) == first

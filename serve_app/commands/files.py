@@ -1,20 +1,23 @@
-"""Files on the command line: which pictures they are, how they are shown, and the bar that counts them."""
+"""Files on the command line: which pictures they are, how they are shown, and the bar that counts
+them.
+"""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from serve_app.console import SafeConsole, progress
 from serve_app.errors import InvalidRequest
-from serve_app.picture_files import SUFFIXES, pictures_in
+from serve_app.terminal.console import SafeConsole, progress
+from serve_app.untrusted.image_files import SUFFIXES, pictures_in
 
 PROGRESS_FROM = 3
 """Fewer pictures than this are done before a progress bar can be read."""
 
 
 def expand(photos: Sequence[Path]) -> list[Path]:
-    """Return the pictures that some paths name: themselves, whatever their suffix, or those in a folder.
+    """Return the pictures that some paths name: themselves, whatever their suffix, or those in a
+    folder.
 
     A path that is not there is returned if others are: reading it gives an error of its own.
 
@@ -22,12 +25,16 @@ def expand(photos: Sequence[Path]) -> list[Path]:
         InvalidRequest: No path is there, or there are no pictures.
     """
     if not any(os.path.exists(path) for path in photos):
-        raise InvalidRequest(f"{', '.join(map(shown, photos))} {'are' if len(photos) > 1 else 'is'} not there.")
+        raise InvalidRequest(
+            f"{', '.join(map(shown, photos))} {'are' if len(photos) > 1 else 'is'} not there."
+        )
     files: list[Path] = []
     for path in photos:
         files += pictures_in(path) if os.path.isdir(path) else [path]
     if not files:
-        raise InvalidRequest(f"no pictures in {', '.join(map(shown, photos))}; read are {', '.join(SUFFIXES)}")
+        raise InvalidRequest(
+            f"no pictures in {', '.join(map(shown, photos))}; read are {', '.join(SUFFIXES)}"
+        )
     return files
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 MAX_READ_BYTES = 2**20
 """Read of one file at a time; a longer line is shown in parts."""
 RAY_MARKS = (":", "\x1b[")
-"""How the lines begin that Ray itself writes into the files: what runs in them, and colours of its own notices."""
+"""How the lines begin that Ray itself writes into the files: what runs in them, and colours of its
+own notices."""
 
 
 class FollowedRequests:

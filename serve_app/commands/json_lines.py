@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from serve_app.errors import TaggerError
-from serve_app.terminal import json_text
+from serve_app.terminal.printable import json_text
 
 
 class ShownTag(Protocol):
@@ -36,12 +36,17 @@ def json_line(name: str, outcome: ShownOutcome, raw_scores: bool = True) -> str:
         raw_scores: Whether to show the raw scores of tags that have one.
     """
     if isinstance(outcome, TaggerError):
-        return json_text({"file": name, "error": {"code": outcome.code, "message": outcome.message}})
+        return json_text(
+            {"file": name, "error": {"code": outcome.code, "message": outcome.message}}
+        )
     return json_text({"file": name, "tags": [_shown(tag, raw_scores) for tag in outcome]})
 
 
 def _shown(tag: ShownTag, raw_scores: bool) -> dict[str, str | float]:
-    entry: dict[str, str | float] = {"label": tag.label, "confidence": float(f"{tag.confidence:.6g}")}
+    entry: dict[str, str | float] = {
+        "label": tag.label,
+        "confidence": float(f"{tag.confidence:.6g}"),
+    }
     if raw_scores and tag.raw_score is not None:
         entry["raw_score"] = float(f"{tag.raw_score:.6g}")
     return entry

@@ -1,4 +1,6 @@
-"""`siglip-serve k8s`: from configurations to the worker groups of a RayService, and what a change of it will do."""
+"""`siglip-serve k8s`: from configurations to the worker groups of a RayService, and what a change
+of it will do.
+"""
 
 import argparse
 import dataclasses
@@ -9,16 +11,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from serve_app.config import ServiceConfig, load_config
-from serve_app.console import SafeConsole, SafeTable, styled
+from serve_app.config.service import ServiceConfig, load_config
 from serve_app.errors import ConfigError
 from serve_app.hardware.plan import Plan
 from serve_app.kuberay.changes import as_applied, compare
 from serve_app.kuberay.effects import Change
-from serve_app.kuberay.groups import CPU, GPU, POD_LABEL, WorkerGroup, plan_for, with_gpus, worker_groups
+from serve_app.kuberay.groups import (
+    CPU,
+    GPU,
+    POD_LABEL,
+    WorkerGroup,
+    plan_for,
+    with_gpus,
+    worker_groups,
+)
 from serve_app.kuberay.patch import apply_patch, patch_text, ray_service_patch
-from serve_app.terminal import json_text, print_block, print_line
-from serve_app.yaml_files import read_documents
+from serve_app.terminal.console import SafeConsole, SafeTable, styled
+from serve_app.terminal.printable import json_text, print_block, print_line
+from serve_app.untrusted.yaml_files import read_documents
 
 PLAIN_WIDTH = 160
 BASE_PORT = 8000
@@ -26,28 +36,60 @@ BASE_PORT = 8000
 FEEDING = ("preprocessor", "postprocessor")
 HOUR_S = 3600.0
 APPLIED_BYTES = 230 * 2**10
-"""Of a patch, from which on the manifest may be too large for the annotation that `kubectl apply` keeps: 256 KiB of all annotations.
-Source: Kubernetes, `TotalAnnotationSizeLimitB` of apimachinery/pkg/api/validation."""
+"""Of a patch, from which on the manifest may be too large for the annotation that `kubectl apply`
+keeps: 256 KiB of all annotations. Source: Kubernetes, `TotalAnnotationSizeLimitB` of
+apimachinery/pkg/api/validation."""
 
 
 def add_k8s_arguments(k8s: argparse.ArgumentParser) -> None:
     """Add `k8s plan` and `k8s render`."""
     commands = k8s.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    plan = commands.add_parser("plan", help="print the worker groups, and what a change will do to a service that runs")
+    plan = commands.add_parser(
+        "plan", help="print the worker groups, and what a change will do to a service that runs"
+    )
     render = commands.add_parser("render", help="print the patch over the RayService of k8s/base")
     for command in (plan, render):
         command.add_argument(
-            "--config", type=Path, required=True, nargs="+", metavar="FILE", help="a configuration; several are several applications"
+            "--config",
+            type=Path,
+            required=True,
+            nargs="+",
+            metavar="FILE",
+            help="a configuration; several are several applications",
         )
-        command.add_argument("--gpu", help="kind of GPU instead of the configuration's hardware, such as l4")
-        command.add_argument("--max-gpus", type=int, metavar="N", help="with --gpu: what the cluster may grow to; 1 if left out")
+        command.add_argument(
+            "--gpu", help="kind of GPU instead of the configuration's hardware, such as l4"
+        )
+        command.add_argument(
+            "--max-gpus",
+            type=int,
+            metavar="N",
+            help="with --gpu: what the cluster may grow to; 1 if left out",
+        )
         command.add_argument("-v", "--verbose", action="store_true", help="log what happens")
-    plan.add_argument("--against", type=Path, metavar="FILE", help="the RayService that runs: kubectl get rayservice NAME -o yaml")
-    plan.add_argument("--manifest", type=Path, metavar="FILE", help="with --against: what will be applied, as kubectl kustomize prints it")
-    plan.add_argument("--gpu-price", type=float, metavar="USD", help="of a pod with a GPU an hour, for what a million images cost")
+    plan.add_argument(
+        "--against",
+        type=Path,
+        metavar="FILE",
+        help="the RayService that runs: kubectl get rayservice NAME -o yaml",
+    )
+    plan.add_argument(
+        "--manifest",
+        type=Path,
+        metavar="FILE",
+        help="with --against: what will be applied, as kubectl kustomize prints it",
+    )
+    plan.add_argument(
+        "--gpu-price",
+        type=float,
+        metavar="USD",
+        help="of a pod with a GPU an hour, for what a million images cost",
+    )
     plan.add_argument("--json", action="store_true", help="one JSON object instead of tables")
     plan.set_defaults(command=_plan)
-    render.add_argument("--out", type=Path, metavar="FILE", help="write it there instead of printing it")
+    render.add_argument(
+        "--out", type=Path, metavar="FILE", help="write it there instead of printing it"
+    )
     render.set_defaults(command=_render)
 
 
@@ -73,7 +115,9 @@ def _render(given: argparse.Namespace) -> int:
 
 def _plan(given: argparse.Namespace) -> int:
     if given.manifest is not None and given.against is None:
-        raise ConfigError("--manifest says what will be applied, and --against over what; give both.")
+        raise ConfigError(
+            "--manifest says what will be applied, and --against over what; give both."
+        )
     if given.gpu_price is not None and not 0 <= given.gpu_price < math.inf:
         raise ConfigError(f"--gpu-price is {given.gpu_price:g}; a price of 0 or more is needed.")
     configs = _configs(given)
@@ -84,16 +128,25 @@ def _plan(given: argparse.Namespace) -> int:
     cost = _million_usd(groups, rate, given.gpu_price)
     advice = [*_advice(configs, plans), *_base_advice(configs)]
     if given.json:
-        told: dict[str, Any] = {"hardware": configs[0].hardware, "groups": [dataclasses.asdict(group) for group in groups]}
-        told |= {"images_per_second": rate, "advice": advice} | ({} if cost is None else {"usd_per_million_images": cost})
+        told: dict[str, Any] = {
+            "hardware": configs[0].hardware,
+            "groups": [dataclasses.asdict(group) for group in groups],
+        }
+        told |= {"images_per_second": rate, "advice": advice} | (
+            {} if cost is None else {"usd_per_million_images": cost}
+        )
         told |= {} if changes is None else {"changes": [dataclasses.asdict(c) for c in changes]}
         print_block(json_text(told, indent=2) + "\n")
         return 0
     console = SafeConsole(plain_width=PLAIN_WIDTH)
     _print_groups(console, configs, plans, groups)
-    console.print(f"\nabout {rate:,.0f} images/s with all pods, computed from the data sheet, not measured")
+    console.print(
+        f"\nabout {rate:,.0f} images/s with all pods, computed from the data sheet, not measured"
+    )
     if cost is not None:
-        console.print(f"about ${cost:,.2f} for a million images at ${given.gpu_price:g} a GPU pod and hour")
+        console.print(
+            f"about ${cost:,.2f} for a million images at ${given.gpu_price:g} a GPU pod and hour"
+        )
     for line in advice:
         console.print(f"advice: {line}")
     if changes is not None:
@@ -107,7 +160,9 @@ def _rate(plan: Plan) -> float:
     return min(plan.images_per_second, decoding.max_replicas * decoding.per_second)
 
 
-def _million_usd(groups: Sequence[WorkerGroup], rate: float, gpu_price: float | None) -> float | None:
+def _million_usd(
+    groups: Sequence[WorkerGroup], rate: float, gpu_price: float | None
+) -> float | None:
     """Return what a million images cost; None without a price or a GPU."""
     gpus = sum(group.most * group.gpus for group in groups)
     return gpu_price * gpus / HOUR_S / rate * 1e6 if gpu_price is not None and gpus else None
@@ -126,22 +181,34 @@ def _configs(given: argparse.Namespace) -> list[ServiceConfig]:
     if given.gpu is None:
         return configs
     if len(configs) > 1:
-        raise ConfigError("--gpu does not go with several configurations; write hardware and num_gpus into each.")
+        raise ConfigError(
+            "--gpu does not go with several configurations; write hardware and num_gpus into each."
+        )
     return [with_gpus(configs[0], given.gpu, given.max_gpus or 1)]
 
 
 def _patch(configs: Sequence[ServiceConfig]) -> list[dict[str, Any]]:
     from serve_app.graph.render import serve_config_text
 
-    return ray_service_patch(serve_config_text(*configs), worker_groups([plan_for(config) for config in configs]), configs)
+    return ray_service_patch(
+        serve_config_text(*configs),
+        worker_groups([plan_for(config) for config in configs]),
+        configs,
+    )
 
 
-def _changes(given: argparse.Namespace, configs: Sequence[ServiceConfig], groups: Sequence[WorkerGroup]) -> tuple[Change, ...]:
+def _changes(
+    given: argparse.Namespace, configs: Sequence[ServiceConfig], groups: Sequence[WorkerGroup]
+) -> tuple[Change, ...]:
     running = _ray_service(given.against)
     if given.manifest is not None:
         return compare(running, _ray_service(given.manifest))
-    applied, patch = as_applied(running), _patch(configs)
-    has, made = ({name for name in (CPU, GPU) if name in names} for names in (_groups_of(applied), [group.name for group in groups]))
+    applied = as_applied(running)
+    patch = _patch(configs)
+    has, made = (
+        {name for name in (CPU, GPU) if name in names}
+        for names in (_groups_of(applied), [group.name for group in groups])
+    )
     if has != made:
         told = "give what will be applied by --manifest, as kubectl kustomize prints it"
         raise ConfigError(
@@ -169,44 +236,86 @@ def _ray_service(path: Path) -> dict[str, Any]:
     return services[0]
 
 
-def _print_groups(console: SafeConsole, configs: Sequence[ServiceConfig], plans: Sequence[Plan], groups: Sequence[WorkerGroup]) -> None:
+def _print_groups(
+    console: SafeConsole,
+    configs: Sequence[ServiceConfig],
+    plans: Sequence[Plan],
+    groups: Sequence[WorkerGroup],
+) -> None:
     console.print(styled("hardware: ").append(configs[0].hardware, "bold"))
     console.print()
     pods = SafeTable("worker group", "pods", "CPUs", "memory", "GPU")
     for group in groups:
         gpu = f"{group.gpus} × {group.accelerator}" if group.gpus else ""
-        pods.add_row(group.name, _bounds(group.least, group.most), str(group.cpus), f"{group.memory_gib} GiB", gpu)
+        pods.add_row(
+            group.name,
+            _bounds(group.least, group.most),
+            str(group.cpus),
+            f"{group.memory_gib} GiB",
+            gpu,
+        )
     console.print(pods)
     replicas = SafeTable("application", "deployment", "replicas", "CPUs", "GPU", "images/s each")
     for config, plan in zip(configs, plans, strict=True):
         for name, planned in plan.deployments.items():
             rate = f"{planned.per_second:.0f}" if planned.per_second else ""
             bounds = _bounds(planned.min_replicas, planned.max_replicas)
-            replicas.add_row(config.name, name, bounds, f"{planned.num_cpus:g}", f"{planned.num_gpus:g}", rate)
+            replicas.add_row(
+                config.name, name, bounds, f"{planned.num_cpus:g}", f"{planned.num_gpus:g}", rate
+            )
     console.print(replicas)
 
 
 def _advice(configs: Sequence[ServiceConfig], plans: Sequence[Plan]) -> list[str]:
-    unpinned = [config.siglip.model for config in configs if "/" in config.siglip.model and config.revision is None]
-    pin = [f"{model} has no revision; `siglip-serve fetch {model}` prints the commit to pin." for model in unpinned]
+    unpinned = [
+        config.siglip.model
+        for config in configs
+        if "/" in config.siglip.model and config.revision is None
+    ]
+    pin = [
+        f"{model} has no revision; `siglip-serve fetch {model}` prints the commit to pin."
+        for model in unpinned
+    ]
     open_ones = [config.name for config in configs if config.access.api_keys is None]
-    keys = [f"{name} asks for no API key (access.api_keys); whoever reaches it may use it." for name in open_ones]
-    single = [c.name for c in configs if c.serving.preprocessor.min_replicas < 2 and c.serving.preprocessor.num_replicas in ("auto", 1)]
-    alone = [f"{name} may run on one Preprocessor, whose end is an outage; set serving.preprocessor.min_replicas: 2." for name in single]
+    keys = [
+        f"{name} asks for no API key (access.api_keys); whoever reaches it may use it."
+        for name in open_ones
+    ]
+    single = [
+        c.name
+        for c in configs
+        if c.serving.preprocessor.min_replicas < 2
+        and c.serving.preprocessor.num_replicas in ("auto", 1)
+    ]
+    alone = [
+        f"{name} may run on one Preprocessor, whose end is an outage; set serving.preprocessor.min_replicas: 2."
+        for name in single
+    ]
     slow = [
         f"decoding limits {config.name} to {_rate(plan):,.0f} of {plan.images_per_second:,.0f} images/s; "
         "raise the CPUs in hardware, or preprocessor.max_replicas."
         for config, plan in zip(configs, plans, strict=True)
         if plan.device == "cuda" and _rate(plan) < plan.images_per_second
     ]
-    return [*pin, *keys, *alone, *_strays(configs, plans), *slow, *(line for plan in plans for line in plan.advice)]
+    return [
+        *pin,
+        *keys,
+        *alone,
+        *_strays(configs, plans),
+        *slow,
+        *(line for plan in plans for line in plan.advice),
+    ]
 
 
 def _strays(configs: Sequence[ServiceConfig], plans: Sequence[Plan]) -> list[str]:
     """Return a sentence for each application whose CPU deployments may take an encoder's place."""
     found = []
     for config, plan in zip(configs, plans, strict=True):
-        loose = [name for name in FEEDING if getattr(config.serving, name).label_selector.get(POD_LABEL) != CPU]
+        loose = [
+            name
+            for name in FEEDING
+            if getattr(config.serving, name).label_selector.get(POD_LABEL) != CPU
+        ]
         if plan.device == "cuda" and loose:
             found.append(
                 f"{' and '.join(loose)} of {config.name} may stand in GPU pods and take the CPUs of their encoders; "
@@ -217,9 +326,14 @@ def _strays(configs: Sequence[ServiceConfig], plans: Sequence[Plan]) -> list[str
 
 def _base_advice(configs: Sequence[ServiceConfig]) -> list[str]:
     """Return what k8s/base has otherwise than a configuration says."""
-    port, ingress = configs[0].serving.port, configs[0].serving.ingress
-    ports = [f"serving.port is {port}, and the pods, the Service and the policies of k8s/base open {BASE_PORT}; leave it out."]
-    python = ["serving.ingress is python, and the pods of k8s/base start HAProxy; take its variables out of their environment."]
+    port = configs[0].serving.port
+    ingress = configs[0].serving.ingress
+    ports = [
+        f"serving.port is {port}, and the pods, the Service and the policies of k8s/base open {BASE_PORT}; leave it out."
+    ]
+    python = [
+        "serving.ingress is python, and the pods of k8s/base start HAProxy; take its variables out of their environment."
+    ]
     return [*(ports if port != BASE_PORT else []), *(python if ingress == "python" else [])]
 
 

@@ -3,7 +3,7 @@
 import sys
 
 from serve_app.api.keys import make_key
-from serve_app.terminal import print_line
+from serve_app.terminal.printable import print_line
 
 
 def new_key(name: str) -> int:
@@ -15,6 +15,9 @@ def new_key(name: str) -> int:
     made = make_key(name)
     print_line(f"Give this key to {name}; it is shown only now:", file=sys.stderr)
     print_line(made.key, flush=True)
-    print_line("Add this line to the file of access.api_keys; a running service takes it within seconds:", file=sys.stderr)
+    print_line(
+        "Add this line to the file of access.api_keys; a running service takes it within seconds:",
+        file=sys.stderr,
+    )
     print_line(made.line, file=sys.stderr)
     return 0

@@ -9,7 +9,7 @@ import numpy as np
 from serve_app.client.images import read_image
 from serve_app.commands.files import progress_bar
 from serve_app.errors import InvalidRequest, RequestError, TaggerError
-from serve_app.local_tagger import LocalTagger
+from serve_app.pipeline.local_tagger import LocalTagger
 from serve_app.siglip.inputs import FloatArray
 
 
@@ -49,7 +49,9 @@ def _embed(tagger: LocalTagger, files: Sequence[Path]) -> list[FloatArray | Tagg
 
 @dataclass(frozen=True, slots=True)
 class EmbeddedFiles:
-    """Files that could be encoded and their embeddings (n, D) float32, unit norm; and the others with what is wrong."""
+    """Files that could be encoded and their embeddings (n, D) float32, unit norm; and the others
+    with what is wrong.
+    """
 
     kept: tuple[int, ...]
     image_embeds: FloatArray
@@ -75,5 +77,7 @@ def embed_files(tagger: LocalTagger, files: Sequence[Path]) -> EmbeddedFiles:
                 rows.append(embedded)
             at += 1
     if not rows:
-        raise InvalidRequest(f"none of the {len(files)} pictures could be read; the first: {problems[0][1]}")
+        raise InvalidRequest(
+            f"none of the {len(files)} pictures could be read; the first: {problems[0][1]}"
+        )
     return EmbeddedFiles(tuple(kept), np.stack(rows), tuple(problems))

@@ -14,13 +14,16 @@ from serve_app.siglip.inputs import FloatArray
 from serve_app.siglip.scoring import sigmoid
 from serve_app.tagging.calibration import Calibration
 from serve_app.tagging.evaluation import BoolArray, Measures, precision_recall_curve, reliability
-from serve_app.terminal import printable
+from serve_app.terminal.printable import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-REPORT, CALIBRATION_PICTURE, CURVES_PICTURE, COUNTS_PICTURE = "report.md", "reliability.png", "precision-recall.png", "tags-per-image.png"
+REPORT = "report.md"
+CALIBRATION_PICTURE = "reliability.png"
+CURVES_PICTURE = "precision-recall.png"
+COUNTS_PICTURE = "tags-per-image.png"
 _MARKDOWN = re.compile(r"[\\`*_\[\]|>#~]")
 SHOWN_TAGS = 20
 DOTS_PER_INCH = 120
@@ -33,7 +36,8 @@ class LabelledReport:
     """What is shown of a fit to labelled images.
 
     Attributes:
-        measures: By name, in the order they are shown; the last is what is shipped, the first what was before.
+        measures: By name, in the order they are shown; the last is what is shipped, the first what
+            was before.
         scores: (B, T) logits of the held-out images, by name: `raw` and `calibrated`.
         truth: (B, T) which tag is true.
         images: How many there were in all.
@@ -49,7 +53,9 @@ class LabelledReport:
 
 @dataclass(frozen=True, slots=True)
 class UnlabelledReport:
-    """What is shown of a fit to unlabelled images: which tags (B, T) were given before and after."""
+    """What is shown of a fit to unlabelled images: which tags (B, T) were given before and
+    after.
+    """
 
     before: BoolArray
     after: BoolArray
@@ -60,8 +66,14 @@ class UnlabelledReport:
     def lines(self) -> list[str]:
         """Return it in sentences."""
         offsets = sorted(self.calibration.tags.items(), key=lambda item: item[1].offset)
-        down = ", ".join(f"{label} {fit.offset:+.2f}" for label, fit in offsets[:SHOWN_TAGS] if fit.offset < 0)
-        up = ", ".join(f"{label} {fit.offset:+.2f}" for label, fit in offsets[: -SHOWN_TAGS - 1 : -1] if fit.offset > 0)
+        down = ", ".join(
+            f"{label} {fit.offset:+.2f}" for label, fit in offsets[:SHOWN_TAGS] if fit.offset < 0
+        )
+        up = ", ".join(
+            f"{label} {fit.offset:+.2f}"
+            for label, fit in offsets[: -SHOWN_TAGS - 1 : -1]
+            if fit.offset > 0
+        )
         return [
             f"{len(self.before):,} images, of which nothing is known.",
             f"Before, at a confidence of {self.threshold:g}: {self.before.sum(axis=1).mean():.2f} tags an image.",
@@ -81,7 +93,11 @@ def write_labelled_report(report: LabelledReport, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     _save(_reliability_figure(report), folder / CALIBRATION_PICTURE)
     _save(_curves_figure(report), folder / CURVES_PICTURE)
-    goal = "the best F1" if report.precision is None else f"a precision of at least {report.precision:g}"
+    goal = (
+        "the best F1"
+        if report.precision is None
+        else f"a precision of at least {report.precision:g}"
+    )
     lines = [
         "# Calibration",
         "",
@@ -125,26 +141,57 @@ def write_unlabelled_report(report: UnlabelledReport, folder: Path) -> Path:
 
 
 def _markdown(text: str) -> str:
-    """Return text that a Markdown page shows as it is: no table cell, link or HTML begins or ends in it."""
+    """Return text that a Markdown page shows as it is: no table cell, link or HTML begins or ends
+    in it.
+    """
     return _MARKDOWN.sub(r"\\\g<0>", printable(text).replace("&", "&amp;").replace("<", "&lt;"))
 
 
 def _measures_table(measures: Mapping[str, Measures]) -> list[str]:
-    rows = ["| score | mAP | precision | recall | F1 | macro F1 | calibration error | tags an image |", "|---|" + "---:|" * 7]
+    rows = [
+        "| score | mAP | precision | recall | F1 | macro F1 | calibration error | tags an image |",
+        "|---|" + "---:|" * 7,
+    ]
     for name, m in measures.items():
-        numbers = (m.mean_average_precision, m.micro.precision, m.micro.recall, m.micro.f1, m.macro_f1, m.calibration_error)
-        rows.append(f"| {name} | " + " | ".join(f"{number:.4f}" for number in numbers) + f" | {m.tags_per_image:.2f} |")
+        numbers = (
+            m.mean_average_precision,
+            m.micro.precision,
+            m.micro.recall,
+            m.micro.f1,
+            m.macro_f1,
+            m.calibration_error,
+        )
+        rows.append(
+            f"| {name} | "
+            + " | ".join(f"{number:.4f}" for number in numbers)
+            + f" | {m.tags_per_image:.2f} |"
+        )
     return rows
 
 
 def _tags_table(measures: Mapping[str, Measures]) -> list[str]:
     first, *_, last = measures.values()
     before = {tag.label: tag for tag in first.tags}
-    worst = sorted((tag for tag in last.tags if tag.true), key=lambda tag: (tag.rates.f1, tag.label))[:SHOWN_TAGS]
-    rows = ["| tag | true | F1 before | F1 after | precision | recall | average precision |", "|---|" + "---:|" * 6]
+    worst = sorted(
+        (tag for tag in last.tags if tag.true), key=lambda tag: (tag.rates.f1, tag.label)
+    )[:SHOWN_TAGS]
+    rows = [
+        "| tag | true | F1 before | F1 after | precision | recall | average precision |",
+        "|---|" + "---:|" * 6,
+    ]
     for tag in worst:
-        numbers = (before[tag.label].rates.f1, tag.rates.f1, tag.rates.precision, tag.rates.recall, tag.average_precision)
-        rows.append(f"| {_markdown(tag.label)} | {tag.true} | " + " | ".join(f"{number:.3f}" for number in numbers) + " |")
+        numbers = (
+            before[tag.label].rates.f1,
+            tag.rates.f1,
+            tag.rates.precision,
+            tag.rates.recall,
+            tag.average_precision,
+        )
+        rows.append(
+            f"| {_markdown(tag.label)} | {tag.true} | "
+            + " | ".join(f"{number:.3f}" for number in numbers)
+            + " |"
+        )
     return rows
 
 
@@ -153,21 +200,32 @@ def _reliability_figure(report: LabelledReport) -> "Figure":
     for axis, (name, scores) in zip(axes, report.scores.items(), strict=True):
         bins = _even_bins(sigmoid(scores), report.truth)
         axis.plot([SMALLEST_AXIS, 1], [SMALLEST_AXIS, 1], color="grey", linewidth=1, linestyle="--")
-        points = np.maximum([(confidence, frequency) for _, confidence, frequency in bins], SMALLEST_AXIS)
-        axis.scatter(points[:, 0], points[:, 1], s=[8 * np.log1p(count) for count, *_ in bins], color="#1f6fb4")
+        points = np.maximum(
+            [(confidence, frequency) for _, confidence, frequency in bins], SMALLEST_AXIS
+        )
+        axis.scatter(
+            points[:, 0],
+            points[:, 1],
+            s=[8 * np.log1p(count) for count, *_ in bins],
+            color="#1f6fb4",
+        )
         axis.set(xscale="log", yscale="log", xlabel="confidence", title=name)
     axes[0].set_ylabel("how often it is true")
     return figure
 
 
 def _even_bins(confidences: FloatArray, truth: BoolArray) -> list[tuple[int, float, float]]:
-    """Return (count, confidence, frequency) of parts of [0, 1] that are equally wide, and of parts of the first that are narrower."""
+    """Return (count, confidence, frequency) of parts of [0, 1] that are equally wide, and of parts
+    of the first that are narrower.
+    """
     shown = [(b.count, b.confidence, b.frequency) for b in reliability(confidences, truth)[1:]]
     edges = np.geomspace(SMALLEST_AXIS, 1 / 15, 8)
     for low, high in itertools.pairwise(edges):
         inside = (confidences >= low) & (confidences < high)
         if inside.any():
-            shown.append((int(inside.sum()), float(confidences[inside].mean()), float(truth[inside].mean())))
+            shown.append(
+                (int(inside.sum()), float(confidences[inside].mean()), float(truth[inside].mean()))
+            )
     return shown
 
 
@@ -177,7 +235,9 @@ def _curves_figure(report: LabelledReport) -> "Figure":
         precision, recall, _ = precision_recall_curve(scores.ravel(), report.truth.ravel())
         axes[0].plot(recall, precision, label=name)
     for name, m in report.measures.items():
-        axes[0].plot([m.micro.recall], [m.micro.precision], "o", label=f"{name}: F1 {m.micro.f1:.3f}")
+        axes[0].plot(
+            [m.micro.recall], [m.micro.precision], "o", label=f"{name}: F1 {m.micro.f1:.3f}"
+        )
     axes[0].set(xlabel="recall", ylabel="precision", xlim=(0, 1.02), ylim=(0, 1.02))
     axes[0].legend(loc="lower left")
     return figure
@@ -187,13 +247,17 @@ def _figure(columns: int) -> "tuple[Figure, list[Axes]]":
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ConfigError("--report draws with matplotlib; install siglip-serve[report].") from error
+        raise ConfigError(
+            "--report draws with matplotlib; install siglip-serve[report]."
+        ) from error
     figure = Figure(figsize=(5.5 * columns, 4.5), layout="constrained")
     return figure, list(np.ravel(figure.subplots(1, columns)))
 
 
 def _save(figure: "Figure", path: Path) -> None:
-    figure.savefig(path, dpi=DOTS_PER_INCH, metadata={"Software": None})  # the same figure gives the same bytes
+    figure.savefig(
+        path, dpi=DOTS_PER_INCH, metadata={"Software": None}
+    )  # the same figure gives the same bytes
 
 
 def _write(lines: list[str], folder: Path) -> Path:

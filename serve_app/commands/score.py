@@ -1,14 +1,16 @@
-"""`siglip-serve score`: tags for embeddings that were stored, without pixels and without the vision tower."""
+"""`siglip-serve score`: tags for embeddings that were stored, without pixels and without the vision
+tower.
+"""
 
 from pathlib import Path
 
 from serve_app.commands.json_lines import json_line
 from serve_app.commands.stored import read_embeddings
-from serve_app.config import ServiceConfig
+from serve_app.config.service import ServiceConfig
 from serve_app.errors import InvalidRequest
-from serve_app.local_scorer import LocalScorer
+from serve_app.pipeline.local_scorer import LocalScorer
 from serve_app.tagging.settings import TagOptions
-from serve_app.terminal import print_line
+from serve_app.terminal.printable import print_line
 
 CHUNK = 1024
 

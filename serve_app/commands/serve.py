@@ -8,8 +8,8 @@ from types import FrameType
 from pydantic import ValidationError
 
 from serve_app.commands.follow import FollowedRequests
-from serve_app.config import ServiceConfig
-from serve_app.console import SafeConsole, styled
+from serve_app.config.service import ServiceConfig
+from serve_app.config.serving import Serving
 from serve_app.errors import ConfigError, TaggerError
 from serve_app.graph.deploy import Cluster
 from serve_app.graph.haproxy import LOOPBACK
@@ -17,14 +17,15 @@ from serve_app.graph.local_node import LocalNode, listening_host, local_node, se
 from serve_app.graph.profiles import ingress_profile
 from serve_app.hardware.accelerators import GENERIC
 from serve_app.hardware.detection import detect_machine
-from serve_app.serving import Serving
-from serve_app.terminal import print_line
+from serve_app.terminal.console import SafeConsole, styled
+from serve_app.terminal.printable import print_line
 
 WATCH_S = 0.25
 
 
 def serve_locally(config: ServiceConfig, timeout_s: float) -> int:
-    """Start the service on this machine, say when it is ready, and end everything on SIGINT, SIGTERM or SIGHUP.
+    """Start the service on this machine, say when it is ready, and end everything on SIGINT,
+    SIGTERM or SIGHUP.
 
     Raises:
         ConfigError: It cannot start.
@@ -39,19 +40,32 @@ def serve_locally(config: ServiceConfig, timeout_s: float) -> int:
             _deploy(config, node, timeout_s, console, stop)
         if not stop.is_set():
             print_line(_ready_line(config, node.cluster), flush=True)
-            console.print(f"For ray and serve commands in another terminal: . {node.folder.environment_file}")
+            console.print(
+                f"For ray and serve commands in another terminal: . {node.folder.environment_file}"
+            )
         _wait(stop, FollowedRequests(node.logs))
         console.print("Ending …")
     return 0
 
 
-def _deploy(config: ServiceConfig, node: LocalNode, timeout_s: float, console: SafeConsole, stop: threading.Event) -> None:
+def _deploy(
+    config: ServiceConfig,
+    node: LocalNode,
+    timeout_s: float,
+    console: SafeConsole,
+    stop: threading.Event,
+) -> None:
     """Deploy the service and wait until it runs or is to stop."""
     loading = f"Loading {config.siglip.model} …"
     try:
         node.cluster.deploy(serve_config_here(config))
         with console.status(styled(loading)) as status:
-            node.cluster.wait_until_running(config.name, timeout_s, lambda state: status.update(styled(f"{loading} {state}")), stop.is_set)
+            node.cluster.wait_until_running(
+                config.name,
+                timeout_s,
+                lambda state: status.update(styled(f"{loading} {state}")),
+                stop.is_set,
+            )
     except TaggerError:
         console.print(f"logs: {node.logs}")
         raise
@@ -72,9 +86,15 @@ def listening_at(config: ServiceConfig, host: str | None, port: int | None) -> S
 
 
 def _on_unknown_gpus(config: ServiceConfig) -> ServiceConfig:
-    """Name GPUs by their memory where only that is known: Ray would tell `build_app` a name that the planner does not know."""
+    """Name GPUs by their memory where only that is known: Ray would tell `build_app` a name that
+    the planner does not know.
+    """
     found = detect_machine()
-    if config.hardware == "auto" and found.accelerator is not None and found.accelerator.name.startswith(GENERIC):
+    if (
+        config.hardware == "auto"
+        and found.accelerator is not None
+        and found.accelerator.name.startswith(GENERIC)
+    ):
         return config.model_copy(update={"hardware": found.written})
     return config
 
@@ -82,7 +102,14 @@ def _on_unknown_gpus(config: ServiceConfig) -> ServiceConfig:
 def _ready_line(config: ServiceConfig, cluster: Cluster) -> str:
     host = listening_host(config)
     shown_host = LOOPBACK if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
-    pages = [name for name, there in (("page at /", config.access.page), ("docs at /docs", config.access.docs)) if there]
+    pages = [
+        name
+        for name, there in (
+            ("page at /", config.access.page),
+            ("docs at /docs", config.access.docs),
+        )
+        if there
+    ]
     return (
         f"Ready: http://{shown_host}:{config.serving.port} tags with {config.siglip.model} "
         f"({'; '.join([f'{ingress_profile(config.serving.ingress)} ingress', *pages])}; cluster {cluster.address}). Ctrl-C ends it."
@@ -101,7 +128,8 @@ def _stop_on_signals(stop: threading.Event) -> None:
     def terminate(number: int, frame: FrameType | None) -> None:
         stop.set()
 
-    # The supervisor sends SIGINT for every signal that it gets, and the kernel does when the supervisor dies. SIGTERM comes
+    # The supervisor sends SIGINT for every signal that it gets, and the kernel does when the
+    # supervisor dies. SIGTERM comes
     # beside it if somebody ends all processes of a container or a systemd unit.
     signal.signal(signal.SIGINT, interrupt)
     signal.signal(signal.SIGTERM, terminate)

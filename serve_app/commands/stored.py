@@ -1,4 +1,6 @@
-"""Stored image embeddings: a safetensors file with `image_embeds` (n, D) float16, and whose they are."""
+"""Stored image embeddings: a safetensors file with `image_embeds` (n, D) float16, and whose they
+are.
+"""
 
 import json
 import math
@@ -12,15 +14,21 @@ import numpy.lib.format as npy_format
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from serve_app.bounded_files import open_regular, parse_json
 from serve_app.errors import ConfigError, InvalidRequest
 from serve_app.siglip.inputs import FloatArray
 from serve_app.siglip.safetensors_files import read_header, read_tensors
 from serve_app.siglip.scoring import stored_embeddings
+from serve_app.untrusted.bounded_files import open_regular, parse_json
 
 TENSOR = "image_embeds"
-NPY_HEADERS = {(1, 0): ("<H", npy_format.read_array_header_1_0), (2, 0): ("<I", npy_format.read_array_header_2_0)}
-"""By version: how the length of the header is written, and what reads it. Source: `numpy.lib.format`."""
+NPY_HEADERS = {
+    (1, 0): ("<H", npy_format.read_array_header_1_0),
+    (2, 0): ("<I", npy_format.read_array_header_2_0),
+}
+"""By version: how the length of the header is written, and what reads it.
+
+Source: `numpy.lib.format`.
+"""
 MAX_NPY_HEADER_BYTES = 10_000
 MAX_EMBEDDING_BYTES = 8 * 2**30
 """Bytes of one file: 3.7 million embeddings of the largest SigLIP as float16."""
@@ -28,7 +36,9 @@ MAX_EMBEDDING_BYTES = 8 * 2**30
 
 @dataclass(frozen=True, slots=True)
 class StoredEmbeddings:
-    """Names of n images, their embeddings (n, D) float32, unit norm, and the fingerprint of the checkpoint that made them."""
+    """Names of n images, their embeddings (n, D) float32, unit norm, and the fingerprint of the
+    checkpoint that made them.
+    """
 
     names: tuple[str, ...]
     image_embeds: FloatArray
@@ -41,7 +51,10 @@ def write_embeddings(stored: StoredEmbeddings, path: Path) -> None:
     Raises:
         InvalidRequest: The file cannot be written.
     """
-    metadata = {"names": json.dumps(stored.names, ensure_ascii=False), "checkpoint": stored.checkpoint or ""}
+    metadata = {
+        "names": json.dumps(stored.names, ensure_ascii=False),
+        "checkpoint": stored.checkpoint or "",
+    }
     try:
         save_file({TENSOR: stored.image_embeds.astype(np.float16)}, path, metadata)
     except (OSError, SafetensorError) as error:
@@ -52,15 +65,28 @@ def read_embeddings(path: Path) -> StoredEmbeddings:
     """Read embeddings from a file of ours, or from `.npy` or a safetensors file that others wrote.
 
     Raises:
-        InvalidRequest: It cannot be read, is larger than `MAX_EMBEDDING_BYTES`, or holds something else.
+        InvalidRequest: It cannot be read, is larger than `MAX_EMBEDDING_BYTES`, or holds something
+            else.
     """
     try:
-        values, metadata = (_read_npy(path), {}) if path.suffix == ".npy" else _read_safetensors(path)
-        names = _names(metadata["names"], path) if "names" in metadata else tuple(str(i) for i in range(len(values)))
+        values, metadata = (
+            (_read_npy(path), {}) if path.suffix == ".npy" else _read_safetensors(path)
+        )
+        names = (
+            _names(metadata["names"], path)
+            if "names" in metadata
+            else tuple(str(i) for i in range(len(values)))
+        )
     except (OSError, ValueError, struct.error, ConfigError) as error:
         raise InvalidRequest(f"{path} cannot be read as .npy or safetensors: {error}") from error
-    if values.ndim != 2 or not np.issubdtype(values.dtype, np.floating) or len(names) != len(values):
-        raise InvalidRequest(f"{path} holds {values.dtype} of the shape {values.shape}; expected (n, D) floating-point numbers.")
+    if (
+        values.ndim != 2
+        or not np.issubdtype(values.dtype, np.floating)
+        or len(names) != len(values)
+    ):
+        raise InvalidRequest(
+            f"{path} holds {values.dtype} of the shape {values.shape}; expected (n, D) floating-point numbers."
+        )
     return StoredEmbeddings(names, stored_embeddings(values), metadata.get("checkpoint") or None)
 
 
@@ -72,7 +98,8 @@ def _read_safetensors(path: Path) -> tuple[np.ndarray, dict[str, str]]:
 
 
 def _read_npy(path: Path) -> np.ndarray:
-    """Return the array of a `.npy` file whose header fits the file; numpy would allocate what the header announces.
+    """Return the array of a `.npy` file whose header fits the file; numpy would allocate what the
+    header announces.
 
     Raises:
         ValueError: It is something else.
@@ -93,10 +120,14 @@ def _read_npy(path: Path) -> np.ndarray:
             raise ValueError("its header is not one of numpy's.") from error
         nbytes = math.prod(shape) * dtype.itemsize
         if dtype.hasobject or len(shape) != 2 or min(shape) < 0:
-            raise ValueError(f"it holds {dtype} of the shape {shape}; expected (n, D) floating-point numbers.")
+            raise ValueError(
+                f"it holds {dtype} of the shape {shape}; expected (n, D) floating-point numbers."
+            )
         if nbytes != status.st_size - file.tell() or nbytes > MAX_EMBEDDING_BYTES:
             left = status.st_size - file.tell()
-            raise ValueError(f"its header announces {nbytes:,} bytes and it has {left:,}; at most {MAX_EMBEDDING_BYTES:,} are read.")
+            raise ValueError(
+                f"its header announces {nbytes:,} bytes and it has {left:,}; at most {MAX_EMBEDDING_BYTES:,} are read."
+            )
         return np.fromfile(file, dtype).reshape(shape, order="F" if column_major else "C")
 
 

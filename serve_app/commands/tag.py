@@ -13,16 +13,22 @@ from serve_app.commands.json_lines import json_line
 from serve_app.commands.pictures import in_chunks, read_chunk
 from serve_app.commands.stored import StoredEmbeddings, write_embeddings
 from serve_app.commands.tags_table import print_table
-from serve_app.config import ServiceConfig
+from serve_app.config.service import ServiceConfig
 from serve_app.errors import TaggerError
-from serve_app.local_tagger import LocalTagger
+from serve_app.pipeline.local_tagger import LocalTagger
+from serve_app.pipeline.tagger import TagOutcome
 from serve_app.siglip.inputs import FloatArray
-from serve_app.tagger import TagOutcome
 from serve_app.tagging.settings import TagOptions
-from serve_app.terminal import print_line
+from serve_app.terminal.printable import print_line
 
 
-def tag_files(photos: Sequence[Path], config: ServiceConfig, options: TagOptions, as_json: bool, embeddings: Path | None = None) -> int:
+def tag_files(
+    photos: Sequence[Path],
+    config: ServiceConfig,
+    options: TagOptions,
+    as_json: bool,
+    embeddings: Path | None = None,
+) -> int:
     """Tag files and print what they show; return 1 if one of them could not be tagged, else 0.
 
     Args:
@@ -50,18 +56,27 @@ def tag_files(photos: Sequence[Path], config: ServiceConfig, options: TagOptions
     if not as_json:
         print_table(found, raw_scores)
     if embeddings is not None and kept:
-        write_embeddings(StoredEmbeddings(tuple(kept), np.stack(list(kept.values())), tagger.scorer.fingerprint), embeddings)
+        write_embeddings(
+            StoredEmbeddings(tuple(kept), np.stack(list(kept.values())), tagger.scorer.fingerprint),
+            embeddings,
+        )
     return int(any(isinstance(outcome, TaggerError) for outcome in found.values()))
 
 
-def _tag(tagger: LocalTagger, files: Sequence[Path], options: TagOptions) -> Iterator[tuple[Path, TagOutcome, FloatArray | None]]:
+def _tag(
+    tagger: LocalTagger, files: Sequence[Path], options: TagOptions
+) -> Iterator[tuple[Path, TagOutcome, FloatArray | None]]:
     for chunk in in_chunks(files, tagger.batch_size, "Tagging"):
         readable, contents, problems = read_chunk(chunk)
-        tagged: dict[Path, tuple[TagOutcome, FloatArray | None]] = {file: (error, None) for file, error in problems.items()}
+        tagged: dict[Path, tuple[TagOutcome, FloatArray | None]] = {
+            file: (error, None) for file, error in problems.items()
+        }
         if readable:
             answer = tagger.tag_pictures(contents, options, with_embeddings=True)
             assert answer.image_embeds is not None, "embeddings were asked for"
-            tagged |= zip(readable, zip(answer.outcomes, answer.image_embeds, strict=True), strict=True)
+            tagged |= zip(
+                readable, zip(answer.outcomes, answer.image_embeds, strict=True), strict=True
+            )
         for file in chunk:
             outcome, embed = tagged[file]
             yield file, outcome, embed

@@ -1,4 +1,6 @@
-"""`siglip-serve tag --server`: the same pictures and the same output, tagged by a running service."""
+"""`siglip-serve tag --server`: the same pictures and the same output, tagged by a running
+service.
+"""
 
 import asyncio
 import sys
@@ -10,7 +12,6 @@ from typing import TextIO, TypeGuard, cast
 
 import numpy as np
 
-from serve_app.bounded_files import FileProblem, read_text
 from serve_app.client import AsyncClient, Tagged, TaggedFile
 from serve_app.client.face import CONCURRENCY
 from serve_app.client.options import Options
@@ -19,9 +20,18 @@ from serve_app.commands.json_lines import ShownOutcome, json_line
 from serve_app.commands.line_file import keep_done
 from serve_app.commands.stored import StoredEmbeddings, write_embeddings
 from serve_app.commands.tags_table import print_table
-from serve_app.errors import ConfigError, InvalidRequest, RequestError, TaggerError, Unauthorized, Unavailable, UnknownVocabulary
+from serve_app.errors import (
+    ConfigError,
+    InvalidRequest,
+    RequestError,
+    TaggerError,
+    Unauthorized,
+    Unavailable,
+    UnknownVocabulary,
+)
 from serve_app.tagging.settings import TagOptions
-from serve_app.terminal import print_line
+from serve_app.terminal.printable import print_line
+from serve_app.untrusted.bounded_files import FileProblem, read_text
 
 MAX_KEY_BYTES = 4096
 """Of the file that holds one key."""
@@ -76,28 +86,39 @@ class Output:
 
 
 class _Results:
-    """What has come in so far, as much of it as the output needs: a run over many pictures keeps none of them."""
+    """What has come in so far, as much of it as the output needs: a run over many pictures keeps
+    none of them.
+    """
 
     def __init__(self, output: Output, lines: TextIO | None) -> None:
-        self._lines, self._output = lines, output
+        self._lines = lines
+        self._output = output
         self.failed = self.tagged = 0
         self.tables: dict[Path, ShownOutcome] = {}
         self.embeddings: dict[str, tuple[float, ...]] = {}
 
     def take(self, file: TaggedFile) -> None:
         """Write or keep one outcome."""
-        outcome: ShownOutcome = file.outcome.tags if isinstance(file.outcome, Tagged) else file.outcome
+        outcome: ShownOutcome = (
+            file.outcome.tags if isinstance(file.outcome, Tagged) else file.outcome
+        )
         self.failed += isinstance(outcome, TaggerError)
         self.tagged += not isinstance(outcome, TaggerError)
         if self._lines is None:
             self.tables[file.path] = outcome
         else:
             print_line(json_line(shown(file.path), outcome), file=self._lines, flush=True)
-        if self._output.embeddings is not None and isinstance(file.outcome, Tagged) and file.outcome.embedding is not None:
+        if (
+            self._output.embeddings is not None
+            and isinstance(file.outcome, Tagged)
+            and file.outcome.embedding is not None
+        ):
             self.embeddings[shown(file.path)] = file.outcome.embedding
 
 
-def tag_on_server(photos: Sequence[Path], server: Server, options: TagOptions, output: Output) -> int:
+def tag_on_server(
+    photos: Sequence[Path], server: Server, options: TagOptions, output: Output
+) -> int:
     """Tag files and print what they show; return 1 if one of them could not be tagged, else 0.
 
     Raises:
@@ -106,8 +127,11 @@ def tag_on_server(photos: Sequence[Path], server: Server, options: TagOptions, o
         TaggerError: The service is not there, or refuses whatever is sent.
     """
     if output.out is not None and output.embeddings is not None:
-        raise InvalidRequest("--save-embeddings cannot be gone on with, so it does not go with --out; leave one of them out.")
-    files, client = expand(photos), server.client()
+        raise InvalidRequest(
+            "--save-embeddings cannot be gone on with, so it does not go with --out; leave one of them out."
+        )
+    files = expand(photos)
+    client = server.client()
     if output.out is not None:
         return _go_on(files, client, server, options, output, output.out)
     results = _Results(output, sys.stdout if output.as_json else None)
@@ -120,7 +144,14 @@ def tag_on_server(photos: Sequence[Path], server: Server, options: TagOptions, o
     return int(results.failed > 0)
 
 
-def _go_on(files: Sequence[Path], client: AsyncClient, server: Server, options: TagOptions, output: Output, out: Path) -> int:
+def _go_on(
+    files: Sequence[Path],
+    client: AsyncClient,
+    server: Server,
+    options: TagOptions,
+    output: Output,
+    out: Path,
+) -> int:
     done = keep_done(out)
     left = [file for file in files if shown(file) not in done]
     try:
@@ -130,11 +161,21 @@ def _go_on(files: Sequence[Path], client: AsyncClient, server: Server, options: 
     with lines:
         results = _Results(output, lines)
         _run(client, server, left, options, results, output)
-    print_line(f"{results.tagged} tagged, {results.failed} failed, {len(files) - len(left)} were there already: {out}", file=sys.stderr)
+    print_line(
+        f"{results.tagged} tagged, {results.failed} failed, {len(files) - len(left)} were there already: {out}",
+        file=sys.stderr,
+    )
     return int(results.failed > 0)
 
 
-def _run(client: AsyncClient, server: Server, files: Sequence[Path], options: TagOptions, results: _Results, output: Output) -> None:
+def _run(
+    client: AsyncClient,
+    server: Server,
+    files: Sequence[Path],
+    options: TagOptions,
+    results: _Results,
+    output: Output,
+) -> None:
     async def run() -> None:
         """Tag every file, unless every other one would fare as badly."""
         async with client:
@@ -157,5 +198,10 @@ def _run(client: AsyncClient, server: Server, files: Sequence[Path], options: Ta
 
 
 def _concerns_all(outcome: Tagged | TaggerError) -> TypeGuard[TaggerError]:
-    """Whether every other picture would fare the same: the service is gone, or refuses the key, the path or an option."""
-    return isinstance(outcome, InvalidRequest | Unauthorized | UnknownVocabulary | Unavailable) or type(outcome) is RequestError
+    """Whether every other picture would fare the same: the service is gone, or refuses the key, the
+    path or an option.
+    """
+    return (
+        isinstance(outcome, InvalidRequest | Unauthorized | UnknownVocabulary | Unavailable)
+        or type(outcome) is RequestError
+    )

@@ -9,8 +9,8 @@ from rich.text import Text
 
 from serve_app.commands.files import shown
 from serve_app.commands.json_lines import ShownOutcome, ShownTag
-from serve_app.console import SafeConsole, SafeTable, styled
 from serve_app.errors import TaggerError
+from serve_app.terminal.console import SafeConsole, SafeTable, styled
 
 
 def print_table(found: Mapping[Path, ShownOutcome], raw_scores: bool = True) -> None:
@@ -22,16 +22,24 @@ def print_table(found: Mapping[Path, ShownOutcome], raw_scores: bool = True) -> 
 
 
 def _has_raw_scores(outcome: ShownOutcome) -> bool:
-    return not isinstance(outcome, TaggerError) and any(tag.raw_score is not None for tag in outcome)
+    return not isinstance(outcome, TaggerError) and any(
+        tag.raw_score is not None for tag in outcome
+    )
 
 
 def _table(found: Mapping[Path, ShownOutcome], raw_scores: bool) -> SafeTable:
-    shared_folder = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in found]) if len(found) > 1 else ""
+    shared_folder = (
+        os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in found])
+        if len(found) > 1
+        else ""
+    )
     table = SafeTable("picture", "tag", "confidence", *(("raw score",) if raw_scores else ()))
     for column in table.columns[2:]:
         column.justify = "right"
     for path, outcome in found.items():
-        name = shown(Path(os.path.relpath(os.path.abspath(path), shared_folder)) if shared_folder else path)
+        name = shown(
+            Path(os.path.relpath(os.path.abspath(path), shared_folder)) if shared_folder else path
+        )
         if isinstance(outcome, TaggerError):
             table.add_row(name, styled(outcome.message, "red"))
             continue
@@ -52,6 +60,8 @@ def _cells(tag: ShownTag | None, raw_scores: bool) -> list[str | Text]:
 def _rounded_down(confidence: float) -> str:
     """Return a confidence to three digits, rounded down: as a threshold it keeps the tag."""
     digits = Decimal(f"{confidence:.6g}")
-    step = Decimal("0.001") if abs(confidence) >= 0.001 else Decimal(1).scaleb(digits.adjusted() - 1)
+    step = (
+        Decimal("0.001") if abs(confidence) >= 0.001 else Decimal(1).scaleb(digits.adjusted() - 1)
+    )
     shown = digits.quantize(step, ROUND_FLOOR)
     return f"{shown:f}" if abs(confidence) >= 0.001 else f"{shown:.1e}"

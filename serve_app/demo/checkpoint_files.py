@@ -1,4 +1,6 @@
-"""The demo checkpoint's shape and the files that stand beside its weights, in the ordinary Hugging Face layout."""
+"""The demo checkpoint's shape and the files that stand beside its weights, in the ordinary Hugging
+Face layout.
+"""
 
 import io
 import json
@@ -10,11 +12,13 @@ from transformers import SiglipTokenizer
 
 from serve_app.demo import scenes
 
-IMAGE_SIZE_PX, PATCH_SIZE_PX = 64, 8
+IMAGE_SIZE_PX = 64
+PATCH_SIZE_PX = 8
 RESAMPLE = 3
 """Pillow's bicubic, as every SigLIP (v1) checkpoint of Google."""
 CONTEXT_LENGTH = 16
-"""Tokens; the same as `google/siglip-so400m-patch14-224`, long enough for every prompt of the demo."""
+"""Tokens; the same as `google/siglip-so400m-patch14-224`, long enough for every prompt of the
+demo."""
 TEMPLATES = (
     "this is a photo of {label}.",
     "{label}",
@@ -43,15 +47,27 @@ def model_config(vocab_size: int) -> dict[str, Any]:
         "eos_token_id": 1,
         "pad_token_id": 1,
     }
-    vision = _TOWER | {"num_hidden_layers": 4, "image_size": IMAGE_SIZE_PX, "patch_size": PATCH_SIZE_PX}
+    vision = _TOWER | {
+        "num_hidden_layers": 4,
+        "image_size": IMAGE_SIZE_PX,
+        "patch_size": PATCH_SIZE_PX,
+    }
     return {"text_config": text, "vision_config": vision}
 
 
 def write_tokenizer(out: Path) -> SiglipTokenizer:
-    """Train a SentencePiece tokenizer on the demo's prompts, write its files to `out` and return it loaded."""
-    labels = scenes.attribute_labels() + scenes.combination_labels(scenes.SEEN) + scenes.pair_labels()
-    corpus = [template.format(label=label).replace(".", "") for label in labels for template in TEMPLATES]
-    corpus += ["small large one two three and the objects shapes colour color background left right top bottom"] * 20
+    """Train a SentencePiece tokenizer on the demo's prompts, write its files to `out` and return it
+    loaded.
+    """
+    labels = (
+        scenes.attribute_labels() + scenes.combination_labels(scenes.SEEN) + scenes.pair_labels()
+    )
+    corpus = [
+        template.format(label=label).replace(".", "") for label in labels for template in TEMPLATES
+    ]
+    corpus += [
+        "small large one two three and the objects shapes colour color background left right top bottom"
+    ] * 20
     corpus += ["a b c d e f g h i j k l m n o p q r s t u v w x y z 0 1 2 3 4 5 6 7 8 9"] * 5
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(

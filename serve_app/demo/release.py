@@ -1,6 +1,7 @@
 """What stands beside the trained weights: reference vectors, sample images and the model card.
 
-`train.py` calls `write_release` at its end; `python -m serve_app.demo.release` writes it again for a trained folder.
+`train.py` calls `write_release` at its end; `python -m serve_app.demo.release` writes it again for
+a trained folder.
 """
 
 import argparse
@@ -14,11 +15,11 @@ from safetensors.numpy import save_file
 
 from serve_app.demo import checkpoint_files, scenes
 from serve_app.siglip.checkpoints import read_checkpoint
-from serve_app.siglip.encoder import ImageTower, TextTower
 from serve_app.siglip.inputs import PreparedImage, collate
 from serve_app.siglip.precision import Precision
 from serve_app.siglip.preprocess import resize_square
-from serve_app.siglip.selfcheck import REFERENCE_FILE, REFERENCE_PROMPTS
+from serve_app.towers.self_check import REFERENCE_FILE, REFERENCE_PROMPTS
+from serve_app.towers.tower import ImageTower, TextTower
 
 SAMPLES_FOLDER = "samples"
 SAMPLE_SIZE_PX = (640, 480)
@@ -28,16 +29,32 @@ EXACT = Precision(device="cpu", dtype="float32", attention="sdpa")
 _CARD = Template((Path(__file__).parent / "model_card.md").read_text(encoding="utf-8"))
 
 
-def _thing(color: str, shape: str, x: float, y: float, radius: float, degrees: float = 0.0) -> scenes.SceneObject:
+def _thing(
+    color: str, shape: str, x: float, y: float, radius: float, degrees: float = 0.0
+) -> scenes.SceneObject:
     return scenes.SceneObject(color, shape, x, y, radius, float(np.radians(degrees)))
 
 
 SAMPLES: tuple[scenes.Scene, ...] = (
     scenes.Scene((_thing("red", "circle", 0.5, 0.5, 0.27),), 11),
     scenes.Scene((_thing("white", "cross", 0.4, 0.55, 0.26, 8),), 12),
-    scenes.Scene((_thing("blue", "square", 0.3, 0.4, 0.26, 5), _thing("yellow", "star", 0.7, 0.62, 0.26, -6)), 13),
-    scenes.Scene((_thing("green", "triangle", 0.3, 0.6, 0.27), _thing("purple", "cross", 0.7, 0.4, 0.26)), 14),
-    scenes.Scene((_thing("white", "heart", 0.26, 0.5, 0.23, -10), _thing("red", "triangle", 0.73, 0.5, 0.24, 10)), 16),
+    scenes.Scene(
+        (
+            _thing("blue", "square", 0.3, 0.4, 0.26, 5),
+            _thing("yellow", "star", 0.7, 0.62, 0.26, -6),
+        ),
+        13,
+    ),
+    scenes.Scene(
+        (_thing("green", "triangle", 0.3, 0.6, 0.27), _thing("purple", "cross", 0.7, 0.4, 0.26)), 14
+    ),
+    scenes.Scene(
+        (
+            _thing("white", "heart", 0.26, 0.5, 0.23, -10),
+            _thing("red", "triangle", 0.73, 0.5, 0.24, 10),
+        ),
+        16,
+    ),
     scenes.Scene(
         (
             _thing("yellow", "heart", 0.24, 0.33, 0.22),
@@ -47,11 +64,14 @@ SAMPLES: tuple[scenes.Scene, ...] = (
         21,
     ),
 )
-"""Scenes arranged by hand, of combinations that training has seen and that the model tells right."""
+"""Scenes arranged by hand, of combinations that training has seen and that the model tells
+right."""
 
 
 def write_release(folder: Path) -> None:
-    """Write everything but weights and tokenizer into a trained folder, and the samples beside it."""
+    """Write everything but weights and tokenizer into a trained folder, and the samples beside
+    it.
+    """
     checkpoint_files.write_processor(folder)
     write_samples(folder.parent / SAMPLES_FOLDER)
     write_reference_vectors(folder)
@@ -66,9 +86,15 @@ def write_samples(folder: Path) -> None:
 
 
 def write_reference_vectors(folder: Path) -> None:
-    """Store inputs with the embeddings that the towers give for them now; they must give them ever after."""
-    drawn = [scenes.draw(scene, *SAMPLE_SIZE_PX) for scene in scenes.sample_scenes(5, REFERENCE_SCENES, scenes.COMBINATIONS)]
-    size, resample = checkpoint_files.IMAGE_SIZE_PX, checkpoint_files.RESAMPLE
+    """Store inputs with the embeddings that the towers give for them now; they must give them ever
+    after.
+    """
+    drawn = [
+        scenes.draw(scene, *SAMPLE_SIZE_PX)
+        for scene in scenes.sample_scenes(5, REFERENCE_SCENES, scenes.COMBINATIONS)
+    ]
+    size = checkpoint_files.IMAGE_SIZE_PX
+    resample = checkpoint_files.RESAMPLE
     batch = collate([PreparedImage(resize_square(image, size, resample)) for image in drawn])
     prompts = [
         template.format(label=label)
@@ -88,7 +114,9 @@ def write_reference_vectors(folder: Path) -> None:
 def write_model_card(folder: Path) -> None:
     """Write the README of the checkpoint from what training measured."""
     training = json.loads((folder / "training.json").read_text(encoding="utf-8"))
-    facts = training["schedule"] | {name: f"{value:.2f}" for name, value in training["measures"].items()}
+    facts = training["schedule"] | {
+        name: f"{value:.2f}" for name, value in training["measures"].items()
+    }
     facts["train_scenes"] = f"{facts['train_scenes']:,}"
     facts["unseen"] = ", ".join(scenes.combination_labels(scenes.UNSEEN))
     facts["evaluation_scenes"] = f"{training['evaluation_scenes']:,}"

@@ -1,7 +1,9 @@
-"""Scenes of coloured shapes on textured backgrounds: what the demo checkpoint is trained and measured on.
+"""Scenes of coloured shapes on textured backgrounds: what the demo checkpoint is trained and
+measured on.
 
-A `Scene` says what is in a picture, `draw` paints it, and `labels_in` names what is true of it. Everything is
-drawn from a `numpy.random.Generator`, so that one seed always gives the same pictures.
+A `Scene` says what is in a picture, `draw` paints it, and `labels_in` names what is true of it.
+Everything is drawn from a `numpy.random.Generator`, so that one seed always gives the same
+pictures.
 
 Not here: the training (`train.py`), the measure (`evaluate.py`).
 """
@@ -29,7 +31,9 @@ SHAPES: tuple[str, ...] = ("circle", "square", "triangle", "star", "cross", "hea
 Combination = tuple[str, str]
 """A colour and a shape on one object."""
 
-COMBINATIONS: tuple[Combination, ...] = tuple((color, shape) for color in COLORS for shape in SHAPES)
+COMBINATIONS: tuple[Combination, ...] = tuple(
+    (color, shape) for color in COLORS for shape in SHAPES
+)
 UNSEEN: tuple[Combination, ...] = (
     ("red", "star"),
     ("orange", "circle"),
@@ -38,23 +42,31 @@ UNSEEN: tuple[Combination, ...] = (
     ("blue", "cross"),
     ("purple", "square"),
 )
-"""Combinations that training never shows and never names. Each of the six shapes loses one colour."""
+"""Combinations that training never shows and never names.
+
+Each of the six shapes loses one colour.
+"""
 SEEN: tuple[Combination, ...] = tuple(c for c in COMBINATIONS if c not in UNSEEN)
 
 MAX_OBJECTS = 3
-MIN_RADIUS, MAX_RADIUS = 0.17, 0.29
+MIN_RADIUS = 0.17
+MAX_RADIUS = 0.29
 """Bounds of an object's radius, as a fraction of the picture's shorter side."""
-UNNAMED_DISTANCE, UNNAMED_CHROMA = 75, 60
+UNNAMED_DISTANCE = 75
+UNNAMED_CHROMA = 60
 """How far (of 255, in RGB) a colour without a name is from every named one, and from grey."""
 MAX_ROTATION_RAD = math.radians(20)
-"""Shapes lean at most this far to either side; any angle takes a model of this size several times longer to learn."""
+"""Shapes lean at most this far to either side; any angle takes a model of this size several times
+longer to learn."""
 SUPERSAMPLING = 2
 """Shapes are painted this many times larger and reduced, for smooth edges."""
 
 
 @dataclass(frozen=True, slots=True)
 class SceneObject:
-    """One shape: its colour's name, None for a colour without one; centre and radius as fractions; rotation in radians."""
+    """One shape: its colour's name, None for a colour without one; centre and radius as fractions;
+    rotation in radians.
+    """
 
     color: str | None
     shape: str
@@ -98,7 +110,9 @@ def attribute_labels() -> list[str]:
 
 
 def pair_labels() -> list[str]:
-    """Return a label for every colour and shape that are both in a picture, on one object or on two: `red and circle`."""
+    """Return a label for every colour and shape that are both in a picture, on one object or on
+    two: `red and circle`.
+    """
     return [f"{color} and {shape}" for color in COLORS for shape in SHAPES]
 
 
@@ -108,7 +122,9 @@ def labels_in(scene: Scene) -> set[str]:
     return set().union(pairs, *(o.labels for o in scene.objects))
 
 
-def sample_scene(rng: np.random.Generator, combinations: Sequence[Combination], unnamed_share: float = 0.0) -> Scene:
+def sample_scene(
+    rng: np.random.Generator, combinations: Sequence[Combination], unnamed_share: float = 0.0
+) -> Scene:
     """Draw a scene of one to three objects that do not overlap, each one of `combinations`.
 
     With `unnamed_share` that part of the objects gets a colour far from all that have a name.
@@ -123,11 +139,17 @@ def sample_scene(rng: np.random.Generator, combinations: Sequence[Combination], 
         x, y, radius = placed
         color, shape = combinations[int(rng.integers(len(combinations)))]
         named = color if rng.random() >= unnamed_share else None
-        objects.append(SceneObject(named, shape, x, y, radius, float(rng.uniform(-MAX_ROTATION_RAD, MAX_ROTATION_RAD))))
+        objects.append(
+            SceneObject(
+                named, shape, x, y, radius, float(rng.uniform(-MAX_ROTATION_RAD, MAX_ROTATION_RAD))
+            )
+        )
     return Scene(tuple(objects), int(rng.integers(2**32)))
 
 
-def sample_scenes(seed: int, count: int, combinations: Sequence[Combination], unnamed_share: float = 0.0) -> Iterator[Scene]:
+def sample_scenes(
+    seed: int, count: int, combinations: Sequence[Combination], unnamed_share: float = 0.0
+) -> Iterator[Scene]:
     """Yield `count` scenes, the same ones for the same seed."""
     rng = np.random.default_rng(seed)
     for _ in range(count):
@@ -135,9 +157,11 @@ def sample_scenes(seed: int, count: int, combinations: Sequence[Combination], un
 
 
 def object_grid(scene: Scene, width: int, height: int, cells: int) -> npt.NDArray[np.int8]:
-    """Return (cells, cells) int8: which object of the scene covers each cell's centre, -1 for the background.
+    """Return (cells, cells) int8: which object of the scene covers each cell's centre, -1 for the
+    background.
 
-    The grid spans the whole picture of `width` × `height`; an object counts as the disc of 0.8 of its radius.
+    The grid spans the whole picture of `width` × `height`; an object counts as the disc of 0.8 of
+    its radius.
     """
     y, x = (np.mgrid[0:cells, 0:cells] + 0.5) / cells
     side = min(width, height)
@@ -147,7 +171,9 @@ def object_grid(scene: Scene, width: int, height: int, cells: int) -> npt.NDArra
     return grid
 
 
-def _place(rng: np.random.Generator, taken: Sequence[SceneObject], tries: int = 40) -> tuple[float, float, float] | None:
+def _place(
+    rng: np.random.Generator, taken: Sequence[SceneObject], tries: int = 40
+) -> tuple[float, float, float] | None:
     for _ in range(tries):
         radius = float(rng.uniform(MIN_RADIUS, MAX_RADIUS))
         x, y = (float(v) for v in rng.uniform(radius, 1 - radius, size=2))
@@ -158,9 +184,14 @@ def _place(rng: np.random.Generator, taken: Sequence[SceneObject], tries: int = 
 
 def draw(scene: Scene, width: int, height: int) -> Image.Image:
     """Paint a scene at `width` × `height` pixels and return it as an RGB image."""
-    shade_rng, background_rng = np.random.default_rng(scene.seed).spawn(2)  # shades must not depend on the size
-    big_width, big_height = width * SUPERSAMPLING, height * SUPERSAMPLING
-    picture = Image.fromarray(_background(background_rng, width, height)).resize((big_width, big_height), Image.Resampling.BILINEAR)
+    shade_rng, background_rng = np.random.default_rng(scene.seed).spawn(
+        2
+    )  # shades must not depend on the size
+    big_width = width * SUPERSAMPLING
+    big_height = height * SUPERSAMPLING
+    picture = Image.fromarray(_background(background_rng, width, height)).resize(
+        (big_width, big_height), Image.Resampling.BILINEAR
+    )
     canvas = ImageDraw.Draw(picture)
     side = min(big_width, big_height)
     for o in scene.objects:
@@ -168,12 +199,16 @@ def draw(scene: Scene, width: int, height: int) -> Image.Image:
         shade = np.clip(paint + shade_rng.uniform(-16, 16, size=3), 0, 255)
         center = np.array([o.x * big_width, o.y * big_height])
         outline = _outline(o.shape, o.angle) * o.radius * side + center
-        canvas.polygon([(float(x), float(y)) for x, y in outline], fill=tuple(int(v) for v in shade))
+        canvas.polygon(
+            [(float(x), float(y)) for x, y in outline], fill=tuple(int(v) for v in shade)
+        )
     return picture.reduce(SUPERSAMPLING)
 
 
 def _unnamed_color(rng: np.random.Generator) -> npt.NDArray[np.float64]:
-    """Return a colour that nobody would call by a name of `COLORS`, and that stands out from a grey background."""
+    """Return a colour that nobody would call by a name of `COLORS`, and that stands out from a grey
+    background.
+    """
     while True:
         color = rng.uniform(0, 255, size=3)
         distances = [np.linalg.norm(color - np.array(named)) for named in COLORS.values()]
@@ -182,22 +217,32 @@ def _unnamed_color(rng: np.random.Generator) -> npt.NDArray[np.float64]:
 
 
 def _background(rng: np.random.Generator, width: int, height: int) -> npt.NDArray[np.uint8]:
-    """Return a mid-grey texture (height, width, 3) of blotches, stripes and grain with a slight tint."""
+    """Return a mid-grey texture (height, width, 3) of blotches, stripes and grain with a slight
+    tint.
+    """
     base = rng.uniform(95, 165) + rng.uniform(-12, 12, size=3)
     cells = int(rng.integers(3, 9))
     coarse = rng.uniform(-1, 1, size=(cells, cells)).astype(np.float32)
     blotches = np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
     y, x = np.mgrid[0:height, 0:width] / min(width, height)
-    direction, frequency, phase = rng.uniform(0, math.pi), rng.uniform(2, 14), rng.uniform(0, 2 * math.pi)
-    stripes = np.sin(2 * math.pi * frequency * (x * math.cos(direction) + y * math.sin(direction)) + phase)
+    direction = rng.uniform(0, math.pi)
+    frequency = rng.uniform(2, 14)
+    phase = rng.uniform(0, 2 * math.pi)
+    stripes = np.sin(
+        2 * math.pi * frequency * (x * math.cos(direction) + y * math.sin(direction)) + phase
+    )
     grain = rng.standard_normal((height, width))
-    texture = rng.uniform(0, 26) * blotches + rng.uniform(0, 14) * stripes + rng.uniform(0, 6) * grain
+    texture = (
+        rng.uniform(0, 26) * blotches + rng.uniform(0, 14) * stripes + rng.uniform(0, 6) * grain
+    )
     picture: npt.NDArray[np.uint8] = np.clip(base + texture[..., None], 0, 255).astype(np.uint8)
     return picture
 
 
 def _outline(shape: str, angle: float) -> npt.NDArray[np.float64]:
-    """Return the corners (n, 2) of a shape of radius 1 around the origin, rotated by `angle` radians."""
+    """Return the corners (n, 2) of a shape of radius 1 around the origin, rotated by `angle`
+    radians.
+    """
     match shape:
         case "circle":
             points = _ring(48, 0.88)
@@ -208,7 +253,8 @@ def _outline(shape: str, angle: float) -> npt.NDArray[np.float64]:
         case "star":
             points = np.stack([_ring(5, 1.0), _ring(5, 0.42, math.pi / 5)], axis=1).reshape(10, 2)
         case "cross":
-            arm, reach = 0.3, 0.95
+            arm = 0.3
+            reach = 0.95
             quarter = np.array([(arm, -reach), (arm, -arm), (reach, -arm)])
             points = np.concatenate([quarter @ _rotation(k * math.pi / 2).T for k in range(4)])
         case "heart":

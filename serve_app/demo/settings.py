@@ -1,10 +1,11 @@
 """The demo's configuration without a file: what `siglip-serve tag` uses unless told otherwise."""
 
-from serve_app.config import DEMO_MODEL, ServiceConfig, parse_config
+from serve_app.config.service import DEMO_MODEL, ServiceConfig, parse_config
 from serve_app.demo import scenes
 
 CONFIDENCE_THRESHOLD = 0.5
-"""The demo checkpoint is calibrated on its own scenes, so a tag is more likely true than not from here on."""
+"""The demo checkpoint is calibrated on its own scenes, so a tag is more likely true than not from
+here on."""
 
 
 def demo_labels() -> list[str]:

@@ -1,16 +1,19 @@
 """Train the demo checkpoint: `python -m serve_app.demo.train --out DIR`.
 
-A SigLIP of about a million parameters learns which labels are true of scenes that `scenes.py` draws. Its loss is the
-sigmoid loss of the SigLIP paper (Source: https://arxiv.org/abs/2303.15343, section 3.2) over every pair of an image and
-a label of the batch; whether a pair matches is known from the scene, so no true pair is ever called a negative.
-The same loss, with a projection that is thrown away afterwards, asks every patch what object covers it: without such a
-local loss (SigLIP 2 has others, https://arxiv.org/abs/2502.14786, section 2.3) shapes are not learned in an hour.
-Combinations in `scenes.UNSEEN` are neither drawn nor named as one object. Pair labels (`red and star`: both are in the
-picture, on one object or on two) are named for all, so that the text tower learns what two words ask for together. A
-third of the training objects have a colour without a name: else shapes are learned per colour, and those of unseen
-combinations are not recognised (measured: 0.23 against 0.58 mAP of the weaker attribute, after 1,500 steps).
+A SigLIP of about a million parameters learns which labels are true of scenes that `scenes.py`
+draws. Its loss is the sigmoid loss of the SigLIP paper (Source: https://arxiv.org/abs/2303.15343,
+section 3.2) over every pair of an image and a label of the batch; whether a pair matches is known
+from the scene, so no true pair is ever called a negative. The same loss, with a projection that is
+thrown away afterwards, asks every patch what object covers it: without such a local loss (SigLIP 2
+has others, https://arxiv.org/abs/2502.14786, section 2.3) shapes are not learned in an hour.
+Combinations in `scenes.UNSEEN` are neither drawn nor named as one object. Pair labels (`red and
+star`: both are in the picture, on one object or on two) are named for all, so that the text tower
+learns what two words ask for together. A third of the training objects have a colour without a
+name: else shapes are learned per colour, and those of unseen combinations are not recognised
+(measured: 0.23 against 0.58 mAP of the weaker attribute, after 1,500 steps).
 
-Not here: what a scene is (`scenes.py`), the files beside the weights (`checkpoint_files.py`, `release.py`).
+Not here: what a scene is (`scenes.py`), the files beside the weights (`checkpoint_files.py`,
+`release.py`).
 """
 
 import argparse
@@ -31,9 +34,11 @@ from serve_app.siglip.preprocess import resize_square
 from serve_app.tagging.evaluation import mean_average_precision
 
 CANVASES_PX = ((112, 96), (96, 112), (104, 104), (128, 96), (96, 128))
-"""Widths and heights that training scenes are drawn at before they are squashed to the model's square."""
+"""Widths and heights that training scenes are drawn at before they are squashed to the model's
+square."""
 MEASURE_EVERY = 250
-EVALUATION_SEED, EVALUATION_SCENES = 1_000_003, 3_000
+EVALUATION_SEED = 1_000_003
+EVALUATION_SCENES = 3_000
 
 
 @dataclass(frozen=True)
@@ -54,11 +59,12 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Scenes ready for the model: `pixels` (N, H, W, 3) uint8, what is true of them and of their patches.
+    """Scenes ready for the model: `pixels` (N, H, W, 3) uint8, what is true of them and of their
+    patches.
 
-    `truth` is (N, T) bool over `labels`, of which pair labels come last. `object_truth` is (N, 4, T - pairs) bool, one row
-    for each of up to three objects and a last one, all false, for the background; `patch_objects` (N, patches) int8 says
-    which row holds for which patch.
+    `truth` is (N, T) bool over `labels`, of which pair labels come last. `object_truth` is (N, 4, T
+    - pairs) bool, one row for each of up to three objects and a last one, all false, for the
+    background; `patch_objects` (N, patches) int8 says which row holds for which patch.
     """
 
     pixels: npt.NDArray[np.uint8]
@@ -68,8 +74,12 @@ class Dataset:
     labels: list[str]
 
 
-def draw_dataset(seed: int, count: int, combinations: tuple[scenes.Combination, ...], unnamed_share: float = 0.0) -> Dataset:
-    """Draw `count` scenes of `combinations` and say which attribute and combination labels are true of each."""
+def draw_dataset(
+    seed: int, count: int, combinations: tuple[scenes.Combination, ...], unnamed_share: float = 0.0
+) -> Dataset:
+    """Draw `count` scenes of `combinations` and say which attribute and combination labels are true
+    of each.
+    """
     object_labels = scenes.attribute_labels() + scenes.combination_labels(combinations)
     labels = object_labels + scenes.pair_labels()
     sampled = list(scenes.sample_scenes(seed, count, combinations, unnamed_share))
@@ -81,7 +91,9 @@ def draw_dataset(seed: int, count: int, combinations: tuple[scenes.Combination, 
         for index, o in enumerate(scene.objects):
             object_truth[row, index, [labels.index(label) for label in o.labels]] = True
     side = checkpoint_files.IMAGE_SIZE_PX // checkpoint_files.PATCH_SIZE_PX
-    grids = np.stack([scenes.object_grid(scene, *_canvas_px(scene), side).reshape(-1) for scene in sampled])
+    grids = np.stack(
+        [scenes.object_grid(scene, *_canvas_px(scene), side).reshape(-1) for scene in sampled]
+    )
     return Dataset(pixels, truth, object_truth, grids, labels)
 
 
@@ -100,7 +112,9 @@ def to_model_input(pixels: npt.NDArray[np.uint8]) -> torch.Tensor:
 
 
 def sigmoid_loss(logits: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
-    """Return the pairwise sigmoid loss of logits (B, T) against truth (B, T), summed over texts, averaged over the rest."""
+    """Return the pairwise sigmoid loss of logits (B, T) against truth (B, T), summed over texts,
+    averaged over the rest.
+    """
     signs = truth.float() * 2 - 1
     return -torch.nn.functional.logsigmoid(signs * logits).sum(dim=-1).mean()
 
@@ -118,19 +132,24 @@ def build_model(vocab_size: int) -> SiglipModel:
 def position_waves(side: int, width: int) -> torch.Tensor:
     """Return fixed sine and cosine position embeddings (side², width) of a square patch grid.
 
-    Source: https://arxiv.org/abs/2205.01580 ("Better plain ViT baselines"), which starts from these.
+    Source: https://arxiv.org/abs/2205.01580 ("Better plain ViT baselines"), which starts from
+    these.
     """
     y, x = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
     frequency = 1.0 / 10_000 ** (torch.arange(width // 4) / (width // 4 - 1))
-    waves = [f(axis.flatten()[:, None] * frequency) for axis in (x, y) for f in (torch.sin, torch.cos)]
+    waves = [
+        f(axis.flatten()[:, None] * frequency) for axis in (x, y) for f in (torch.sin, torch.cos)
+    ]
     return torch.cat(waves, dim=1)
 
 
 def start_local(model: SiglipModel) -> None:
-    """Start the vision tower looking around itself: positions as waves, queries near keys, values near minus identity.
+    """Start the vision tower looking around itself: positions as waves, queries near keys, values
+    near minus identity.
 
-    Without this start a tower of this size takes thousands of steps to find that neighbouring patches belong together.
-    Source: https://arxiv.org/abs/2305.09828 ("Mimetic initialization of self-attention layers").
+    Without this start a tower of this size takes thousands of steps to find that neighbouring
+    patches belong together. Source: https://arxiv.org/abs/2305.09828 ("Mimetic initialization of
+    self-attention layers").
     """
     vision = model.vision_model
     side = checkpoint_files.IMAGE_SIZE_PX // checkpoint_files.PATCH_SIZE_PX
@@ -138,22 +157,30 @@ def start_local(model: SiglipModel) -> None:
     heads = model.config.vision_config.num_attention_heads
     vision.embeddings.position_embedding.weight.copy_(position_waves(side, width))
     for layer in vision.encoder.layers:
-        attention, depth = layer.self_attn, width // heads
-        queries, keys = [], []
+        attention = layer.self_attn
+        depth = width // heads
+        queries = []
+        keys = []
         for _ in range(heads):
-            u, s, v = torch.linalg.svd(0.7 * torch.randn(width, width) / width**0.5 + 0.7 * torch.eye(width))
+            u, s, v = torch.linalg.svd(
+                0.7 * torch.randn(width, width) / width**0.5 + 0.7 * torch.eye(width)
+            )
             root = s[:depth].sqrt()
             queries.append((u[:, :depth] * root).T)
             keys.append(v[:depth] * root[:, None])
         attention.q_proj.weight.copy_(torch.cat(queries))
         attention.k_proj.weight.copy_(torch.cat(keys))
-        u, s, v = torch.linalg.svd(0.4 * torch.randn(width, width) / width**0.5 - 0.4 * torch.eye(width))
+        u, s, v = torch.linalg.svd(
+            0.4 * torch.randn(width, width) / width**0.5 - 0.4 * torch.eye(width)
+        )
         attention.v_proj.weight.copy_(s.sqrt()[:, None] * v)
         attention.out_proj.weight.copy_(u * s.sqrt())
 
 
 class PatchHead(torch.nn.Module):
-    """What is asked of every patch while training: its own projection, temperature and bias, thrown away afterwards."""
+    """What is asked of every patch while training: its own projection, temperature and bias, thrown
+    away afterwards.
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -173,15 +200,23 @@ class PromptSampler:
 
     def __init__(self, tokenizer: SiglipTokenizer, labels: list[str]) -> None:
         prompts = [t.format(label=label) for label in labels for t in checkpoint_files.TEMPLATES]
-        ids = tokenizer(prompts, padding="max_length", max_length=checkpoint_files.CONTEXT_LENGTH, truncation=True, return_tensors="pt")[
-            "input_ids"
-        ]
+        ids = tokenizer(
+            prompts,
+            padding="max_length",
+            max_length=checkpoint_files.CONTEXT_LENGTH,
+            truncation=True,
+            return_tensors="pt",
+        )["input_ids"]
         self.input_ids = ids.view(len(labels), len(checkpoint_files.TEMPLATES), -1)
 
     def sample(self, rng: np.random.Generator, asked: npt.NDArray[np.int64]) -> torch.Tensor:
-        """Return (len(asked), L) token ids of the labels asked for, each under a random template."""
+        """Return (len(asked), L) token ids of the labels asked for, each under a random
+        template.
+        """
         templates = rng.integers(self.input_ids.shape[1], size=len(asked))
-        input_ids: torch.Tensor = self.input_ids[torch.from_numpy(asked), torch.from_numpy(templates)]
+        input_ids: torch.Tensor = self.input_ids[
+            torch.from_numpy(asked), torch.from_numpy(templates)
+        ]
         return input_ids
 
     def plain(self) -> torch.Tensor:
@@ -202,19 +237,34 @@ def train(schedule: Schedule, out: Path) -> dict[str, float]:
     model = build_model(len(tokenizer))
     patch_head = PatchHead(model.config.vision_config.hidden_size)
     modules = torch.nn.ModuleList([model, patch_head])
-    optimizer = torch.optim.AdamW(_parameter_groups(modules, schedule), lr=schedule.learning_rate, betas=(0.9, 0.98))
-    object_labels, pair_labels = np.split(np.arange(len(data.labels)), [data.object_truth.shape[-1]])
-    started, running = time.monotonic(), 0.0
+    optimizer = torch.optim.AdamW(
+        _parameter_groups(modules, schedule), lr=schedule.learning_rate, betas=(0.9, 0.98)
+    )
+    object_labels, pair_labels = np.split(
+        np.arange(len(data.labels)), [data.object_truth.shape[-1]]
+    )
+    started = time.monotonic()
+    running = 0.0
     for step in range(schedule.steps):
         for group in optimizer.param_groups:
             group["lr"] = _learning_rate(schedule, step)
         chosen = rng.integers(len(data.pixels), size=schedule.batch_size)
-        asked = np.concatenate([object_labels, rng.choice(pair_labels, size=schedule.pairs_per_step, replace=False)])
-        output = model(pixel_values=to_model_input(data.pixels[chosen]), input_ids=prompts.sample(rng, asked))
+        asked = np.concatenate(
+            [object_labels, rng.choice(pair_labels, size=schedule.pairs_per_step, replace=False)]
+        )
+        output = model(
+            pixel_values=to_model_input(data.pixels[chosen]), input_ids=prompts.sample(rng, asked)
+        )
         patch_truth = data.object_truth[chosen[:, None], data.patch_objects[chosen]]
-        patch_logits = patch_head(output.vision_model_output.last_hidden_state, output.text_embeds[: len(object_labels)])
-        whole = sigmoid_loss(output.logits_per_image, torch.from_numpy(data.truth[chosen[:, None], asked]))
-        loss = whole + schedule.patch_loss_weight * sigmoid_loss(patch_logits, torch.from_numpy(patch_truth))
+        patch_logits = patch_head(
+            output.vision_model_output.last_hidden_state, output.text_embeds[: len(object_labels)]
+        )
+        whole = sigmoid_loss(
+            output.logits_per_image, torch.from_numpy(data.truth[chosen[:, None], asked])
+        )
+        loss = whole + schedule.patch_loss_weight * sigmoid_loss(
+            patch_logits, torch.from_numpy(patch_truth)
+        )
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(modules.parameters(), 1.0)
@@ -224,20 +274,30 @@ def train(schedule: Schedule, out: Path) -> dict[str, float]:
             quick = measure(model, tokenizer, held_out, limit=600)
             seconds = time.monotonic() - started
             model.save_pretrained(out)
-            print(f"step {step + 1} loss {running:.3f} {_format(quick)} after {seconds:.0f} s", flush=True)
+            print(
+                f"step {step + 1} loss {running:.3f} {_format(quick)} after {seconds:.0f} s",
+                flush=True,
+            )
     model.eval()
     measures = measure(model, tokenizer, held_out)
     model.save_pretrained(out)
-    facts = {"schedule": asdict(schedule), "measures": measures, "evaluation_scenes": EVALUATION_SCENES}
+    facts = {
+        "schedule": asdict(schedule),
+        "measures": measures,
+        "evaluation_scenes": EVALUATION_SCENES,
+    }
     (out / "training.json").write_text(json.dumps(facts, indent=2) + "\n")
     release.write_release(out)
     return measures
 
 
 @torch.inference_mode()
-def measure(model: SiglipModel, tokenizer: SiglipTokenizer, data: Dataset, limit: int | None = None) -> dict[str, float]:
+def measure(
+    model: SiglipModel, tokenizer: SiglipTokenizer, data: Dataset, limit: int | None = None
+) -> dict[str, float]:
     """Return mAP on attributes, on combinations seen in training and on combinations never seen."""
-    pixels, truth = data.pixels[:limit], data.truth[:limit]
+    pixels = data.pixels[:limit]
+    truth = data.truth[:limit]
     input_ids = PromptSampler(tokenizer, data.labels).plain()
     logits = torch.cat(
         [
@@ -250,14 +310,21 @@ def measure(model: SiglipModel, tokenizer: SiglipTokenizer, data: Dataset, limit
         "seen_combinations": scenes.combination_labels(scenes.SEEN),
         "unseen_combinations": scenes.combination_labels(scenes.UNSEEN),
     }
-    columns = {name: [data.labels.index(label) for label in labels] for name, labels in groups.items()}
-    return {name: mean_average_precision(logits[:, at], truth[:, at]) for name, at in columns.items()}
+    columns = {
+        name: [data.labels.index(label) for label in labels] for name, labels in groups.items()
+    }
+    return {
+        name: mean_average_precision(logits[:, at], truth[:, at]) for name, at in columns.items()
+    }
 
 
 def _parameter_groups(model: torch.nn.Module, schedule: Schedule) -> list[dict[str, object]]:
     matrices = [p for p in model.parameters() if p.dim() > 1]
     others = [p for p in model.parameters() if p.dim() <= 1]
-    return [{"params": matrices, "weight_decay": schedule.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return [
+        {"params": matrices, "weight_decay": schedule.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
 
 
 def _learning_rate(schedule: Schedule, step: int) -> float:
@@ -281,7 +348,12 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=defaults.learning_rate)
     parser.add_argument("--seed", type=int, default=defaults.seed)
     given = parser.parse_args()
-    schedule = Schedule(seed=given.seed, train_scenes=given.train_scenes, steps=given.steps, learning_rate=given.learning_rate)
+    schedule = Schedule(
+        seed=given.seed,
+        train_scenes=given.train_scenes,
+        steps=given.steps,
+        learning_rate=given.learning_rate,
+    )
     print(_format(train(schedule, given.out)))
 
 

@@ -1,10 +1,12 @@
 """A limited resource, such as bytes or requests, that clients share fairly.
 
-Not here: who a client is (`api/edge.py`), and the order in which waiting work is done (`queues.py`).
+Not here: who a client is (`api/edge.py`), and the order in which waiting work is done
+(`queues.py`).
 """
 
 RESERVE = 1 / 8
-"""Fraction of a budget that clients above their share leave free, so that a new client is not refused."""
+"""Fraction of a budget that clients above their share leave free, so that a new client is not
+refused."""
 ROUNDING = 1e-9
 """Tolerance for rounding errors in sums of fractions."""
 
@@ -12,9 +14,10 @@ ROUNDING = 1e-9
 class SharedBudget:
     """A capacity, and how much of it each client holds.
 
-    Every client may take more while less than `1 - RESERVE` of the capacity is held. Above that, only a client below its
-    share may: the capacity divided by the number of clients plus one. A single client can therefore use nearly everything,
-    and clients that hold little are refused last.
+    Every client may take more while less than `1 - RESERVE` of the capacity is held. Above that,
+    only a client below its share may: the capacity divided by the number of clients plus one. A
+    single client can therefore use nearly everything, and clients that hold little are refused
+    last.
     """
 
     def __init__(self, capacity: float) -> None:

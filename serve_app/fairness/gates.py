@@ -4,14 +4,15 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from serve_app import observed
 from serve_app.fairness.queues import FairQueue
+from serve_app.telemetry import record as observed
 
 
 class FairGate:
     """Runs up to `slots` pieces of work at the same time, in the order of a `FairQueue`.
 
-    Without a gate, heavy work would take a share of the interpreter in proportion to how much of it there is.
+    Without a gate, heavy work would take a share of the interpreter in proportion to how much of it
+    there is.
     """
 
     def __init__(self, slots: int) -> None:
@@ -28,12 +29,16 @@ class FairGate:
         """
         record = observed.current()
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._queue.push(turn, cost, record.client if record else "", record.request_id if record else "")
+        self._queue.push(
+            turn, cost, record.client if record else "", record.request_id if record else ""
+        )
         self._let_through()
         try:
             await turn
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():  # the request ended at the moment when it got the slot
+            if (
+                turn.done() and not turn.cancelled()
+            ):  # the request ended at the moment when it got the slot
                 self._end()
             raise
         try:

@@ -1,7 +1,9 @@
-"""Serve's application-level autoscaling policy: reads what replicas reported, asks `hardware/scaling.py`, answers Serve.
+"""Serve's application-level autoscaling policy: reads what replicas reported, asks
+`hardware/scaling.py`, answers Serve.
 
-It runs in Serve's controller ten times a second, so it only adds up a few numbers. Serve applies the bounds of each
-deployment's `autoscaling_config` once more, and starts a deployment with no replica by itself when a request waits.
+It runs in Serve's controller ten times a second, so it only adds up a few numbers. Serve applies
+the bounds of each deployment's `autoscaling_config` once more, and starts a deployment with no
+replica by itself when a request waits.
 """
 
 import time
@@ -13,27 +15,39 @@ from ray.serve.config import AutoscalingContext
 from serve_app.hardware.scaling import HOLD_S, Bounds, Load, damp, wanted_replicas
 
 POLICY = "serve_app.graph.autoscaling:GraphScaling"
-ARRIVALS, WAITING, UNDECODED = "images_arriving_per_second", "images_waiting", "images_undecoded"
+ARRIVALS = "images_arriving_per_second"
+WAITING = "images_waiting"
+UNDECODED = "images_undecoded"
 PER_PREPROCESSOR = "images_decodable_per_second"
 PER_ENCODER = "images_encodable_per_second"
 
 
 class GraphScaling:
-    """The policy that Serve makes once for an application and calls with the state of its deployments."""
+    """The policy that Serve makes once for an application and calls with the state of its
+    deployments.
+    """
 
     def __init__(self, scale_down_delay_s: float = HOLD_S) -> None:
         self._hold_s = scale_down_delay_s
 
-    def __call__(self, contexts: Mapping[Any, AutoscalingContext]) -> tuple[dict[Any, int], dict[Any, dict[str, Any]]]:
-        """Return the replicas of every deployment that scales, and what is to be remembered for the next time."""
+    def __call__(
+        self, contexts: Mapping[Any, AutoscalingContext]
+    ) -> tuple[dict[Any, int], dict[Any, dict[str, Any]]]:
+        """Return the replicas of every deployment that scales, and what is to be remembered for the
+        next time.
+        """
         named = {context.deployment_name: context for context in contexts.values()}
-        wanted = wanted_replicas(_load(named), {name: _bounds(context) for name, context in named.items()})
+        wanted = wanted_replicas(
+            _load(named), {name: _bounds(context) for name, context in named.items()}
+        )
         targets: dict[Any, int] = {}
         states: dict[Any, dict[str, Any]] = {}
         for deployment, context in contexts.items():
             history = tuple((at, count) for at, count in context.policy_state.get("history", ()))
             now_s = context.current_time or time.time()
-            targets[deployment], history = damp(wanted[context.deployment_name], history, now_s, self._hold_s)
+            targets[deployment], history = damp(
+                wanted[context.deployment_name], history, now_s, self._hold_s
+            )
             states[deployment] = {"history": history}
         return targets, states
 
@@ -61,7 +75,9 @@ def _load(named: Mapping[str, AutoscalingContext]) -> Load:
 
 
 def _reported(named: Mapping[str, AutoscalingContext], deployment: str, metric: str) -> list[float]:
-    """Return what each replica of a deployment reported, averaged by Serve over its look-back period."""
+    """Return what each replica of a deployment reported, averaged by Serve over its look-back
+    period.
+    """
     context = named.get(deployment)
     return list((context.aggregated_metrics or {}).get(metric, {}).values()) if context else []
 

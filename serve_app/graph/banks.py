@@ -1,4 +1,6 @@
-"""Building tag banks in a Postprocessor: what is known is taken, what is missing is encoded once, by the TextEncoder."""
+"""Building tag banks in a Postprocessor: what is known is taken, what is missing is encoded once,
+by the TextEncoder.
+"""
 
 import asyncio
 import contextvars
@@ -11,15 +13,25 @@ from serve_app.siglip.inputs import FloatArray
 from serve_app.tagging.known_rows import KnownRows, missing_rows
 from serve_app.tagging.problems import raise_problems
 from serve_app.tagging.same_text import naming_prompts, same_text_problems, shared_rows
-from serve_app.tagging.tag_bank import RowKey, TagBank, assemble_bank, mean_rows, prompts_of, row_keys, with_equal_rows
+from serve_app.tagging.tag_bank import (
+    RowKey,
+    TagBank,
+    assemble_bank,
+    mean_rows,
+    prompts_of,
+    row_keys,
+    with_equal_rows,
+)
 from serve_app.tagging.vocabulary import TagVocabulary
 
 PROMPTS_PER_CALL = 64
-"""Prompts sent to a TextEncoder at once: some seconds of work for a large tower on a CPU, and an answer of 0.4 MiB."""
+"""Prompts sent to a TextEncoder at once: some seconds of work for a large tower on a CPU, and an
+answer of 0.4 MiB."""
 DIGESTS_PER_CALL = 2_000
 """Prompts tokenized by a TextEncoder at once, which takes up to a second."""
 VOCABULARY_TIMEOUT_S = 900.0
-"""For one such call when a registered vocabulary is encoded: the TextEncoder may have to start first."""
+"""For one such call when a registered vocabulary is encoded: the TextEncoder may have to start
+first."""
 MAX_REQUESTS_ENCODING = 4
 """Requests whose labels are encoded at the same time; the next waits."""
 
@@ -39,18 +51,24 @@ class BankBuilder:
         Args:
             texts: Calls of the TextEncoder.
             known: Where rows may be found.
-            on_rows: Told of a request's rows: how many were known or under way, and how many have to be encoded.
+            on_rows: Told of a request's rows: how many were known or under way, and how many have
+                to be encoded.
             canonicalize: How the checkpoint's tokenizer sees a prompt.
         """
-        self._texts, self._known, self._on_rows = texts, known, on_rows
+        self._texts = texts
+        self._known = known
+        self._on_rows = on_rows
         self._canonicalize = canonicalize
         self._requests = asyncio.Semaphore(MAX_REQUESTS_ENCODING)
-        self._context = contextvars.copy_context()  # of no request: others may wait for what one has started
+        self._context = (
+            contextvars.copy_context()
+        )  # of no request: others may wait for what one has started
         self._pending: dict[RowKey, asyncio.Task[dict[RowKey, FloatArray]]] = {}
         self._unfinished: dict[RowKey, FloatArray] = {}
 
     async def registered(self, vocabulary: TagVocabulary, banks: Iterable[TagBank]) -> TagBank:
-        """Return the bank of a registered vocabulary: the stored one, or one built from known rows and new ones.
+        """Return the bank of a registered vocabulary: the stored one, or one built from known rows
+        and new ones.
 
         What was encoded before a failure is kept, and the next try goes on from there.
 
@@ -63,8 +81,12 @@ class BankBuilder:
         if stored is not None:
             return stored
         await self._check_told_apart(vocabulary)
-        found = self._unfinished | await asyncio.to_thread(self._known.find, row_keys(vocabulary), list(banks))
-        async for new in self._encode(missing_rows(vocabulary, found), VOCABULARY_TIMEOUT_S, refuse_cut=True):
+        found = self._unfinished | await asyncio.to_thread(
+            self._known.find, row_keys(vocabulary), list(banks)
+        )
+        async for new in self._encode(
+            missing_rows(vocabulary, found), VOCABULARY_TIMEOUT_S, refuse_cut=True
+        ):
             self._unfinished |= new
             found |= new
         bank = await asyncio.to_thread(self._known.keep, vocabulary, found)
@@ -72,14 +94,17 @@ class BankBuilder:
         return bank
 
     async def for_request(self, vocabulary: TagVocabulary) -> TagBank:
-        """Return the bank of labels that came with a request; labels that are one text have one row.
+        """Return the bank of labels that came with a request; labels that are one text have one
+        row.
 
         Raises:
             ServiceError: The TextEncoder does not answer.
         """
         shared = shared_rows(row_keys(vocabulary), self._canonicalize)
         rows = await self.rows(list(dict.fromkeys(shared.values())))
-        bank = assemble_bank(vocabulary, {key: rows[same] for key, same in shared.items()}, self._known.encoder)
+        bank = assemble_bank(
+            vocabulary, {key: rows[same] for key, same in shared.items()}, self._known.encoder
+        )
         return with_equal_rows(bank)
 
     async def _check_told_apart(self, vocabulary: TagVocabulary) -> None:
@@ -91,7 +116,8 @@ class BankBuilder:
         raise_problems(same_text_problems(vocabulary, digests))
 
     async def rows(self, keys: Sequence[RowKey]) -> dict[RowKey, FloatArray]:
-        """Return rows that a request needs, encoding those that are new; what others have asked for already is waited for.
+        """Return rows that a request needs, encoding those that are new; what others have asked for
+        already is waited for.
 
         Raises:
             ServiceError: The TextEncoder does not answer.
@@ -116,12 +142,19 @@ class BankBuilder:
                 rows |= new
             return rows
 
-    async def _encode(self, keys: Sequence[RowKey], timeout_s: float | None, refuse_cut: bool) -> AsyncIterator[dict[RowKey, FloatArray]]:
+    async def _encode(
+        self, keys: Sequence[RowKey], timeout_s: float | None, refuse_cut: bool
+    ) -> AsyncIterator[dict[RowKey, FloatArray]]:
         """Yield rows as they are encoded, part by part."""
         for part in _in_parts(keys):
             prompts = [prompt for key in part for prompt in prompts_of(key)]
-            calls = [prompts[start : start + PROMPTS_PER_CALL] for start in range(0, len(prompts), PROMPTS_PER_CALL)]
-            embeds = [await self._texts("encode", call, refuse_cut, timeout_s=timeout_s) for call in calls]
+            calls = [
+                prompts[start : start + PROMPTS_PER_CALL]
+                for start in range(0, len(prompts), PROMPTS_PER_CALL)
+            ]
+            embeds = [
+                await self._texts("encode", call, refuse_cut, timeout_s=timeout_s) for call in calls
+            ]
             yield mean_rows(part, np.concatenate(embeds))
 
 
@@ -132,7 +165,8 @@ def _in_parts(keys: Sequence[RowKey]) -> Iterator[Sequence[RowKey]]:
         size = max(1, len(templates))
         if prompts and prompts + size > PROMPTS_PER_CALL:
             yield keys[start:at]
-            start, prompts = at, 0
+            start = at
+            prompts = 0
         prompts += size
     if start < len(keys):
         yield keys[start:]

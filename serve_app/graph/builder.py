@@ -1,4 +1,5 @@
-"""From a configuration to the Serve graph. The only caller of `serve.deployment(...)(Class).bind(...)`.
+"""From a configuration to the Serve graph. The only caller of
+`serve.deployment(...)(Class).bind(...)`.
 
 Deployments are named after their classes; their options are Serve's, spelled as Serve spells them.
 """
@@ -8,12 +9,12 @@ from typing import Any
 from ray import serve
 from ray.serve import Application
 
-from serve_app.config import ServiceConfig
+from serve_app.config.live import live_batching, live_tagging
+from serve_app.config.service import ServiceConfig
+from serve_app.config.serving import DeploymentScale
 from serve_app.graph.encoders import EncoderSpec, ImageEncoder, TextEncoder
 from serve_app.graph.postprocessor import Postprocessor, ScoringSpec
 from serve_app.graph.preprocessor import Preprocessor
-from serve_app.live import live_batching, live_tagging
-from serve_app.serving import DeploymentScale
 from serve_app.siglip.precision import Precision
 
 RETRY_AFTER_S = 1
@@ -21,46 +22,72 @@ HEALTH_CHECK_PERIOD_S = 3.0
 DRAIN_S = 5.0
 LOOK_BACK_S = 12.0
 """Over which Serve averages what replicas report for autoscaling."""
-KEEP_FREED_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(256 * 2**20), "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20)}
-"""glibc gives the temporaries of every forward pass back to the kernel and has them zeroed again for the next one: a
-quarter of the page faults and 10 to 15 % of the time of a small model on a CPU. A replica keeps at most this much."""
+KEEP_FREED_MEMORY = {
+    "MALLOC_TRIM_THRESHOLD_": str(256 * 2**20),
+    "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
+}
+"""glibc gives the temporaries of every forward pass back to the kernel and has them zeroed again
+for the next one: a quarter of the page faults and 10 to 15 % of the time of a small model on a CPU.
+A replica keeps at most this much."""
 WITHOUT_GPUS = {"CUDA_VISIBLE_DEVICES": ""}
-"""Ray leaves the variable unset for `num_gpus: 0`, which shows the replica every GPU of its node."""
+"""Ray leaves the variable unset for `num_gpus: 0`, which shows the replica every GPU of its
+node."""
 
 
 def build_graph(config: ServiceConfig, image_encoder: type[Any] = ImageEncoder) -> Application:
     """Bind the four deployments.
 
     Args:
-        config: The whole configuration, or its frozen part: live values then come with `user_config`. Resolved by a plan
-            (`planning.resolve_config`): no `auto` of the hardware is left in it.
-        image_encoder: The class of the ImageEncoder deployment; another one stands in for the model in benchmarks.
+        config: The whole configuration, or its frozen part: live values then come with
+            `user_config`. Resolved by a plan (`planning.resolve_config`): no `auto` of the hardware
+            is left in it.
+        image_encoder: The class of the ImageEncoder deployment; another one stands in for the model
+            in benchmarks.
     """
     serving = config.serving
     spec = {name: _spec(config, scale) for name, scale in encoder_scales(config).items()}
     texts = _deploy(TextEncoder, "TextEncoder", serving.text_encoder).bind(spec["TextEncoder"])
-    images = _deploy(image_encoder, "ImageEncoder", serving.image_encoder).bind(spec["ImageEncoder"])
-    postprocessor = _deploy(Postprocessor, "Postprocessor", serving.postprocessor, user_config(config).get("Postprocessor"))
+    images = _deploy(image_encoder, "ImageEncoder", serving.image_encoder).bind(
+        spec["ImageEncoder"]
+    )
+    postprocessor = _deploy(
+        Postprocessor,
+        "Postprocessor",
+        serving.postprocessor,
+        user_config(config).get("Postprocessor"),
+    )
     post = postprocessor.bind(_scoring_spec(config, spec["TextEncoder"].precision), texts)
     ingress = serve.ingress()(Preprocessor)
-    preprocessor = _deploy(ingress, "Preprocessor", serving.preprocessor, user_config(config)["Preprocessor"])
+    preprocessor = _deploy(
+        ingress, "Preprocessor", serving.preprocessor, user_config(config)["Preprocessor"]
+    )
     application: Application = preprocessor.bind(config, images, post)
     return application
 
 
 def encoder_scales(config: ServiceConfig) -> dict[str, DeploymentScale]:
     """Return the scale of the deployments that hold a tower."""
-    return {"ImageEncoder": config.serving.image_encoder, "TextEncoder": config.serving.text_encoder}
+    return {
+        "ImageEncoder": config.serving.image_encoder,
+        "TextEncoder": config.serving.text_encoder,
+    }
 
 
 def scales(config: ServiceConfig) -> dict[str, DeploymentScale]:
     """Return the scale of every deployment, by its name."""
-    return encoder_scales(config) | {"Preprocessor": config.serving.preprocessor, "Postprocessor": config.serving.postprocessor}
+    return encoder_scales(config) | {
+        "Preprocessor": config.serving.preprocessor,
+        "Postprocessor": config.serving.postprocessor,
+    }
 
 
 def user_config(config: ServiceConfig) -> dict[str, dict[str, Any]]:
-    """Return what each deployment gets as `user_config`; no Postprocessor for a frozen part, which has no vocabularies."""
-    live: dict[str, dict[str, Any]] = {"Preprocessor": live_batching(config).model_dump(mode="json")}
+    """Return what each deployment gets as `user_config`; no Postprocessor for a frozen part, which
+    has no vocabularies.
+    """
+    live: dict[str, dict[str, Any]] = {
+        "Preprocessor": live_batching(config).model_dump(mode="json")
+    }
     if config.vocabularies:
         live["Postprocessor"] = live_tagging(config).model_dump(mode="json")
     return live
@@ -69,17 +96,23 @@ def user_config(config: ServiceConfig) -> dict[str, dict[str, Any]]:
 def live_options(scale: DeploymentScale) -> dict[str, Any]:
     """Return the deployment options that Serve changes without restarting replicas.
 
-    A fixed number of replicas is written as bounds that are equal: every deployment has an `autoscaling_config`, since
-    adding or removing one restarts replicas, and since our policy sees only deployments that have one.
+    A fixed number of replicas is written as bounds that are equal: every deployment has an
+    `autoscaling_config`, since adding or removing one restarts replicas, and since our policy sees
+    only deployments that have one.
     """
-    options = {"max_ongoing_requests": scale.max_ongoing_requests, "max_queued_requests": scale.max_queued_requests}
+    options = {
+        "max_ongoing_requests": scale.max_ongoing_requests,
+        "max_queued_requests": scale.max_queued_requests,
+    }
     if scale.num_replicas == "auto":
         return options
     return options | {"autoscaling_config": _bounds(scale.num_replicas, scale.num_replicas)}
 
 
 def _bounds(least: int, most: int) -> dict[str, Any]:
-    """Return an `autoscaling_config`; how many replicas there are within it is decided by `graph/autoscaling.py`."""
+    """Return an `autoscaling_config`; how many replicas there are within it is decided by
+    `graph/autoscaling.py`.
+    """
     return {
         "min_replicas": least,
         "max_replicas": most,
@@ -94,7 +127,9 @@ def _spec(config: ServiceConfig, scale: DeploymentScale) -> EncoderSpec:
     plugin = config.siglip
     num_cpus, num_gpus = _resources(scale)
     precision = plugin.precision
-    if not num_gpus and config.serving.image_encoder.num_gpus:  # the text tower alone is on the CPU: the GPU's choices are not its own
+    if (
+        not num_gpus and config.serving.image_encoder.num_gpus
+    ):  # the text tower alone is on the CPU: the GPU's choices are not its own
         precision = Precision("cpu", "auto", "sdpa", plugin.quantization)
     return EncoderSpec(
         model=plugin.model_source,
@@ -135,7 +170,9 @@ def _autoscaling(scale: DeploymentScale) -> dict[str, Any]:
     return {"autoscaling_config": _bounds(scale.min_replicas, scale.max_replicas)}
 
 
-def _deploy(cls: type[Any], name: str, scale: DeploymentScale, live: dict[str, Any] | None = None) -> Any:
+def _deploy(
+    cls: type[Any], name: str, scale: DeploymentScale, live: dict[str, Any] | None = None
+) -> Any:
     num_cpus, num_gpus = _resources(scale)
     options = (
         live_options(scale)

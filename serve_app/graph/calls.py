@@ -1,8 +1,10 @@
-"""Calls from one deployment to another: by value, tried again when a replica dies, errors mapped at one border.
+"""Calls from one deployment to another: by value, tried again when a replica dies, errors mapped at
+one border.
 
-Encoding and scoring change nothing, so a call whose replica died may be made again; Serve itself does not do that once
-a replica has accepted the request. What a replica raises arrives as a `RayTaskError` whose text holds paths, addresses
-and a traceback: only an error of our own tree is passed on, everything else becomes `InferenceFailed`.
+Encoding and scoring change nothing, so a call whose replica died may be made again; Serve itself
+does not do that once a replica has accepted the request. What a replica raises arrives as a
+`RayTaskError` whose text holds paths, addresses and a traceback: only an error of our own tree is
+passed on, everything else becomes `InferenceFailed`.
 """
 
 import asyncio
@@ -23,14 +25,23 @@ MAX_TRIES = 3
 RETRY_PAUSE_S = 0.2
 RESTARTING = "A part of the service is restarting. Try again in a few seconds."
 DEFAULT_MESSAGE_BYTES = 4 * 2**20
-"""Serve's own bound of a message by value. Source: `RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH`, ray/serve constants."""
+"""Serve's own bound of a message by value.
+
+Source: `RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH`, ray/serve constants.
+"""
 
 
 class InnerCalls:
     """Calls one deployment through its handle, within a number of seconds."""
 
-    def __init__(self, handle: DeploymentHandle, timeout_s: float, on_retry: Callable[[], None] = lambda: None) -> None:
-        # `_by_reference=False`: a message over gRPC, a third of the object store's CPU for what is sent here
+    def __init__(
+        self,
+        handle: DeploymentHandle,
+        timeout_s: float,
+        on_retry: Callable[[], None] = lambda: None,
+    ) -> None:
+        # `_by_reference=False`: a message over gRPC, a third of the object store's CPU for what is
+        # sent here
         self._handle = handle.options(_by_reference=False)
         self._timeout_s = timeout_s
         self._on_retry = on_retry
@@ -58,20 +69,27 @@ class InnerCalls:
                 known = to_tagger_error(error)
                 if not isinstance(known, Unavailable) or not remaining:
                     raise known from None
-                logger.warning("a replica died during %s, calling another (%s)", method, type(error).__name__)
+                logger.warning(
+                    "a replica died during %s, calling another (%s)", method, type(error).__name__
+                )
                 self._on_retry()
                 await asyncio.sleep(RETRY_PAUSE_S)
         raise AssertionError("the last try either returns or raises")
 
 
-_REFUSALS = {grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.INVALID_ARGUMENT}
+_REFUSALS = {
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+    grpc.StatusCode.UNIMPLEMENTED,
+    grpc.StatusCode.INVALID_ARGUMENT,
+}
 
 
 def _call_was_cut(error: grpc.aio.AioRpcError) -> bool:
     """Whether a connection broke under a call, rather than that the call itself was refused.
 
-    Serve turns only `UNAVAILABLE` into an error of its own (ray/serve/_private/replica_result.py); a process that is killed
-    while it answers also ends calls as `UNKNOWN`, `INTERNAL` or `CANCELLED`.
+    Serve turns only `UNAVAILABLE` into an error of its own (ray/serve/_private/replica_result.py);
+    a process that is killed while it answers also ends calls as `UNKNOWN`, `INTERNAL` or
+    `CANCELLED`.
     """
     return error.code() not in _REFUSALS
 

@@ -1,4 +1,6 @@
-"""The threads that decode and resize images, with fair turns, a memory budget and load statistics."""
+"""The threads that decode and resize images, with fair turns, a memory budget and load
+statistics.
+"""
 
 import asyncio
 import time
@@ -7,19 +9,22 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from serve_app import observed
 from serve_app.errors import Overloaded
 from serve_app.fairness.budgets import SharedBudget
 from serve_app.fairness.queues import FairQueue
 from serve_app.graph.rates import Rates
-from serve_app.observed import StageTimes
 from serve_app.siglip.images.cost import DecodeCost
+from serve_app.telemetry import record as observed
+from serve_app.telemetry.record import StageTimes
 
 Prepared = TypeVar("Prepared")
 Prepare = Callable[[bytes, StageTimes], Prepared]
 
 SECONDS_OF_COST = 0.075
-"""CPU seconds for a cost of 1, which is a 12-megapixel JPEG. Measured on an EPYC at 2.6 GHz (bench/decode_cost.py)."""
+"""CPU seconds for a cost of 1, which is a 12-megapixel JPEG.
+
+Measured on an EPYC at 2.6 GHz (bench/decode_cost.py).
+"""
 TOO_MANY_IMAGES = "More images are waiting than can be decoded within the time limit of a request. Retry after the time in Retry-After."
 
 
@@ -30,7 +35,8 @@ class DecodingBudget:
     Attributes:
         threads: Number of images that are decoded at the same time.
         cpus: CPUs of the replica; if there are more threads, they share these CPUs.
-        max_bytes: Predicted memory of the images being decoded; a single image that needs more is decoded alone.
+        max_bytes: Predicted memory of the images being decoded; a single image that needs more is
+            decoded alone.
         max_waiting_s: Seconds that all CPUs together may need for the waiting images.
     """
 
@@ -45,7 +51,9 @@ class _Job:
 
     __slots__ = ("client", "cost", "data", "done", "prepare", "submitted_s", "times")
 
-    def __init__(self, prepare: "Prepare[Any]", data: bytes, times: StageTimes, cost: DecodeCost, client: str) -> None:
+    def __init__(
+        self, prepare: "Prepare[Any]", data: bytes, times: StageTimes, cost: DecodeCost, client: str
+    ) -> None:
         self.prepare: Prepare[Any] = prepare
         self.data = data
         self.times = times
@@ -56,10 +64,11 @@ class _Job:
 
 
 class DecodingThreads:
-    """A pool of threads that prepare images. Clients take turns, and the load is measured for autoscaling.
+    """A pool of threads that prepare images. Clients take turns, and the load is measured for
+    autoscaling.
 
-    An image whose request has ended is dropped before its turn. A thread cannot be stopped, so the cost of every image is
-    checked before it gets here.
+    An image whose request has ended is dropped before its turn. A thread cannot be stopped, so the
+    cost of every image is checked before it gets here.
     """
 
     def __init__(self, budget: DecodingBudget, has_room: Callable[[], bool] = lambda: True) -> None:
@@ -67,8 +76,8 @@ class DecodingThreads:
 
         Args:
             budget: The decoding budget of this process.
-            has_room: Returns whether prepared images can be passed on; images wait while it returns False. Call `dispatch`
-                when there is room again.
+            has_room: Returns whether prepared images can be passed on; images wait while it returns
+                False. Call `dispatch` when there is room again.
         """
         self._executor = ThreadPoolExecutor(budget.threads, thread_name_prefix="decode")
         self._budget = budget
@@ -81,11 +90,15 @@ class DecodingThreads:
         self._running_bytes = 0
         self.undecoded = 0
 
-    async def run(self, prepare: "Prepare[Prepared]", data: bytes, times: StageTimes, cost: DecodeCost) -> "Prepared":
-        """Prepare one image in a thread, noting how long it waited for one; raises what `prepare` raises.
+    async def run(
+        self, prepare: "Prepare[Prepared]", data: bytes, times: StageTimes, cost: DecodeCost
+    ) -> "Prepared":
+        """Prepare one image in a thread, noting how long it waited for one; raises what `prepare`
+        raises.
 
         Raises:
-            Overloaded: More images wait than can be decoded in time, and this client already has its share of them.
+            Overloaded: More images wait than can be decoded in time, and this client already has
+                its share of them.
         """
         record = observed.current()
         client = record.client if record is not None else ""
@@ -96,7 +109,9 @@ class DecodingThreads:
         self._rates.arrive(1)
         self.undecoded += 1
         try:
-            self._queue.push(job, cost.cost, client, record.request_id if record is not None else "")
+            self._queue.push(
+                job, cost.cost, client, record.request_id if record is not None else ""
+            )
             self.dispatch()
             prepared: Prepared = await job.done
             return prepared
@@ -117,7 +132,9 @@ class DecodingThreads:
             self._start(job)
 
     def read(self) -> tuple[float, float | None]:
-        """Return the images that arrive per second, and how many all cores could prepare per second, if known."""
+        """Return the images that arrive per second, and how many all cores could prepare per
+        second, if known.
+        """
         arriving, per_busy_second = self._rates.read(time.monotonic())
         return arriving, per_busy_second * self._cores if per_busy_second else None
 
@@ -126,7 +143,8 @@ class DecodingThreads:
         self._running_bytes += job.cost.nbytes
         loop = asyncio.get_running_loop()
         future = self._executor.submit(self._timed, job)
-        # the thread keeps running when the request has ended, and holds its memory until it finishes
+        # the thread keeps running when the request has ended, and holds its memory until it
+        # finishes
         future.add_done_callback(lambda ended: loop.call_soon_threadsafe(self._end, job, ended))
 
     def _end(self, job: _Job, future: "Future[Any]") -> None:

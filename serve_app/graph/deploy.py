@@ -1,4 +1,6 @@
-"""Applying a Serve config to a running cluster through its dashboard, and waiting until it is served."""
+"""Applying a Serve config to a running cluster through its dashboard, and waiting until it is
+served.
+"""
 
 import contextlib
 import os
@@ -9,11 +11,11 @@ from typing import Any
 
 import httpx
 
-from serve_app.bounded_files import FileMissing, read_text, read_within
-from serve_app.bounded_http import ACCEPTED_ENCODINGS, read_response
 from serve_app.errors import ConfigError, Unavailable
-from serve_app.private_ray import token_for
+from serve_app.processes.private_ray import token_for
 from serve_app.siglip.user_folders import expand_user
+from serve_app.untrusted.bounded_files import FileMissing, read_text, read_within
+from serve_app.untrusted.bounded_http import ACCEPTED_ENCODINGS, read_response
 
 APPLICATIONS_PATH = "/api/serve/applications/"
 NODES_PATH = "/api/v0/nodes?detail=1&limit=1000"
@@ -35,7 +37,8 @@ class Cluster:
     address: str
 
     def deploy(self, serve_config: dict[str, Any]) -> None:
-        """Hand a Serve config to the cluster; returns before it is applied. Applications of other names stay as they are.
+        """Hand a Serve config to the cluster; returns before it is applied. Applications of other
+        names stay as they are.
 
         Raises:
             Unavailable: The dashboard does not answer.
@@ -43,11 +46,19 @@ class Cluster:
         """
         ours = {application["name"] for application in serve_config["applications"]}
         # Serve deletes what a config no longer names, so what others have deployed is named again
-        others = [a["deployed_app_config"] for name, a in self._applications().items() if name not in ours and a.get("deployed_app_config")]
-        self._send("PUT", json=serve_config | {"applications": [*others, *serve_config["applications"]]})
+        others = [
+            a["deployed_app_config"]
+            for name, a in self._applications().items()
+            if name not in ours and a.get("deployed_app_config")
+        ]
+        self._send(
+            "PUT", json=serve_config | {"applications": [*others, *serve_config["applications"]]}
+        )
 
     def application(self, name: str) -> dict[str, Any]:
-        """Return what Serve says of an application, or an empty dict if there is none of that name."""
+        """Return what Serve says of an application, or an empty dict if there is none of that
+        name.
+        """
         found: dict[str, Any] = self._applications().get(name, {})
         return found
 
@@ -61,24 +72,39 @@ class Cluster:
         for key in ("data", "result", "result"):
             found = found.get(key) if isinstance(found, dict) else None
         if not isinstance(found, list):
-            raise Unavailable(f"{self.address} lists no nodes; is it the dashboard of a Ray cluster?")
+            raise Unavailable(
+                f"{self.address} lists no nodes; is it the dashboard of a Ray cluster?"
+            )
         alive = [node for node in found if isinstance(node, dict) and node.get("state") == "ALIVE"]
-        return [{"resources": node.get("resources_total") or {}, "labels": node.get("labels") or {}} for node in alive]
+        return [
+            {"resources": node.get("resources_total") or {}, "labels": node.get("labels") or {}}
+            for node in alive
+        ]
 
     def _applications(self) -> dict[str, dict[str, Any]]:
         found = self._content("GET").get("applications") or {}
-        return {name: one for name, one in found.items() if isinstance(one, dict)} if isinstance(found, dict) else {}
+        return (
+            {name: one for name, one in found.items() if isinstance(one, dict)}
+            if isinstance(found, dict)
+            else {}
+        )
 
     def wait_until_running(
-        self, name: str, timeout_s: float, on_change: Callable[[str], None], stopped: Callable[[], bool] = lambda: False
+        self,
+        name: str,
+        timeout_s: float,
+        on_change: Callable[[str], None],
+        stopped: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Wait until an application runs, telling each new state of its deployments, or until `stopped`.
+        """Wait until an application runs, telling each new state of its deployments, or until
+        `stopped`.
 
         Raises:
             ConfigError: It cannot be deployed; says what Serve says.
             Unavailable: It does not run within `timeout_s`.
         """
-        deadline, told = time.monotonic() + timeout_s, ""
+        deadline = time.monotonic() + timeout_s
+        told = ""
         while time.monotonic() < deadline and not stopped():
             application = self.application(name)
             state = _summary(application)
@@ -92,37 +118,53 @@ class Cluster:
                     raise ConfigError(f"the service cannot start: {_reason(application)}")
             time.sleep(POLL_S)
         if not stopped():
-            raise Unavailable(f"the service did not start within {timeout_s:.0f} s; its last state was: {told}")
+            raise Unavailable(
+                f"the service did not start within {timeout_s:.0f} s; its last state was: {told}"
+            )
 
     def _content(self, method: str, path: str = APPLICATIONS_PATH) -> dict[str, Any]:
         """Return the JSON object that the dashboard answers."""
         try:
             content = self._send(method, path).json()
         except (ValueError, RecursionError) as error:
-            raise Unavailable(f"{self.address} does not answer in JSON; is it the dashboard of a Ray cluster?") from error
+            raise Unavailable(
+                f"{self.address} does not answer in JSON; is it the dashboard of a Ray cluster?"
+            ) from error
         return content if isinstance(content, dict) else {}
 
     def _send(self, method: str, path: str = APPLICATIONS_PATH, **content: Any) -> httpx.Response:
         try:
             url = self.address.rstrip("/") + path
             headers = {"Accept-Encoding": ACCEPTED_ENCODINGS} | _authorization(self.address)
-            response = read_within(lambda: _exchange(method, url, headers, content), RESPONSE_TIMEOUT_S)
+            response = read_within(
+                lambda: _exchange(method, url, headers, content), RESPONSE_TIMEOUT_S
+            )
         except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
-            raise Unavailable(f"no Ray dashboard answers at {self.address} ({type(error).__name__}); is the cluster running?") from error
+            raise Unavailable(
+                f"no Ray dashboard answers at {self.address} ({type(error).__name__}); is the cluster running?"
+            ) from error
         if response.status_code in (401, 403):
-            raise ConfigError(f"the cluster at {self.address} wants a token; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN.")
+            raise ConfigError(
+                f"the cluster at {self.address} wants a token; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN."
+            )
         if response.is_error:
-            raise ConfigError(f"the cluster refuses ({response.status_code}): {response.text[:MAX_MESSAGE_CHARACTERS]}")
+            raise ConfigError(
+                f"the cluster refuses ({response.status_code}): {response.text[:MAX_MESSAGE_CHARACTERS]}"
+            )
         return response
 
 
-def _exchange(method: str, url: str, headers: dict[str, str], content: dict[str, Any]) -> httpx.Response:
+def _exchange(
+    method: str, url: str, headers: dict[str, str], content: dict[str, Any]
+) -> httpx.Response:
     with httpx.stream(method, url, timeout=HTTP_TIMEOUT_S, headers=headers, **content) as streamed:
         return read_response(streamed, MAX_RESPONSE_BYTES, RESPONSE_TIMEOUT_S)
 
 
 def _authorization(address: str) -> dict[str, str]:
-    """Return the header for a cluster with token authentication: a service's of this user here, else Ray's own places in their order."""
+    """Return the header for a cluster with token authentication: a service's of this user here,
+    else Ray's own places in their order.
+    """
     token = token_for(address) or ""
     if not token and os.environ.get("RAY_AUTH_MODE") == "token":
         token = os.environ.get("RAY_AUTH_TOKEN", "")
@@ -135,13 +177,20 @@ def _authorization(address: str) -> dict[str, str]:
 
 def _summary(application: dict[str, Any]) -> str:
     deployments = application.get("deployments", {})
-    ready = [name for name, deployment in deployments.items() if deployment.get("status") == "HEALTHY"]
+    ready = [
+        name for name, deployment in deployments.items() if deployment.get("status") == "HEALTHY"
+    ]
     return f"{len(ready)} of {len(deployments)} deployments ready" if deployments else "starting"
 
 
 def _reason(application: dict[str, Any]) -> str:
-    """Return the last line of the error that Serve collected, where our own sentence stands, or all it says."""
-    messages = [application.get("message", ""), *(d.get("message", "") for d in application.get("deployments", {}).values())]
+    """Return the last line of the error that Serve collected, where our own sentence stands, or all
+    it says.
+    """
+    messages = [
+        application.get("message", ""),
+        *(d.get("message", "") for d in application.get("deployments", {}).values()),
+    ]
     text: str = max(messages, key=len)
     ours = [line for line in text.splitlines() if "serve_app.errors." in line]
     return ours[-1].split("serve_app.errors.")[-1] if ours else text[-MAX_MESSAGE_CHARACTERS:]

@@ -1,7 +1,8 @@
 """The model replicas: one deployment for each tower, which returns embeddings and never scores.
 
-A replica's constructor ends only when its tower is loaded, warmed up and has passed its self-check, so Serve sends it
-nothing before. Forward passes run in one executor thread: the event loop, and with it the health check, stays free.
+A replica's constructor ends only when its tower is loaded, warmed up and has passed its self-check,
+so Serve sends it nothing before. Forward passes run in one executor thread: the event loop, and
+with it the health check, stays free.
 """
 
 import asyncio
@@ -19,20 +20,22 @@ from serve_app.graph.autoscaling import PER_ENCODER
 from serve_app.graph.messages import EncodeReply, EncoderState
 from serve_app.graph.microbatch import BatchLimits, MicroBatcher
 from serve_app.graph.rates import Rates
-from serve_app.logs import configure_replica_logging
 from serve_app.siglip.hub import load_checkpoint
 from serve_app.siglip.inputs import FloatArray, ImageBatch, collate, concatenate
 from serve_app.siglip.outcomes import EncodedImages, encode_apart
 from serve_app.siglip.precision import Precision
+from serve_app.telemetry.logs import configure_replica_logging
 
 if TYPE_CHECKING:
-    from serve_app.siglip.encoder import ImageTower, TextTower
+    from serve_app.towers.tower import ImageTower, TextTower
 
 MERGE_WAIT_S = 0.0
-"""Serve's batcher takes what is there: what there is to take is decided before it, late, by a `MicroBatcher`."""
+"""Serve's batcher takes what is there: what there is to take is decided before it, late, by a
+`MicroBatcher`."""
 MAX_WAITING_BYTES = 2**30
 MAX_FAILURES_IN_A_ROW = 8
-"""Forward passes of which not one item succeeded, after which the replica says that it is ill and Serve replaces it."""
+"""Forward passes of which not one item succeeded, after which the replica says that it is ill and
+Serve replaces it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,20 +69,26 @@ class _Replica:
     def __init__(self, spec: EncoderSpec) -> None:
         import torch  # here and not above: the builder imports this module, and must stay light
 
-        from serve_app.siglip.runtime import cap_gpu_memory
+        from serve_app.towers.runtime import cap_gpu_memory
 
         configure_replica_logging()
         torch.set_num_threads(spec.num_threads)
         cap_gpu_memory(spec.gpu_share)
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="forward")
         self._batches = self._items = self._loads = self._failures_in_a_row = 0
-        self._device, self._model_shown = "cpu", spec.model_shown
-        self._rates, self._full_batch = Rates(time.monotonic()), spec.batch_size
-        self._batch_size, self._batch_seconds = metrics.encoder_batch_size(), metrics.encoder_batch_seconds()
-        self._model_loads, self._gpu_memory = metrics.model_loads(), metrics.gpu_memory()
-        self._counted_batches, self._counted_items = metrics.encoder_batches(), metrics.encoder_items()
+        self._device = "cpu"
+        self._model_shown = spec.model_shown
+        self._rates = Rates(time.monotonic())
+        self._full_batch = spec.batch_size
+        self._batch_size = metrics.encoder_batch_size()
+        self._batch_seconds = metrics.encoder_batch_seconds()
+        self._model_loads = metrics.model_loads()
+        self._gpu_memory = metrics.gpu_memory()
+        self._counted_batches = metrics.encoder_batches()
+        self._counted_items = metrics.encoder_items()
         self._counted_seconds = metrics.encoder_busy_seconds()
-        self._model_info, self._model_tags = metrics.model_info(), dict[str, str]()
+        self._model_info = metrics.model_info()
+        self._model_tags = dict[str, str]()
 
     def _loaded(self, tower: "ImageTower | TextTower") -> None:
         self._loads += 1
@@ -88,7 +97,7 @@ class _Replica:
         self._model_tags = metrics.model_tags(self._model_shown, tower.checkpoint, tower.runtime)
 
     def _show_model_and_memory(self) -> None:
-        from serve_app.siglip.runtime import gpu_memory_bytes
+        from serve_app.towers.runtime import gpu_memory_bytes
 
         if self._model_tags:
             self._model_info.set(1, tags=self._model_tags)
@@ -96,7 +105,9 @@ class _Replica:
             self._gpu_memory.set(size, tags={"kind": kind})
 
     async def check_health(self) -> None:
-        """Tell Serve to replace this replica when the model gives nothing any more, as after a sticky CUDA error."""
+        """Tell Serve to replace this replica when the model gives nothing any more, as after a
+        sticky CUDA error.
+        """
         if self._failures_in_a_row >= MAX_FAILURES_IN_A_ROW:
             raise RuntimeError(f"{self._failures_in_a_row} forward passes in a row failed")
 
@@ -127,13 +138,15 @@ class ImageEncoder(_Replica):
     """The vision tower behind a queue of micro-batches."""
 
     def __init__(self, spec: EncoderSpec) -> None:
-        from serve_app.siglip.encoder import ImageTower
-        from serve_app.siglip.selfcheck import check_image_tower, probe_images
+        from serve_app.towers.self_check import check_image_tower, probe_images
+        from serve_app.towers.tower import ImageTower
 
         super().__init__(spec)
         self._tower = ImageTower(load_checkpoint(spec.model, spec.revision), spec.precision)
         check_image_tower(self._tower)
-        full = (probe_images(self._tower.checkpoint, spec.max_num_patches) * spec.batch_size)[: spec.batch_size]
+        full = (probe_images(self._tower.checkpoint, spec.max_num_patches) * spec.batch_size)[
+            : spec.batch_size
+        ]
         self._tower.encode(collate(full))  # the largest batch claims its memory now
         self._loaded(self._tower)
         self.merged.set_max_batch_size(spec.batch_size)
@@ -146,8 +159,12 @@ class ImageEncoder(_Replica):
         return EncodeReply(images, serve.get_replica_context().world_size)
 
     async def _merge(self, batches: Sequence[ImageBatch]) -> Sequence[EncodedImages | Exception]:
-        """Hand micro-batches to Serve's batcher at the same moment, so that it takes them as one."""
-        merged: list[EncodedImages] = await asyncio.gather(*[self.merged(batch) for batch in batches])
+        """Hand micro-batches to Serve's batcher at the same moment, so that it takes them as
+        one.
+        """
+        merged: list[EncodedImages] = await asyncio.gather(
+            *[self.merged(batch) for batch in batches]
+        )
         return merged
 
     @serve.batch(max_batch_size=1, batch_wait_timeout_s=MERGE_WAIT_S, batch_size_fn=count_images)  # type: ignore[untyped-decorator]
@@ -157,14 +174,24 @@ class ImageEncoder(_Replica):
 
     async def encode_together(self, batches: Sequence[ImageBatch]) -> list[EncodedImages]:
         """Encode several micro-batches as one and hand each its own part."""
-        return await asyncio.get_running_loop().run_in_executor(self._executor, self._forward, batches)
+        return await asyncio.get_running_loop().run_in_executor(
+            self._executor, self._forward, batches
+        )
 
     def _forward(self, batches: Sequence[ImageBatch]) -> list[EncodedImages]:
         started = time.perf_counter()
-        encoded = encode_apart(self._tower.encode, concatenate(batches), self._tower.checkpoint.embedding_width)
-        self._count(len(encoded), time.perf_counter() - started, any(error is None for error in encoded.errors))
+        encoded = encode_apart(
+            self._tower.encode, concatenate(batches), self._tower.checkpoint.embedding_width
+        )
+        self._count(
+            len(encoded),
+            time.perf_counter() - started,
+            any(error is None for error in encoded.errors),
+        )
         ends = np.cumsum([len(batch) for batch in batches]).tolist()
-        return [encoded.part(end - len(batch), end) for batch, end in zip(batches, ends, strict=True)]
+        return [
+            encoded.part(end - len(batch), end) for batch, end in zip(batches, ends, strict=True)
+        ]
 
     async def state(self) -> EncoderState:
         """Say what runs here and how much it has done."""
@@ -176,8 +203,8 @@ class TextEncoder(_Replica):
     """The text tower: prompts to unit embeddings, cut into batches of the model's size."""
 
     def __init__(self, spec: EncoderSpec) -> None:
-        from serve_app.siglip.encoder import TextTower
-        from serve_app.siglip.selfcheck import check_text_tower
+        from serve_app.towers.self_check import check_text_tower
+        from serve_app.towers.tower import TextTower
 
         super().__init__(spec)
         self._tower = TextTower(load_checkpoint(spec.model, spec.revision), spec.precision)
@@ -186,7 +213,8 @@ class TextEncoder(_Replica):
         self.merged.set_max_batch_size(spec.batch_size)
 
     async def encode(self, prompts: list[str], refuse_cut: bool = False) -> FloatArray:
-        """Return text_embeds (n, D) float32, unit norm, of finished prompts, encoded together with others that wait.
+        """Return text_embeds (n, D) float32, unit norm, of finished prompts, encoded together with
+        others that wait.
 
         Raises:
             InvalidRequest: `refuse_cut`, and a prompt has more tokens than the tower reads.
@@ -208,7 +236,9 @@ class TextEncoder(_Replica):
 
     async def encode_together(self, requests: Sequence[list[str]]) -> list[FloatArray]:
         """Encode several calls' prompts, the same prompt once, and hand each call its own."""
-        return await asyncio.get_running_loop().run_in_executor(self._executor, self._forward, requests)
+        return await asyncio.get_running_loop().run_in_executor(
+            self._executor, self._forward, requests
+        )
 
     def _forward(self, requests: Sequence[list[str]]) -> list[FloatArray]:
         started = time.perf_counter()

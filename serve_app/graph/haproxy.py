@@ -1,9 +1,11 @@
-"""A wrapper that `siglip-serve serve` starts instead of HAProxy: it tightens the configuration that Ray wrote, then runs HAProxy.
+"""A wrapper that `siglip-serve serve` starts instead of HAProxy: it tightens the configuration that
+Ray wrote, then runs HAProxy.
 
-Ray's template binds the statistics and the metrics to every address, opens the admin socket to every user, serves
-`/-/routes` to every client and sets no timeout for request heads. Ray has no settings for these
-(`ray/serve/_private/haproxy_templates.py`, Ray 2.60). Ray starts `RAY_SERVE_HAPROXY_BINARY_PATH -db -f FILE …`, so a script
-can edit the file first and then exec HAProxy.
+Ray's template binds the statistics and the metrics to every address, opens the admin socket to
+every user, serves `/-/routes` to every client and sets no timeout for request heads. Ray has no
+settings for these (`ray/serve/_private/haproxy_templates.py`, Ray 2.60). Ray starts
+`RAY_SERVE_HAPROXY_BINARY_PATH -db -f FILE …`, so a script can edit the file first and then exec
+HAProxy.
 """
 
 import os
@@ -12,29 +14,37 @@ from pathlib import Path
 
 LOOPBACK = "127.0.0.1"
 HEAD_TIMEOUT_S = 10
-"""Seconds within which a client must send the head of a request; also how long an idle connection stays open."""
+"""Seconds within which a client must send the head of a request; also how long an idle connection
+stays open."""
 HOST_VARIABLE = "SIGLIP_HAPROXY_HOST"
 CONNECTIONS_VARIABLE = "SIGLIP_HAPROXY_MAX_CONNECTIONS"
 PROGRAM_VARIABLE = "SIGLIP_HAPROXY_PROGRAM"
 
 
 def launcher(python: str) -> str:
-    """Return the script that Ray starts; it runs this module with an interpreter that has this package."""
+    """Return the script that Ray starts; it runs this module with an interpreter that has this
+    package.
+    """
     return f'#!/bin/sh\nexec "{python}" -I -m {__name__} "$@"\n'
 
 
 def tightened(configuration: str, host: str, max_connections: int) -> str:
-    """Return Ray's configuration with loopback ports, a private admin socket, timeouts and limits for each client.
+    """Return Ray's configuration with loopback ports, a private admin socket, timeouts and limits
+    for each client.
 
     Args:
         configuration: The configuration that Ray wrote.
-        host: Address that the service listens on; Ray itself gets 127.0.0.1, so that its replicas listen there.
+        host: Address that the service listens on; Ray itself gets 127.0.0.1, so that its replicas
+            listen there.
         max_connections: Maximum number of connections from one address.
 
     Raises:
-        ValueError: A line that must be changed is missing, because this version of Ray writes another configuration.
+        ValueError: A line that must be changed is missing, because this version of Ray writes
+            another configuration.
     """
-    has_application = any(line.split()[:1] == ["use_backend"] for line in configuration.splitlines())
+    has_application = any(
+        line.split()[:1] == ["use_backend"] for line in configuration.splitlines()
+    )
     lines: list[str] = []
     missing = dict.fromkeys(_EXPECTED)
     section = ""
@@ -43,7 +53,10 @@ def tightened(configuration: str, host: str, max_connections: int) -> str:
         if line and not line[0].isspace() and words:
             section = " ".join(words[:2])
         replaced = _replaced(section, words, host)
-        if (section, words[:2]) == ("backend default_backend", ["http-request", "return"]) and not has_application:
+        if (section, words[:2]) == (
+            "backend default_backend",
+            ["http-request", "return"],
+        ) and not has_application:
             replaced = [_STARTING]
         if replaced is None:
             lines.append(line)
@@ -66,14 +79,18 @@ _EXPECTED = (
     ("frontend http_frontend", "http-request"),
     ("listen stats", "bind"),
 )
-"""Section and first word of the lines that are replaced; the service does not start if one is missing."""
+"""Section and first word of the lines that are replaced; the service does not start if one is
+missing."""
 
 
 _STARTING = (
     "http-request return status 503 content-type application/json hdr Retry-After 1 string "
     '\'{"error":{"code":"unavailable","message":"The service is starting. Retry in one second."}}\''
 )
-"""The response while HAProxy knows no replica, as after its own restart. Ray's is 404, which clients do not retry."""
+"""The response while HAProxy knows no replica, as after its own restart.
+
+Ray's is 404, which clients do not retry.
+"""
 
 
 def _replaced(section: str, words: list[str], host: str) -> list[str] | None:
@@ -91,12 +108,16 @@ def _replaced(section: str, words: list[str], host: str) -> list[str] | None:
                 return [f"bind :::{port} v4v6"]
             return [f"bind {'*' if host == '0.0.0.0' else host}:{port}"]
         case "frontend http_frontend", ["http-request", "return", *_, "if", "routes"]:
-            return ["http-request deny deny_status 404 if routes"]  # it lists the applications to every client
+            return [
+                "http-request deny deny_status 404 if routes"
+            ]  # it lists the applications to every client
     return None
 
 
 def _each_client(max_connections: int) -> list[str]:
-    """Return frontend rules: one address cannot hold all connections, and replicas get the client's address."""
+    """Return frontend rules: one address cannot hold all connections, and replicas get the client's
+    address.
+    """
     return [
         "stick-table type ipv6 size 100k expire 60s store conn_cur",
         "tcp-request connection track-sc0 src",

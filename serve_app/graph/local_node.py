@@ -1,4 +1,6 @@
-"""A Ray node for one machine: started for `siglip-serve serve`, and ended with everything that it started."""
+"""A Ray node for one machine: started for `siglip-serve serve`, and ended with everything that it
+started.
+"""
 
 import contextlib
 import logging
@@ -15,16 +17,16 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from serve_app.config import ServiceConfig
+from serve_app.config.service import ServiceConfig
 from serve_app.errors import ConfigError
 from serve_app.graph import haproxy, proxy
 from serve_app.graph.haproxy import LOOPBACK
 from serve_app.graph.profiles import haproxy_program, ingress_profile, node_environment
 from serve_app.hardware.detection import detect_machine
 from serve_app.hardware.plan import Plan
-from serve_app.planning import plan_service
-from serve_app.ports import reserved_address
-from serve_app.private_ray import PrivateFolder, private_folder, private_ray
+from serve_app.hardware.planning import plan_service
+from serve_app.processes.ports import reserved_address
+from serve_app.processes.private_ray import PrivateFolder, private_folder, private_ray
 
 if TYPE_CHECKING:
     from serve_app.graph.deploy import Cluster
@@ -44,8 +46,8 @@ FIXED_PORTS = (
     "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT",
     "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT",
 )
-"""Ports that are the same for every service by default. HAProxy falls back to one of them, so if two services shared it,
-the clients of one would get responses from the other."""
+"""Ports that are the same for every service by default. HAProxy falls back to one of them, so if
+two services shared it, the clients of one would get responses from the other."""
 FIRST_FIXED_PORT = 8
 """Index into the ports of the run; the ports before it are Ray's own."""
 FIRST_REPLICA_PORT = 16
@@ -77,10 +79,14 @@ class LocalNode:
 
 
 @contextlib.contextmanager
-def local_node(config: ServiceConfig, resources: Mapping[str, int] | None = None) -> Iterator["LocalNode"]:
-    """Start a Ray node on this machine and end it, and every process below this one, on the way out.
+def local_node(
+    config: ServiceConfig, resources: Mapping[str, int] | None = None
+) -> Iterator["LocalNode"]:
+    """Start a Ray node on this machine and end it, and every process below this one, on the way
+    out.
 
-    The environment is set before Ray is imported: Serve reads its settings at import, in every process.
+    The environment is set before Ray is imported: Serve reads its settings at import, in every
+    process.
 
     Args:
         config: What is to be served on it.
@@ -94,7 +100,9 @@ def local_node(config: ServiceConfig, resources: Mapping[str, int] | None = None
 
 
 def _running_node(config: ServiceConfig, resources: Mapping[str, int]) -> Iterator["LocalNode"]:
-    plan = plan_service(config, detect_machine)  # here already, so that what cannot work is refused before Ray starts
+    plan = plan_service(
+        config, detect_machine
+    )  # here already, so that what cannot work is refused before Ray starts
     needed = sum(planned.num_cpus * planned.min_replicas for planned in plan.deployments.values())
     _check_gpus(plan, resources.get("num_gpus", detect_machine().gpus))
     options: dict[str, Any] = {"num_cpus": max(os.cpu_count() or 1, math.ceil(needed)), **resources}
@@ -104,22 +112,33 @@ def _running_node(config: ServiceConfig, resources: Mapping[str, int]) -> Iterat
         own = _own_serve(folder, config)
         started: list[psutil.Process] = []
         try:
-            with private_ray(folder, environment, own, include_dashboard=True, namespace="serve", **options) as node:
+            with private_ray(
+                folder, environment, own, include_dashboard=True, namespace="serve", **options
+            ) as node:
                 from serve_app.graph.deploy import Cluster
 
                 assert node.dashboard is not None, "include_dashboard"
                 try:
                     yield LocalNode(Cluster(node.dashboard), folder)
                 finally:
-                    started = [p for p in psutil.Process().children(recursive=True) if p.pid not in before]
+                    started = [
+                        p for p in psutil.Process().children(recursive=True) if p.pid not in before
+                    ]
                     _shut_down_serve(started)
         finally:  # also when a second Ctrl-C cuts the first one's work short
-            _end(started or [p for p in psutil.Process().children(recursive=True) if p.pid not in before])
+            _end(
+                started
+                or [p for p in psutil.Process().children(recursive=True) if p.pid not in before]
+            )
 
 
 def serve_config_here(config: ServiceConfig) -> dict[str, Any]:
-    """Return the Serve config for a local node: replicas are on loopback, and HAProxy, if it is used, listens in their place."""
-    from serve_app.graph.render import render_serve_config  # imports Ray, which reads the environment of `local_node` then
+    """Return the Serve config for a local node: replicas are on loopback, and HAProxy, if it is
+    used, listens in their place.
+    """
+    from serve_app.graph.render import (
+        render_serve_config,  # imports Ray, which reads the environment of `local_node` then
+    )
 
     rendered = render_serve_config(config)
     behind_haproxy = ingress_profile(config.serving.ingress) == "haproxy"
@@ -128,7 +147,9 @@ def serve_config_here(config: ServiceConfig) -> dict[str, Any]:
 
 
 def listening_host(config: ServiceConfig) -> str:
-    """Return the address that the service listens on here: this machine only, unless the configuration names another."""
+    """Return the address that the service listens on here: this machine only, unless the
+    configuration names another.
+    """
     return LOOPBACK if config.serving.host == "auto" else config.serving.host
 
 
@@ -154,14 +175,18 @@ def _own_serve(folder: PrivateFolder, config: ServiceConfig) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(home),
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(home / "server-state"),
         "RAY_SERVE_HAPROXY_MAXCONN": str(connections),
-        haproxy.PROGRAM_VARIABLE: os.environ.get("RAY_SERVE_HAPROXY_BINARY_PATH") or haproxy_program(),
+        haproxy.PROGRAM_VARIABLE: os.environ.get("RAY_SERVE_HAPROXY_BINARY_PATH")
+        or haproxy_program(),
         haproxy.HOST_VARIABLE: listening_host(config),
         haproxy.CONNECTIONS_VARIABLE: str(connections // 2),
     }
 
 
 def _max_connections() -> int:
-    """Return the maximum number of HAProxy connections. Each needs two files, and splicing pipes need up to half a file more."""
+    """Return the maximum number of HAProxy connections.
+
+    Each needs two files, and splicing pipes need up to half a file more.
+    """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     files = MAX_CONNECTIONS * FILES_FOR_EACH_CONNECTION if hard == resource.RLIM_INFINITY else hard
     return max(256, min(MAX_CONNECTIONS, files // FILES_FOR_EACH_CONNECTION - 128))
@@ -179,8 +204,8 @@ def _check_gpus(plan: Plan, gpus: int) -> None:
 def _shut_down_serve(processes: list[psutil.Process]) -> None:
     """End the replicas in order if the raylet still runs; kill what is left of a node without one.
 
-    Serve and Ray would wait for a dead raylet, for up to a minute. It dies first if somebody sends SIGTERM to all processes
-    of a container or a systemd unit.
+    Serve and Ray would wait for a dead raylet, for up to a minute. It dies first if somebody sends
+    SIGTERM to all processes of a container or a systemd unit.
     """
     deadline_s = time.monotonic() + SERVE_SHUTDOWN_S
     ending = threading.Thread(target=_end_serve, name="serve-shutdown", daemon=True)
@@ -205,7 +230,9 @@ def _end_serve() -> None:
     from ray import serve
 
     if ray.is_initialized():
-        logging.getLogger("ray.serve").setLevel(logging.WARNING)  # it says at INFO that there is nothing to shut down
+        logging.getLogger("ray.serve").setLevel(
+            logging.WARNING
+        )  # it says at INFO that there is nothing to shut down
         try:
             serve.shutdown()
         except Exception as error:  # a half-started Serve must not keep the rest from ending

@@ -13,7 +13,10 @@ import psutil
 logger = logging.getLogger(__name__)
 
 MIN_GROWN_BYTES = 16 * 2**20
-"""How far above its smallest size a process must be. Returning memory takes some 10 ms for each 100 MiB."""
+"""How far above its smallest size a process must be.
+
+Returning memory takes some 10 ms for each 100 MiB.
+"""
 LITTLE_BYTES = 2**20
 MIN_PAUSE_S = 2.0
 MAX_PAUSE_S = 60.0
@@ -23,8 +26,8 @@ MAX_PAUSE_S = 60.0
 class FreedMemory:
     """Makes the allocator return freed memory when a process is idle after it was busy.
 
-    glibc keeps freed memory of a few tens of megabytes for the next request, in every thread's arena, and does not return
-    it by itself. On other systems this does nothing.
+    glibc keeps freed memory of a few tens of megabytes for the next request, in every thread's
+    arena, and does not return it by itself. On other systems this does nothing.
     """
 
     def __init__(self) -> None:
@@ -36,7 +39,9 @@ class FreedMemory:
         self._thread: threading.Thread | None = None
 
     def look(self, *, is_idle: bool) -> None:
-        """Return memory if this process is idle and larger than it once was; call it every second or so."""
+        """Return memory if this process is idle and larger than it once was; call it every second
+        or so.
+        """
         if not is_idle:
             self._pause_s = MIN_PAUSE_S
             return

@@ -1,21 +1,24 @@
-"""What crosses from one deployment to another: frozen dataclasses of numpy arrays and plain values, nothing else.
+"""What crosses from one deployment to another: frozen dataclasses of numpy arrays and plain values,
+nothing else.
 
 Images go as `siglip.inputs.ImageBatch`; prompts as a list of text.
 """
 
 from dataclasses import dataclass
 
-from serve_app.shown import LiveShown
+from serve_app.config.public import LiveShown
+from serve_app.pipeline.tagger import ScoredBy, TagOutcome, VocabularyCard, VocabularyState
 from serve_app.siglip.inputs import FloatArray
 from serve_app.siglip.outcomes import EncodedImages
 from serve_app.siglip.precision import Runtime
-from serve_app.tagger import ScoredBy, TagOutcome, VocabularyCard, VocabularyState
 from serve_app.tagging.settings import TagOptions
 
 
 @dataclass(frozen=True, slots=True)
 class EncodeReply:
-    """An ImageEncoder's answer: one outcome for each image sent, and how many such replicas there are now."""
+    """An ImageEncoder's answer: one outcome for each image sent, and how many such replicas there
+    are now.
+    """
 
     images: EncodedImages
     replicas: int
@@ -26,7 +29,8 @@ class ScoreRequest:
     """Embeddings to be tagged.
 
     Attributes:
-        image_embeds: (V, D) float32, unit norm: every view of every image, each image's whole picture first.
+        image_embeds: (V, D) float32, unit norm: every view of every image, each image's whole
+            picture first.
         options: B of them, one an image.
         views: B numbers of views, which sum up to V; None where each image has one.
         max_bytes: Most bytes of JSON that the tags of all images may take; None for no bound.
@@ -77,7 +81,9 @@ class EncoderState:
 
 @dataclass(frozen=True, slots=True)
 class PostprocessorState:
-    """What a Postprocessor replica says of itself; `refused` is why the last configuration was not taken, if it was not."""
+    """What a Postprocessor replica says of itself; `refused` is why the last configuration was not
+    taken, if it was not.
+    """
 
     vocabularies: VocabularyState
     shown: LiveShown

@@ -1,8 +1,10 @@
-"""Gathering what concurrent requests have ready into few large calls, and deciding late what goes into each.
+"""Gathering what concurrent requests have ready into few large calls, and deciding late what goes
+into each.
 
-Serve's own batcher cuts a batch when its timer ends, whether or not the model is free, and lets the pieces queue
-(64 requests a second in a trial where late binding reached 603). So the sender gathers: while a call is under way the
-next one grows, and it leaves when it is full or the other side has nothing to do.
+Serve's own batcher cuts a batch when its timer ends, whether or not the model is free, and lets the
+pieces queue (64 requests a second in a trial where late binding reached 603). So the sender
+gathers: while a call is under way the next one grows, and it leaves when it is full or the other
+side has nothing to do.
 
 No Ray here.
 """
@@ -30,7 +32,9 @@ class _Waiting(Generic[Item, Result]):
     nbytes: int
     size: int
     arrived_s: float
-    future: "asyncio.Future[Result]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    future: "asyncio.Future[Result]" = field(
+        default_factory=lambda: asyncio.get_running_loop().create_future()
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +55,11 @@ class BatchLimits:
 class MicroBatcher(Generic[Item, Result]):
     """Feeds items from many callers to one batch function.
 
-    A batch leaves when it is full and fewer than two calls per receiver are under way, or when a receiver is idle and the
-    oldest item has waited `wait_s`. So one call runs while a full one is queued behind it. One that is not full follows
-    the running one `lead_s` before that is expected to end, so that the receiver has it when it is free: the way there
-    and back, during which it would have nothing to do, is then under way while it works.
+    A batch leaves when it is full and fewer than two calls per receiver are under way, or when a
+    receiver is idle and the oldest item has waited `wait_s`. So one call runs while a full one is
+    queued behind it. One that is not full follows the running one `lead_s` before that is expected
+    to end, so that the receiver has it when it is free: the way there and back, during which it
+    would have nothing to do, is then under way while it works.
 
     Attributes:
         limits: Of a batch, and of what waits for one.
@@ -83,7 +88,8 @@ class MicroBatcher(Generic[Item, Result]):
         self._timer: asyncio.TimerHandle | None = None
         self._woken_s = 0.0
         self._calls: set[asyncio.Task[None]] = set()
-        # a call is everybody's: in the context of the request that happened to start it, Serve would cancel it with that one
+        # a call is everybody's: in the context of the request that happened to start it, Serve
+        # would cancel it with that one
         self._context = contextvars.copy_context()
 
     @property
@@ -93,7 +99,9 @@ class MicroBatcher(Generic[Item, Result]):
 
     @property
     def has_room(self) -> bool:
-        """Whether less than one batch for each receiver waits, and half of the bytes that may wait are free."""
+        """Whether less than one batch for each receiver waits, and half of the bytes that may wait
+        are free.
+        """
         has_places = self._waiting_size < self.receivers * self.limits.max_batch_size
         return has_places and self._waiting_bytes < self.limits.max_waiting_bytes // 2
 
@@ -109,7 +117,9 @@ class MicroBatcher(Generic[Item, Result]):
         """
         if self._waiting and self._waiting_bytes + nbytes > self.limits.max_waiting_bytes:
             raise Overloaded("Too many images are waiting. Try again in a second.")
-        entry: _Waiting[Item, Result] = _Waiting(item, nbytes, size, asyncio.get_running_loop().time())
+        entry: _Waiting[Item, Result] = _Waiting(
+            item, nbytes, size, asyncio.get_running_loop().time()
+        )
         self._waiting.append(entry)
         self._waiting_bytes += nbytes
         self._waiting_size += size
@@ -143,18 +153,25 @@ class MicroBatcher(Generic[Item, Result]):
         return False
 
     def _leads_s(self) -> float | None:
-        """Return when a call may follow the running ones, a little before one of them is expected back."""
-        free_s, seconds = self._turns.next_end_s(), self._turns.seconds
+        """Return when a call may follow the running ones, a little before one of them is expected
+        back.
+        """
+        free_s = self._turns.next_end_s()
+        seconds = self._turns.seconds
         if not self.lead_s or free_s is None or seconds is None:
             return None
         return free_s - min(self.lead_s, MAX_LEAD * seconds)
 
     def _wake(self, leaves_s: float) -> None:
-        self._timer, self._woken_s = None, leaves_s
+        self._timer = None
+        self._woken_s = leaves_s
         self._dispatch()
 
     def _is_full(self) -> bool:
-        return self._waiting_size >= self.limits.max_batch_size or self._waiting_bytes >= self.limits.max_batch_bytes
+        return (
+            self._waiting_size >= self.limits.max_batch_size
+            or self._waiting_bytes >= self.limits.max_batch_bytes
+        )
 
     def _cut(self) -> list[_Waiting[Item, Result]]:
         if self._timer is not None:
@@ -164,7 +181,10 @@ class MicroBatcher(Generic[Item, Result]):
         nbytes = size = 0
         while self._waiting:
             entry = self._waiting[0]
-            fits = size + entry.size <= self.limits.max_batch_size and nbytes + entry.nbytes <= self.limits.max_batch_bytes
+            fits = (
+                size + entry.size <= self.limits.max_batch_size
+                and nbytes + entry.nbytes <= self.limits.max_batch_bytes
+            )
             if batch and not fits:
                 break
             self._waiting.popleft()
@@ -172,7 +192,8 @@ class MicroBatcher(Generic[Item, Result]):
             self._waiting_size -= entry.size
             if not entry.future.done():  # its caller is still there
                 batch.append(entry)
-                nbytes, size = nbytes + entry.nbytes, size + entry.size
+                nbytes = nbytes + entry.nbytes
+                size = size + entry.size
         self.on_room()
         return batch
 
@@ -180,7 +201,9 @@ class MicroBatcher(Generic[Item, Result]):
         if not batch:
             return
         self._turns.start(asyncio.get_running_loop().time(), self.receivers)
-        call = asyncio.get_running_loop().create_task(self._call(batch), context=self._context.copy())
+        call = asyncio.get_running_loop().create_task(
+            self._call(batch), context=self._context.copy()
+        )
         self._calls.add(call)
         call.add_done_callback(self._calls.discard)
 

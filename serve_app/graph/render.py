@@ -1,8 +1,8 @@
 """From our YAML to the Serve config that `serve deploy`, the dashboard and a RayService take.
 
-Serve ignores unknown keys, restarts every replica when `args` change and replaces override blocks instead of merging
-them. So what is rendered is checked by our own strict schema first, holds only what Serve changes in place in its
-`deployments` section, and keeps the live part out of `args`.
+Serve ignores unknown keys, restarts every replica when `args` change and replaces override blocks
+instead of merging them. So what is rendered is checked by our own strict schema first, holds only
+what Serve changes in place in its `deployments` section, and keeps the live part out of `args`.
 """
 
 import math
@@ -11,15 +11,16 @@ from typing import Any
 
 import yaml
 
-from serve_app.config import ServiceConfig
+from serve_app.config.live import frozen_part
+from serve_app.config.service import ServiceConfig
 from serve_app.errors import ConfigError
 from serve_app.graph.autoscaling import POLICY
 from serve_app.graph.builder import live_options, scales, user_config
-from serve_app.live import frozen_part
 
 IMPORT_PATH = "serve_app.app:build_app"
 REQUEST_TIMEOUT_MARGIN_S = 5.0
-"""Serve cuts a request this much later than the service itself would, so that clients see our error and not Serve's."""
+"""Serve cuts a request this much later than the service itself would, so that clients see our error
+and not Serve's."""
 EVERY_ADDRESS = "0.0.0.0"
 """Where nodes of a cluster listen: their clients and each other's proxies are on other machines."""
 OF_THE_CLUSTER = ("host", "port", "request_timeout_s")
@@ -27,7 +28,8 @@ OF_THE_CLUSTER = ("host", "port", "request_timeout_s")
 
 
 def render_serve_config(*configs: ServiceConfig) -> dict[str, Any]:
-    """Return the Serve config (`ServeDeploySchema`) of a service, or of several side by side as applications of one cluster.
+    """Return the Serve config (`ServeDeploySchema`) of a service, or of several side by side as
+    applications of one cluster.
 
     Raises:
         ConfigError: Several that cannot stand side by side.
@@ -48,12 +50,19 @@ def render_serve_config(*configs: ServiceConfig) -> dict[str, Any]:
 
 
 def serve_config_text(*configs: ServiceConfig) -> str:
-    """Return the Serve config as YAML, a tag in one line: a vocabulary of thousands still fits into a manifest.
+    """Return the Serve config as YAML, a tag in one line: a vocabulary of thousands still fits into
+    a manifest.
 
     Raises:
         ConfigError: See `render_serve_config`.
     """
-    return yaml.dump(render_serve_config(*configs), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=math.inf)
+    return yaml.dump(
+        render_serve_config(*configs),
+        Dumper=_Dumper,
+        sort_keys=False,
+        allow_unicode=True,
+        width=math.inf,
+    )
 
 
 class _Dumper(yaml.SafeDumper):
@@ -66,7 +75,9 @@ class _Dumper(yaml.SafeDumper):
 def _represent_list(dumper: _Dumper, data: list[Any]) -> yaml.Node:
     node = dumper.represent_list(data)
     for item in node.value:
-        if isinstance(item, yaml.MappingNode) and not any(isinstance(value, yaml.MappingNode) for _, value in item.value):
+        if isinstance(item, yaml.MappingNode) and not any(
+            isinstance(value, yaml.MappingNode) for _, value in item.value
+        ):
             item.flow_style = True
     return node
 
@@ -85,7 +96,8 @@ def _application(config: ServiceConfig) -> dict[str, Any]:
         "route_prefix": config.serving.route_prefix,
         "import_path": IMPORT_PATH,
         "args": {"config": frozen_part(config)},
-        # one line a request costs as much as scoring it; the metrics count requests, and errors are logged
+        # one line a request costs as much as scoring it; the metrics count requests, and errors are
+        # logged
         "logging_config": {"enable_access_log": False},
         "autoscaling_policy": {
             "policy_function": POLICY,
@@ -96,12 +108,23 @@ def _application(config: ServiceConfig) -> dict[str, Any]:
 
 
 def _check_side_by_side(configs: Sequence[ServiceConfig]) -> None:
-    """Raise `ConfigError` for applications that share what must be their own, or differ in what is the cluster's."""
-    for what, values in (("name", [c.name for c in configs]), ("serving.route_prefix", [c.serving.route_prefix for c in configs])):
+    """Raise `ConfigError` for applications that share what must be their own, or differ in what is
+    the cluster's.
+    """
+    for what, values in (
+        ("name", [c.name for c in configs]),
+        ("serving.route_prefix", [c.serving.route_prefix for c in configs]),
+    ):
         if doubled := {value for value in values if values.count(value) > 1}:
-            raise ConfigError(f"{what} {', '.join(sorted(doubled))} stands in more than one configuration; each application needs its own.")
+            raise ConfigError(
+                f"{what} {', '.join(sorted(doubled))} stands in more than one configuration; each application needs its own."
+            )
     for key in OF_THE_CLUSTER:
         if len({getattr(config.serving, key) for config in configs}) > 1:
-            raise ConfigError(f"serving.{key} is the whole cluster's and differs between the configurations; write the same in each.")
+            raise ConfigError(
+                f"serving.{key} is the whole cluster's and differs between the configurations; write the same in each."
+            )
     if len({config.telemetry.tracing for config in configs}) > 1:
-        raise ConfigError("telemetry.tracing is the whole cluster's and differs between the configurations; write the same in each.")
+        raise ConfigError(
+            "telemetry.tracing is the whole cluster's and differs between the configurations; write the same in each."
+        )

@@ -1,4 +1,5 @@
-"""Postprocessor replies with many tags: their size is checked before the tags are built, and they are packed.
+"""Postprocessor replies with many tags: their size is checked before the tags are built, and they
+are packed.
 
 Each tag in a reply is a Python object with a label and scores. A million tags take 200 MB and one
 second to pickle. Choosing tags is cheap and gives their number before they are built.
@@ -14,9 +15,9 @@ import numpy as np
 from serve_app.errors import PayloadTooLarge, TaggerError
 from serve_app.graph.calls import InnerCalls
 from serve_app.graph.messages import PackedVocabulary, ScoreReply, ScoreRequest
+from serve_app.pipeline.tagger import TagOutcome, VocabularyDetail
 from serve_app.siglip.inputs import FloatArray
 from serve_app.siglip.weights import SimilarityHead
-from serve_app.tagger import TagOutcome, VocabularyDetail
 from serve_app.tagging.selection import SelectionRule
 from serve_app.tagging.tag_bank import ScoredBank, choose_for_embeddings, tag_embeddings
 from serve_app.tagging.tag_table import IntArray
@@ -56,7 +57,9 @@ class TagBound:
         return TAG_BYTES + RAW_SCORE_BYTES * self.has_raw_scores
 
     def allows(self, num_images: int, max_image_bytes: int) -> bool:
-        """Return whether the bound holds for images whose tags take at most `max_image_bytes` each."""
+        """Return whether the bound holds for images whose tags take at most `max_image_bytes`
+        each.
+        """
         if self.max_bytes is not None and num_images * max_image_bytes > self.max_bytes:
             return False
         return self.shares is None or max_image_bytes <= min(self.shares, default=0)
@@ -104,7 +107,9 @@ def tag_within(
         yield list(tags) if shares is None else _within_shares(tags, sizes.tolist(), shares)
 
 
-def _label_bytes(scored: ScoredBank, num_tags: int, num_images: int, bound: TagBound) -> IntArray | None:
+def _label_bytes(
+    scored: ScoredBank, num_tags: int, num_images: int, bound: TagBound
+) -> IntArray | None:
     """Return the JSON bytes of each tag (T,); None if no choice of tags can exceed the bound."""
     if bound.allows(num_images, num_tags * (bound.tag_bytes + MAX_LABEL_BYTES)):
         return None
@@ -115,7 +120,9 @@ def _label_bytes(scored: ScoredBank, num_tags: int, num_images: int, bound: TagB
     return None if bound.allows(num_images, int(longest.sum())) else label_bytes
 
 
-def _blocks(image_embeds: FloatArray, counts: IntArray, num_at_once: int) -> Iterator[tuple[slice, FloatArray]]:
+def _blocks(
+    image_embeds: FloatArray, counts: IntArray, num_at_once: int
+) -> Iterator[tuple[slice, FloatArray]]:
     """Return blocks of images with their views' embeddings."""
     ends = np.concatenate([[0], np.cumsum(counts)])
     for start in range(0, len(counts), num_at_once):
@@ -123,15 +130,21 @@ def _blocks(image_embeds: FloatArray, counts: IntArray, num_at_once: int) -> Ite
         yield slice(start, end), image_embeds[ends[start] : ends[end]]
 
 
-def _within_shares(outcomes: Sequence[TagOutcome], sizes: Sequence[float], shares: Sequence[int]) -> list[TagOutcome]:
+def _within_shares(
+    outcomes: Sequence[TagOutcome], sizes: Sequence[float], shares: Sequence[int]
+) -> list[TagOutcome]:
     return [
-        outcome if size <= share else _too_large(f"The tags of this image take more than {share:,} bytes, its share")
+        outcome
+        if size <= share
+        else _too_large(f"The tags of this image take more than {share:,} bytes, its share")
         for outcome, size, share in zip(outcomes, sizes, shares, strict=True)
     ]
 
 
 def _too_large(what: str) -> PayloadTooLarge:
-    return PayloadTooLarge(f"{what} of one response. Lower max_tags, raise confidence_threshold, or send fewer images in one request.")
+    return PayloadTooLarge(
+        f"{what} of one response. Lower max_tags, raise confidence_threshold, or send fewer images in one request."
+    )
 
 
 def is_large(reply: ScoreReply) -> bool:
@@ -152,7 +165,8 @@ def unpacked(reply: ScoreReply) -> ScoreReply:
 
 
 def pickles(outcomes: Sequence[TagOutcome]) -> Iterator[bytes]:
-    """Return `ScoreReply.packed`: pickled lists of rows with tags, each short enough not to hold the GIL for long.
+    """Return `ScoreReply.packed`: pickled lists of rows with tags, each short enough not to hold
+    the GIL for long.
 
     A row with many tags is in several lists.
     """
@@ -174,7 +188,9 @@ def pickles(outcomes: Sequence[TagOutcome]) -> Iterator[bytes]:
 
 
 def packed_vocabulary(detail: VocabularyDetail) -> PackedVocabulary:
-    """Return a vocabulary packed for sending: 20,000 tags in one pickle would take 0.1 s to read."""
+    """Return a vocabulary packed for sending: 20,000 tags in one pickle would take 0.1 s to
+    read.
+    """
     pickles = [
         pickle.dumps(detail.tags[start : start + TAGS_AT_ONCE], pickle.HIGHEST_PROTOCOL)
         for start in range(0, len(detail.tags), TAGS_AT_ONCE)

@@ -1,7 +1,8 @@
-"""Sending views to the encoder in micro-batches that many requests share, and their embeddings on to be scored.
+"""Sending views to the encoder in micro-batches that many requests share, and their embeddings on
+to be scored.
 
-What is started here belongs to no request: Serve cancels the calls that a request has made when its client leaves, and
-others may wait for the same ones.
+What is started here belongs to no request: Serve cancels the calls that a request has made when its
+client leaves, and others may wait for the same ones.
 """
 
 import asyncio
@@ -17,20 +18,21 @@ from serve_app.graph.calls import InnerCalls
 from serve_app.graph.messages import EncodeReply, ScoreReply, ScoreRequest
 from serve_app.graph.microbatch import BatchLimits, MicroBatcher
 from serve_app.graph.replies import score_tags
-from serve_app.observed import StageTimes
 from serve_app.siglip.inputs import FloatArray, PreparedImage, collate
 from serve_app.tagging.settings import TagOptions
+from serve_app.telemetry.record import StageTimes
 
 logger = logging.getLogger(__name__)
 
 LEAD_S = 0.02
-"""A micro-batch leaves this long before the encoder is expected to be free: a hop takes 5 to 15 ms on a busy machine."""
+"""A micro-batch leaves this long before the encoder is expected to be free: a hop takes 5 to 15 ms
+on a busy machine."""
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """An encoded image: its embedding (D,), when its call to the encoder began and ended, and the call that scores its
-    micro-batch with the image's place in it, if one does.
+    """An encoded image: its embedding (D,), when its call to the encoder began and ended, and the
+    call that scores its micro-batch with the image's place in it, if one does.
     """
 
     embed: FloatArray
@@ -41,14 +43,18 @@ class Encoded:
 
 
 _Item = tuple[PreparedImage, TagOptions | None, int]
-"""A prepared view, the options to score it by, and its tags' share of the response in bytes. No options and no share
-where it is one view of several, which are scored together."""
+"""A prepared view, the options to score it by, and its tags' share of the response in bytes. No
+options and no share where it is one view of several, which are scored together."""
 
 
 class Sender:
-    """Gathers views, has them encoded, and starts the scoring of those that are scored with their micro-batch."""
+    """Gathers views, has them encoded, and starts the scoring of those that are scored with their
+    micro-batch.
+    """
 
-    def __init__(self, encode: InnerCalls, score: InnerCalls, limits: BatchLimits, max_nbytes: int) -> None:
+    def __init__(
+        self, encode: InnerCalls, score: InnerCalls, limits: BatchLimits, max_nbytes: int
+    ) -> None:
         """Start with nothing to send.
 
         Args:
@@ -57,8 +63,12 @@ class Sender:
             limits: Of a micro-batch, and of what may wait for one.
             max_nbytes: Of one prepared view.
         """
-        self._encode, self._score, self._max_nbytes = encode, score, max_nbytes
-        self._batcher = MicroBatcher[_Item, Encoded](self._encode_batch, limits, wait_s=0.0, lead_s=LEAD_S)
+        self._encode = encode
+        self._score = score
+        self._max_nbytes = max_nbytes
+        self._batcher = MicroBatcher[_Item, Encoded](
+            self._encode_batch, limits, wait_s=0.0, lead_s=LEAD_S
+        )
         self._background: set[asyncio.Task[Any]] = set()
         self._context = contextvars.copy_context()
 
@@ -69,7 +79,9 @@ class Sender:
 
     @property
     def has_room(self) -> bool:
-        """Whether few enough views wait that more may be decoded: what waits decoded is served in the order in which it came."""
+        """Whether few enough views wait that more may be decoded: what waits decoded is served in
+        the order in which it came.
+        """
         return self._batcher.has_room
 
     def call_on_room(self, call: Callable[[], None]) -> None:
@@ -85,11 +97,14 @@ class Sender:
     def wait_s(self, seconds: float) -> None:
         self._batcher.wait_s = seconds
 
-    async def encode(self, view: PreparedImage, options: TagOptions | None, times: StageTimes, share: int = 0) -> Encoded:
-        """Have a view encoded in some micro-batch, noting how long it waited for one and how long that took.
+    async def encode(
+        self, view: PreparedImage, options: TagOptions | None, times: StageTimes, share: int = 0
+    ) -> Encoded:
+        """Have a view encoded in some micro-batch, noting how long it waited for one and how long
+        that took.
 
-        It is scored with the micro-batch by its options, and its tags may take `share` bytes of the response. Without
-        options it is one view of several, which are scored together.
+        It is scored with the micro-batch by its options, and its tags may take `share` bytes of the
+        response. Without options it is one view of several, which are scored together.
         """
         submitted_s = time.perf_counter()
         encoded = await self._batcher.submit((view, options, share), self._max_nbytes)
@@ -110,20 +125,26 @@ class Sender:
             logger.info("a call ended with %s", task.exception())
 
     async def _encode_batch(self, items: Sequence[_Item]) -> list[Encoded | Exception]:
-        """Encode a micro-batch; its scoring is started and not waited for, so that the encoder gets its next one."""
+        """Encode a micro-batch; its scoring is started and not waited for, so that the encoder gets
+        its next one.
+        """
         started_s = time.perf_counter()
         reply: EncodeReply = await self._encode("encode", collate([image for image, _, _ in items]))
         ended_s = time.perf_counter()
         self._batcher.receivers = max(1, reply.replicas)
         embeds = reply.images.image_embeds
         results: list[Encoded | Exception] = [
-            error or Encoded(embeds[at], started_s, ended_s) for at, error in enumerate(reply.images.errors)
+            error or Encoded(embeds[at], started_s, ended_s)
+            for at, error in enumerate(reply.images.errors)
         ]
-        # labels that came with a request are scored apart: others must not wait until those are encoded
+        # labels that came with a request are scored apart: others must not wait until those are
+        # encoded
         groups: dict[TagOptions | None, list[int]] = {}
         for at, (_, options, _) in enumerate(items):
             if options is not None and isinstance(results[at], Encoded):
-                groups.setdefault(options.text_part() if options.asks_for_text else None, []).append(at)
+                groups.setdefault(
+                    options.text_part() if options.asks_for_text else None, []
+                ).append(at)
         for rows in groups.values():
             part = embeds if len(rows) == len(items) else embeds[rows]
             asked = tuple(options for at in rows if (options := items[at][1]) is not None)

@@ -7,8 +7,8 @@ from ray.serve import metrics as serve_metrics
 
 from serve_app.api.passages import AnsweredRequest
 from serve_app.graph import metrics
-from serve_app.observed import StageTimes
 from serve_app.siglip.images.formats import signature_of
+from serve_app.telemetry.record import StageTimes
 
 OK = "ok"
 """Outcome of an image that was tagged or embedded; any other is an error's code."""
@@ -16,10 +16,13 @@ FLUSH_S = 1.0
 
 
 class Tally:
-    """Counts in this process and hands the sums over: under load, one increment a second instead of hundreds."""
+    """Counts in this process and hands the sums over: under load, one increment a second instead of
+    hundreds.
+    """
 
     def __init__(self, counter: serve_metrics.Counter, *tags: str) -> None:
-        self._counter, self._tags = counter, tags
+        self._counter = counter
+        self._tags = tags
         self._pending: Counter[tuple[str, ...]] = Counter()
 
     def add(self, *values: str) -> None:
@@ -29,7 +32,8 @@ class Tally:
         self._pending[values] += 1
 
     def _flush(self) -> None:
-        pending, self._pending = self._pending, Counter()
+        pending = self._pending
+        self._pending = Counter()
         for values, count in pending.items():
             self._counter.inc(count, tags=dict(zip(self._tags, values, strict=True)))
 
@@ -54,11 +58,14 @@ class RequestTally:
     def __init__(self, images: ImageTally) -> None:
         self._requests = Tally(metrics.requests(), "route", "method", "status")
         self._refusals = Tally(metrics.refusals(), "route", "code")
-        self._seconds, self._images = metrics.request_seconds(), images
+        self._seconds = metrics.request_seconds()
+        self._images = images
 
     def note(self, answered: AnsweredRequest) -> None:
         """Count a request that is answered."""
-        method = answered.method if answered.method in ("GET", "HEAD", "POST", "OPTIONS") else "other"
+        method = (
+            answered.method if answered.method in ("GET", "HEAD", "POST", "OPTIONS") else "other"
+        )
         self._requests.add(answered.route, method, str(answered.status))
         if answered.code is not None:
             self._refusals.add(answered.route, answered.code)

@@ -1,4 +1,5 @@
-"""A span for each stage of a request, below the one that Serve's tracing hook makes of the request itself.
+"""A span for each stage of a request, below the one that Serve's tracing hook makes of the request
+itself.
 
 Off unless `telemetry.tracing.enabled`: there is then no recording span, and nothing is done here.
 """
@@ -8,30 +9,41 @@ from typing import Any
 
 from opentelemetry import trace
 
-from serve_app import observed
 from serve_app.api.passages import AnsweredRequest
 from serve_app.errors import ConfigError
+from serve_app.telemetry import record as observed
 
 _TRACER = "siglip-serve"
 
 
 def trace_stages(answered: AnsweredRequest) -> None:
     """Add the stages of every image of the request that has just been answered to its trace."""
-    span, record = trace.get_current_span(), observed.current()
+    span = trace.get_current_span()
+    record = observed.current()
     if record is None or not span.is_recording():
         return
-    tracer, shift_ns = trace.get_tracer(_TRACER), time.time_ns() - time.perf_counter_ns()
-    span.set_attributes({"http.route": answered.route, "http.response.status_code": answered.status, "siglip.images": answered.images})
+    tracer = trace.get_tracer(_TRACER)
+    shift_ns = time.time_ns() - time.perf_counter_ns()
+    span.set_attributes(
+        {
+            "http.route": answered.route,
+            "http.response.status_code": answered.status,
+            "siglip.images": answered.images,
+        }
+    )
     if answered.code is not None:
         span.set_attribute("error.type", answered.code)
     for at, image in enumerate(record.images):
         for stage, started_s, ended_s in image.spans:
-            child = tracer.start_span(stage, start_time=int(started_s * 1e9) + shift_ns, attributes={"siglip.image": at})
+            child = tracer.start_span(
+                stage, start_time=int(started_s * 1e9) + shift_ns, attributes={"siglip.image": at}
+            )
             child.end(int(ended_s * 1e9) + shift_ns)
 
 
 def otlp() -> list[Any]:
-    """Return a processor that sends spans by OTLP over HTTP; the standard `OTEL_EXPORTER_OTLP_*` variables say where to.
+    """Return a processor that sends spans by OTLP over HTTP; the standard `OTEL_EXPORTER_OTLP_*`
+    variables say where to.
 
     Serve calls it where `telemetry.tracing.exporter_import_path` is `serve_app.graph.tracing:otlp`.
 
@@ -43,5 +55,7 @@ def otlp() -> list[Any]:
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     except ImportError as error:
-        raise ConfigError("sending traces needs the extra tracing: pip install 'siglip-serve[tracing]'.") from error
+        raise ConfigError(
+            "sending traces needs the extra tracing: pip install 'siglip-serve[tracing]'."
+        ) from error
     return [BatchSpanProcessor(OTLPSpanExporter())]

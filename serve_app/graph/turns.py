@@ -1,4 +1,7 @@
-"""How long calls take, and so when a receiver of calls will next be free. No Ray, no clock of its own."""
+"""How long calls take, and so when a receiver of calls will next be free.
+
+No Ray, no clock of its own.
+"""
 
 from collections import deque
 
@@ -9,8 +12,8 @@ NEWEST_WEIGHT = 0.2
 class Turns:
     """The calls under way to some receivers that each work on one at a time.
 
-    As many calls as there are receivers are taken to have begun; one more begins whenever one ends. Which receiver has
-    which call is not known, so the oldest is taken to end first.
+    As many calls as there are receivers are taken to have begun; one more begins whenever one ends.
+    Which receiver has which call is not known, so the oldest is taken to end first.
     """
 
     def __init__(self) -> None:
@@ -32,13 +35,19 @@ class Turns:
         """Note that a call came back; the time of a failed one says nothing of the next."""
         taken_s = now_s - self._begun_s.popleft()
         if succeeded:
-            self.seconds = taken_s if self.seconds is None else self.seconds + NEWEST_WEIGHT * (taken_s - self.seconds)
+            self.seconds = (
+                taken_s
+                if self.seconds is None
+                else self.seconds + NEWEST_WEIGHT * (taken_s - self.seconds)
+            )
         if self._behind:
             self._behind -= 1
             self._begun_s.append(now_s)
 
     def next_end_s(self) -> float | None:
-        """Return when a receiver is expected to be free for one more call than wait already; None if that is not known."""
+        """Return when a receiver is expected to be free for one more call than wait already; None
+        if that is not known.
+        """
         if self.seconds is None or self._behind >= len(self._begun_s):
             return None
         return self._begun_s[self._behind] + self.seconds

@@ -1,7 +1,9 @@
-"""What the accelerators are: memory, bandwidth, speed, and which dtypes they compute in. Data, with a source for each row.
+"""What the accelerators are: memory, bandwidth, speed, and which dtypes they compute in. Data, with
+a source for each row.
 
-Names are Ray's (`ray.util.accelerators`), which are also the values of the node label `ray.io/accelerator-type`.
-FLOP/s are dense tensor-core rates with float32 accumulation, without sparsity, as the vendor's data sheet gives them.
+Names are Ray's (`ray.util.accelerators`), which are also the values of the node label
+`ray.io/accelerator-type`. FLOP/s are dense tensor-core rates with float32 accumulation, without
+sparsity, as the vendor's data sheet gives them.
 """
 
 from dataclasses import dataclass
@@ -36,15 +38,42 @@ class Accelerator:
         return "bfloat16" in self.flops
 
 
-def _gpu(name: str, memory_gb: int, bandwidth_gb: int, half: float, float32: float, source: str, bfloat16: bool = True) -> Accelerator:
-    flops = {"float32": float32 * TFLOPS, "float16": half * TFLOPS} | ({"bfloat16": half * TFLOPS} if bfloat16 else {})
+def _gpu(
+    name: str,
+    memory_gb: int,
+    bandwidth_gb: int,
+    half: float,
+    float32: float,
+    source: str,
+    bfloat16: bool = True,
+) -> Accelerator:
+    flops = {"float32": float32 * TFLOPS, "float16": half * TFLOPS} | (
+        {"bfloat16": half * TFLOPS} if bfloat16 else {}
+    )
     return Accelerator(name, memory_gb * 2**30, bandwidth_gb * float(GB), flops, source)
 
 
 ACCELERATORS: tuple[Accelerator, ...] = (
-    _gpu("T4", 16, 320, 65, 8.1, "NVIDIA T4 data sheet, 2019; Turing has no bfloat16", bfloat16=False),
-    _gpu("V100", 16, 900, 125, 15.7, "NVIDIA V100 SXM2 data sheet, 2020; Volta has no bfloat16", bfloat16=False),
-    _gpu("A10G", 24, 600, 70, 35, "AWS G5 / NVIDIA A10G: half of the A10's tensor rate (A10 data sheet, 2021, 125)"),
+    _gpu(
+        "T4", 16, 320, 65, 8.1, "NVIDIA T4 data sheet, 2019; Turing has no bfloat16", bfloat16=False
+    ),
+    _gpu(
+        "V100",
+        16,
+        900,
+        125,
+        15.7,
+        "NVIDIA V100 SXM2 data sheet, 2020; Volta has no bfloat16",
+        bfloat16=False,
+    ),
+    _gpu(
+        "A10G",
+        24,
+        600,
+        70,
+        35,
+        "AWS G5 / NVIDIA A10G: half of the A10's tensor rate (A10 data sheet, 2021, 125)",
+    ),
     _gpu("L4", 24, 300, 121, 30.3, "NVIDIA L4 data sheet, 2023; 242 with sparsity"),
     _gpu("L40S", 48, 864, 362, 91.6, "NVIDIA L40S data sheet, 2023; 733 with sparsity"),
     _gpu("A100-40G", 40, 1_555, 312, 19.5, "NVIDIA A100 40GB SXM data sheet, 2021"),
@@ -60,7 +89,8 @@ ALIASES = {"A100": "A100-40G", "A10": "A10G"}
 
 
 def find_accelerator(name: str, written: str | None = None) -> Accelerator:
-    """Return the row of an accelerator; capitals do not matter. `written` is what a message shows in place of the name.
+    """Return the row of an accelerator; capitals do not matter. `written` is what a message shows
+    in place of the name.
 
     Raises:
         ConfigError: It is not in the table; says which are.
@@ -76,6 +106,14 @@ def find_accelerator(name: str, written: str | None = None) -> Accelerator:
 
 
 def generic_accelerator(memory_gb: float) -> Accelerator:
-    """Return an accelerator of which only the memory is known: an Ampere card with a T4's speed, so that plans are modest."""
+    """Return an accelerator of which only the memory is known: an Ampere card with a T4's speed, so
+    that plans are modest.
+    """
     flops = {"float32": 8.1 * TFLOPS, "float16": 65 * TFLOPS, "bfloat16": 65 * TFLOPS}
-    return Accelerator(f"{GENERIC}{memory_gb:g}GB", int(memory_gb * 2**30), 320.0 * GB, flops, "assumed: only its memory was given")
+    return Accelerator(
+        f"{GENERIC}{memory_gb:g}GB",
+        int(memory_gb * 2**30),
+        320.0 * GB,
+        flops,
+        "assumed: only its memory was given",
+    )

@@ -14,19 +14,30 @@ ENCODER_PART = 0.75
 """Of the CPUs, what the ImageEncoders take; decoding and the rest have the other quarter."""
 MAX_THREADS = 8
 """Threads of one ImageEncoder; beyond that another replica does more."""
-TARGET_BATCH_S, MAX_BATCH = 1.0, 16
+TARGET_BATCH_S = 1.0
+MAX_BATCH = 16
 SMALL_CPUS = 0.5
 """Most CPUs of a TextEncoder or a Postprocessor."""
 SLOW_IMAGE_S = 2.0
 
 
-def plan_cpus(name: str, shape: Architecture, asked: Asked, hardware: Hardware, resolved: Resolved) -> Plan:
+def plan_cpus(
+    name: str, shape: Architecture, asked: Asked, hardware: Hardware, resolved: Resolved
+) -> Plan:
     """Plan a checkpoint on CPUs, or on the one device of Apple silicon."""
     scale = asked.scale("image_encoder")
     part = _encoder_part(hardware.cpus)
-    threads = min(MAX_THREADS, max(1.0, math.floor(hardware.node_cpus * ENCODER_PART))) if hardware.cpus >= 2 else part
+    threads = (
+        min(MAX_THREADS, max(1.0, math.floor(hardware.node_cpus * ENCODER_PART)))
+        if hardware.cpus >= 2
+        else part
+    )
     replicas = max(1, math.ceil(part / threads))
-    num_cpus = scale.num_cpus if scale.num_cpus is not None else (part if replicas == 1 else max(1, part // replicas))
+    num_cpus = (
+        scale.num_cpus
+        if scale.num_cpus is not None
+        else (part if replicas == 1 else max(1, part // replicas))
+    )
     flops = CPU_FLOPS.get(resolved.dtype, CPU_FLOPS["float32"]) * max(1, int(num_cpus))
     image_s = shape.image_flops(asked.max_num_patches) / flops
     batch = asked.batch_size or target_batch(image_s, TARGET_BATCH_S, least=1, most=MAX_BATCH)
@@ -40,7 +51,11 @@ def plan_cpus(name: str, shape: Architecture, asked: Asked, hardware: Hardware, 
     feeding, feeding_why = feed(asked, rate, max(0.0, rest - text.num_cpus), share, pre_cpus)
     precision = (resolved.dtype, resolved.attention, resolved.quantization)
     gflop = shape.image_flops(asked.max_num_patches) / 1e9
-    batch_why = "as asked" if asked.batch_size else f"about {batch * image_s:.1f} s a batch; larger ones gain little on a CPU"
+    batch_why = (
+        "as asked"
+        if asked.batch_size
+        else f"about {batch * image_s:.1f} s a batch; larger ones gain little on a CPU"
+    )
     slow = f"an image is expected to take {image_s:.0f} s here; a smaller checkpoint, more CPUs or a GPU is advised."
     return Plan(
         checkpoint=name,
@@ -70,5 +85,7 @@ def plan_cpus(name: str, shape: Architecture, asked: Asked, hardware: Hardware, 
 
 
 def _encoder_part(cpus: float) -> float:
-    """Return the CPUs for ImageEncoders: three quarters in whole ones; on less than two CPUs half."""
+    """Return the CPUs for ImageEncoders: three quarters in whole ones; on less than two CPUs
+    half.
+    """
     return float(max(1, math.floor(cpus * ENCODER_PART))) if cpus >= 2 else cpus / 2

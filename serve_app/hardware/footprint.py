@@ -1,7 +1,8 @@
 """Bytes of a tower: weights in every dtype and quantisation, and activations of a batch.
 
-Weights are exact arithmetic, checked against real models. Activations are an estimate of the peak in inference mode; a
-benchmark on a GPU compares it with `torch.cuda.max_memory_allocated` (`bench/gpu.py`).
+Weights are exact arithmetic, checked against real models. Activations are an estimate of the peak
+in inference mode; a benchmark on a GPU compares it with `torch.cuda.max_memory_allocated`
+(`bench/gpu.py`).
 """
 
 from dataclasses import dataclass
@@ -10,11 +11,13 @@ from serve_app.siglip.architecture import CHANNELS, Architecture, Parameters
 from serve_app.siglip.precision import PROCESS_BYTES
 
 DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
-NF4_BLOCK, NF4_NESTED_BLOCK = 64, 256
-"""Weights that share one scale, and scales that share one again with `bnb_4bit_use_double_quant`. Source: bitsandbytes'
-`functional.quantize_4bit` and transformers' `BitsAndBytesConfig`."""
+NF4_BLOCK = 64
+NF4_NESTED_BLOCK = 256
+"""Weights that share one scale, and scales that share one again with `bnb_4bit_use_double_quant`.
+Source: bitsandbytes' `functional.quantize_4bit` and transformers' `BitsAndBytesConfig`."""
 HEADROOM = 0.2
-"""Part of a replica's memory that is kept free: the allocator's fragments, and what the estimate misses."""
+"""Part of a replica's memory that is kept free: the allocator's fragments, and what the estimate
+misses."""
 PROMPTS_PER_PASS = 64
 """Prompts of the text tower's largest batch (`encoder.TEXT_BATCH`)."""
 
@@ -42,7 +45,8 @@ class Footprint:
 def weight_bytes(parameters: Parameters, dtype: str, quantization: str) -> int:
     """Return the bytes of a tower's weights.
 
-    8-bit keeps one float32 scale an output row, 4-bit one byte for 64 weights and a float32 for 256 of those bytes.
+    8-bit keeps one float32 scale an output row, 4-bit one byte for 64 weights and a float32 for 256
+    of those bytes.
     """
     other = parameters.other * DTYPE_BYTES[dtype]
     match quantization:
@@ -56,7 +60,11 @@ def weight_bytes(parameters: Parameters, dtype: str, quantization: str) -> int:
 
 
 def image_footprint(
-    shape: Architecture, precision: tuple[str, str, str], batch_size: int, max_num_patches: int, process_bytes: int = PROCESS_BYTES
+    shape: Architecture,
+    precision: tuple[str, str, str],
+    batch_size: int,
+    max_num_patches: int,
+    process_bytes: int = PROCESS_BYTES,
 ) -> Footprint:
     """Return what a replica of the vision tower needs.
 
@@ -78,13 +86,19 @@ def image_footprint(
     return Footprint(weights, batch_size * max(layers, pixels), process_bytes)
 
 
-def text_footprint(shape: Architecture, dtype: str, quantization: str, process_bytes: int = PROCESS_BYTES) -> Footprint:
+def text_footprint(
+    shape: Architecture, dtype: str, quantization: str, process_bytes: int = PROCESS_BYTES
+) -> Footprint:
     """Return what a replica of the text tower needs."""
-    layers = _layer_bytes(shape.text.hidden_size, shape.text.intermediate_size, shape.context_length, dtype)
+    layers = _layer_bytes(
+        shape.text.hidden_size, shape.text.intermediate_size, shape.context_length, dtype
+    )
     weights = weight_bytes(shape.text_parameters, dtype, quantization)
     return Footprint(weights, PROMPTS_PER_PASS * layers, process_bytes)
 
 
 def _layer_bytes(width: int, mlp_width: int, tokens: int, dtype: str) -> int:
-    """Return the peak of one sequence in a layer: residual, norm, and the MLP's two inner tensors, or q, k, v and copies."""
+    """Return the peak of one sequence in a layer: residual, norm, and the MLP's two inner tensors,
+    or q, k, v and copies.
+    """
     return tokens * (4 * width + 2 * mlp_width) * DTYPE_BYTES[dtype]

@@ -1,20 +1,25 @@
 """Memory of the processes without a tower, computed from their budgets. Arithmetic only.
 
-Pods get their memory limits from here (`kuberay/groups.py`), so that no mix of requests within the configured limits
-reaches them. The memory of the towers is in `footprint.py`.
+Pods get their memory limits from here (`kuberay/groups.py`), so that no mix of requests within the
+configured limits reaches them. The memory of the towers is in `footprint.py`.
 """
 
 from dataclasses import dataclass
 
 MIB = 2**20
 PROCESS_BYTES = 320 * MIB
-"""Memory of an idle replica: the interpreter, Ray, numpy, Pillow. Measured 2026-11 on the demo service: 252 MiB."""
+"""Memory of an idle replica: the interpreter, Ray, numpy, Pillow.
+
+Measured 2026-11 on the demo service: 252 MiB.
+"""
 DECODES_AT_ONCE = 2
-"""Number of images of `limits.max_decode_bytes` each that one Preprocessor decodes at the same time."""
+"""Number of images of `limits.max_decode_bytes` each that one Preprocessor decodes at the same
+time."""
 MAX_WAITING_BYTES = 256 * MIB
 """Prepared pixels that wait for an encoder in one Preprocessor; then requests are refused."""
 PARSING_BYTES = 128 * MIB
-"""Memory for bodies and responses being parsed or written: a few threads hold their pieces twice for a moment."""
+"""Memory for bodies and responses being parsed or written: a few threads hold their pieces twice
+for a moment."""
 SCORE_COPIES = 3
 """Number of (images, tags) arrays that scoring and selection hold at the same time."""
 CALLS_AT_ONCE = 64
@@ -45,11 +50,15 @@ def preprocessor_bytes(max_held_bytes: int, max_decode_bytes: int) -> int:
         max_held_bytes: `limits.max_held_bytes`, for bodies and responses.
         max_decode_bytes: `limits.max_decode_bytes`, for one image.
     """
-    budgets = max_held_bytes + DECODES_AT_ONCE * max_decode_bytes + MAX_WAITING_BYTES + PARSING_BYTES
+    budgets = (
+        max_held_bytes + DECODES_AT_ONCE * max_decode_bytes + MAX_WAITING_BYTES + PARSING_BYTES
+    )
     return _with_headroom(PROCESS_BYTES + budgets)
 
 
-def postprocessor_bytes(vocabularies: ScoredVocabularies, cache_bytes: int, max_embeddings: int) -> int:
+def postprocessor_bytes(
+    vocabularies: ScoredVocabularies, cache_bytes: int, max_embeddings: int
+) -> int:
     """Return the maximum memory of a Postprocessor in bytes.
 
     Args:
@@ -57,7 +66,9 @@ def postprocessor_bytes(vocabularies: ScoredVocabularies, cache_bytes: int, max_
         cache_bytes: `limits.max_cached_label_bytes`.
         max_embeddings: `limits.max_embeddings_per_request`.
     """
-    banks = 2 * vocabularies.tags * vocabularies.width * 4  # an old and a new one while labels change
+    banks = (
+        2 * vocabularies.tags * vocabularies.width * 4
+    )  # an old and a new one while labels change
     scores = SCORE_COPIES * max_embeddings * vocabularies.largest * 4
     calls = CALLS_AT_ONCE * max_embeddings * vocabularies.width * 4
     return _with_headroom(PROCESS_BYTES + cache_bytes + banks + scores + calls)

@@ -17,7 +17,8 @@ class Asked:
         quantization: `none`, `8bit` or `4bit`.
         batch_size: Images in one forward pass.
         max_num_patches: Of a NaFlex image.
-        deployments: What is fixed of each deployment, by its name in the configuration's `serving` block.
+        deployments: What is fixed of each deployment, by its name in the configuration's `serving`
+            block.
     """
 
     device: str = "auto"

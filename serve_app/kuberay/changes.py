@@ -1,4 +1,5 @@
-"""What applying a RayService over one that runs will do: in place, replica by replica, or a whole new cluster.
+"""What applying a RayService over one that runs will do: in place, replica by replica, or a whole
+new cluster.
 
 Here are KubeRay's rules, each with its source; Serve's are in `serve_changes.py`.
 """
@@ -6,14 +7,17 @@ Here are KubeRay's rules, each with its source; Serve's are in `serve_changes.py
 from collections.abc import Iterator
 from typing import Any
 
-from serve_app.bounded_files import FileProblem, parse_json
 from serve_app.errors import ConfigError
 from serve_app.kuberay.effects import Change, Effect, differing
 from serve_app.kuberay.serve_changes import serve_changes
-from serve_app.yaml_files import parse_documents
+from serve_app.untrusted.bounded_files import FileProblem, parse_json
+from serve_app.untrusted.yaml_files import parse_documents
 
 LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
-"""What was applied, without what the API server and the operator have filled in since. Not there after `kubectl apply --server-side`."""
+"""What was applied, without what the API server and the operator have filled in since.
+
+Not there after `kubectl apply --server-side`.
+"""
 FILLED_IN = {
     "protocol": "TCP",
     "numOfHosts": 1,
@@ -23,13 +27,26 @@ FILLED_IN = {
     "maxReplicas": 2**31 - 1,
     "maxSurgePercent": 100,
 }
-"""Fields that the API server fills into a RayService like ours where they are left out. Source: defaults of KubeRay 1.7.0's definition."""
+"""Fields that the API server fills into a RayService like ours where they are left out.
+
+Source: defaults of KubeRay 1.7.0's definition.
+"""
 SCALE_KEYS = ("replicas", "minReplicas", "maxReplicas", "scaleStrategy")
-"""Not in the hash that decides on a new cluster. Source: `GenerateHashWithoutReplicasAndWorkersToDelete` of KubeRay's utils/util.go."""
+"""Not in the hash that decides on a new cluster.
+
+Source: `GenerateHashWithoutReplicasAndWorkersToDelete` of KubeRay's utils/util.go.
+"""
 ADMISSION_KEYS = ("tolerations", "schedulingGates")
-"""Of pod templates, left out of that hash too, since Kueue sets them. Source: KubeRay pull request 4569."""
-SERVE_CONFIG, SERVICE = "serveConfigV2", "serveService"
-"""The second is written only when the Service moves to another cluster. Source: `reconcileServices` of rayservice_controller.go."""
+"""Of pod templates, left out of that hash too, since Kueue sets them.
+
+Source: KubeRay pull request 4569.
+"""
+SERVE_CONFIG = "serveConfigV2"
+SERVICE = "serveService"
+"""The second is written only when the Service moves to another cluster.
+
+Source: `reconcileServices` of rayservice_controller.go.
+"""
 TWICE = "a second cluster beside the first, with all its GPUs, until it serves"
 INCREMENTAL = "NewClusterWithIncrementalUpgrade"
 UPGRADES = {"NewCluster": TWICE, INCREMENTAL: "a second cluster that takes over step by step"}
@@ -37,12 +54,18 @@ ENTRANCE = "requests come in by the operator's own Gateway with incremental upgr
 """Source: `BuildServeService` of KubeRay's common/service.go, and kuberay#5148."""
 REFUSED = "upgradeStrategy.type is None: delete the RayService and apply it again"
 STARTS_WITH_IT = "the new cluster starts with it"
-LEFT_ALONE = "the operator leaves the cluster that runs alone; change its RayCluster too, by kubectl edit"
-"""Bounds reach new clusters only. Source: KubeRay issues 2331 and 4568 (open in 2026-09), pull request 5326."""
+LEFT_ALONE = (
+    "the operator leaves the cluster that runs alone; change its RayCluster too, by kubectl edit"
+)
+"""Bounds reach new clusters only.
+
+Source: KubeRay issues 2331 and 4568 (open in 2026-09), pull request 5326.
+"""
 
 
 def compare(running: dict[str, Any], wanted: dict[str, Any]) -> tuple[Change, ...]:
-    """Return what differs between the RayService that runs and the one that will be applied; nothing if they are the same.
+    """Return what differs between the RayService that runs and the one that will be applied;
+    nothing if they are the same.
 
     Args:
         running: As `kubectl get rayservice NAME -o yaml` shows it, or as it was applied.
@@ -53,12 +76,18 @@ def compare(running: dict[str, Any], wanted: dict[str, Any]) -> tuple[Change, ..
     """
     applied = as_applied(running)
     _check_same(applied, wanted)
-    before, after = without_filled_in(_spec(applied), _spec(wanted)), without_filled_in(_spec(wanted), _spec(applied))
-    old, new = before.get("rayClusterConfig") or {}, after.get("rayClusterConfig") or {}
+    before = without_filled_in(_spec(applied), _spec(wanted))
+    after = without_filled_in(_spec(wanted), _spec(applied))
+    old = before.get("rayClusterConfig") or {}
+    new = after.get("rayClusterConfig") or {}
     hashed = list(_hashed(old, new))
     strategy = _strategy(after)
     renews = bool(hashed) and strategy != "None"
-    effect, why = (Effect.NEW_CLUSTER, UPGRADES.get(strategy, TWICE)) if renews else (Effect.NOT_TAKEN, REFUSED)
+    effect, why = (
+        (Effect.NEW_CLUSTER, UPGRADES.get(strategy, TWICE))
+        if renews
+        else (Effect.NOT_TAKEN, REFUSED)
+    )
     return (
         *(Change(path, effect, why) for path in hashed),
         *_unhashed(old, new, hashed=bool(hashed), renews=renews),
@@ -80,23 +109,36 @@ def as_applied(manifest: dict[str, Any]) -> dict[str, Any]:
     try:
         applied = parse_json(text, "it")
     except FileProblem as error:
-        raise ConfigError(f"the annotation {LAST_APPLIED} of the running RayService is not JSON: {error}") from error
+        raise ConfigError(
+            f"the annotation {LAST_APPLIED} of the running RayService is not JSON: {error}"
+        ) from error
     return applied if isinstance(applied, dict) else manifest
 
 
 def without_filled_in(manifest: Any, other: Any) -> Any:
-    """Return a part of a manifest without the fields that the other has not and that the API server fills in."""
+    """Return a part of a manifest without the fields that the other has not and that the API server
+    fills in.
+    """
     if isinstance(manifest, dict) and isinstance(other, dict):
-        kept = {key: value for key, value in manifest.items() if key in other or FILLED_IN.get(key) != value}
+        kept = {
+            key: value
+            for key, value in manifest.items()
+            if key in other or FILLED_IN.get(key) != value
+        }
         return {key: without_filled_in(value, other.get(key)) for key, value in kept.items()}
     if isinstance(manifest, list) and isinstance(other, list):
-        return [without_filled_in(value, other[at] if at < len(other) else None) for at, value in enumerate(manifest)]
+        return [
+            without_filled_in(value, other[at] if at < len(other) else None)
+            for at, value in enumerate(manifest)
+        ]
     return manifest
 
 
 def _spec(manifest: dict[str, Any]) -> dict[str, Any]:
     if manifest.get("kind") != "RayService":
-        raise ConfigError(f"a RayService is needed, and this is a {manifest.get('kind') or 'file without a kind'}.")
+        raise ConfigError(
+            f"a RayService is needed, and this is a {manifest.get('kind') or 'file without a kind'}."
+        )
     spec = manifest.get("spec")
     return spec if isinstance(spec, dict) else {}
 
@@ -104,7 +146,9 @@ def _spec(manifest: dict[str, Any]) -> dict[str, Any]:
 def _check_same(running: dict[str, Any], wanted: dict[str, Any]) -> None:
     names = [(manifest.get("metadata") or {}).get("name") for manifest in (running, wanted)]
     if None not in names and names[0] != names[1]:
-        raise ConfigError(f"the RayService that runs is {names[0]} and the one to be applied is {names[1]}, which would run beside it.")
+        raise ConfigError(
+            f"the RayService that runs is {names[0]} and the one to be applied is {names[1]}, which would run beside it."
+        )
 
 
 def _serve_config(spec: dict[str, Any]) -> dict[str, Any]:
@@ -116,7 +160,9 @@ def _groups(cluster: dict[str, Any]) -> list[dict[str, Any]]:
     return cluster.get("workerGroupSpecs") or []
 
 
-def _named(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
+def _named(
+    old: list[dict[str, Any]], new: list[dict[str, Any]]
+) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
     """Yield the groups that are in both, by their places in the list."""
     for at, (before, after) in enumerate(zip(old, new, strict=False)):
         yield f"worker group {after.get('groupName', at)}", before, after
@@ -125,24 +171,36 @@ def _named(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> Iterator[tup
 def _hashed(old: dict[str, Any], new: dict[str, Any]) -> Iterator[str]:
     """Yield the differences that make the operator start a new cluster."""
     for key in sorted({*old, *new} - {"workerGroupSpecs"}):
-        yield from differing(_admitted(old.get(key)), _admitted(new.get(key)), f"rayClusterConfig.{key}")
+        yield from differing(
+            _admitted(old.get(key)), _admitted(new.get(key)), f"rayClusterConfig.{key}"
+        )
     for name, before, after in _named(_groups(old), _groups(new)):
-        yield from differing(_admitted(_without_scale(before)), _admitted(_without_scale(after)), name)
+        yield from differing(
+            _admitted(_without_scale(before)), _admitted(_without_scale(after)), name
+        )
     for gone in _groups(old)[len(_groups(new)) :]:
         yield f"worker group {gone.get('groupName')} is gone"
 
 
-def _unhashed(old: dict[str, Any], new: dict[str, Any], hashed: bool, renews: bool) -> Iterator[Change]:
-    """Yield the differences that start none: groups at the end of the list, bounds, and what Kueue sets."""
+def _unhashed(
+    old: dict[str, Any], new: dict[str, Any], hashed: bool, renews: bool
+) -> Iterator[Change]:
+    """Yield the differences that start none: groups at the end of the list, bounds, and what Kueue
+    sets.
+    """
     added = _groups(new)[len(_groups(old)) :]
     if renews:
-        effect, why = Effect.NEW_CLUSTER, STARTS_WITH_IT
+        effect = Effect.NEW_CLUSTER
+        why = STARTS_WITH_IT
     elif hashed:
-        effect, why = Effect.NOT_TAKEN, REFUSED
+        effect = Effect.NOT_TAKEN
+        why = REFUSED
     elif added:  # the operator writes the whole RayCluster anew
-        effect, why = Effect.IN_PLACE, "with the worker group that is added"
+        effect = Effect.IN_PLACE
+        why = "with the worker group that is added"
     else:
-        effect, why = Effect.NOT_TAKEN, LEFT_ALONE
+        effect = Effect.NOT_TAKEN
+        why = LEFT_ALONE
     for group in added:
         told = why if hashed else "a group more at the end of the list"
         yield Change(f"worker group {group.get('groupName')} is added", effect, told)
@@ -150,7 +208,11 @@ def _unhashed(old: dict[str, Any], new: dict[str, Any], hashed: bool, renews: bo
         for key in SCALE_KEYS:
             if before.get(key) != after.get(key):
                 yield Change(f"{name}: {key} {before.get(key)} → {after.get(key)}", effect, why)
-    head = ("rayClusterConfig.headGroupSpec", old.get("headGroupSpec") or {}, new.get("headGroupSpec") or {})
+    head = (
+        "rayClusterConfig.headGroupSpec",
+        old.get("headGroupSpec") or {},
+        new.get("headGroupSpec") or {},
+    )
     for name, before, after in (head, *_named(_groups(old), _groups(new))):
         for key in ADMISSION_KEYS:
             if _pod(before).get(key) != _pod(after).get(key):
@@ -161,7 +223,8 @@ def _serve(before: dict[str, Any], after: dict[str, Any], renews: bool) -> Itera
     """Yield what differs of the Serve config: all at once for a new cluster."""
     if before.get(SERVE_CONFIG) == after.get(SERVE_CONFIG):
         return
-    old, new = _serve_config(before), _serve_config(after)
+    old = _serve_config(before)
+    new = _serve_config(after)
     if not renews:
         yield from serve_changes(old, new)
     elif old != new:
@@ -174,7 +237,11 @@ def _own(before: dict[str, Any], after: dict[str, Any], renews: bool) -> Iterato
         if before.get(key) == after.get(key):
             continue
         if key == SERVICE and not renews:
-            yield Change(key, Effect.NOT_TAKEN, "the operator writes it when it moves the Service to a new cluster; change the Service too")
+            yield Change(
+                key,
+                Effect.NOT_TAKEN,
+                "the operator writes it when it moves the Service to a new cluster; change the Service too",
+            )
         elif key == "upgradeStrategy" and INCREMENTAL in {_strategy(before), _strategy(after)}:
             yield Change(key, Effect.IN_PLACE, ENTRANCE)
         else:
@@ -187,10 +254,15 @@ def _strategy(spec: dict[str, Any]) -> str:
 
 def _metadata(before: dict[str, Any], after: dict[str, Any]) -> Iterator[Change]:
     for block in ("labels", "annotations"):
-        had, has = before.get(block) or {}, after.get(block) or {}
+        had = before.get(block) or {}
+        has = after.get(block) or {}
         for key in sorted(has.keys() - {LAST_APPLIED}):
             if had.get(key) != has[key]:
-                yield Change(f"metadata.{block}.{key}", Effect.IN_PLACE, "of the RayService; pods that run stay as they are")
+                yield Change(
+                    f"metadata.{block}.{key}",
+                    Effect.IN_PLACE,
+                    "of the RayService; pods that run stay as they are",
+                )
 
 
 def _without_scale(group: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,5 @@
-"""How machines with a kind of GPU are marked in Kubernetes, by whoever marks them. Data, with a source for each column.
+"""How machines with a kind of GPU are marked in Kubernetes, by whoever marks them. Data, with a
+source for each column.
 
 Labels of different markers are alternatives: a node needs to match one of them.
 """
@@ -9,12 +10,16 @@ from typing import Any
 from serve_app.errors import ConfigError
 
 PRODUCT = "nvidia.com/gpu.product"
-"""NVIDIA's GPU feature discovery, which the GPU operator brings. Source: NVIDIA/k8s-device-plugin, docs/gpu-feature-discovery."""
+"""NVIDIA's GPU feature discovery, which the GPU operator brings.
+
+Source: NVIDIA/k8s-device-plugin, docs/gpu-feature-discovery.
+"""
 GKE = "cloud.google.com/gke-accelerator"
 """Source: Google Kubernetes Engine's documentation, GPU platforms."""
 AWS = ("karpenter.k8s.aws", "eks.amazonaws.com")
-"""Karpenter, and EKS Auto Mode: the same labels below two prefixes, `instance-gpu-name` and `instance-gpu-memory` in MiB.
-Source: Karpenter's documentation, instance types; EKS' documentation, Auto Mode node pools."""
+"""Karpenter, and EKS Auto Mode: the same labels below two prefixes, `instance-gpu-name` and
+`instance-gpu-memory` in MiB. Source: Karpenter's documentation, instance types; EKS' documentation,
+Auto Mode node pools."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +39,25 @@ class Marks:
 
 MARKS: dict[str, Marks] = {
     "T4": Marks(("Tesla-T4",), ("nvidia-tesla-t4",), ("t4", None)),
-    "V100": Marks(("Tesla-V100-SXM2-16GB", "Tesla-V100-PCIE-16GB"), ("nvidia-tesla-v100",), ("v100", "16384")),
+    "V100": Marks(
+        ("Tesla-V100-SXM2-16GB", "Tesla-V100-PCIE-16GB"), ("nvidia-tesla-v100",), ("v100", "16384")
+    ),
     "A10G": Marks(("NVIDIA-A10G", "NVIDIA-A10"), (), ("a10g", None)),
     "L4": Marks(("NVIDIA-L4",), ("nvidia-l4",), ("l4", None)),
     "L40S": Marks(("NVIDIA-L40S",), (), ("l40s", None)),
-    "A100-40G": Marks(("NVIDIA-A100-SXM4-40GB", "NVIDIA-A100-PCIE-40GB"), ("nvidia-tesla-a100",), ("a100", "40960")),
-    "A100-80G": Marks(("NVIDIA-A100-SXM4-80GB", "NVIDIA-A100-80GB-PCIe"), ("nvidia-a100-80gb",), ("a100", "81920")),
-    "H100": Marks(("NVIDIA-H100-80GB-HBM3", "NVIDIA-H100-PCIe"), ("nvidia-h100-80gb", "nvidia-h100-mega-80gb"), ("h100", None)),
+    "A100-40G": Marks(
+        ("NVIDIA-A100-SXM4-40GB", "NVIDIA-A100-PCIE-40GB"),
+        ("nvidia-tesla-a100",),
+        ("a100", "40960"),
+    ),
+    "A100-80G": Marks(
+        ("NVIDIA-A100-SXM4-80GB", "NVIDIA-A100-80GB-PCIe"), ("nvidia-a100-80gb",), ("a100", "81920")
+    ),
+    "H100": Marks(
+        ("NVIDIA-H100-80GB-HBM3", "NVIDIA-H100-PCIe"),
+        ("nvidia-h100-80gb", "nvidia-h100-mega-80gb"),
+        ("h100", None),
+    ),
     "H200": Marks(("NVIDIA-H200",), ("nvidia-h200-141gb",), ("h200", None)),
     "B200": Marks(("NVIDIA-B200",), ("nvidia-b200",), ("b200", None)),
 }
@@ -56,7 +73,9 @@ def node_affinity(accelerator: str) -> dict[str, Any]:
     marks = MARKS.get(accelerator)
     if marks is None:
         known = ", ".join(name.lower() for name in MARKS)
-        raise ConfigError(f"how nodes with {accelerator} are labelled is not known; known are {known}.")
+        raise ConfigError(
+            f"how nodes with {accelerator} are labelled is not known; known are {known}."
+        )
     terms = [[_one_of(PRODUCT, marks.products)]]
     if marks.gke:
         terms.append([_one_of(GKE, marks.gke)])

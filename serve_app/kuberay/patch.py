@@ -1,7 +1,8 @@
-"""The part of a RayService that follows from a configuration and its plan, as a JSON patch over `k8s/base`.
+"""The part of a RayService that follows from a configuration and its plan, as a JSON patch over
+`k8s/base`.
 
-Everything else (images, probes, security, volumes) is written by hand in `k8s/base` and its components, so making this part again
-loses nobody's changes.
+Everything else (images, probes, security, volumes) is written by hand in `k8s/base` and its
+components, so making this part again loses nobody's changes.
 """
 
 import copy
@@ -12,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from serve_app.config import ServiceConfig
+from serve_app.config.service import ServiceConfig
 from serve_app.errors import ConfigError
 from serve_app.kuberay.groups import WorkerGroup
 from serve_app.kuberay.machines import node_affinity
@@ -24,16 +25,22 @@ HEADER = (
     "# A JSON patch over the RayService of k8s/base.\n"
 )
 FETCHED_MODELS = "SIGLIP_FETCH"
-"""Environment of the container that fetches checkpoints before a pod starts: `model@revision`, with spaces between."""
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")  # and no folder, which is on the pods or nowhere
+"""Environment of the container that fetches checkpoints before a pod starts: `model@revision`, with
+spaces between."""
+_HUB_ID = re.compile(
+    r"[A-Za-z0-9][\w.-]*/[\w.-]+"
+)  # and no folder, which is on the pods or nowhere
 
 
 class _Text(str):
     """Text that is written as a block."""
 
 
-def ray_service_patch(serve_config: str, groups: Sequence[WorkerGroup], configs: Sequence[ServiceConfig]) -> list[dict[str, Any]]:
-    """Return a JSON patch (RFC 6902): the Serve config, the worker groups' sizes, and the checkpoints that pods fetch.
+def ray_service_patch(
+    serve_config: str, groups: Sequence[WorkerGroup], configs: Sequence[ServiceConfig]
+) -> list[dict[str, Any]]:
+    """Return a JSON patch (RFC 6902): the Serve config, the worker groups' sizes, and the
+    checkpoints that pods fetch.
 
     Args:
         serve_config: As YAML, of `graph/render.py`.
@@ -52,9 +59,15 @@ def patch_text(patch: list[dict[str, Any]], files: Sequence[str]) -> str:
 
 
 def fetched(configs: Sequence[ServiceConfig]) -> str:
-    """Return what pods fetch from the hub before they start: each checkpoint once, at its revision."""
+    """Return what pods fetch from the hub before they start: each checkpoint once, at its
+    revision.
+    """
     models = [(config.siglip.model, config.revision) for config in configs]
-    named = [f"{model}@{revision}" if revision else model for model, revision in models if _HUB_ID.fullmatch(model)]
+    named = [
+        f"{model}@{revision}" if revision else model
+        for model, revision in models
+        if _HUB_ID.fullmatch(model)
+    ]
     return " ".join(dict.fromkeys(named))
 
 
@@ -81,7 +94,9 @@ def apply_patch(manifest: dict[str, Any], patch: Sequence[dict[str, Any]]) -> di
             if step["op"] != "test":
                 at[key] = step["value"]
         except (KeyError, IndexError, TypeError) as error:
-            raise ConfigError(f"the manifest has no {step['path']}; is it a RayService made from k8s/base?") from error
+            raise ConfigError(
+                f"the manifest has no {step['path']}; is it a RayService made from k8s/base?"
+            ) from error
     return made
 
 
@@ -93,11 +108,19 @@ def _group_patch(path: str, group: WorkerGroup, models: str) -> list[dict[str, A
         {"op": "test", "path": f"{path}/groupName", "value": group.name},
         _replace(f"{path}/minReplicas", group.least),
         _replace(f"{path}/maxReplicas", group.most),
-        _replace(f"{path}/{POD}/containers/0/resources", {"requests": amounts, "limits": dict(amounts)}),
+        _replace(
+            f"{path}/{POD}/containers/0/resources", {"requests": amounts, "limits": dict(amounts)}
+        ),
         _replace(f"{path}/{POD}/initContainers/0/env/0", {"name": FETCHED_MODELS, "value": models}),
     ]
     if group.accelerator is not None:
-        made.append({"op": "add", "path": f"{path}/{POD}/affinity", "value": {"nodeAffinity": node_affinity(group.accelerator)}})
+        made.append(
+            {
+                "op": "add",
+                "path": f"{path}/{POD}/affinity",
+                "value": {"nodeAffinity": node_affinity(group.accelerator)},
+            }
+        )
     return made
 
 
@@ -116,4 +139,7 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
-_Dumper.add_representer(_Text, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", str(text), style="|"))
+_Dumper.add_representer(
+    _Text,
+    lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", str(text), style="|"),
+)

@@ -1,4 +1,5 @@
-"""What another Serve config does to a Serve that runs: Ray 2.60's rules, read in its source and partly seen on a running one.
+"""What another Serve config does to a Serve that runs: Ray 2.60's rules, read in its source and
+partly seen on a running one.
 
 A test asks Ray's own functions about every option that Serve has.
 """
@@ -9,12 +10,19 @@ from typing import Any
 from serve_app.kuberay.effects import Change, Effect, differing
 
 AT_START = ("proxy_location", "http_options", "grpc_options", "controller_options")
-"""Taken when Serve starts on a cluster and never again. Source: `put_all_applications` of ray/dashboard/modules/serve/serve_head.py."""
+"""Taken when Serve starts on a cluster and never again.
+
+Source: `put_all_applications` of ray/dashboard/modules/serve/serve_head.py.
+"""
 TRACING = "tracing_config"
-"""Taken by what starts after it, and not taken away. Source: `apply_config` of ray/serve/_private/controller.py."""
+"""Taken by what starts after it, and not taken away.
+
+Source: `apply_config` of ray/serve/_private/controller.py.
+"""
 LIVE_APPLICATION_KEYS = ("logging_config", "route_prefix", "external_scaler_enabled")
-"""Of an application, changed without a restart. The others are in its code version: import_path, runtime_env, args and
-autoscaling_policy. Source: `get_app_code_version` of ray/serve/_private/deploy_utils.py; `requires_actor_restart` of version.py."""
+"""Of an application, changed without a restart. The others are in its code version: import_path,
+runtime_env, args and autoscaling_policy. Source: `get_app_code_version` of
+ray/serve/_private/deploy_utils.py; `requires_actor_restart` of version.py."""
 LIVE_KEYS = (
     "num_replicas",
     "max_ongoing_requests",
@@ -29,12 +37,15 @@ LIVE_KEYS = (
     "rolling_update_percentage",
     "max_surge_percent",
 )
-"""Of a deployment, changed without a restart: every `update_type` but HeavyWeight of ray/serve/_private/config.py, `DeploymentConfig`."""
+"""Of a deployment, changed without a restart: every `update_type` but HeavyWeight of
+ray/serve/_private/config.py, `DeploymentConfig`."""
 CODE_KEYS = ("request_router_config", "deployment_actors")
 """Of a deployment, and in the code version of its application. Source: `get_app_code_version`."""
 SCALING = "autoscaling_config"
-"""Whether a deployment has one, and its `policy`, are in the code version of the application too; its other values are not."""
-EVERYTHING, LIVE = "every deployment of the application", "without a restart"
+"""Whether a deployment has one, and its `policy`, are in the code version of the application too;
+its other values are not."""
+EVERYTHING = "every deployment of the application"
+LIVE = "without a restart"
 
 
 def serve_changes(before: dict[str, Any], after: dict[str, Any]) -> Iterator[Change]:
@@ -47,7 +58,8 @@ def serve_changes(before: dict[str, Any], after: dict[str, Any]) -> Iterator[Cha
     for key in sorted({*before, *after} - {"applications"}):
         if before.get(key) != after.get(key):
             yield _cluster_change(key, after.get(key))
-    old, new = _by_name(before.get("applications")), _by_name(after.get("applications"))
+    old = _by_name(before.get("applications"))
+    new = _by_name(after.get("applications"))
     for name in sorted({*old, *new}):
         if name not in new:
             yield Change(f"application {name}", Effect.IN_PLACE, "it ends")
@@ -72,17 +84,28 @@ def _cluster_change(key: str, wanted: Any) -> Change:
     return Change(key, Effect.IN_PLACE, LIVE)
 
 
-def _application_changes(name: str, before: dict[str, Any], after: dict[str, Any]) -> Iterator[Change]:
+def _application_changes(
+    name: str, before: dict[str, Any], after: dict[str, Any]
+) -> Iterator[Change]:
     for key in sorted({*before, *after} - {"deployments"}):
-        effect, why = (Effect.IN_PLACE, LIVE) if key in LIVE_APPLICATION_KEYS else (Effect.ROLLING, EVERYTHING)
+        effect, why = (
+            (Effect.IN_PLACE, LIVE)
+            if key in LIVE_APPLICATION_KEYS
+            else (Effect.ROLLING, EVERYTHING)
+        )
         for path in differing(before.get(key), after.get(key), f"{name}: {key}"):
             yield Change(path, effect, why)
-    old, new = _by_name(before.get("deployments")), _by_name(after.get("deployments"))
+    old = _by_name(before.get("deployments"))
+    new = _by_name(after.get("deployments"))
     for deployment in (*new, *(gone for gone in old if gone not in new)):
-        yield from _deployment_changes(f"{name}: {deployment}", old.get(deployment, {}), new.get(deployment, {}))
+        yield from _deployment_changes(
+            f"{name}: {deployment}", old.get(deployment, {}), new.get(deployment, {})
+        )
 
 
-def _deployment_changes(where: str, before: dict[str, Any], after: dict[str, Any]) -> Iterator[Change]:
+def _deployment_changes(
+    where: str, before: dict[str, Any], after: dict[str, Any]
+) -> Iterator[Change]:
     for key in sorted({*before, *after} - {"name"}):
         if before.get(key) == after.get(key):
             continue

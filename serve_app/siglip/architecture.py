@@ -1,7 +1,9 @@
-"""The shape of a checkpoint's two towers and what follows from it: parameters and FLOPs. No torch, no weights.
+"""The shape of a checkpoint's two towers and what follows from it: parameters and FLOPs. No torch,
+no weights.
 
-A shape comes from `config.json`, or for released checkpoints from the table in `released.py`. What a configuration
-leaves out is what transformers' `SiglipVisionConfig` and `SiglipTextConfig` leave it to.
+A shape comes from `config.json`, or for released checkpoints from the table in `released.py`. What
+a configuration leaves out is what transformers' `SiglipVisionConfig` and `SiglipTextConfig` leave
+it to.
 
 Not here: how many bytes that is in some dtype (`hardware/footprint.py`).
 """
@@ -21,7 +23,8 @@ class Parameters:
     """Parameters of a tower by what quantisation does to them.
 
     Attributes:
-        linear: Weights of the encoder layers' linear modules: the only ones that bitsandbytes stores in fewer bits.
+        linear: Weights of the encoder layers' linear modules: the only ones that bitsandbytes
+            stores in fewer bits.
         linear_rows: Output rows of those modules together; 8-bit keeps one float32 scale for each.
         other: Everything else: biases, norms, embeddings, the pooling head.
     """
@@ -38,7 +41,9 @@ class Parameters:
 
 @dataclass(frozen=True, slots=True)
 class Encoder:
-    """A stack of transformer layers: `hidden_size`, `num_hidden_layers`, `num_attention_heads`, `intermediate_size`."""
+    """A stack of transformer layers: `hidden_size`, `num_hidden_layers`, `num_attention_heads`,
+    `intermediate_size`.
+    """
 
     hidden_size: int
     num_hidden_layers: int
@@ -52,10 +57,13 @@ class Encoder:
 
     def parameters(self, other: int) -> Parameters:
         """Return the stack's parameters with `other` ones of the tower around it."""
-        layers, width = self.num_hidden_layers, self.hidden_size
+        layers = self.num_hidden_layers
+        width = self.hidden_size
         rows = 5 * width + self.intermediate_size
         norms = 4 * width  # two layer norms, weight and bias
-        return Parameters(layers * self.layer_weights, layers * rows, layers * (rows + norms) + 2 * width + other)
+        return Parameters(
+            layers * self.layer_weights, layers * rows, layers * (rows + norms) + 2 * width + other
+        )
 
     def flops(self, tokens: int) -> int:
         """Return the FLOPs (two a multiply-add) of the matrix products of one sequence."""
@@ -92,11 +100,14 @@ class Architecture:
     @property
     def vision_parameters(self) -> Parameters:
         """Parameters of `SiglipVisionModel` or `Siglip2VisionModel`, pooling head included."""
-        width, mlp = self.vision.hidden_size, self.vision.intermediate_size
+        width = self.vision.hidden_size
+        mlp = self.vision.intermediate_size
         patches = self.patch_size_px**2 * CHANNELS * width + width
         pooling_attention = 4 * width**2 + 4 * width + width  # in_proj, out_proj and the probe
         pooling_mlp = 2 * width * mlp + mlp + width
-        return self.vision.parameters(patches + self.num_patches * width + pooling_attention + pooling_mlp + 2 * width)
+        return self.vision.parameters(
+            patches + self.num_patches * width + pooling_attention + pooling_mlp + 2 * width
+        )
 
     @property
     def text_parameters(self) -> Parameters:
@@ -116,19 +127,29 @@ class Architecture:
 
     def image_flops(self, max_num_patches: int = 256) -> int:
         """Return the FLOPs of one image in the vision tower."""
-        tokens, width = self.image_tokens(max_num_patches), self.vision.hidden_size
+        tokens = self.image_tokens(max_num_patches)
+        width = self.vision.hidden_size
         embedding = 2 * tokens * self.patch_size_px**2 * CHANNELS * width
-        # the probe asks once: keys and values of every token, then one token's attention, projection and MLP
-        pooling = 2 * (2 * tokens * width**2 + 2 * tokens * width + 2 * width**2 + 2 * width * self.vision.intermediate_size)
+        # the probe asks once: keys and values of every token, then one token's attention,
+        # projection and MLP
+        pooling = 2 * (
+            2 * tokens * width**2
+            + 2 * tokens * width
+            + 2 * width**2
+            + 2 * width * self.vision.intermediate_size
+        )
         return self.vision.flops(tokens) + embedding + pooling
 
     def text_flops(self) -> int:
         """Return the FLOPs of one prompt in the text tower."""
-        return self.text.flops(self.context_length) + 2 * self.text.hidden_size * self.embedding_width
+        return (
+            self.text.flops(self.context_length) + 2 * self.text.hidden_size * self.embedding_width
+        )
 
 
 def read_architecture(config: Mapping[str, Any], family: Family) -> Architecture:
-    """Return the shape that a checkpoint's `config.json` describes; keys it leaves out have transformers' defaults.
+    """Return the shape that a checkpoint's `config.json` describes; keys it leaves out have
+    transformers' defaults.
 
     Raises:
         ConfigError: A value is not a number of at least 1.
@@ -136,12 +157,16 @@ def read_architecture(config: Mapping[str, Any], family: Family) -> Architecture
     try:
         return _read(config, family)
     except (AttributeError, TypeError, ValueError, ZeroDivisionError) as error:
-        raise ConfigError(f"config.json does not describe two towers that can be planned: {error}.") from error
+        raise ConfigError(
+            f"config.json does not describe two towers that can be planned: {error}."
+        ) from error
 
 
 def _read(config: Mapping[str, Any], family: Family) -> Architecture:
-    vision, text = config.get("vision_config") or {}, config.get("text_config") or {}
-    patch_size_px, image_size_px = int(vision.get("patch_size", 16)), int(vision.get("image_size", 224))
+    vision = config.get("vision_config") or {}
+    text = config.get("text_config") or {}
+    patch_size_px = int(vision.get("patch_size", 16))
+    image_size_px = int(vision.get("image_size", 224))
     naflex = family is Family.NAFLEX
     text_encoder = _encoder(text)
     return Architecture(
@@ -150,7 +175,9 @@ def _read(config: Mapping[str, Any], family: Family) -> Architecture:
         text=text_encoder,
         patch_size_px=patch_size_px,
         image_size_px=None if naflex else image_size_px,
-        num_patches=int(vision.get("num_patches", 256)) if naflex else (image_size_px // patch_size_px) ** 2,
+        num_patches=int(vision.get("num_patches", 256))
+        if naflex
+        else (image_size_px // patch_size_px) ** 2,
         vocab_size=int(text.get("vocab_size", 32_000)),
         context_length=int(text.get("max_position_embeddings", DEFAULT_CONTEXT_LENGTH)),
         embedding_width=int(text.get("projection_size") or text_encoder.hidden_size),
@@ -158,7 +185,12 @@ def _read(config: Mapping[str, Any], family: Family) -> Architecture:
 
 
 def _encoder(config: Mapping[str, Any]) -> Encoder:
-    defaults = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
+    defaults = {
+        "hidden_size": 768,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "intermediate_size": 3072,
+    }
     values = {key: int(config.get(key, default)) for key, default in defaults.items()}
     for key, value in values.items():
         if value < 1:

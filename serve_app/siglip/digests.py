@@ -1,8 +1,9 @@
 """SHA-256 of files, remembered on this machine for large ones.
 
-Reading 3.5 GB takes about three seconds, which every replica would pay at its start. A digest is remembered with the
-file's size, times, inode and device; the time of the last change (`ctime`) cannot be set by programs, so a file whose
-bytes were replaced is read again even if its modification time was put back.
+Reading 3.5 GB takes about three seconds, which every replica would pay at its start. A digest is
+remembered with the file's size, times, inode and device; the time of the last change (`ctime`)
+cannot be set by programs, so a file whose bytes were replaced is read again even if its
+modification time was put back.
 """
 
 import contextlib
@@ -14,15 +15,16 @@ import time
 from io import BufferedReader
 from pathlib import Path
 
-from serve_app.bounded_files import FileProblem, open_regular, read_json
 from serve_app.errors import ConfigError
 from serve_app.siglip.user_folders import cache_root
+from serve_app.untrusted.bounded_files import FileProblem, open_regular, read_json
 
 FOLDER = "digests"
 MIN_REMEMBERED_BYTES = 64 * 2**20
 """Smaller files are read each time; a folder of digests would not be faster."""
 SETTLED_S = 5.0
-"""A file that changed within this time is not remembered: another change might get the same time stamp."""
+"""A file that changed within this time is not remembered: another change might get the same time
+stamp."""
 MAX_RECORD_BYTES = 4096
 
 
@@ -52,7 +54,9 @@ def _digest(file: BufferedReader, path: Path) -> str:
     try:
         return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror or type(error).__name__}.") from error
+        raise ConfigError(
+            f"{path} cannot be read: {error.strerror or type(error).__name__}."
+        ) from error
 
 
 def _state(found: os.stat_result) -> dict[str, int]:
@@ -88,8 +92,12 @@ def _recall(record: Path | None, state: dict[str, int]) -> str | None:
 
 
 def _remember(record: Path, state: dict[str, int], digest: str) -> None:
-    with contextlib.suppress(OSError):  # without a place to remember it, the file is read again next time
+    with contextlib.suppress(
+        OSError
+    ):  # without a place to remember it, the file is read again next time
         record.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=record.parent, prefix=".writing-", delete=False) as file:
+        with tempfile.NamedTemporaryFile(
+            "w", dir=record.parent, prefix=".writing-", delete=False
+        ) as file:
             json.dump({"state": state, "sha256": digest}, file)
         os.replace(file.name, record)

@@ -1,8 +1,9 @@
 """Error messages for failed downloads, each one sentence that says what to do.
 
-huggingface_hub raises its own exceptions for what the hub answers, and lets those of its HTTP client, of the file
-system and of the standard library through for everything else: a proxy, a cut connection, a page instead of JSON.
-The HTTP client changed its name more than once, so exceptions are matched by class name.
+huggingface_hub raises its own exceptions for what the hub answers, and lets those of its HTTP
+client, of the file system and of the standard library through for everything else: a proxy, a cut
+connection, a page instead of JSON. The HTTP client changed its name more than once, so exceptions
+are matched by class name.
 """
 
 import errno
@@ -48,14 +49,17 @@ _FILES = {
 
 
 def check_hub_environment() -> None:
-    """Check the environment variables that huggingface_hub reads when it is imported, and would raise bare errors for.
+    """Check the environment variables that huggingface_hub reads when it is imported, and would
+    raise bare errors for.
 
     Raises:
         ConfigError: One of them is not valid; names it.
     """
     endpoint = os.environ.get("HF_ENDPOINT")
     if endpoint and not _is_address(endpoint):
-        raise ConfigError(f"HF_ENDPOINT is {_shown(endpoint)!r}, which is not an address; write one such as https://huggingface.co.")
+        raise ConfigError(
+            f"HF_ENDPOINT is {_shown(endpoint)!r}, which is not an address; write one such as https://huggingface.co."
+        )
     for name in _WHOLE_NUMBERS:
         value = os.environ.get(name)
         try:
@@ -75,15 +79,23 @@ def download_problem(model: str, revision: str | None, error: Exception) -> Conf
     from huggingface_hub import constants, errors  # the environment was checked before the download
 
     if isinstance(error, errors.GatedRepoError):
-        return ConfigError(f"{model} needs permission on the hub; accept its terms there and set HF_TOKEN.")
+        return ConfigError(
+            f"{model} needs permission on the hub; accept its terms there and set HF_TOKEN."
+        )
     if isinstance(error, errors.RepositoryNotFoundError):
-        return ConfigError(f"{model} is not on the hub at {_shown(constants.ENDPOINT)} (or is private: set HF_TOKEN).")
+        return ConfigError(
+            f"{model} is not on the hub at {_shown(constants.ENDPOINT)} (or is private: set HF_TOKEN)."
+        )
     if isinstance(error, errors.RevisionNotFoundError):
         return ConfigError(f"{model} has no revision {revision!r} on the hub.")
     if isinstance(error, errors.HFValidationError):
         return ConfigError(f"model {model!r} is not a valid hub id.")
-    if constants.HF_HUB_OFFLINE and isinstance(error, errors.OfflineModeIsEnabled | errors.LocalEntryNotFoundError):
-        return ConfigError(f"{model} is not in the cache and HF_HUB_OFFLINE is set; download it first, {_OTHERWISE}.")
+    if constants.HF_HUB_OFFLINE and isinstance(
+        error, errors.OfflineModeIsEnabled | errors.LocalEntryNotFoundError
+    ):
+        return ConfigError(
+            f"{model} is not in the cache and HF_HUB_OFFLINE is set; download it first, {_OTHERWISE}."
+        )
     chain = list(_causes(error))
     for cause in chain:
         problem = _file_problem(model, cause, constants.HF_HUB_CACHE)
@@ -102,7 +114,12 @@ def download_problem(model: str, revision: str | None, error: Exception) -> Conf
 def _is_address(text: str) -> bool:
     try:
         parts = urlsplit(text)
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and not any(c.isspace() for c in text)
+        return (
+            parts.scheme in ("http", "https")
+            and bool(parts.hostname)
+            and parts.port != 0
+            and not any(c.isspace() for c in text)
+        )
     except ValueError:  # a broken IPv6 address, or a port out of range
         return False
 
@@ -127,7 +144,9 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 def _file_problem(model: str, error: BaseException, cache: str) -> ConfigError | None:
     """Return what is said of a cache folder that cannot be used."""
     if isinstance(error, RuntimeError) and "home directory" in str(error):
-        return ConfigError(f"{model} cannot be cached: this user has no home folder. Set HF_HOME to a folder that it can write to.")
+        return ConfigError(
+            f"{model} cannot be cached: this user has no home folder. Set HF_HOME to a folder that it can write to."
+        )
     if isinstance(error, OSError) and error.errno in _FILES:
         reason = _FILES[error.errno]
         return ConfigError(

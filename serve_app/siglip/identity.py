@@ -1,14 +1,16 @@
-"""A fingerprint of a checkpoint: what embeddings are comparable by, and stored ones are found again by.
+"""A fingerprint of a checkpoint: what embeddings are comparable by, and stored ones are found again
+by.
 
-It follows from what the files hold and not from where they are or what they are called, so a moved folder keeps it and
-a checkpoint trained further loses it. All bytes of every file that can change an embedding count.
+It follows from what the files hold and not from where they are or what they are called, so a moved
+folder keeps it and a checkpoint trained further loses it. All bytes of every file that can change
+an embedding count.
 """
 
 import hashlib
 
-from serve_app.bounded_files import read_regular
 from serve_app.siglip.checkpoints import Checkpoint, weight_paths
 from serve_app.siglip.digests import file_digest
+from serve_app.untrusted.bounded_files import read_regular
 
 CLEANING = "nfc-lower-underscore-1"
 """How `text.py` writes text; changed whenever the same label would be written otherwise."""
@@ -28,7 +30,8 @@ MAX_SMALL_BYTES = 128 * 2**20
 
 
 def checkpoint_fingerprint(checkpoint: Checkpoint) -> str:
-    """Return sixteen hex digits that change with the weights, every setting, the tokenizer and how text is cleaned.
+    """Return sixteen hex digits that change with the weights, every setting, the tokenizer and how
+    text is cleaned.
 
     Raises:
         ConfigError: A weights file is missing or cannot be read.
@@ -45,8 +48,10 @@ def checkpoint_fingerprint(checkpoint: Checkpoint) -> str:
 
 
 def encoder_fingerprint(checkpoint_fingerprint: str, dtype: str, quantization: str) -> str:
-    """Return what text embeddings follow from besides the text: the checkpoint, and what its text tower was asked to run as.
+    """Return what text embeddings follow from besides the text: the checkpoint, and what its text
+    tower was asked to run as.
 
-    `auto` stands for itself: what it becomes is known where the tower is loaded, which may be another machine.
+    `auto` stands for itself: what it becomes is known where the tower is loaded, which may be
+    another machine.
     """
     return f"{checkpoint_fingerprint}-{dtype}-{quantization}"

@@ -1,10 +1,12 @@
 """How a checkpoint wants pixels resized and normalised, read from its own image processor's file.
 
-Every key that changes what the vision tower sees is honoured or refused. The defaults, the precedence of the two
-files and the meaning of each key are those of transformers' `SiglipImageProcessor` and `Siglip2ImageProcessor`.
-Rescaling and normalising are one multiply and one add per channel, which the encoder applies on the device.
+Every key that changes what the vision tower sees is honoured or refused. The defaults, the
+precedence of the two files and the meaning of each key are those of transformers'
+`SiglipImageProcessor` and `Siglip2ImageProcessor`. Rescaling and normalising are one multiply and
+one add per channel, which the encoder applies on the device.
 
-Source: `image_processing_base.py`, `image_processing_utils.py` and `image_processing_backends.py` of transformers 5.23.
+Source: `image_processing_base.py`, `image_processing_utils.py` and `image_processing_backends.py`
+of transformers 5.23.
 
 Not here: resizing itself (`preprocess.py`, `naflex.py`).
 """
@@ -19,12 +21,20 @@ from serve_app.siglip.json_files import read_json
 
 PROCESSOR_FILE = "processor_config.json"
 PREPROCESSOR_FILE = "preprocessor_config.json"
-NEAREST, BILINEAR, BICUBIC = 0, 2, 3
-"""Pillow's numbers of the filters that have a role here; the others are 1 (Lanczos), 4 (box) and 5 (Hamming)."""
+NEAREST = 0
+BILINEAR = 2
+BICUBIC = 3
+"""Pillow's numbers of the filters that have a role here; the others are 1 (Lanczos), 4 (box) and 5
+(Hamming)."""
 NUM_FILTERS = 6
 CHANNELS = 3
 MAX_SIDE_PX = 100_000
-_SIZE_KEYS = ({"height", "width"}, {"shortest_edge"}, {"shortest_edge", "longest_edge"}, {"longest_edge"})
+_SIZE_KEYS = (
+    {"height", "width"},
+    {"shortest_edge"},
+    {"shortest_edge", "longest_edge"},
+    {"longest_edge"},
+)
 
 Channels = tuple[float, float, float]
 Size = tuple[int, int]
@@ -32,7 +42,8 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class ImageSettings:
-    """What happens to an image's pixels: the tower sees `pixel * pixel_scale + pixel_offset` of the resized image.
+    """What happens to an image's pixels: the tower sees `pixel * pixel_scale + pixel_offset` of the
+    resized image.
 
     Attributes:
         size_px: Side of the square that images are resized to; None for NaFlex.
@@ -47,7 +58,9 @@ class ImageSettings:
     pixel_offset: Channels
 
 
-def read_image_settings(folder: Path, image_size_px: int | None, patch_size_px: int) -> ImageSettings:
+def read_image_settings(
+    folder: Path, image_size_px: int | None, patch_size_px: int
+) -> ImageSettings:
     """Read the image processor of a checkpoint folder.
 
     Args:
@@ -56,13 +69,18 @@ def read_image_settings(folder: Path, image_size_px: int | None, patch_size_px: 
         patch_size_px: Patch side of the vision tower.
 
     Raises:
-        ConfigError: The file is missing, or has a value that transformers or this service cannot follow.
+        ConfigError: The file is missing, or has a value that transformers or this service cannot
+            follow.
     """
     settings = _Settings(*_find_processor(folder))
-    settings.check_kind("SiglipImageProcessor" if image_size_px is not None else "Siglip2ImageProcessor")
+    settings.check_kind(
+        "SiglipImageProcessor" if image_size_px is not None else "Siglip2ImageProcessor"
+    )
     settings.check_sizes()
     if not settings.flag("do_resize", True):
-        raise settings.refusal("do_resize", "is off, but the model takes images of one size only; set it to true")
+        raise settings.refusal(
+            "do_resize", "is off, but the model takes images of one size only; set it to true"
+        )
     size_px = None
     if image_size_px is None:
         _check_patch_size(settings, patch_size_px)
@@ -76,7 +94,8 @@ def read_image_settings(folder: Path, image_size_px: int | None, patch_size_px: 
 def _find_processor(folder: Path) -> tuple[Path, dict[str, Any]]:
     """Return the settings that transformers would take, and their file.
 
-    The block `image_processor` of processor_config.json comes first. Older files of that name have no such block.
+    The block `image_processor` of processor_config.json comes first. Older files of that name have
+    no such block.
     """
     file = folder / PROCESSOR_FILE
     if file.is_file():
@@ -95,7 +114,10 @@ def _find_processor(folder: Path) -> tuple[Path, dict[str, Any]]:
 
 @dataclass(frozen=True, slots=True)
 class _Settings:
-    """The keys of an image processor's file. As in transformers, null is not the default: it switches off what it can."""
+    """The keys of an image processor's file.
+
+    As in transformers, null is not the default: it switches off what it can.
+    """
 
     file: Path
     content: dict[str, Any]
@@ -112,9 +134,15 @@ class _Settings:
             kind = kind.replace("FeatureExtractor", "ImageProcessor")
         if str(kind).removesuffix("Fast").removesuffix("Pil") != supported:
             shown = str(kind)[:100]
-            raise self.refusal("image_processor_type", f"is {shown}, but this checkpoint's images are prepared by {supported}")
+            raise self.refusal(
+                "image_processor_type",
+                f"is {shown}, but this checkpoint's images are prepared by {supported}",
+            )
         if self.content.get("auto_map"):
-            raise self.refusal("auto_map", "names code of the checkpoint, which is never run; remove it if the code is not needed")
+            raise self.refusal(
+                "auto_map",
+                "names code of the checkpoint, which is never run; remove it if the code is not needed",
+            )
 
     def check_sizes(self) -> None:
         """Refuse invalid sizes, also those of disabled steps."""
@@ -151,9 +179,14 @@ class _Settings:
         if value is None:
             return BILINEAR  # the default of transformers' resize
         if type(value) is not int or not 0 <= value < NUM_FILTERS:
-            raise self.refusal("resample", f"must be one of Pillow's filters, 0 to {NUM_FILTERS - 1}, or null")
+            raise self.refusal(
+                "resample", f"must be one of Pillow's filters, 0 to {NUM_FILTERS - 1}, or null"
+            )
         if value == NEAREST:
-            raise self.refusal("resample", "is 0, the nearest pixel, which differs between libraries; use 2 (bilinear) or 3 (bicubic)")
+            raise self.refusal(
+                "resample",
+                "is 0, the nearest pixel, which differs between libraries; use 2 (bilinear) or 3 (bicubic)",
+            )
         return value
 
     def size(self, key: str, default: Any, square: bool) -> Size | None:
@@ -194,7 +227,8 @@ def _square_side(settings: _Settings, image_size_px: int, patch_size_px: int) ->
     """Return the side of the square that images become.
 
     Raises:
-        ConfigError: It is not a square, or not cut into as many patches as the vision tower has positions for.
+        ConfigError: It is not a square, or not cut into as many patches as the vision tower has
+            positions for.
     """
     default = {"height": 224, "width": 224}
     size = settings.size("size", default, square=settings.flag("default_to_square", False))
@@ -204,7 +238,10 @@ def _square_side(settings: _Settings, image_size_px: int, patch_size_px: int) ->
             "keeps the image's proportions (shortest_edge or longest_edge), but this service resizes images to a square; "
             f'use {{"height": {image_size_px}, "width": {image_size_px}}} if the model was trained so',
         )
-    for switch, key, does in (("do_center_crop", "crop_size", "cut"), ("do_pad", "pad_size", "padded")):
+    for switch, key, does in (
+        ("do_center_crop", "crop_size", "cut"),
+        ("do_pad", "pad_size", "padded"),
+    ):
         if not settings.flag(switch, False):
             continue
         if settings.content.get(key) is None:
@@ -212,11 +249,15 @@ def _square_side(settings: _Settings, image_size_px: int, patch_size_px: int) ->
                 continue
             raise settings.refusal(key, f"is missing, and {switch} is true")
         if settings.size(key, None, square=True) != size:
-            raise settings.refusal(switch, f"is true with another {key} than size; images are never {does} here, so set it to false")
+            raise settings.refusal(
+                switch,
+                f"is true with another {key} than size; images are never {does} here, so set it to false",
+            )
     height, width = size
     if height != width or height // patch_size_px != image_size_px // patch_size_px:
         raise settings.refusal(
-            "size", f"is {height}×{width}, but config.json describes a model for images of {image_size_px}×{image_size_px}"
+            "size",
+            f"is {height}×{width}, but config.json describes a model for images of {image_size_px}×{image_size_px}",
         )
     return height
 
@@ -224,17 +265,23 @@ def _square_side(settings: _Settings, image_size_px: int, patch_size_px: int) ->
 def _check_patch_size(settings: _Settings, patch_size_px: int) -> None:
     value = settings.content.get("patch_size", 16)
     if value != patch_size_px or type(value) is not int:
-        raise settings.refusal("patch_size", f"must be {patch_size_px}, the patch_size of the vision_config in config.json")
+        raise settings.refusal(
+            "patch_size",
+            f"must be {patch_size_px}, the patch_size of the vision_config in config.json",
+        )
     if settings.flag("do_center_crop", False) and settings.content.get("crop_size") is None:
         raise settings.refusal("crop_size", "is missing, and do_center_crop is true")
 
 
 def _normalisation(settings: _Settings) -> tuple[Channels, Channels]:
-    """Return scale and offset of `(pixel * rescale_factor - mean) / std`, without the parts that are switched off."""
+    """Return scale and offset of `(pixel * rescale_factor - mean) / std`, without the parts that
+    are switched off.
+    """
     rescale = 1.0
     if settings.flag("do_rescale", True):
         rescale = settings.number("rescale_factor", 1 / 255)
-    mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    mean = (0.0, 0.0, 0.0)
+    std = (1.0, 1.0, 1.0)
     if settings.flag("do_normalize", True):
         mean = settings.channels("image_mean", 0.5)
         std = settings.channels("image_std", 0.5)

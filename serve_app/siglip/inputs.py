@@ -1,9 +1,11 @@
 """What the towers are fed, as plain numpy: one prepared image, and a batch of them.
 
 Letters used for shapes in the whole package:
-    B batch · H W pixels · N patches · P patch side in pixels · D embedding width · T tags · K prompts per tag · L tokens
+    B batch · H W pixels · N patches · P patch side in pixels · D embedding width · T tags · K
+    prompts per tag · L tokens
 
-Not here: how pictures become `PreparedImage`s (`preprocess.py`, `naflex.py`), what is done with them (`encoder.py`).
+Not here: how pictures become `PreparedImage`s (`preprocess.py`, `naflex.py`), what is done with
+them (`encoder.py`).
 """
 
 from collections.abc import Sequence
@@ -24,7 +26,8 @@ class PreparedImage:
 
     Attributes:
         pixel_values: (H, W, 3) uint8 for fixed resolution, (N, P·P·3) uint8 for NaFlex.
-        spatial_shape: Rows and columns of the patch grid, rows × columns = N; None for fixed resolution.
+        spatial_shape: Rows and columns of the patch grid, rows × columns = N; None for fixed
+            resolution.
     """
 
     pixel_values: Uint8Array
@@ -59,11 +62,15 @@ class ImageBatch:
             return [PreparedImage(pixels) for pixels in self.pixel_values]
         shapes = [(int(rows), int(columns)) for rows, columns in self.spatial_shapes]
         pairs = zip(self.pixel_values, shapes, strict=True)
-        return [PreparedImage(pixels[: rows * columns], (rows, columns)) for pixels, (rows, columns) in pairs]
+        return [
+            PreparedImage(pixels[: rows * columns], (rows, columns))
+            for pixels, (rows, columns) in pairs
+        ]
 
 
 def collate(images: Sequence[PreparedImage]) -> ImageBatch:
-    """Stack images of one family into a batch; NaFlex images are padded to the longest of this batch.
+    """Stack images of one family into a batch; NaFlex images are padded to the longest of this
+    batch.
 
     Padding further, to `max_num_patches`, gives the same embeddings (to 2e-6) for more work.
 
@@ -83,7 +90,9 @@ def collate(images: Sequence[PreparedImage]) -> ImageBatch:
     for row, (image, length) in enumerate(zip(images, lengths, strict=True)):
         pixel_values[row, :length] = image.pixel_values
         mask[row, :length] = 1
-    return ImageBatch(pixel_values, mask, np.array([image.spatial_shape for image in images], np.int64))
+    return ImageBatch(
+        pixel_values, mask, np.array([image.spatial_shape for image in images], np.int64)
+    )
 
 
 def concatenate(batches: Sequence[ImageBatch]) -> ImageBatch:

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from serve_app import bounded_files
-from serve_app.bounded_files import FileMissing
 from serve_app.errors import ConfigError
+from serve_app.untrusted import bounded_files
+from serve_app.untrusted.bounded_files import FileMissing
 
 
 def read_json(path: Path, why: str) -> dict[str, Any]:

@@ -1,9 +1,11 @@
-"""Refuses checkpoints whose `config.json` asks for something that is not done here, before any weight is read.
+"""Refuses checkpoints whose `config.json` asks for something that is not done here, before any
+weight is read.
 
-Loading such a checkpoint would work and give other embeddings than its author's: a part of the model would be
-missing, or replaced by the standard one.
+Loading such a checkpoint would work and give other embeddings than its author's: a part of the
+model would be missing, or replaced by the standard one.
 
-Not here: sizes and names of the towers (`checkpoints.py`), tensors that do not fit the configuration (`encoder.py`).
+Not here: sizes and names of the towers (`checkpoints.py`), tensors that do not fit the
+configuration (`encoder.py`).
 """
 
 from pathlib import Path
@@ -49,16 +51,22 @@ def check_model_config(folder: Path, config: dict[str, Any]) -> None:
         named = tower.get("model_type")
         if named is not None and named != expected:
             shown = str(named)[:100]
-            raise ConfigError(f"{file}: model_type of the {kind} is {shown}; this service loads {expected}.")
+            raise ConfigError(
+                f"{file}: model_type of the {kind} is {shown}; this service loads {expected}."
+            )
     _check_vision(file, towers["vision_config"])
     _check_tokenizer_code(folder / TOKENIZER_CONFIG_FILE)
 
 
 def _check_vision(file: Path, vision: dict[str, Any]) -> None:
     if vision.get("vision_use_head", True) is not True:
-        raise ConfigError(f"{file}: vision_use_head must be true; without its pooling head the model gives no image embedding.")
+        raise ConfigError(
+            f"{file}: vision_use_head must be true; without its pooling head the model gives no image embedding."
+        )
     if vision.get("num_channels", CHANNELS) != CHANNELS:
-        raise ConfigError(f"{file}: num_channels must be {CHANNELS}; images are prepared as red, green and blue.")
+        raise ConfigError(
+            f"{file}: num_channels must be {CHANNELS}; images are prepared as red, green and blue."
+        )
 
 
 def _check_tokenizer_code(file: Path) -> None:

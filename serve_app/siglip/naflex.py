@@ -1,4 +1,5 @@
-"""Native aspect ratio: the largest patch grid that keeps an image's proportions within a budget of patches.
+"""Native aspect ratio: the largest patch grid that keeps an image's proportions within a budget of
+patches.
 
 Not here: fixed resolution (`preprocess.py`).
 """
@@ -13,21 +14,29 @@ from serve_app.siglip.inputs import PreparedImage, Uint8Array
 from serve_app.siglip.tiles import Box
 
 SEARCH_TOLERANCE = 1e-5
-MIN_PATCHES, MAX_PATCHES = 64, 1024
-"""Patches that SigLIP 2 NaFlex is used with. Source: trained up to 1,024 (google-research/big_vision #168)."""
+MIN_PATCHES = 64
+MAX_PATCHES = 1024
+"""Patches that SigLIP 2 NaFlex is used with.
+
+Source: trained up to 1,024 (google-research/big_vision #168).
+"""
 
 
-def fit_patch_grid(height: int, width: int, patch_size: int, max_num_patches: int) -> tuple[int, int]:
+def fit_patch_grid(
+    height: int, width: int, patch_size: int, max_num_patches: int
+) -> tuple[int, int]:
     """Return rows and columns of the patch grid that an image is resized to.
 
-    Source: `get_image_size_for_max_num_patches` of transformers 5.23 (itself from big_vision's `pp/proj/image_text`):
-    a binary search for the largest scale at which both sides, rounded up to whole patches, stay within the budget.
+    Source: `get_image_size_for_max_num_patches` of transformers 5.23 (itself from big_vision's
+    `pp/proj/image_text`): a binary search for the largest scale at which both sides, rounded up to
+    whole patches, stay within the budget.
     """
 
     def grid(scale: float) -> tuple[int, int]:
         return tuple(max(1, math.ceil(side * scale / patch_size)) for side in (height, width))  # type: ignore[return-value]
 
-    low, high = SEARCH_TOLERANCE / 10, 100.0
+    low = SEARCH_TOLERANCE / 10
+    high = 100.0
     while high - low >= SEARCH_TOLERANCE:
         middle = (low + high) / 2
         rows, columns = grid(middle)
@@ -38,8 +47,11 @@ def fit_patch_grid(height: int, width: int, patch_size: int, max_num_patches: in
 def patchify(pixels: Uint8Array, patch_size: int) -> Uint8Array:
     """Cut (H, W, 3) into (N, P·P·3) patches, row by row."""
     height, width, channels = pixels.shape
-    rows, columns = height // patch_size, width // patch_size
-    blocks = pixels.reshape(rows, patch_size, columns, patch_size, channels).transpose(0, 2, 1, 3, 4)
+    rows = height // patch_size
+    columns = width // patch_size
+    blocks = pixels.reshape(rows, patch_size, columns, patch_size, channels).transpose(
+        0, 2, 1, 3, 4
+    )
     return np.ascontiguousarray(blocks.reshape(rows * columns, patch_size * patch_size * channels))
 
 

@@ -34,8 +34,11 @@ class EncodedImages:
         return EncodedImages(self.image_embeds[start:stop], self.errors[start:stop])
 
 
-def encode_apart(encode: Callable[[ImageBatch], FloatArray], batch: ImageBatch, width: int) -> EncodedImages:
-    """Encode a batch; if that fails, find by halving which images are to blame and encode the others.
+def encode_apart(
+    encode: Callable[[ImageBatch], FloatArray], batch: ImageBatch, width: int
+) -> EncodedImages:
+    """Encode a batch; if that fails, find by halving which images are to blame and encode the
+    others.
 
     Args:
         encode: Returns image_embeds (B, D) of a batch, or raises.
@@ -48,8 +51,16 @@ def encode_apart(encode: Callable[[ImageBatch], FloatArray], batch: ImageBatch, 
         logger.warning("encoding a batch of %d failed", len(batch), exc_info=len(batch) == 1)
         if len(batch) == 1:
             return EncodedImages(np.zeros((1, width), np.float32), (InferenceFailed(NOT_ENCODED),))
-        images, middle = batch.split(), len(batch) // 2
-        halves = [encode_apart(encode, collate(half), width) for half in (images[:middle], images[middle:])]
-        return EncodedImages(np.concatenate([h.image_embeds for h in halves]), halves[0].errors + halves[1].errors)
+        images = batch.split()
+        middle = len(batch) // 2
+        halves = [
+            encode_apart(encode, collate(half), width)
+            for half in (images[:middle], images[middle:])
+        ]
+        return EncodedImages(
+            np.concatenate([h.image_embeds for h in halves]), halves[0].errors + halves[1].errors
+        )
     finite: list[bool] = np.isfinite(embeds.sum(axis=1)).tolist()
-    return EncodedImages(embeds, tuple(None if ok else InferenceFailed(NOT_ENCODED) for ok in finite))
+    return EncodedImages(
+        embeds, tuple(None if ok else InferenceFailed(NOT_ENCODED) for ok in finite)
+    )

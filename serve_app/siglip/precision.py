@@ -1,10 +1,13 @@
-"""How the towers are asked to run, and how they do. What `auto` becomes on a machine is decided in `runtime.py`, which needs torch."""
+"""How the towers are asked to run, and how they do.
+
+What `auto` becomes on a machine is decided in `runtime.py`, which needs torch.
+"""
 
 from dataclasses import dataclass
 
 PROCESS_BYTES = 600 * 2**20
-"""GPU memory of a process besides its tensors: CUDA context, kernels, cuBLAS workspace. Assumed from what is usually seen on
-Ampere and newer, 450 to 600 MiB; not measured here."""
+"""GPU memory of a process besides its tensors: CUDA context, kernels, cuBLAS workspace. Assumed
+from what is usually seen on Ampere and newer, 450 to 600 MiB; not measured here."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,11 +1,12 @@
-"""From the bytes of an image to what a checkpoint's vision tower takes: decode, resize, and for NaFlex cut into patches."""
+"""From the bytes of an image to what a checkpoint's vision tower takes: decode, resize, and for
+NaFlex cut into patches.
+"""
 
 import math
 from dataclasses import dataclass
 
 from PIL import Image
 
-from serve_app.observed import StageTimes
 from serve_app.siglip.checkpoints import Checkpoint
 from serve_app.siglip.images.conversion import upright_area
 from serve_app.siglip.images.cost import DecodeCost, Resizing
@@ -18,6 +19,7 @@ from serve_app.siglip.inputs import PreparedImage
 from serve_app.siglip.naflex import prepare_naflex
 from serve_app.siglip.preprocess import resize_square
 from serve_app.siglip.tiles import MAX_TILES, Box, view_boxes
+from serve_app.telemetry.record import StageTimes
 
 _FILTER_SUPPORT = {
     Image.Resampling.BOX: 0.5,
@@ -42,14 +44,18 @@ class ImagePreparer:
 
     @property
     def target_px(self) -> int:
-        """Side in pixels of the square that images are resized to, or of the square with as many patches."""
+        """Side in pixels of the square that images are resized to, or of the square with as many
+        patches.
+        """
         if self.checkpoint.image_size_px is not None:
             return self.checkpoint.image_size_px
         return self.checkpoint.patch_size_px * math.isqrt(self.max_num_patches)
 
     @property
     def max_nbytes(self) -> int:
-        """Size in bytes of the largest image that comes out; NaFlex images are padded up to each other's in a batch."""
+        """Size in bytes of the largest image that comes out; NaFlex images are padded up to each
+        other's in a batch.
+        """
         if self.checkpoint.image_size_px is not None:
             return self.checkpoint.image_size_px**2 * 3
         return self.max_num_patches * self.checkpoint.patch_size_px**2 * 3
@@ -100,7 +106,9 @@ class ImagePreparer:
             output_px=self.target_px,
             tiles=views,
             support=_FILTER_SUPPORT.get(Image.Resampling(self.checkpoint.resample), 2.0),
-            gap=None if self.checkpoint.image_size_px is None or header.format != "JPEG" else MIN_MARGIN,
+            gap=None
+            if self.checkpoint.image_size_px is None or header.format != "JPEG"
+            else MIN_MARGIN,
         )
         return plan_decoding(header, draft_px, resizing, self.limits)
 
@@ -114,6 +122,8 @@ class ImagePreparer:
         if self.checkpoint.image_size_px is None:
             patch_size = self.checkpoint.patch_size_px
             full_size = plan.header.size
-            return prepare_naflex(image, patch_size, self.max_num_patches, resample, box, area, full_size)
+            return prepare_naflex(
+                image, patch_size, self.max_num_patches, resample, box, area, full_size
+            )
         side = self.checkpoint.image_size_px
         return PreparedImage(resize_square(image, side, resample, plan.gap, box, area))

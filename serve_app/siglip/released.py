@@ -1,8 +1,8 @@
 """Every official SigLIP and SigLIP 2 checkpoint, as data.
 
-Shapes: transformers' `convert_siglip_to_hf.py` and `convert_siglip2_to_hf.py`, and big_vision's demo notebooks. Parameter
-counts follow from them; a test builds every model on torch's meta device and compares. ImageNet zero-shot accuracy:
-big_vision's README_siglip2.md, which has SigLIP 2 only.
+Shapes: transformers' `convert_siglip_to_hf.py` and `convert_siglip2_to_hf.py`, and big_vision's
+demo notebooks. Parameter counts follow from them; a test builds every model on torch's meta device
+and compares. ImageNet zero-shot accuracy: big_vision's README_siglip2.md, which has SigLIP 2 only.
 """
 
 from dataclasses import dataclass
@@ -10,11 +10,16 @@ from dataclasses import dataclass
 from serve_app.siglip.architecture import Architecture, Encoder
 from serve_app.siglip.checkpoints import Family
 
-BICUBIC, BILINEAR = 3, 2
+BICUBIC = 3
+BILINEAR = 2
 """Pillow's numbers of the filters, as in the checkpoints' `preprocessor_config.json`."""
-BASE, LARGE = Encoder(768, 12, 12, 3072), Encoder(1024, 24, 16, 4096)
-SO400M, GIANT = Encoder(1152, 27, 16, 4304), Encoder(1536, 40, 16, 6144)
-ENGLISH, MULTILINGUAL, GEMMA = 32_000, 250_000, 256_000
+BASE = Encoder(768, 12, 12, 3072)
+LARGE = Encoder(1024, 24, 16, 4096)
+SO400M = Encoder(1152, 27, 16, 4304)
+GIANT = Encoder(1536, 40, 16, 6144)
+ENGLISH = 32_000
+MULTILINGUAL = 250_000
+GEMMA = 256_000
 """Vocabulary sizes: SentencePiece on English C4, the same on mC4, Gemma's tokenizer."""
 
 
@@ -26,7 +31,8 @@ class Released:
         hub_id: Its repository.
         architecture: Its shape.
         resample: Pillow's filter number.
-        imagenet_accuracy: Zero-shot top-1 on ImageNet in per cent, as published, NaFlex at 256 patches; None where no source was found.
+        imagenet_accuracy: Zero-shot top-1 on ImageNet in per cent, as published, NaFlex at 256
+            patches; None where no source was found.
     """
 
     hub_id: str
@@ -41,16 +47,27 @@ class Released:
 
 
 def _fixed(
-    name: str, towers: tuple[Encoder, Encoder], accuracy: float | None = None, vocab_size: int = 0, context_length: int = 64
+    name: str,
+    towers: tuple[Encoder, Encoder],
+    accuracy: float | None = None,
+    vocab_size: int = 0,
+    context_length: int = 64,
 ) -> Released:
     """Return a fixed-resolution checkpoint; patch and image size are the numbers in its name."""
     family = Family.SIGLIP2 if name.startswith("siglip2") else Family.SIGLIP
-    patch_px, image_px = int(name.split("patch")[1].split("-")[0]), int(name.split("patch")[1].split("-")[1])
+    patch_px = int(name.split("patch")[1].split("-")[0])
+    image_px = int(name.split("patch")[1].split("-")[1])
     vocabulary = vocab_size or (GEMMA if family is Family.SIGLIP2 else ENGLISH)
     positions = (image_px // patch_px) ** 2
-    width = towers[0].hidden_size  # giant: its text tower is so400m's, projected to the image tower's width
-    shape = Architecture(family, *towers, patch_px, image_px, positions, vocabulary, context_length, width)
-    return Released(f"google/{name}", shape, BILINEAR if family is Family.SIGLIP2 else BICUBIC, accuracy)
+    width = towers[
+        0
+    ].hidden_size  # giant: its text tower is so400m's, projected to the image tower's width
+    shape = Architecture(
+        family, *towers, patch_px, image_px, positions, vocabulary, context_length, width
+    )
+    return Released(
+        f"google/{name}", shape, BILINEAR if family is Family.SIGLIP2 else BICUBIC, accuracy
+    )
 
 
 def _naflex(name: str, tower: Encoder, accuracy: float) -> Released:
@@ -58,7 +75,10 @@ def _naflex(name: str, tower: Encoder, accuracy: float) -> Released:
     return Released(f"google/{name}", shape, BILINEAR, accuracy)
 
 
-_BASES, _LARGES, _SO400MS, _GIANTS = (BASE, BASE), (LARGE, LARGE), (SO400M, SO400M), (GIANT, SO400M)
+_BASES = (BASE, BASE)
+_LARGES = (LARGE, LARGE)
+_SO400MS = (SO400M, SO400M)
+_GIANTS = (GIANT, SO400M)
 
 RELEASED: tuple[Released, ...] = (
     _fixed("siglip-base-patch16-224", _BASES),

@@ -16,8 +16,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from serve_app.bounded_files import FileMissing, FileProblem, open_regular, parse_json
 from serve_app.errors import ConfigError
+from serve_app.untrusted.bounded_files import FileMissing, FileProblem, open_regular, parse_json
 
 MAX_HEADER_BYTES = 32 * 2**20
 """The format allows 100 MB; the largest SigLIP has 0.1 MB, and a stored tag bank of 100,000 labels
@@ -90,7 +90,9 @@ def read_tensors(path: Path, names: Iterable[str], max_bytes: int) -> dict[str, 
         wanted = {name: header.tensors[name] for name in names if name in header.tensors}
         nbytes = sum(end - begin for _, _, (begin, end) in wanted.values())
         if nbytes > max_bytes:
-            raise ConfigError(f"{path} holds {nbytes:,} bytes of numbers; at most {max_bytes:,} are read.")
+            raise ConfigError(
+                f"{path} holds {nbytes:,} bytes of numbers; at most {max_bytes:,} are read."
+            )
         for name, (dtype, shape, (begin, end)) in wanted.items():
             file.seek(header.start + begin)
             found[name] = _numbers(file.read(end - begin), dtype, path, name).reshape(shape)
@@ -114,7 +116,9 @@ def _header_of(file: BinaryIO, path: Path) -> SafetensorsHeader:
         if not isinstance(content, dict) or len(content) > MAX_TENSORS:
             raise ValueError("its header is not a block of tensors, or has too many")
         metadata = content.pop("__metadata__", None) or {}
-        if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
+        if not isinstance(metadata, dict) or not all(
+            isinstance(text, str) for text in metadata.values()
+        ):
             raise ValueError("its metadata is not a block of texts")
         start = 8 + header_bytes
         tensors = {name: _entry(name, entry, size - start) for name, entry in content.items()}
@@ -131,15 +135,21 @@ def _entry(name: str, entry: Any, data_bytes: int) -> tuple[str, tuple[int, ...]
     Raises:
         ValueError: Its shape, dtype and bytes do not agree, or lie outside the file.
     """
-    dtype, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), tuple(entry["data_offsets"])
-    if len(shape) > MAX_DIMENSIONS or not all(type(n) is int and n >= 0 for n in (*shape, begin, end)):
+    dtype = entry["dtype"]
+    shape = tuple(entry["shape"])
+    (begin, end) = tuple(entry["data_offsets"])
+    if len(shape) > MAX_DIMENSIONS or not all(
+        type(n) is int and n >= 0 for n in (*shape, begin, end)
+    ):
         raise ValueError(f"the shape or place of {name[:100]} is not made of whole numbers")
     if dtype not in _BITS:
         raise ValueError(f"the dtype of {name[:100]} is not known")
     if math.prod(shape) * _BITS[dtype] != 8 * (end - begin):
         raise ValueError(f"the shape of {name[:100]} does not fit its bytes")
     if end > data_bytes:
-        raise ValueError(f"it ends before {name[:100]}, so it was not written or downloaded to its end")
+        raise ValueError(
+            f"it ends before {name[:100]}, so it was not written or downloaded to its end"
+        )
     return dtype, shape, (begin, end)
 
 
@@ -147,5 +157,7 @@ def _numbers(raw: bytes, dtype: str, path: Path, name: str) -> np.ndarray:
     if dtype == "BF16":
         return (np.frombuffer(raw, "<u2").astype(np.uint32) << 16).view(np.float32)
     if dtype not in _NUMPY:
-        raise ConfigError(f"{path} stores {name} as {dtype}, which is not supported; convert it to float32.")
+        raise ConfigError(
+            f"{path} stores {name} as {dtype}, which is not supported; convert it to float32."
+        )
     return np.frombuffer(raw, _NUMPY[dtype])

@@ -1,7 +1,7 @@
 """From embeddings to scores, in float32 whatever the towers ran in.
 
-A similarity head in bfloat16 moves logits by up to 0.43, about half of a small probability; in float32 it costs
-one small matrix product.
+A similarity head in bfloat16 moves logits by up to 0.43, about half of a small probability; in
+float32 it costs one small matrix product.
 """
 
 import numpy as np
@@ -22,11 +22,14 @@ def check_width(embeddings: FloatArray, width: int) -> None:
     """Raise `InvalidRequest` for embeddings that are not (n, D) of a checkpoint's D."""
     if embeddings.ndim != 2 or embeddings.shape[1] != width:
         shape = "×".join(map(str, embeddings.shape))
-        raise InvalidRequest(f"The embeddings have the shape {shape}; this checkpoint's are n×{width}.")
+        raise InvalidRequest(
+            f"The embeddings have the shape {shape}; this checkpoint's are n×{width}."
+        )
 
 
 def stored_embeddings(values: npt.NDArray[np.floating]) -> FloatArray:
-    """Return embeddings (n, D) that came from outside as float32 of unit norm; float16 had left them a little off that.
+    """Return embeddings (n, D) that came from outside as float32 of unit norm; float16 had left
+    them a little off that.
 
     Raises:
         InvalidRequest: One of them is zero or not finite.
@@ -39,7 +42,9 @@ def stored_embeddings(values: npt.NDArray[np.floating]) -> FloatArray:
     return unit_norm(embeds)
 
 
-def pair_logits(image_embeds: FloatArray, text_embeds: FloatArray, logit_scale: float, logit_bias: float) -> FloatArray:
+def pair_logits(
+    image_embeds: FloatArray, text_embeds: FloatArray, logit_scale: float, logit_bias: float
+) -> FloatArray:
     """Return `logits_per_image` (B, T) = logit_scale · image_embeds · text_embedsᵀ + logit_bias.
 
     Args:
@@ -48,7 +53,8 @@ def pair_logits(image_embeds: FloatArray, text_embeds: FloatArray, logit_scale: 
         logit_scale: The temperature, already exponentiated.
         logit_bias: The learned bias.
     """
-    images, texts = np.asarray(image_embeds, np.float32), np.asarray(text_embeds, np.float32)
+    images = np.asarray(image_embeds, np.float32)
+    texts = np.asarray(text_embeds, np.float32)
     return np.float32(logit_scale) * (images @ texts.T) + np.float32(logit_bias)
 
 

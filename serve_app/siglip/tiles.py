@@ -1,7 +1,8 @@
 """Overlapping tiles of a picture, for things too small to be seen in the whole of it.
 
-A tower's pooled embedding is dominated by the main subject. Tiles keep the picture's proportions: nearly square ones,
-more of them along the longer side. Source: the SigLIP 2 authors' advice (google-research/big_vision #168).
+A tower's pooled embedding is dominated by the main subject. Tiles keep the picture's proportions:
+nearly square ones, more of them along the longer side. Source: the SigLIP 2 authors' advice
+(google-research/big_vision #168).
 
 Not here: what a tile's score counts (`tagging/scores.py`).
 """
@@ -9,7 +10,8 @@ Not here: what a tile's score counts (`tagging/scores.py`).
 import math
 
 OVERLAP = 0.2
-"""Of a tile's side: something that a cut goes through is whole in a neighbour if it is no larger than this."""
+"""Of a tile's side: something that a cut goes through is whole in a neighbour if it is no larger
+than this."""
 MAX_TILES = 8
 
 Box = tuple[int, int, int, int]
@@ -17,22 +19,32 @@ Box = tuple[int, int, int, int]
 
 
 def tile_grid(width: int, height: int) -> tuple[int, int]:
-    """Return rows and columns of tiles: two along the shorter side, as many along the longer as keeps them nearly square.
+    """Return rows and columns of tiles: two along the shorter side, as many along the longer as
+    keeps them nearly square.
 
-    A strip whose sides differ by more than a factor of `MAX_TILES` / 2 is cut along its longer side only.
+    A strip whose sides differ by more than a factor of `MAX_TILES` / 2 is cut along its longer side
+    only.
     """
-    long, short = max(width, height), max(1, min(width, height))
+    long = max(width, height)
+    short = max(1, min(width, height))
     along = round(2 * long / short)
     across = 2
     if across * along > MAX_TILES:
-        across, along = 1, min(MAX_TILES, max(2, round(long / short)))
+        across = 1
+        along = min(MAX_TILES, max(2, round(long / short)))
     return (across, along) if width >= height else (along, across)
 
 
 def tile_boxes(width: int, height: int) -> list[Box]:
-    """Return the tiles of a picture, row by row; together they cover it, neighbours share `OVERLAP` of their side."""
+    """Return the tiles of a picture, row by row; together they cover it, neighbours share `OVERLAP`
+    of their side.
+    """
     rows, columns = tile_grid(width, height)
-    return [(left, upper, right, lower) for upper, lower in _spans(height, rows) for left, right in _spans(width, columns)]
+    return [
+        (left, upper, right, lower)
+        for upper, lower in _spans(height, rows)
+        for left, right in _spans(width, columns)
+    ]
 
 
 def view_boxes(width: int, height: int, min_px: int) -> list[Box]:

@@ -1,7 +1,9 @@
-"""What the safetensors files of a checkpoint hold: the names of the tensors, and the similarity head's two scalars.
+"""What the safetensors files of a checkpoint hold: the names of the tensors, and the similarity
+head's two scalars.
 
-Loading a checkpoint in bfloat16 rounds the scalars too (a temperature of 117.9 becomes 119.5), so they are never taken
-from a loaded model. Reading them needs neither torch nor the towers. They come from the same files as the towers.
+Loading a checkpoint in bfloat16 rounds the scalars too (a temperature of 117.9 becomes 119.5), so
+they are never taken from a loaded model. Reading them needs neither torch nor the towers. They come
+from the same files as the towers.
 """
 
 from dataclasses import dataclass
@@ -38,19 +40,24 @@ def tensor_dtypes(folder: Path) -> dict[str, str]:
     """Return the name and the safetensors dtype of every tensor of a checkpoint.
 
     Raises:
-        ConfigError: A shard is missing, two shards hold the same tensor, or the index does not match its shards.
+        ConfigError: A shard is missing, two shards hold the same tensor, or the index does not
+            match its shards.
     """
     found: dict[str, Path] = {}
     dtypes: dict[str, str] = {}
     for path in weight_paths(folder):
         for name, (dtype, _, _) in read_header(path).tensors.items():
             if name in found:
-                raise ConfigError(f"{name} is in {found[name].name} and in {path}; only one of them can be meant.")
+                raise ConfigError(
+                    f"{name} is in {found[name].name} and in {path}; only one of them can be meant."
+                )
             found[name] = path
             dtypes[name] = dtype
     for name, path in weight_files(folder).items():
         if found.get(name) != path:
-            raise ConfigError(f"{folder / WEIGHTS_INDEX} says that {name} is in {path.name}, but it is not; download both files again.")
+            raise ConfigError(
+                f"{folder / WEIGHTS_INDEX} says that {name} is in {path.name}, but it is not; download both files again."
+            )
     return dtypes
 
 
@@ -59,8 +66,16 @@ def _read_scalar(folder: Path, name: str) -> np.float32:
     path = weight_files(folder).get(name, folder / WEIGHTS)
     found = read_tensors(path, (name,), MAX_SCALAR_BYTES)
     if name not in found:
-        raise ConfigError(f"{path} holds no {name}; without it scores cannot be computed. Is this a SigLIP checkpoint?")
+        raise ConfigError(
+            f"{path} holds no {name}; without it scores cannot be computed. Is this a SigLIP checkpoint?"
+        )
     values = found[name].ravel()
-    if values.size != 1 or not np.issubdtype(values.dtype, np.floating) or not np.isfinite(values[0]):
-        raise ConfigError(f"{path} stores {name} as something else than one finite floating-point number.")
+    if (
+        values.size != 1
+        or not np.issubdtype(values.dtype, np.floating)
+        or not np.isfinite(values[0])
+    ):
+        raise ConfigError(
+            f"{path} stores {name} as something else than one finite floating-point number."
+        )
     return np.float32(values[0])

@@ -1,7 +1,9 @@
-"""Tag banks on disk, and in object storage beside: built once, memory-mapped by every process of a node.
+"""Tag banks on disk, and in object storage beside: built once, memory-mapped by every process of a
+node.
 
-A bank is a safetensors file named by its fingerprint, so it is never wrong and never written over. Its metadata says
-what each row follows from, so that a vocabulary with one label more is built from the rows of the one before.
+A bank is a safetensors file named by its fingerprint, so it is never wrong and never written over.
+Its metadata says what each row follows from, so that a vocabulary with one label more is built from
+the rows of the one before.
 """
 
 import json
@@ -18,13 +20,13 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from serve_app.bounded_files import parse_json
 from serve_app.errors import ConfigError
 from serve_app.siglip.inputs import FloatArray
 from serve_app.siglip.safetensors_files import read_header
 from serve_app.siglip.user_folders import cache_root, expand_user
 from serve_app.tagging.tag_bank import RowKey, TagBank, bank_fingerprint, row_keys
 from serve_app.tagging.vocabulary import TagVocabulary
+from serve_app.untrusted.bounded_files import parse_json
 
 logger = logging.getLogger(__name__)
 
@@ -52,10 +54,12 @@ class BankStore:
         """Open a store.
 
         Args:
-            location: A folder, `auto` for `cache_folder`, or a URI that pyarrow reads, such as `s3://bucket/prefix?endpoint_override=…`.
+            location: A folder, `auto` for `cache_folder`, or a URI that pyarrow reads, such as
+                `s3://bucket/prefix?endpoint_override=…`.
 
         Raises:
-            ConfigError: The URI cannot be read, pyarrow is not installed, or there is no home folder.
+            ConfigError: The URI cannot be read, pyarrow is not installed, or there is no home
+                folder.
         """
         remote = "://" in location
         self.folder = cache_folder() if remote or location == AUTO else expand_user(location)
@@ -78,8 +82,11 @@ class BankStore:
         return TagBank(vocabulary, embeds, encoder)
 
     def rows(self, wanted: Iterable[RowKey], encoder: str) -> dict[RowKey, FloatArray]:
-        """Return those rows that some stored bank of the same encoder has, the newest banks first."""
-        missing, found = set(wanted), {}
+        """Return those rows that some stored bank of the same encoder has, the newest banks
+        first.
+        """
+        missing = set(wanted)
+        found = {}
         for path in self._newest():
             if not missing:
                 break
@@ -97,21 +104,31 @@ class BankStore:
         return found
 
     def save(self, bank: TagBank) -> TagBank:
-        """Store a bank and return it memory-mapped; where that cannot be done, say so in the log and return it as it is."""
+        """Store a bank and return it memory-mapped; where that cannot be done, say so in the log
+        and return it as it is.
+        """
         path = self._path(bank.vocabulary, bank.encoder)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=self.folder, prefix=".writing-", delete=False) as file:
+            with tempfile.NamedTemporaryFile(
+                dir=self.folder, prefix=".writing-", delete=False
+            ) as file:
                 temporary = Path(file.name)
             try:
-                save_file({TENSOR: np.ascontiguousarray(bank.text_embeds)}, temporary, _metadata(bank))
+                save_file(
+                    {TENSOR: np.ascontiguousarray(bank.text_embeds)}, temporary, _metadata(bank)
+                )
                 temporary.chmod(0o644)
-                os.replace(temporary, path)  # whole or not at all, also for those who read at this moment
+                os.replace(
+                    temporary, path
+                )  # whole or not at all, also for those who read at this moment
             finally:
                 temporary.unlink(missing_ok=True)
             self._drop_oldest()
         except (OSError, SafetensorError) as error:  # a full disk is the latter
-            logger.warning("the tag bank could not be stored in %s: %s", self.folder, type(error).__name__)
+            logger.warning(
+                "the tag bank could not be stored in %s: %s", self.folder, type(error).__name__
+            )
             return bank
         self._send(path)
         return self.load(bank.vocabulary, bank.encoder) or bank
@@ -137,7 +154,9 @@ class BankStore:
             if data is None:
                 return False
             self.folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=self.folder, prefix=".reading-", delete=False) as file:
+            with tempfile.NamedTemporaryFile(
+                dir=self.folder, prefix=".reading-", delete=False
+            ) as file:
                 temporary = Path(file.name)
                 file.write(data)
             try:
@@ -146,7 +165,9 @@ class BankStore:
             finally:
                 temporary.unlink(missing_ok=True)
         except OSError as error:
-            logger.warning("the object store of tag banks could not be read: %s", type(error).__name__)
+            logger.warning(
+                "the object store of tag banks could not be read: %s", type(error).__name__
+            )
             return False
         return True
 
@@ -156,7 +177,9 @@ class BankStore:
         try:
             self._remote.write(path.name, path.read_bytes())
         except OSError as error:
-            logger.warning("the tag bank could not be sent to the object store: %s", type(error).__name__)
+            logger.warning(
+                "the tag bank could not be sent to the object store: %s", type(error).__name__
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,19 +211,27 @@ def _open_remote(uri: str) -> _Remote:
     try:
         from pyarrow import ArrowException, fs
     except ImportError as error:
-        raise ConfigError("tag_banks: object storage needs pyarrow; install siglip-serve[storage].") from error
+        raise ConfigError(
+            "tag_banks: object storage needs pyarrow; install siglip-serve[storage]."
+        ) from error
     try:
         files, prefix = fs.FileSystem.from_uri(uri)
     except (ArrowException, OSError, ValueError) as error:
         parts = urlsplit(uri)  # user and query may hold secrets
         shown = f"{parts.scheme}://{parts.hostname or ''}{parts.path}"
-        raise ConfigError(f"tag_banks: {shown} cannot be opened: {str(error).replace(uri, shown)}") from error
+        raise ConfigError(
+            f"tag_banks: {shown} cannot be opened: {str(error).replace(uri, shown)}"
+        ) from error
     return _Remote(files, prefix.rstrip("/"))
 
 
 def _metadata(bank: TagBank) -> dict[str, str]:
     own = bank.vocabulary
-    said = {"names": own.names, "prompt_templates": own.prompt_templates, "background_prompts": own.background_prompts}
+    said = {
+        "names": own.names,
+        "prompt_templates": own.prompt_templates,
+        "background_prompts": own.background_prompts,
+    }
     return {"encoder": bank.encoder, "fingerprint": bank.fingerprint} | {
         key: json.dumps(value, ensure_ascii=False) for key, value in said.items()
     }
@@ -219,7 +250,12 @@ def _read(path: Path) -> tuple[FloatArray, list[RowKey]]:
         keys: list[RowKey] = [(templates, name) for name in _texts(header.metadata["names"])]
         keys += [((), prompt) for prompt in _texts(header.metadata["background_prompts"])]
         rows, width = shape
-        whole = dtype == "F32" and rows == len(keys) and end - begin == 4 * rows * width and path.stat().st_size == header.start + end
+        whole = (
+            dtype == "F32"
+            and rows == len(keys)
+            and end - begin == 4 * rows * width
+            and path.stat().st_size == header.start + end
+        )
         if not whole:
             raise ConfigError(f"{path} is damaged.")
         embeds = np.memmap(path, "<f4", "r", header.start + begin, (rows, width))

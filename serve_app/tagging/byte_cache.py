@@ -1,4 +1,6 @@
-"""A cache bounded in bytes, the least recently used dropped: rows of text embeddings, and banks made of them."""
+"""A cache bounded in bytes, the least recently used dropped: rows of text embeddings, and banks
+made of them.
+"""
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
@@ -15,7 +17,8 @@ class ByteCache(Generic[Key, Value]):
     """An LRU of values, bounded in the bytes that they take."""
 
     def __init__(self, max_bytes: int, size_of: Callable[[Key, Value], int]) -> None:
-        self._max_bytes, self._size_of = max_bytes, size_of
+        self._max_bytes = max_bytes
+        self._size_of = size_of
         self._entries: OrderedDict[Key, Value] = OrderedDict()
         self.nbytes = 0
 
@@ -34,7 +37,9 @@ class ByteCache(Generic[Key, Value]):
         if self._cost(key, value) > self._max_bytes:
             return
         replaced = self._entries.pop(key, None)
-        self.nbytes += self._cost(key, value) - (0 if replaced is None else self._cost(key, replaced))
+        self.nbytes += self._cost(key, value) - (
+            0 if replaced is None else self._cost(key, replaced)
+        )
         self._entries[key] = value
         while self.nbytes > self._max_bytes:
             self.nbytes -= self._cost(*self._entries.popitem(last=False))

@@ -1,4 +1,5 @@
-"""What was fitted on images: for every tag a line that turns its logit into one that means the same for all tags.
+"""What was fitted on images: for every tag a line that turns its logit into one that means the same
+for all tags.
 
 Not here: the fitting (`fitting.py`), measuring what it gained (`evaluation.py`).
 """
@@ -10,11 +11,11 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import ConfigDict, Field, ValidationError
 
-from serve_app.bounded_files import read_text
 from serve_app.errors import ConfigError
-from serve_app.nulls import NullIsDefault
 from serve_app.tagging.lined_yaml import parse_lined_yaml
-from serve_app.yaml_files import LOADER, MAX_YAML_BYTES
+from serve_app.untrusted.bounded_files import read_text
+from serve_app.untrusted.nulls import NullIsDefault
+from serve_app.untrusted.yaml_files import LOADER, MAX_YAML_BYTES
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 SIGNIFICANT_DIGITS = 6
@@ -29,7 +30,9 @@ _HEADER = """\
 
 
 class Fit(NullIsDefault):
-    """One tag's line: calibrated logit = `scale` × logit + `offset`, and the least calibrated confidence where it has its own."""
+    """One tag's line: calibrated logit = `scale` × logit + `offset`, and the least calibrated
+    confidence where it has its own.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -62,7 +65,9 @@ class Calibration(NullIsDefault):
     tags: dict[str, Fit] = {}
 
     def check_checkpoint(self, fingerprint: str, vocabulary: str) -> None:
-        """Raise `ConfigError` if this was fitted on another checkpoint's logits, which say nothing of this one's."""
+        """Raise `ConfigError` if this was fitted on another checkpoint's logits, which say nothing
+        of this one's.
+        """
         if self.checkpoint != fingerprint:
             raise ConfigError(
                 f"vocabulary {vocabulary}: its calibration was fitted for the checkpoint with fingerprint {self.checkpoint}, "
@@ -83,7 +88,10 @@ def read_calibration(path: Path) -> Calibration:
     try:
         return Calibration.model_validate(content.data)
     except ValidationError as error:
-        problems = [f"{path}:{content.line_of(problem['loc'])}: {_sentence(problem)}" for problem in error.errors()]
+        problems = [
+            f"{path}:{content.line_of(problem['loc'])}: {_sentence(problem)}"
+            for problem in error.errors()
+        ]
         raise ConfigError("\n".join(problems)) from error
 
 
@@ -93,13 +101,24 @@ def write_calibration(calibration: Calibration, path: Path) -> None:
     data["pooled"] = _short(calibration.pooled)
     data["threshold"] = _rounded(calibration.threshold)
     head = _dump(data, default_flow_style=False)
-    lines = [_dump({label: _short(fit)}, default_flow_style=None) for label, fit in calibration.tags.items()]
+    lines = [
+        _dump({label: _short(fit)}, default_flow_style=None)
+        for label, fit in calibration.tags.items()
+    ]
     tags = "tags:\n" + textwrap.indent("".join(lines), "  ") if lines else "tags: {}\n"
     path.write_text(_HEADER + head + tags, encoding="utf-8")
 
 
 def _dump(data: dict[str, Any], default_flow_style: bool | None) -> str:
-    return str(yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=10_000, default_flow_style=default_flow_style))
+    return str(
+        yaml.safe_dump(
+            data,
+            sort_keys=False,
+            allow_unicode=True,
+            width=10_000,
+            default_flow_style=default_flow_style,
+        )
+    )
 
 
 def _short(fit: Fit) -> dict[str, float]:

@@ -30,7 +30,9 @@ MIN_THRESHOLD = float(np.finfo(np.float32).tiny)
 def confidences_of(scores: FloatArray) -> FloatArray:
     """Return the confidences (…) float32 of scores (…), which are logits."""
     exact = exact_sigmoid(scores)
-    exact = np.where(exact < MIN_THRESHOLD, 0.0, exact)  # such numbers have no six digits, neither here nor as float32
+    exact = np.where(
+        exact < MIN_THRESHOLD, 0.0, exact
+    )  # such numbers have no six digits, neither here nor as float32
     units = _unit_of(exact)
     return np.asarray(np.round(exact / units) * units, np.float32)
 

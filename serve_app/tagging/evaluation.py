@@ -1,4 +1,5 @@
-"""How good tags are on images whose content is known: ranking, precision and recall at thresholds, calibration.
+"""How good tags are on images whose content is known: ranking, precision and recall at thresholds,
+calibration.
 
 Not here: fitting anything to them (`fitting.py`), reading what is known (`labelled.py`).
 """
@@ -19,7 +20,8 @@ CALIBRATION_BINS = 15
 
 
 def average_precision(scores: npt.NDArray[np.floating], truth: BoolArray) -> float:
-    """Return the precision at every cut of the ranking, weighted by the recall that the cut adds; equal scores are cut together.
+    """Return the precision at every cut of the ranking, weighted by the recall that the cut adds;
+    equal scores are cut together.
 
     Args:
         scores: (B,) any monotone score.
@@ -37,12 +39,18 @@ def mean_average_precision(scores: npt.NDArray[np.floating], truth: BoolArray) -
         truth: (B, T) which label is true of which image.
     """
     present = np.flatnonzero(truth.any(axis=0))
-    return float(np.mean([average_precision(scores[:, t], truth[:, t]) for t in present])) if len(present) else 0.0
+    return (
+        float(np.mean([average_precision(scores[:, t], truth[:, t]) for t in present]))
+        if len(present)
+        else 0.0
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class ReliabilityBin:
-    """Pairs of image and tag whose confidence lies in one part of [0, 1]: how many, their mean confidence, how many are true."""
+    """Pairs of image and tag whose confidence lies in one part of [0, 1]: how many, their mean
+    confidence, how many are true.
+    """
 
     count: int
     confidence: float
@@ -50,17 +58,27 @@ class ReliabilityBin:
 
 
 def reliability(confidences: FloatArray, truth: BoolArray) -> list[ReliabilityBin]:
-    """Return the bins of a reliability diagram that hold something, over all pairs of image and tag."""
+    """Return the bins of a reliability diagram that hold something, over all pairs of image and
+    tag.
+    """
     at = np.minimum((confidences * CALIBRATION_BINS).astype(np.intp), CALIBRATION_BINS - 1).ravel()
     counts = np.bincount(at, minlength=CALIBRATION_BINS)
     confidence = np.bincount(at, confidences.ravel().astype(np.float64), CALIBRATION_BINS)
     true = np.bincount(at, truth.ravel(), CALIBRATION_BINS)
-    return [ReliabilityBin(int(n), float(c / n), float(t / n)) for n, c, t in zip(counts, confidence, true, strict=True) if n]
+    return [
+        ReliabilityBin(int(n), float(c / n), float(t / n))
+        for n, c, t in zip(counts, confidence, true, strict=True)
+        if n
+    ]
 
 
 def expected_calibration_error(confidences: FloatArray, truth: BoolArray) -> float:
-    """Return the mean difference of confidence and frequency over all pairs, by the bins of `reliability`."""
-    return sum(b.count * abs(b.confidence - b.frequency) for b in reliability(confidences, truth)) / max(1, confidences.size)
+    """Return the mean difference of confidence and frequency over all pairs, by the bins of
+    `reliability`.
+    """
+    return sum(
+        b.count * abs(b.confidence - b.frequency) for b in reliability(confidences, truth)
+    ) / max(1, confidences.size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +91,11 @@ class Rates:
     @property
     def f1(self) -> float:
         """The harmonic mean."""
-        return 2 * self.precision * self.recall / (self.precision + self.recall) if self.precision + self.recall else 0.0
+        return (
+            2 * self.precision * self.recall / (self.precision + self.recall)
+            if self.precision + self.recall
+            else 0.0
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +132,9 @@ class Measures:
     tags: tuple[TagMeasure, ...]
 
 
-def measure(scores: FloatArray, least: FloatArray, truth: BoolArray, labels: Sequence[str]) -> Measures:
+def measure(
+    scores: FloatArray, least: FloatArray, truth: BoolArray, labels: Sequence[str]
+) -> Measures:
     """Measure scores against what is true.
 
     Args:
@@ -122,7 +146,9 @@ def measure(scores: FloatArray, least: FloatArray, truth: BoolArray, labels: Seq
     return measure_given(scores, scores >= least, truth, labels)
 
 
-def measure_given(scores: FloatArray, given: BoolArray, truth: BoolArray, labels: Sequence[str]) -> Measures:
+def measure_given(
+    scores: FloatArray, given: BoolArray, truth: BoolArray, labels: Sequence[str]
+) -> Measures:
     """Measure scores, and the tags that were chosen by them, against what is true.
 
     Args:
@@ -131,11 +157,16 @@ def measure_given(scores: FloatArray, given: BoolArray, truth: BoolArray, labels
         truth: (B, T) which tag is true of which image.
         labels: T labels.
     """
-    tags = tuple(_measure_tag(label, scores[:, t], given[:, t], truth[:, t]) for t, label in enumerate(labels))
+    tags = tuple(
+        _measure_tag(label, scores[:, t], given[:, t], truth[:, t])
+        for t, label in enumerate(labels)
+    )
     occurring = [tag for tag in tags if tag.true]
     return Measures(
         images=len(scores),
-        mean_average_precision=float(np.mean([tag.average_precision for tag in occurring])) if occurring else 0.0,
+        mean_average_precision=float(np.mean([tag.average_precision for tag in occurring]))
+        if occurring
+        else 0.0,
         micro=_rates(given, truth),
         macro_f1=float(np.mean([tag.rates.f1 for tag in occurring])) if occurring else 0.0,
         calibration_error=expected_calibration_error(sigmoid(scores), truth),
@@ -144,15 +175,19 @@ def measure_given(scores: FloatArray, given: BoolArray, truth: BoolArray, labels
     )
 
 
-def precision_recall_curve(scores: npt.NDArray[np.floating], truth: BoolArray) -> tuple[Curve, Curve, npt.NDArray[np.floating]]:
-    """Return precision, recall and the score at every cut of a ranking, the strictest first; equal scores are cut together.
+def precision_recall_curve(
+    scores: npt.NDArray[np.floating], truth: BoolArray
+) -> tuple[Curve, Curve, npt.NDArray[np.floating]]:
+    """Return precision, recall and the score at every cut of a ranking, the strictest first; equal
+    scores are cut together.
 
     Args:
         scores: (n,) any monotone score.
         truth: (n,) which of them are true.
     """
     order = np.argsort(-scores, kind="stable")
-    ranked, hits = scores[order], np.cumsum(truth[order])
+    ranked = scores[order]
+    hits = np.cumsum(truth[order])
     last = np.flatnonzero(np.append(np.diff(ranked) != 0, True))
     precision = hits[last] / (last + 1)
     recall = hits[last] / max(1, int(truth.sum()))

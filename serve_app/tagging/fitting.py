@@ -1,6 +1,8 @@
-"""Fitting a calibration: Platt's lines where images are labelled, background offsets where they are not.
+"""Fitting a calibration: Platt's lines where images are labelled, background offsets where they are
+not.
 
-Everything is fitted on logits, since probabilities near 0 and 1 have lost what tells them apart, and is deterministic.
+Everything is fitted on logits, since probabilities near 0 and 1 have lost what tells them apart,
+and is deterministic.
 
 Not here: what is done with a fit (`scores.py`), measuring it (`evaluation.py`).
 """
@@ -24,18 +26,25 @@ MIN_EXAMPLES = 10
 MIN_EXAMPLES_FOR_THRESHOLD = 50
 """The same for a threshold of its own: the best cut of few images is a chance find."""
 PRIOR_IMAGES = 500
-"""A tag's line starts where all tags' line is, with the weight of this many average images. Measured on the demo's scenes
-(2026-11-23, 600 images, 62 tags, held-out F1): 0.931 from 300 to 600, 0.930 with 3,000, 0.923 without a prior."""
-NEWTON_STEPS, CONVERGED = 200, 1e-10
-RELATED_SHARE, MAX_RELATED = 0.1, 20
-"""Of all tags: those that stand out most in an image, each by its own spread, are taken to be related to it."""
+"""A tag's line starts where all tags' line is, with the weight of this many average images.
+Measured on the demo's scenes (2026-11-23, 600 images, 62 tags, held-out F1): 0.931 from 300 to 600,
+0.930 with 3,000, 0.923 without a prior."""
+NEWTON_STEPS = 200
+CONVERGED = 1e-10
+RELATED_SHARE = 0.1
+MAX_RELATED = 20
+"""Of all tags: those that stand out most in an image, each by its own spread, are taken to be
+related to it."""
 MIN_UNRELATED = 20
-DEFAULT_PERCENTILE, DEFAULT_TAGS_PER_IMAGE = 95.0, 5.0
+DEFAULT_PERCENTILE = 95.0
+DEFAULT_TAGS_PER_IMAGE = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """What thresholds are chosen for: the best F1, or the most recall at a precision of at least `precision`."""
+    """What thresholds are chosen for: the best F1, or the most recall at a precision of at least
+    `precision`.
+    """
 
     precision: float | None = None
 
@@ -48,7 +57,8 @@ class FittedTo:
         checkpoint: Its fingerprint.
         prompt_templates: Under which the labels were said.
         labels: T labels.
-        bias: (T,) what the vocabulary adds to calibrated logits, which thresholds have to allow for; None for nothing.
+        bias: (T,) what the vocabulary adds to calibrated logits, which thresholds have to allow
+            for; None for nothing.
     """
 
     checkpoint: str
@@ -61,7 +71,9 @@ class FittedTo:
         return np.zeros(len(self.labels), np.float32) if self.bias is None else self.bias
 
 
-def fit_labelled(logits: FloatArray, truth: BoolArray, known: BoolArray, of: FittedTo, goal: Goal = Goal()) -> Calibration:
+def fit_labelled(
+    logits: FloatArray, truth: BoolArray, known: BoolArray, of: FittedTo, goal: Goal = Goal()
+) -> Calibration:
     """Fit a line for each tag that has examples, one for all others, and thresholds.
 
     Args:
@@ -72,30 +84,44 @@ def fit_labelled(logits: FloatArray, truth: BoolArray, known: BoolArray, of: Fit
         goal: What thresholds are for.
 
     Raises:
-        ConfigError: There are too few examples, the scores say nothing of the labels, or the precision is never reached.
+        ConfigError: There are too few examples, the scores say nothing of the labels, or the
+            precision is never reached.
     """
     if goal.precision is not None and not 0 < goal.precision <= 1:
-        raise ConfigError(f"the wanted precision is {goal.precision:g}; it must lie between 0 and 1.")
-    z, y = logits[:, known].astype(np.float64), truth[:, known]
+        raise ConfigError(
+            f"the wanted precision is {goal.precision:g}; it must lie between 0 and 1."
+        )
+    z = logits[:, known].astype(np.float64)
+    y = truth[:, known]
     if min(int(y.sum()), int((~y).sum())) < MIN_EXAMPLES:
-        raise ConfigError(f"there are fewer than {MIN_EXAMPLES} images with a label, or without; label some more.")
+        raise ConfigError(
+            f"there are fewer than {MIN_EXAMPLES} images with a label, or without; label some more."
+        )
     pooled = fit_line(z.ravel(), y.ravel(), np.array([1.0, 0.0]), np.zeros((2, 2)))
     if pooled[0] <= 0:
-        raise ConfigError("scores are no higher for images with a label than without; is this the right checkpoint and labels file?")
+        raise ConfigError(
+            "scores are no higher for images with a label than without; is this the right checkpoint and labels file?"
+        )
     prior = _information(z.ravel(), pooled) * (PRIOR_IMAGES / z.size)
     lines = [_line_of(z[:, t], y[:, t], pooled, prior) for t in range(z.shape[1])]
-    calibrated = np.stack([scale * z[:, t] + offset for t, (scale, offset) in enumerate(lines)], axis=1) + of.biases()[known].astype(
-        np.float64
-    )
+    calibrated = np.stack(
+        [scale * z[:, t] + offset for t, (scale, offset) in enumerate(lines)], axis=1
+    ) + of.biases()[known].astype(np.float64)
     threshold = best_threshold(calibrated.ravel(), y.ravel(), goal)
     if threshold is None:
-        raise ConfigError(f"a precision of {goal.precision:g} is not reached at any threshold; ask for less.")
+        raise ConfigError(
+            f"a precision of {goal.precision:g} is not reached at any threshold; ask for less."
+        )
     numbers = np.flatnonzero(known)
     tags: dict[str, Fit] = {}
     for t, (scale, offset) in enumerate(lines):
         enough = min(int(y[:, t].sum()), int((~y[:, t]).sum())) >= MIN_EXAMPLES_FOR_THRESHOLD
         own = best_threshold(calibrated[:, t], y[:, t], goal) if enough else None
-        tags[of.labels[numbers[t]]] = Fit(scale=float(scale), offset=float(offset), threshold=None if own is None else _probability(own))
+        tags[of.labels[numbers[t]]] = Fit(
+            scale=float(scale),
+            offset=float(offset),
+            threshold=None if own is None else _probability(own),
+        )
     return Calibration(
         method="platt",
         checkpoint=of.checkpoint,
@@ -108,12 +134,17 @@ def fit_labelled(logits: FloatArray, truth: BoolArray, known: BoolArray, of: Fit
 
 
 def fit_background(
-    logits: FloatArray, of: FittedTo, percentile: float = DEFAULT_PERCENTILE, tags_per_image: float = DEFAULT_TAGS_PER_IMAGE
+    logits: FloatArray,
+    of: FittedTo,
+    percentile: float = DEFAULT_PERCENTILE,
+    tags_per_image: float = DEFAULT_TAGS_PER_IMAGE,
 ) -> Calibration:
-    """Fit an offset for each tag from images of which nothing is known, and a threshold that gives so many tags an image.
+    """Fit an offset for each tag from images of which nothing is known, and a threshold that gives
+    so many tags an image.
 
-    A tag's offset brings its high-percentile logit over images that it is not related to where that of the median tag
-    is: labels that fit everything ("photo", "art") come down, those that fit little come up.
+    A tag's offset brings its high-percentile logit over images that it is not related to where that
+    of the median tag is: labels that fit everything ("photo", "art") come down, those that fit
+    little come up.
 
     Args:
         logits: (B, T) the model's.
@@ -126,13 +157,19 @@ def fit_background(
     """
     images, tags = logits.shape
     if images < MIN_UNRELATED:
-        raise ConfigError(f"there are {images} images; at least {MIN_UNRELATED} are needed, and some hundreds are better.")
+        raise ConfigError(
+            f"there are {images} images; at least {MIN_UNRELATED} are needed, and some hundreds are better."
+        )
     if not 0 <= percentile <= 100:
         raise ConfigError(f"the percentile is {percentile:g}; it must lie between 0 and 100.")
     if not 0 < tags_per_image <= tags:
-        raise ConfigError(f"{tags_per_image:g} tags an image are wanted, and the vocabulary has {tags}.")
+        raise ConfigError(
+            f"{tags_per_image:g} tags an image are wanted, and the vocabulary has {tags}."
+        )
     unrelated = ~_related(logits)
-    high = np.array([np.percentile(_background(logits[:, t], unrelated[:, t]), percentile) for t in range(tags)])
+    high = np.array(
+        [np.percentile(_background(logits[:, t], unrelated[:, t]), percentile) for t in range(tags)]
+    )
     offsets = np.median(high) - high
     shifted = np.sort((logits + offsets + of.biases()).ravel())[::-1]
     wanted = min(len(shifted), max(1, round(tags_per_image * images)))
@@ -142,15 +179,19 @@ def fit_background(
         prompt_templates=of.prompt_templates,
         images=images,
         threshold=_probability(float(shifted[wanted - 1])),
-        tags={label: Fit(offset=float(offset)) for label, offset in zip(of.labels, offsets, strict=True)},
+        tags={
+            label: Fit(offset=float(offset))
+            for label, offset in zip(of.labels, offsets, strict=True)
+        },
     )
 
 
 def fit_line(z: Matrix, y: BoolArray, start: Matrix, prior: Matrix) -> Matrix:
-    """Return scale and offset (2,) of the line under which the logistic likelihood, times a Gaussian prior, is greatest.
+    """Return scale and offset (2,) of the line under which the logistic likelihood, times a
+    Gaussian prior, is greatest.
 
-    Newton's method with step halving. Source: Lin, Lin, Weng 2007, A note on Platt's probabilistic outputs; the prior
-    stands in the place of Platt's smoothed targets.
+    Newton's method with step halving. Source: Lin, Lin, Weng 2007, A note on Platt's probabilistic
+    outputs; the prior stands in the place of Platt's smoothed targets.
 
     Args:
         z: (n,) logits.
@@ -162,25 +203,35 @@ def fit_line(z: Matrix, y: BoolArray, start: Matrix, prior: Matrix) -> Matrix:
 
     def loss(line: Matrix) -> float:
         fitted = features @ line
-        return float(np.logaddexp(0, fitted).sum() - fitted[y].sum() + 0.5 * (line - start) @ prior @ (line - start))
+        return float(
+            np.logaddexp(0, fitted).sum()
+            - fitted[y].sum()
+            + 0.5 * (line - start) @ prior @ (line - start)
+        )
 
-    line, value = start.astype(np.float64), loss(start)
+    line = start.astype(np.float64)
+    value = loss(start)
     for _ in range(NEWTON_STEPS):
         p = _sigmoid(features @ line)
         gradient = features.T @ (p - y) + prior @ (line - start)
         curvature = features.T @ (features * (p * (1 - p))[:, None]) + prior + np.eye(2) * 1e-9
-        step, share = np.linalg.solve(curvature, gradient), 1.0
-        while share > CONVERGED and loss(line - share * step) > value - 1e-4 * share * float(gradient @ step):
+        step = np.linalg.solve(curvature, gradient)
+        share = 1.0
+        while share > CONVERGED and loss(line - share * step) > value - 1e-4 * share * float(
+            gradient @ step
+        ):
             share /= 2
         line = line - share * step
-        gained, value = value - loss(line), loss(line)
+        gained = value - loss(line)
+        value = loss(line)
         if gained < CONVERGED * (1 + abs(value)):
             break
     return line
 
 
 def best_threshold(scores: Matrix, truth: BoolArray, goal: Goal) -> float | None:
-    """Return the score from which on tags are given: midway between the last that is and the first that is not.
+    """Return the score from which on tags are given: midway between the last that is and the first
+    that is not.
 
     None where a wanted precision is never reached.
     """
@@ -211,7 +262,8 @@ def _information(z: Matrix, line: Matrix) -> Matrix:
 
 
 def _related(logits: FloatArray) -> BoolArray:
-    """Return (B, T): whether the model thinks a tag likely, or it is among those that stand out most in an image.
+    """Return (B, T): whether the model thinks a tag likely, or it is among those that stand out
+    most in an image.
 
     Standing out alone would miss a tag that every third image shows: its spread is wide.
     """

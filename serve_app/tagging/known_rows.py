@@ -1,4 +1,6 @@
-"""Where rows of text embeddings may be found before a text tower is asked: a cache, loaded banks, stored banks."""
+"""Where rows of text embeddings may be found before a text tower is asked: a cache, loaded banks,
+stored banks.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -43,7 +45,8 @@ class KnownRows:
     def find(self, keys: Sequence[RowKey], banks: Iterable[TagBank]) -> dict[RowKey, FloatArray]:
         """Return those rows that some loaded banks or the stored ones have.
 
-        Not those of the cache: a request's name may have been cut, which a registered one must not be.
+        Not those of the cache: a request's name may have been cut, which a registered one must not
+        be.
         """
         found: dict[RowKey, FloatArray] = {}
         for bank in banks:
@@ -51,7 +54,9 @@ class KnownRows:
                 rows = bank.rows()
                 found |= {key: rows[key] for key in keys if key in rows and key not in found}
         missing = [key for key in keys if key not in found]
-        return found | (self.store.rows(missing, self.encoder) if missing and self.store is not None else {})
+        return found | (
+            self.store.rows(missing, self.encoder) if missing and self.store is not None else {}
+        )
 
     def keep(self, vocabulary: TagVocabulary, rows: dict[RowKey, FloatArray]) -> TagBank:
         """Assemble a registered vocabulary's bank and store it."""

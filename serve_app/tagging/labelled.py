@@ -13,17 +13,18 @@ from pathlib import Path
 
 import numpy as np
 
-from serve_app.bounded_files import read_text
 from serve_app.errors import ConfigError
-from serve_app.picture_files import is_litter, pictures_in
 from serve_app.tagging.evaluation import BoolArray
 from serve_app.tagging.problems import MAX_PROBLEMS, raise_problems
 from serve_app.tagging.tag_table import TagTable
 from serve_app.tagging.vocabulary_tables import LIST_SEPARATOR
+from serve_app.untrusted.bounded_files import read_text
+from serve_app.untrusted.image_files import is_litter, pictures_in
 
 TABLE = "labels.csv"
 """Looked for in a folder of images."""
-FILE, LABELS = "file", "labels"
+FILE = "file"
+LABELS = "labels"
 """The table's columns."""
 
 
@@ -48,15 +49,18 @@ class LabelledImages:
 
 
 def read_labelled(images: Path, table: Path | None, tags: TagTable) -> LabelledImages | None:
-    """Read what is known of some images; None where nothing is: a folder without a table and without labels as folders.
+    """Read what is known of some images; None where nothing is: a folder without a table and
+    without labels as folders.
 
     Args:
         images: A folder.
-        table: A CSV with the columns `file` and `labels` (`|` between them); `labels.csv` of the folder if left out.
+        table: A CSV with the columns `file` and `labels` (`|` between them); `labels.csv` of the
+            folder if left out.
         tags: The vocabulary that the labels are of; case, `_` and aliases do not matter.
 
     Raises:
-        ConfigError: One line for each problem: a file that is not there, a label that is not in the vocabulary.
+        ConfigError: One line for each problem: a file that is not there, a label that is not in the
+            vocabulary.
     """
     if table is None and (images / TABLE).is_file():
         table = images / TABLE
@@ -69,7 +73,8 @@ def read_labelled(images: Path, table: Path | None, tags: TagTable) -> LabelledI
 
 
 def _label_folders(images: Path, tags: TagTable) -> list[Path]:
-    """Return the folders whose names are labels; hidden folders and litter are none unless they are called like a label.
+    """Return the folders whose names are labels; hidden folders and litter are none unless they are
+    called like a label.
 
     Raises:
         ConfigError: The folder cannot be read.
@@ -78,7 +83,9 @@ def _label_folders(images: Path, tags: TagTable) -> list[Path]:
         folders = sorted(entry for entry in images.iterdir() if os.path.isdir(entry))
     except OSError as error:
         raise ConfigError(f"{images} cannot be read: {error.strerror}.") from error
-    return [folder for folder in folders if not is_litter(folder.name) or tags.numbers_of(folder.name)]
+    return [
+        folder for folder in folders if not is_litter(folder.name) or tags.numbers_of(folder.name)
+    ]
 
 
 def _from_table(images: Path, table: Path, tags: TagTable) -> LabelledImages:
@@ -88,22 +95,37 @@ def _from_table(images: Path, table: Path, tags: TagTable) -> LabelledImages:
     try:
         counts = Counter(reader.fieldnames or ())
         if not {FILE, LABELS} <= set(counts):
-            raise ConfigError(f"{table}:1: the first line must name the columns {FILE} and {LABELS}.")
+            raise ConfigError(
+                f"{table}:1: the first line must name the columns {FILE} and {LABELS}."
+            )
         if twice := [name for name in (FILE, LABELS) if counts[name] > 1]:
-            raise ConfigError(f"{table}:1: there are several columns {twice[0]}; rename all but one.")
+            raise ConfigError(
+                f"{table}:1: there are several columns {twice[0]}; rename all but one."
+            )
         for row in reader:
-            where, name = f"{table}:{reader.line_num}", row[FILE] or ""
+            where = f"{table}:{reader.line_num}"
+            name = row[FILE] or ""
             name = name if _is_file(images / name) else name.strip()
             path = images / name
-            labels = [label.strip() for label in (row[LABELS] or "").split(LIST_SEPARATOR) if label.strip()]
+            labels = [
+                label.strip()
+                for label in (row[LABELS] or "").split(LIST_SEPARATOR)
+                if label.strip()
+            ]
             if None in row:
-                problems.append(f"{where}: there are more fields than columns; several labels go with {LIST_SEPARATOR} between them.")
+                problems.append(
+                    f"{where}: there are more fields than columns; several labels go with {LIST_SEPARATOR} between them."
+                )
             elif not name or not _is_file(path):
                 problems.append(f"{where}: the file {name[:100]!r} is not in {images}.")
             elif path in known:
                 problems.append(f"{where}: the file {name!r} stands here twice.")
-            if len(problems) <= MAX_PROBLEMS:  # finding the nearest label takes milliseconds for each
-                problems += [f"{where}: {problem}" for label in labels if (problem := _unknown(label, tags))]
+            if (
+                len(problems) <= MAX_PROBLEMS
+            ):  # finding the nearest label takes milliseconds for each
+                problems += [
+                    f"{where}: {problem}" for label in labels if (problem := _unknown(label, tags))
+                ]
             known[path] = labels
     except csv.Error as error:
         problems.append(f"{table}:{reader.line_num}: not CSV: {error}.")
@@ -119,8 +141,14 @@ def _is_file(path: Path) -> bool:
 
 
 def _from_folders(folders: Sequence[Path], tags: TagTable) -> LabelledImages:
-    raise_problems([f"{folder}: {problem}" for folder in folders if (problem := _unknown(folder.name, tags))])
-    return _labelled({file: [folder.name] for folder in folders for file in pictures_in(folder)}, tags, folders[0].parent)
+    raise_problems(
+        [f"{folder}: {problem}" for folder in folders if (problem := _unknown(folder.name, tags))]
+    )
+    return _labelled(
+        {file: [folder.name] for folder in folders for file in pictures_in(folder)},
+        tags,
+        folders[0].parent,
+    )
 
 
 def _labelled(known: dict[Path, list[str]], tags: TagTable, where: Path) -> LabelledImages:
@@ -137,4 +165,6 @@ def _unknown(label: str, tags: TagTable) -> str | None:
     if tags.numbers_of(label):
         return None
     nearest = tags.nearest_name(label)
-    return f"{label!r} is not in the vocabulary" + (f"; did you mean {nearest!r}?" if nearest else ".")
+    return f"{label!r} is not in the vocabulary" + (
+        f"; did you mean {nearest!r}?" if nearest else "."
+    )

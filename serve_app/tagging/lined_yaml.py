@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from serve_app.errors import ConfigError
-from serve_app.yaml_files import SettingsLoader, parse_nodes, unquoted_value
+from serve_app.untrusted.yaml_files import SettingsLoader, parse_nodes, unquoted_value
 
 Place = tuple[str | int, ...]
 """Keys and list positions from the top of the file to a value."""
@@ -48,11 +48,14 @@ class LinedYaml:
         )
 
 
-def parse_lined_yaml(text: str, path: Path, max_depth: int = MAX_DEPTH, loader_class: Any = SettingsLoader) -> LinedYaml:
+def parse_lined_yaml(
+    text: str, path: Path, max_depth: int = MAX_DEPTH, loader_class: Any = SettingsLoader
+) -> LinedYaml:
     """Parse at most one YAML document; nothing gives None.
 
     Raises:
-        ConfigError: It is not one YAML document, or exceeds a bound of `yaml_files.py`; names the line.
+        ConfigError: It is not one YAML document, or exceeds a bound of `yaml_files.py`; names the
+            line.
     """
     documents = parse_nodes(text, str(path), loader_class)
     if len(documents) > 1:

@@ -16,7 +16,9 @@ def raise_problems(problems: Sequence[str]) -> None:
     if not problems:
         return
     more = len(problems) - MAX_PROBLEMS
-    raise ConfigError("\n".join([*problems[:MAX_PROBLEMS], *([f"… and {more} more"] if more > 0 else [])]))
+    raise ConfigError(
+        "\n".join([*problems[:MAX_PROBLEMS], *([f"… and {more} more"] if more > 0 else [])])
+    )
 
 
 def quoted(value: Any) -> str:

@@ -3,34 +3,49 @@
 from collections.abc import Sequence
 
 from serve_app.errors import InvalidRequest
-from serve_app.terminal import HIDDEN, printable
+from serve_app.terminal.printable import HIDDEN, printable
 
 DEFAULT_TEMPLATE = "this is a photo of {label}."
-"""Source: the plugin's specification, and the Hugging Face pipeline's default hypothesis template in lower case."""
+"""Source: the plugin's specification, and the Hugging Face pipeline's default hypothesis template
+in lower case."""
 PLACEHOLDERS = ("{label}", "{}")
-"""Either may mark the label's place; `{}` is what the Hugging Face pipeline's `hypothesis_template` uses."""
-MAX_TEMPLATES, MAX_TEMPLATE_CHARACTERS = 100, 256
+"""Either may mark the label's place; `{}` is what the Hugging Face pipeline's `hypothesis_template`
+uses."""
+MAX_TEMPLATES = 100
+MAX_TEMPLATE_CHARACTERS = 256
 """The largest published ensemble has 81 (big_vision, CLIP's ImageNet templates)."""
 
 
 def check_templates(templates: Sequence[str]) -> None:
-    """Raise `InvalidRequest` for templates that could not tell labels apart, or are too many or too long."""
+    """Raise `InvalidRequest` for templates that could not tell labels apart, or are too many or too
+    long.
+    """
     if not 1 <= len(templates) <= MAX_TEMPLATES:
-        raise InvalidRequest(f"There are {len(templates)} prompt_templates; give 1 to {MAX_TEMPLATES}.")
+        raise InvalidRequest(
+            f"There are {len(templates)} prompt_templates; give 1 to {MAX_TEMPLATES}."
+        )
     for template in templates:
         check_shown(template, "prompt template")
         if sum(template.count(placeholder) for placeholder in PLACEHOLDERS) != 1:
-            raise InvalidRequest(f"The prompt template {template[:60]!r} must hold {{label}} exactly once.")
+            raise InvalidRequest(
+                f"The prompt template {template[:60]!r} must hold {{label}} exactly once."
+            )
         if len(template) > MAX_TEMPLATE_CHARACTERS:
-            raise InvalidRequest(f"A prompt template has {len(template)} characters; at most {MAX_TEMPLATE_CHARACTERS} are taken.")
+            raise InvalidRequest(
+                f"A prompt template has {len(template)} characters; at most {MAX_TEMPLATE_CHARACTERS} are taken."
+            )
 
 
 def check_text(text: str) -> None:
-    """Raise `InvalidRequest` for text that is not Unicode, such as half of a surrogate pair, which JSON can carry."""
+    """Raise `InvalidRequest` for text that is not Unicode, such as half of a surrogate pair, which
+    JSON can carry.
+    """
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise InvalidRequest("A label or template holds half of a surrogate pair, which is no character.") from error
+        raise InvalidRequest(
+            "A label or template holds half of a surrogate pair, which is no character."
+        ) from error
 
 
 def check_shown(text: str, what: str = "label") -> None:
@@ -42,7 +57,9 @@ def check_shown(text: str, what: str = "label") -> None:
     check_text(text)
     if found := HIDDEN.search(text):
         code_point = f"U+{ord(found[0]):04X}"
-        raise InvalidRequest(f'The {what} "{printable(text[:60])}" holds the control or invisible character {code_point}; remove it.')
+        raise InvalidRequest(
+            f'The {what} "{printable(text[:60])}" holds the control or invisible character {code_point}; remove it.'
+        )
 
 
 def fill_template(template: str, label: str) -> str:

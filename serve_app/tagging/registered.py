@@ -1,6 +1,8 @@
-"""From what the configuration says of its vocabularies to checked ones: files read, templates and calibrations joined.
+"""From what the configuration says of its vocabularies to checked ones: files read, templates and
+calibrations joined.
 
-The configuration's `labels` and `calibration` are short for one vocabulary named `default`; `vocabularies` names several.
+The configuration's `labels` and `calibration` are short for one vocabulary named `default`;
+`vocabularies` names several.
 """
 
 import datetime
@@ -25,7 +27,8 @@ from serve_app.tagging.vocabulary_files import read_vocabulary_file
 DEFAULT_NAME = "default"
 """Of the vocabulary that `labels` gives."""
 SHORTHANDS = ("labels", "calibration")
-"""Keys beside `plugins` that stand for a vocabulary named `default`; `custom_vocabulary` is the plugin's word for `labels`."""
+"""Keys beside `plugins` that stand for a vocabulary named `default`; `custom_vocabulary` is the
+plugin's word for `labels`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,13 +84,17 @@ class _Named:
 
     @classmethod
     def at(cls, place: Place, value: Any) -> "_Named":
-        """Return a vocabulary whose list of labels is its value, or in the block that is its value."""
+        """Return a vocabulary whose list of labels is its value, or in the block that is its
+        value.
+        """
         labels_place = (*place, "labels") if isinstance(value, Mapping) else place
         return cls(".".join(map(str, place)), place, value, labels_place)
 
 
 class VocabularySource(BaseModel):
-    """One vocabulary as the configuration writes it: a file or a list of labels, and what holds for it alone."""
+    """One vocabulary as the configuration writes it: a file or a list of labels, and what holds for
+    it alone.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -98,13 +105,20 @@ class VocabularySource(BaseModel):
     calibration: str | None = None
 
 
-def read_registered(value: Any, folder: Path, where: str, prompt_templates: Sequence[str]) -> RegisteredVocabulary:
-    """Read one vocabulary that is in memory already, such as the name of a file; see `_read_placed`."""
+def read_registered(
+    value: Any, folder: Path, where: str, prompt_templates: Sequence[str]
+) -> RegisteredVocabulary:
+    """Read one vocabulary that is in memory already, such as the name of a file; see
+    `_read_placed`.
+    """
     return _read_placed(_Named(where, (), value, ()), ConfigFile(folder), prompt_templates)[0]
 
 
-def _read_placed(named: _Named, file: ConfigFile, prompt_templates: Sequence[str]) -> tuple[RegisteredVocabulary, dict[str, str]]:
-    """Read one vocabulary of the configuration, and where each of its labels is, such as `general.yaml:17`.
+def _read_placed(
+    named: _Named, file: ConfigFile, prompt_templates: Sequence[str]
+) -> tuple[RegisteredVocabulary, dict[str, str]]:
+    """Read one vocabulary of the configuration, and where each of its labels is, such as
+    `general.yaml:17`.
 
     Args:
         named: What the configuration has for it.
@@ -114,7 +128,8 @@ def _read_placed(named: _Named, file: ConfigFile, prompt_templates: Sequence[str
     Raises:
         ConfigError: One line for each problem, with the file's line and the reason.
     """
-    source, where = _source(named, file), named.where
+    source = _source(named, file)
+    where = named.where
     if source.file is not None:
         content = read_vocabulary_file(file.folder / source.file)
     else:
@@ -136,7 +151,9 @@ def _first(*choices: tuple[str, ...] | None) -> tuple[str, ...]:
     return next(choice for choice in choices if choice is not None)
 
 
-def with_vocabularies(data: dict[str, Any], file: ConfigFile, problems: list[str], places: dict[tuple[str, str], str]) -> dict[str, Any]:
+def with_vocabularies(
+    data: dict[str, Any], file: ConfigFile, problems: list[str], places: dict[tuple[str, str], str]
+) -> dict[str, Any]:
     """Read every vocabulary that is named, and the shorthands for one.
 
     What is wrong with them is added to `problems`, where their labels stand to `places`.
@@ -144,7 +161,9 @@ def with_vocabularies(data: dict[str, Any], file: ConfigFile, problems: list[str
     data, sources = _take_sources(data, file, problems)
     templates = data.get("prompt_templates")
     templates = [DEFAULT_TEMPLATE] if templates is None else templates
-    if not isinstance(templates, list | tuple) or not all(isinstance(template, str) for template in templates):
+    if not isinstance(templates, list | tuple) or not all(
+        isinstance(template, str) for template in templates
+    ):
         return data  # reported by the settings themselves
     data["vocabularies"] = {}
     for name, named in sources.items():
@@ -157,21 +176,31 @@ def with_vocabularies(data: dict[str, Any], file: ConfigFile, problems: list[str
     return data
 
 
-def _take_sources(data: dict[str, Any], file: ConfigFile, problems: list[str]) -> tuple[dict[str, Any], dict[str, _Named]]:
-    """Return the configuration without what names vocabularies, and each vocabulary's key and value; the shorthand's first."""
+def _take_sources(
+    data: dict[str, Any], file: ConfigFile, problems: list[str]
+) -> tuple[dict[str, Any], dict[str, _Named]]:
+    """Return the configuration without what names vocabularies, and each vocabulary's key and
+    value; the shorthand's first.
+    """
     data = dict(data)
     plugins = data.get("plugins")
     plugin = plugins.get("siglip") if isinstance(plugins, dict) else None
     custom = None
     if isinstance(plugin, dict) and "custom_vocabulary" in plugin:
         custom = plugin["custom_vocabulary"]
-        data["plugins"] = {**data["plugins"], "siglip": {key: value for key, value in plugin.items() if key != "custom_vocabulary"}}
+        data["plugins"] = {
+            **data["plugins"],
+            "siglip": {key: value for key, value in plugin.items() if key != "custom_vocabulary"},
+        }
     labels, calibration = (data.pop(key, None) for key in SHORTHANDS)
     named = data.pop("vocabularies", None)
     named = {} if named is None else named
     if not isinstance(named, dict):
         unquoted = file.unquoted(("vocabularies",), "vocabularies")
-        problems.append(unquoted or f"vocabularies: must be a block of names, each a file, a list of labels or a block (got {named!r}).")
+        problems.append(
+            unquoted
+            or f"vocabularies: must be a block of names, each a file, a list of labels or a block (got {named!r})."
+        )
         named = {}
     sources: dict[str, _Named] = {}
     for name, value in named.items():
@@ -182,15 +211,21 @@ def _take_sources(data: dict[str, Any], file: ConfigFile, problems: list[str]) -
     own = custom if labels is None else labels
     if own is None:
         if calibration is not None:
-            problems.append("calibration: belongs to labels, which are not given; for vocabularies name it in the vocabulary's block.")
+            problems.append(
+                "calibration: belongs to labels, which are not given; for vocabularies name it in the vocabulary's block."
+            )
         return data, sources
     if DEFAULT_NAME in sources:
-        problems.append(f"labels: vocabularies already has one named {DEFAULT_NAME}; keep one of them.")
+        problems.append(
+            f"labels: vocabularies already has one named {DEFAULT_NAME}; keep one of them."
+        )
     if labels is not None and custom is not None:
         problems.append("custom_vocabulary: labels say the same beside plugins; keep one of them.")
     shorthand = _Named.at(("labels",), own)
     if labels is None:
-        shorthand = replace(_Named.at(("plugins", "siglip", "custom_vocabulary"), own), where="custom_vocabulary")
+        shorthand = replace(
+            _Named.at(("plugins", "siglip", "custom_vocabulary"), own), where="custom_vocabulary"
+        )
     if calibration is not None:
         shorthand = replace(shorthand, value=_as_block(own) | {"calibration": calibration})
     return data, {DEFAULT_NAME: shorthand} | sources
@@ -204,18 +239,31 @@ def _as_block(value: Any) -> dict[str, Any]:
 
 
 def check_selection(selection: Selection, registered: Mapping[str, RegisteredVocabulary]) -> None:
-    """Raise `ConfigError` where `selection` names what no vocabulary has: it would be left out without a word."""
+    """Raise `ConfigError` where `selection` names what no vocabulary has: it would be left out
+    without a word.
+    """
     vocabularies = [one.vocabulary for one in registered.values()]
-    names = {loose_name(name) for v in vocabularies for tag in v.tags for name in (tag.label, *tag.aliases)}
+    names = {
+        loose_name(name)
+        for v in vocabularies
+        for tag in v.tags
+        for name in (tag.label, *tag.aliases)
+    }
     categories = {tag.category for v in vocabularies for tag in v.tags}
     unknown = [
         f"selection.{kind}_labels: {label!r} is in no vocabulary."
-        for kind, labels in (("include", selection.include_labels), ("exclude", selection.exclude_labels))
+        for kind, labels in (
+            ("include", selection.include_labels),
+            ("exclude", selection.exclude_labels),
+        )
         for label in labels
         if loose_name(label) not in names
     ] + [
         f"selection.{kind}_categories: {category!r} is in no vocabulary."
-        for kind, wanted in (("include", selection.include_categories), ("exclude", selection.exclude_categories))
+        for kind, wanted in (
+            ("include", selection.include_categories),
+            ("exclude", selection.exclude_categories),
+        )
         for category in wanted
         if category not in categories
     ]
@@ -224,7 +272,8 @@ def check_selection(selection: Selection, registered: Mapping[str, RegisteredVoc
 
 
 def _source(named: _Named, file: ConfigFile) -> VocabularySource:
-    value, where = named.value, named.where
+    value = named.value
+    where = named.where
     if isinstance(value, str):
         return VocabularySource(file=value)
     if isinstance(value, list | tuple):
@@ -232,11 +281,16 @@ def _source(named: _Named, file: ConfigFile) -> VocabularySource:
     if not isinstance(value, Mapping):
         is_text = not isinstance(value, bool | None)
         unquoted = file.unquoted(named.place, where) if is_text else None
-        raise ConfigError(unquoted or f"{where}: must be a file's name, a list of labels or a block with file or labels (got {value!r}).")
+        raise ConfigError(
+            unquoted
+            or f"{where}: must be a file's name, a list of labels or a block with file or labels (got {value!r})."
+        )
     try:
         source = VocabularySource.model_validate(value)
     except ValidationError as error:
-        raise ConfigError("\n".join(_source_problem(p, named, file) for p in error.errors())) from error
+        raise ConfigError(
+            "\n".join(_source_problem(p, named, file) for p in error.errors())
+        ) from error
     if (source.file is None) == (source.labels is None):
         raise ConfigError(f"{where}: give either file or labels.")
     return source
@@ -252,11 +306,15 @@ def _source_problem(problem: Any, named: _Named, file: ConfigFile) -> str:
     return f"{key}: {message[0].lower()}{message[1:]} (got {quoted(problem['input'])})."
 
 
-def _check_fits(calibration: Calibration, labels: Sequence[str], templates: Sequence[str], file: str) -> None:
+def _check_fits(
+    calibration: Calibration, labels: Sequence[str], templates: Sequence[str], file: str
+) -> None:
     if calibration.prompt_templates != tuple(templates):
         raise ConfigError(
             f"{file}: was fitted with the prompt_templates {list(calibration.prompt_templates)}, and the vocabulary has {list(templates)}; "
             "run siglip-serve calibrate again."
         )
     if calibration.tags and not any(label in calibration.tags for label in labels):
-        raise ConfigError(f"{file}: none of its tags is in the vocabulary; it was fitted for another one.")
+        raise ConfigError(
+            f"{file}: none of its tags is in the vocabulary; it was fitted for another one."
+        )

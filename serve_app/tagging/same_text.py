@@ -9,7 +9,7 @@ which expects a score for each. Such labels get exactly the same score and keep 
 they were sent.
 
 Not here: names that no checkpoint tells apart (`vocabulary_checks.py`), token ids
-(`siglip/tokenizer.py`).
+(`towers/tokenizer.py`).
 """
 
 from collections.abc import Callable, Sequence
@@ -56,7 +56,8 @@ def same_text_problems(
 
 
 def check_words(vocabulary: TagVocabulary, strips_punctuation: bool) -> None:
-    """Raise `InvalidRequest` for a name of which nothing is left for a model that drops punctuation.
+    """Raise `InvalidRequest` for a name of which nothing is left for a model that drops
+    punctuation.
 
     Its tokenizer knows no emoji and no other symbol either. SigLIP 2 reads them.
     """
@@ -64,7 +65,9 @@ def check_words(vocabulary: TagVocabulary, strips_punctuation: bool) -> None:
         return
     for name in vocabulary.names:
         if not has_word(name):
-            raise InvalidRequest(f"The label {name!r} has no letter or digit, and this model reads nothing else; every label needs a word.")
+            raise InvalidRequest(
+                f"The label {name!r} has no letter or digit, and this model reads nothing else; every label needs a word."
+            )
 
 
 def shared_rows(keys: Sequence[RowKey], canonicalize: Callable[[str], str]) -> dict[RowKey, RowKey]:

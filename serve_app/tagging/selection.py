@@ -1,6 +1,8 @@
-"""Which tags an image gets: those at or above their thresholds, filtered, parents in order, the best first.
+"""Which tags an image gets: those at or above their thresholds, filtered, parents in order, the
+best first.
 
-Everything is done for a whole batch at once; 10,000 tags of 32 images take a few milliseconds (bench/LOG.md).
+Everything is done for a whole batch at once; 10,000 tags of 32 images take a few milliseconds
+(bench/LOG.md).
 
 Not here: what a score is (`scores.py`), what a request may ask for (`settings.py`).
 """
@@ -26,7 +28,8 @@ OWN_THRESHOLDS = ("sigmoid", "logit", "calibrated")
 class TagScore(NamedTuple):
     """One tag of one image: its confidence, and the model's own logit.
 
-    A tuple, since hundreds of them cross processes every second: a frozen dataclass takes seven times as long to unpickle.
+    A tuple, since hundreds of them cross processes every second: a frozen dataclass takes seven
+    times as long to unpickle.
     """
 
     label: str
@@ -49,8 +52,10 @@ class SelectionRule:
         sort_by: Their order.
         score: What is compared with thresholds.
         min_tags: The best so many are given even below their thresholds.
-        parents: Whether a parent's score is at least its children's, or a parent is left out beside its child; see `_with_parents`.
-        for_all: Whether the threshold holds for all tags, also those that have their own: a request asked for it.
+        parents: Whether a parent's score is at least its children's, or a parent is left out beside
+            its child; see `_with_parents`.
+        for_all: Whether the threshold holds for all tags, also those that have their own: a request
+            asked for it.
         allowed: (T,) which tags may be given; None for all.
     """
 
@@ -65,7 +70,8 @@ class SelectionRule:
 
 
 class ChosenTags(NamedTuple):
-    """The tags of B images as columns, image after image, each image's in the order that was asked for.
+    """The tags of B images as columns, image after image, each image's in the order that was asked
+    for.
 
     Attributes:
         counts: (B,) tags of each image.
@@ -90,7 +96,10 @@ def select_tags(
     """Choose the tags of each image; see `choose_tags`."""
     chosen = choose_tags(logits, table, rule, background, raw)
     labels = [table.labels[tag] for tag in chosen.tags.tolist()]
-    every = [TagScore(*values) for values in zip(labels, chosen.confidences.tolist(), chosen.logits.tolist(), strict=True)]
+    every = [
+        TagScore(*values)
+        for values in zip(labels, chosen.confidences.tolist(), chosen.logits.tolist(), strict=True)
+    ]
     ends = np.cumsum(chosen.counts).tolist()
     return [tuple(every[start:end]) for start, end in zip([0, *ends], ends, strict=False)]
 
@@ -127,7 +136,9 @@ def choose_tags(
     return _columns(passing, scores, logits if raw is None else raw, table, rule)
 
 
-def rule_scores(logits: FloatArray, table: TagTable, rule: SelectionRule, background: FloatArray | None) -> FloatArray:
+def rule_scores(
+    logits: FloatArray, table: TagTable, rule: SelectionRule, background: FloatArray | None
+) -> FloatArray:
     """Return the scores (B, T) that a rule compares with thresholds; see `choose_tags`.
 
     Raises:
@@ -144,7 +155,8 @@ def rule_scores(logits: FloatArray, table: TagTable, rule: SelectionRule, backgr
 def least_scores(table: TagTable, rule: SelectionRule) -> FloatArray:
     """Return the least score that each tag (T,) needs, as a logit; see `confidence.py`.
 
-    A request's threshold goes before all; then a tag's own of the vocabulary, its calibration's, and the general one.
+    A request's threshold goes before all; then a tag's own of the vocabulary, its calibration's,
+    and the general one.
     """
     least = np.full(len(table), least_score_of(rule.confidence_threshold), np.float32)
     if rule.for_all:
@@ -156,7 +168,9 @@ def least_scores(table: TagTable, rule: SelectionRule) -> FloatArray:
     return least
 
 
-def _with_parents(scores: FloatArray, passing: BoolArray, table: TagTable, rule: SelectionRule) -> tuple[FloatArray, BoolArray]:
+def _with_parents(
+    scores: FloatArray, passing: BoolArray, table: TagTable, rule: SelectionRule
+) -> tuple[FloatArray, BoolArray]:
     """Give parents their children's scores, or leave out parents that say no more than a child.
 
     `propagate`: a parent is given with every child that is given, whatever the parent's own
@@ -174,18 +188,25 @@ def _with_parents(scores: FloatArray, passing: BoolArray, table: TagTable, rule:
     rows, children, ancestors = _lineage(passing, table)
     if rule.allowed is not None:
         kept = rule.allowed[ancestors]
-        rows, children, ancestors = rows[kept], children[kept], ancestors[kept]
-    raised, passing = scores.copy(), passing.copy()
+        rows = rows[kept]
+        children = children[kept]
+        ancestors = ancestors[kept]
+    raised = scores.copy()
+    passing = passing.copy()
     np.maximum.at(raised, (rows, ancestors), scores[rows, children])
     passing[rows, ancestors] = True
     return raised, passing
 
 
 def _suppressed(scores: FloatArray, passing: BoolArray, table: TagTable) -> BoolArray:
-    """Return which tags (B, T) are left of those that pass, without parents that a child makes redundant."""
+    """Return which tags (B, T) are left of those that pass, without parents that a child makes
+    redundant.
+    """
     rows, children, ancestors = _lineage(passing, table)
     near = scores[rows, ancestors] <= scores[rows, children] + np.float32(SUPPRESS_WITHIN)
-    rows, children, ancestors = rows[near], children[near], ancestors[near]
+    rows = rows[near]
+    children = children[near]
+    ancestors = ancestors[near]
 
     # a tag has more ancestors than any of its ancestors, so this order decides children first
     _, num_ancestors, _ = table.ancestors
@@ -206,10 +227,16 @@ def _lineage(passing: BoolArray, table: TagTable) -> tuple[IntArray, IntArray, I
     rows, tags = np.nonzero(passing)
     lengths = counts[tags]
     offsets = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    return np.repeat(rows, lengths), np.repeat(tags, lengths), ancestors[np.repeat(starts[tags], lengths) + offsets]
+    return (
+        np.repeat(rows, lengths),
+        np.repeat(tags, lengths),
+        ancestors[np.repeat(starts[tags], lengths) + offsets],
+    )
 
 
-def _fill(scores: FloatArray, passing: BoolArray, left_out: BoolArray, rule: SelectionRule) -> BoolArray:
+def _fill(
+    scores: FloatArray, passing: BoolArray, left_out: BoolArray, rule: SelectionRule
+) -> BoolArray:
     """Return the best allowed tags that each image lacks for its `min_tags`."""
     filled = np.zeros(scores.shape, np.bool_)
     may = ~(passing | left_out) if rule.allowed is None else rule.allowed & ~(passing | left_out)
@@ -220,8 +247,13 @@ def _fill(scores: FloatArray, passing: BoolArray, left_out: BoolArray, rule: Sel
 
 
 def _ranked(scores: FloatArray, passing: BoolArray, most: int) -> tuple[IntArray, IntArray]:
-    """Return images and tags, at most so many an image, the best first, the vocabulary's order among equals."""
-    best = [_best_of_row(row, np.flatnonzero(may), most) for row, may in zip(scores, passing, strict=True)]
+    """Return images and tags, at most so many an image, the best first, the vocabulary's order
+    among equals.
+    """
+    best = [
+        _best_of_row(row, np.flatnonzero(may), most)
+        for row, may in zip(scores, passing, strict=True)
+    ]
     return np.repeat(np.arange(len(best)), [len(tags) for tags in best]), np.concatenate(best)
 
 
@@ -230,16 +262,22 @@ def _best_of_row(scores: FloatArray, tags: IntArray, most: int) -> IntArray:
     found = scores[tags]
     if len(tags) > most:  # sort only what may be among them
         kept = np.flatnonzero(found >= np.partition(found, -most)[-most])
-        tags, found = tags[kept], found[kept]
+        tags = tags[kept]
+        found = found[kept]
     return tags[np.argsort(-found, kind="stable")[:most]]
 
 
-def _columns(passing: BoolArray, scores: FloatArray, logits: FloatArray, table: TagTable, rule: SelectionRule) -> ChosenTags:
+def _columns(
+    passing: BoolArray, scores: FloatArray, logits: FloatArray, table: TagTable, rule: SelectionRule
+) -> ChosenTags:
     """Gather each image's tags, in the order that is asked for."""
     rows, tags = _ranked(scores, passing, rule.max_tags)
     if rule.sort_by == "alphabetical":
         order = np.lexsort((table.alphabetical[tags], rows))
-        rows, tags = rows[order], tags[order]
+        rows = rows[order]
+        tags = tags[order]
     found = scores[rows, tags]
     confidences = found if rule.score == "logit" else confidences_of(found)
-    return ChosenTags(np.bincount(rows, minlength=len(scores)), tags, confidences, logits[rows, tags])
+    return ChosenTags(
+        np.bincount(rows, minlength=len(scores)), tags, confidences, logits[rows, tags]
+    )

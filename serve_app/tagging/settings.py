@@ -13,7 +13,12 @@ from serve_app.tagging.prompts import check_templates
 from serve_app.tagging.scores import Score
 from serve_app.tagging.selection import Parents, SelectionRule, SortBy
 from serve_app.tagging.tag_table import BoolArray, TagTable
-from serve_app.tagging.vocabulary import DEFAULT_BACKGROUND, TagVocabulary, check_prompt_count, make_vocabulary
+from serve_app.tagging.vocabulary import (
+    DEFAULT_BACKGROUND,
+    TagVocabulary,
+    check_prompt_count,
+    make_vocabulary,
+)
 
 Quality = Literal["standard", "high"]
 
@@ -42,19 +47,28 @@ class TagOptions(NamedTuple):
 
     @property
     def asks_for_text(self) -> bool:
-        """Whether labels, templates or background prompts may have to be encoded for this request."""
+        """Whether labels, templates or background prompts may have to be encoded for this
+        request.
+        """
         return self.labels is not None or self.prompt_templates is not None
 
     def text_part(self) -> "TagOptions":
         """Return only what decides which texts are encoded."""
-        return TagOptions(labels=self.labels, prompt_templates=self.prompt_templates, vocabulary=self.vocabulary, score=self.score)
+        return TagOptions(
+            labels=self.labels,
+            prompt_templates=self.prompt_templates,
+            vocabulary=self.vocabulary,
+            score=self.score,
+        )
 
 
 class Selection(BaseModel):
-    """The `selection` block of the configuration: how tags are chosen, besides what the plugin schema says.
+    """The `selection` block of the configuration: how tags are chosen, besides what the plugin
+    schema says.
 
     Attributes:
-        score: What is compared with thresholds; None for `calibrated` where a vocabulary has a calibration, else `sigmoid`.
+        score: What is compared with thresholds; None for `calibrated` where a vocabulary has a
+            calibration, else `sigmoid`.
         min_tags: The best so many are given even below their thresholds.
         parents: What a parent's score has to do with its children's.
         include_labels: Only these, and those of `include_categories`.
@@ -87,13 +101,15 @@ class RegisteredVocabulary(BaseModel):
 
 
 TextKey = tuple[str | None, tuple[str, ...] | None, tuple[str, ...], bool]
-"""What a request's own bank follows from, within one configuration: the name of the vocabulary it changes, labels, templates,
-with a background or not."""
+"""What a request's own bank follows from, within one configuration: the name of the vocabulary it
+changes, labels, templates, with a background or not."""
 
 
 @dataclass(frozen=True, slots=True)
 class AskedVocabulary:
-    """Which vocabulary holds for a request: a registered one (`key` is None), or one of the request's own making."""
+    """Which vocabulary holds for a request: a registered one (`key` is None), or one of the
+    request's own making.
+    """
 
     name: str | None
     vocabulary: TagVocabulary
@@ -102,7 +118,9 @@ class AskedVocabulary:
 
 @dataclass(frozen=True, slots=True)
 class TagSettings:
-    """The service's own vocabularies and selection, replaced as a whole when the configuration changes."""
+    """The service's own vocabularies and selection, replaced as a whole when the configuration
+    changes.
+    """
 
     vocabularies: Mapping[str, RegisteredVocabulary]
     default: str
@@ -133,18 +151,28 @@ class TagSettings:
                 raise InvalidRequest("Give either labels or the name of a vocabulary.")
             background = DEFAULT_BACKGROUND if options.score == "margin" else ()
             vocabulary = make_vocabulary(options.labels, templates, max_labels, background)
-            return AskedVocabulary(None, vocabulary, (None, vocabulary.labels, vocabulary.prompt_templates, bool(background)))
+            return AskedVocabulary(
+                None,
+                vocabulary,
+                (None, vocabulary.labels, vocabulary.prompt_templates, bool(background)),
+            )
         if options.prompt_templates is None:
             return AskedVocabulary(name, own, None)
         check_templates(templates)
         check_prompt_count(len(own.names), len(templates), bounded=True)
-        changed = TagVocabulary.model_construct(tags=own.tags, prompt_templates=tuple(templates), background_prompts=own.background_prompts)
+        changed = TagVocabulary.model_construct(
+            tags=own.tags,
+            prompt_templates=tuple(templates),
+            background_prompts=own.background_prompts,
+        )
         return AskedVocabulary(name, changed, (name, None, changed.prompt_templates, True))
 
     def check_known(self, name: str) -> None:
         """Raise `UnknownVocabulary` for a name that is not loaded."""
         if name not in self.vocabularies:
-            raise UnknownVocabulary(f"There is no vocabulary {name[:60]!r}; loaded are {', '.join(self.vocabularies)}.")
+            raise UnknownVocabulary(
+                f"There is no vocabulary {name[:60]!r}; loaded are {', '.join(self.vocabularies)}."
+            )
 
     def rule_for(self, options: TagOptions, table: TagTable) -> SelectionRule:
         """Return how tags are chosen for a request, from the tags of a table.
@@ -152,15 +180,25 @@ class TagSettings:
         Raises:
             InvalidRequest: A value is out of bounds, or names what the vocabulary does not have.
         """
-        threshold = self.confidence_threshold if options.confidence_threshold is None else options.confidence_threshold
+        threshold = (
+            self.confidence_threshold
+            if options.confidence_threshold is None
+            else options.confidence_threshold
+        )
         max_tags = self.max_tags if options.max_tags is None else options.max_tags
         if not 0 <= threshold <= 1:
-            raise InvalidRequest(f"confidence_threshold is {threshold}; it must lie between 0 and 1.")
+            raise InvalidRequest(
+                f"confidence_threshold is {threshold}; it must lie between 0 and 1."
+            )
         if max_tags < 1:
             raise InvalidRequest(f"max_tags is {max_tags}; it must be at least 1.")
-        min_tags = min(self.selection.min_tags, max_tags) if options.min_tags is None else options.min_tags
+        min_tags = (
+            min(self.selection.min_tags, max_tags) if options.min_tags is None else options.min_tags
+        )
         if not 0 <= min_tags <= max_tags:
-            raise InvalidRequest(f"min_tags is {min_tags}; it must lie between 0 and max_tags, which is {max_tags}.")
+            raise InvalidRequest(
+                f"min_tags is {min_tags}; it must lie between 0 and max_tags, which is {max_tags}."
+            )
         return SelectionRule(
             confidence_threshold=threshold,
             max_tags=max_tags,
@@ -174,31 +212,50 @@ class TagSettings:
 
     def shows_raw_scores(self, options: TagOptions) -> bool:
         """Return whether logits are shown to a request."""
-        return self.include_raw_scores if options.include_raw_scores is None else options.include_raw_scores
+        return (
+            self.include_raw_scores
+            if options.include_raw_scores is None
+            else options.include_raw_scores
+        )
 
     def _score(self, table: TagTable) -> Score:
-        """Return the score where a request names none; what a vocabulary of its own making cannot have falls back to sigmoid."""
+        """Return the score where a request names none; what a vocabulary of its own making cannot
+        have falls back to sigmoid.
+        """
         wanted = self.selection.score or "calibrated"
-        if (wanted == "calibrated" and table.lines is None) or (wanted == "margin" and not table.vocabulary.background_prompts):
+        if (wanted == "calibrated" and table.lines is None) or (
+            wanted == "margin" and not table.vocabulary.background_prompts
+        ):
             return "sigmoid"
         return wanted
 
     def _allowed(self, options: TagOptions, table: TagTable) -> BoolArray | None:
-        """Return which tags may be given: a request's includes stand for the service's, its excludes beside them.
+        """Return which tags may be given: a request's includes stand for the service's, its
+        excludes beside them.
 
-        The service's own filters are for its vocabularies. Labels that a request brings are all scored.
+        The service's own filters are for its vocabularies. Labels that a request brings are all
+        scored.
         """
         own = NO_SELECTION if options.labels is not None else self.selection
         included: BoolArray | None = None
         if options.include_labels or options.include_categories:
-            included = table.mask(options.include_labels, options.include_categories, "include", True)
+            included = table.mask(
+                options.include_labels, options.include_categories, "include", True
+            )
         elif own.include_labels or own.include_categories:
             included = table.mask(own.include_labels, own.include_categories, "include", False)
             if not included.any():  # they are another vocabulary's
                 included = None
-        if not (options.exclude_labels or options.exclude_categories or own.exclude_labels or own.exclude_categories):
+        if not (
+            options.exclude_labels
+            or options.exclude_categories
+            or own.exclude_labels
+            or own.exclude_categories
+        ):
             return included
         excluded = table.mask(options.exclude_labels, options.exclude_categories, "exclude", True)
-        excluded = excluded | table.mask(own.exclude_labels, own.exclude_categories, "exclude", False)
+        excluded = excluded | table.mask(
+            own.exclude_labels, own.exclude_categories, "exclude", False
+        )
         allowed: BoolArray = ~excluded if included is None else np.logical_and(included, ~excluded)
         return allowed

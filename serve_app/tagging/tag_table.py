@@ -1,4 +1,6 @@
-"""What selection needs to know of a vocabulary, as arrays: thresholds, biases, calibrated lines, categories, ancestors."""
+"""What selection needs to know of a vocabulary, as arrays: thresholds, biases, calibrated lines,
+categories, ancestors.
+"""
 
 import difflib
 from collections.abc import Callable, Sequence
@@ -36,7 +38,11 @@ class TagTable:
         self.vocabulary = vocabulary
         self.labels = vocabulary.labels
         tags = vocabulary.tags
-        self.bias = np.array([tag.bias for tag in tags], np.float32) if any(tag.bias for tag in tags) else None
+        self.bias = (
+            np.array([tag.bias for tag in tags], np.float32)
+            if any(tag.bias for tag in tags)
+            else None
+        )
         self.own_least = _own_least([tag.threshold for tag in tags])
         self.lines = None if calibration is None else _lines(self.labels, calibration)
         self.has_parents = any(tag.parents for tag in tags)
@@ -50,11 +56,13 @@ class TagTable:
     def numbers_of(self, name: str) -> list[int]:
         """Return the numbers of the tags with a label or alias; none if there is no such tag.
 
-        Case, `_` and spaces do not matter. `-` counts as a space unless another tag has exactly this
-        name, because SigLIP 2 may tell `t-shirt` and `t shirt` apart. Labels of a request may differ
-        only in case, so there can be several.
+        Case, `_` and spaces do not matter. `-` counts as a space unless another tag has exactly
+        this name, because SigLIP 2 may tell `t-shirt` and `t shirt` apart. Labels of a request may
+        differ only in case, so there can be several.
         """
-        return self._names.get(canonical_name(name)) or self._loose_names.get(loose_name(name)) or []
+        return (
+            self._names.get(canonical_name(name)) or self._loose_names.get(loose_name(name)) or []
+        )
 
     def nearest_name(self, name: str, cutoff: float = 0.6) -> str | None:
         """Return the known name that is most similar to a name, or None if none is similar."""
@@ -91,21 +99,30 @@ class TagTable:
 
     @cached_property
     def ancestors(self) -> tuple[IntArray, IntArray, IntArray]:
-        """Every tag's parents, their parents and so on: where each tag's begin (T,), how many they are (T,), and all of them."""
+        """Every tag's parents, their parents and so on: where each tag's begin (T,), how many they
+        are (T,), and all of them.
+        """
         number = {label: at for at, label in enumerate(self.labels)}
         parents = [[number[parent] for parent in tag.parents] for tag in self.vocabulary.tags]
         above: list[list[int]] = []
         for own in parents:
-            found, pending = dict.fromkeys(own), list(own)
+            found = dict.fromkeys(own)
+            pending = list(own)
             while pending:
                 new = [parent for parent in parents[pending.pop()] if parent not in found]
                 found |= dict.fromkeys(new)
                 pending += new
             above.append(list(found))
         counts = np.array([len(one) for one in above], np.intp)
-        return np.cumsum(counts) - counts, counts, np.array([at for one in above for at in one], np.intp)
+        return (
+            np.cumsum(counts) - counts,
+            counts,
+            np.array([at for one in above for at in one], np.intp),
+        )
 
-    def mask(self, labels: tuple[str, ...], categories: tuple[str, ...], field: str, strict: bool) -> BoolArray:
+    def mask(
+        self, labels: tuple[str, ...], categories: tuple[str, ...], field: str, strict: bool
+    ) -> BoolArray:
         """Return which tags (T,) some labels, aliases and categories name.
 
         Raises:
@@ -124,20 +141,28 @@ class TagTable:
             self._masks[labels, categories] = mask
         return mask
 
-    def _check_known(self, labels: tuple[str, ...], categories: tuple[str, ...], field: str) -> None:
+    def _check_known(
+        self, labels: tuple[str, ...], categories: tuple[str, ...], field: str
+    ) -> None:
         for label in labels:
             if not self.numbers_of(label):
                 hint = _hint(self.nearest_name(label, cutoff=0.5))
-                raise InvalidRequest(f"{field}_labels: {label[:60]!r} is not in the vocabulary{hint}")
+                raise InvalidRequest(
+                    f"{field}_labels: {label[:60]!r} is not in the vocabulary{hint}"
+                )
         for category in categories:
             if category not in self.categories:
                 nearest = difflib.get_close_matches(category, self.categories, n=1, cutoff=0.5)
                 hint = _hint(nearest[0] if nearest else None)
-                raise InvalidRequest(f"{field}_categories: {category[:60]!r} is no category of it{hint}")
+                raise InvalidRequest(
+                    f"{field}_categories: {category[:60]!r} is no category of it{hint}"
+                )
 
 
 def _own_least(thresholds: Sequence[float | None]) -> FloatArray | None:
-    """Return the least score (T,) of each tag, NaN where it has no threshold; None if none has one."""
+    """Return the least score (T,) of each tag, NaN where it has no threshold; None if none has
+    one.
+    """
     if all(threshold is None for threshold in thresholds):
         return None
     return least_scores_of([np.nan if threshold is None else threshold for threshold in thresholds])

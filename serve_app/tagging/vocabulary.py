@@ -1,7 +1,7 @@
 """The labels that images are tagged with, and all that is known of them before anything is encoded.
 
-Not here: reading them from files (`vocabulary_files.py`), how labels become prompts (`prompts.py`), their embeddings
-(`tag_bank.py`), thresholds fitted on images (`calibration.py`).
+Not here: reading them from files (`vocabulary_files.py`), how labels become prompts (`prompts.py`),
+their embeddings (`tag_bank.py`), thresholds fitted on images (`calibration.py`).
 """
 
 import hashlib
@@ -14,19 +14,27 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 
 from serve_app.errors import InvalidRequest
-from serve_app.nulls import NullIsDefault
 from serve_app.siglip.text import canonicalize_text
 from serve_app.tagging.prompts import DEFAULT_TEMPLATE, check_shown, check_templates
+from serve_app.untrusted.nulls import NullIsDefault
 
 MAX_LABEL_CHARACTERS = 256
 """Source: `MAX_TAG_LABEL_LENGTH` of the plugin host's `constants.py`."""
 MAX_BIAS = 1_000.0
 """Logits, either way."""
 SYMBOLS = ("So", "Sc", "Sm")
-"""Unicode categories of characters that mean something without a word: emoji, currencies, arrows."""
+"""Unicode categories of characters that mean something without a word: emoji, currencies,
+arrows."""
 MAX_REQUEST_PROMPTS = 4_000
 """Labels times templates of one request; a registered vocabulary has no bound."""
-DEFAULT_BACKGROUND = ("a photo.", "an image.", "a picture of something.", "a blurry picture.", "a background.", "text.")
+DEFAULT_BACKGROUND = (
+    "a photo.",
+    "an image.",
+    "a picture of something.",
+    "a blurry picture.",
+    "a background.",
+    "text.",
+)
 """Sentences that fit any picture: what `score: margin` compares with."""
 
 
@@ -87,7 +95,8 @@ class TagVocabulary(BaseModel):
 
     Attributes:
         tags: T tags.
-        prompt_templates: K sentences with a place for the label; a tag's row is the mean of its prompts' embeddings.
+        prompt_templates: K sentences with a place for the label; a tag's row is the mean of its
+            prompts' embeddings.
         background_prompts: Finished sentences for `score: margin`.
     """
 
@@ -104,8 +113,13 @@ class TagVocabulary(BaseModel):
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        """What is said to the model, R of them: every tag's prompt or label first, then all aliases in the tags' order."""
-        return (*(tag.names[0] for tag in self.tags), *(alias for tag in self.tags for alias in tag.aliases))
+        """What is said to the model, R of them: every tag's prompt or label first, then all aliases
+        in the tags' order.
+        """
+        return (
+            *(tag.names[0] for tag in self.tags),
+            *(alias for tag in self.tags for alias in tag.aliases),
+        )
 
     @cached_property
     def alias_owners(self) -> tuple[int, ...]:
@@ -114,13 +128,22 @@ class TagVocabulary(BaseModel):
 
     @cached_property
     def fingerprint(self) -> str:
-        """Sixteen hex digits that change whenever something that is scored does: labels, names, templates, background."""
-        content = [self.labels, self.names, self.alias_owners, self.prompt_templates, self.background_prompts]
+        """Sixteen hex digits that change whenever something that is scored does: labels, names,
+        templates, background.
+        """
+        content = [
+            self.labels,
+            self.names,
+            self.alias_owners,
+            self.prompt_templates,
+            self.background_prompts,
+        ]
         return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode()).hexdigest()[:16]
 
 
 def canonical_name(text: str) -> str:
-    """Return what two names share if no checkpoint tells them apart: case, `_` and spaces do not count.
+    """Return what two names share if no checkpoint tells them apart: case, `_` and spaces do not
+    count.
 
     A checkpoint may tell fewer names apart than this does: `same_text.py` compares token ids.
     """
@@ -133,39 +156,55 @@ def loose_name(text: str) -> str:
 
 
 def make_vocabulary(
-    labels: Iterable[str], prompt_templates: Sequence[str], max_labels: int | None, background_prompts: Sequence[str] = ()
+    labels: Iterable[str],
+    prompt_templates: Sequence[str],
+    max_labels: int | None,
+    background_prompts: Sequence[str] = (),
 ) -> TagVocabulary:
-    """Check a request's labels and templates and return them as a vocabulary; a label said twice is kept once.
+    """Check a request's labels and templates and return them as a vocabulary; a label said twice is
+    kept once.
 
     `max_labels` bounds the labels, and their prompts too; None for no bound.
 
     Raises:
-        InvalidRequest: No labels, too many, one that is empty or too long, or a template that cannot work.
+        InvalidRequest: No labels, too many, one that is empty or too long, or a template that
+            cannot work.
     """
     kept = tuple(dict.fromkeys(label.strip() for label in labels))
     if not kept:
         raise InvalidRequest("labels is empty; give at least one label.")
     if max_labels is not None and len(kept) > max_labels:
-        raise InvalidRequest(f"There are {len(kept):,} labels; at most {max_labels:,} are taken in one request.")
+        raise InvalidRequest(
+            f"There are {len(kept):,} labels; at most {max_labels:,} are taken in one request."
+        )
     for label in kept:
         check_label(label)
     check_templates(prompt_templates)
     check_prompt_count(len(kept), len(prompt_templates), bounded=max_labels is not None)
     tags = tuple(Tag.model_construct(label=label) for label in kept)
-    return TagVocabulary.model_construct(tags=tags, prompt_templates=tuple(prompt_templates), background_prompts=tuple(background_prompts))
+    return TagVocabulary.model_construct(
+        tags=tags,
+        prompt_templates=tuple(prompt_templates),
+        background_prompts=tuple(background_prompts),
+    )
 
 
 def check_label(label: str) -> None:
-    """Raise `InvalidRequest` for a label without a word or symbol, too long, or with a hidden character.
+    """Raise `InvalidRequest` for a label without a word or symbol, too long, or with a hidden
+    character.
 
     A symbol such as an emoji is enough here: SigLIP 2's tokenizer knows them. `check_words` refuses
     them for SigLIP. Punctuation alone says nothing to any model.
     """
     check_shown(label)
     if not has_word(label) and not any(unicodedata.category(c) in SYMBOLS for c in label):
-        raise InvalidRequest(f"The label {label!r} has no letter or digit and no symbol; every label needs a word.")
+        raise InvalidRequest(
+            f"The label {label!r} has no letter or digit and no symbol; every label needs a word."
+        )
     if len(label) > MAX_LABEL_CHARACTERS:
-        raise InvalidRequest(f"The label {label[:40]!r}… has {len(label)} characters; at most {MAX_LABEL_CHARACTERS} are taken.")
+        raise InvalidRequest(
+            f"The label {label[:40]!r}… has {len(label)} characters; at most {MAX_LABEL_CHARACTERS} are taken."
+        )
 
 
 def has_word(label: str) -> bool:

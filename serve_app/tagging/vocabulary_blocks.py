@@ -1,4 +1,5 @@
-"""Vocabularies as YAML or JSON: a list of tags, or a block with tags, templates and background prompts.
+"""Vocabularies as YAML or JSON: a list of tags, or a block with tags, templates and background
+prompts.
 
 Not here: finding out which format a file has (`vocabulary_files.py`), checks of the tags together
 (`vocabulary_checks.py`).
@@ -12,10 +13,10 @@ from typing import Any
 from pydantic import ConfigDict, ValidationError
 
 from serve_app.errors import ConfigError
-from serve_app.nulls import NullIsDefault
 from serve_app.tagging.lined_yaml import LinedYaml, Place
 from serve_app.tagging.problems import MAX_QUOTED, quoted, raise_problems
 from serve_app.tagging.vocabulary import Tag, TagEntry
+from serve_app.untrusted.nulls import NullIsDefault
 
 NEEDS_TEXT = ("string_type", "model_type", "model_attributes_type", "dict_type", "missing")
 """Pydantic error types raised for values that YAML does not read as text."""
@@ -66,19 +67,26 @@ def read_blocks(content: LinedYaml, source: str) -> VocabularyFile:
     try:
         file = _File.model_validate(data)
     except ValidationError as error:
-        raise_problems([_described(problem, content, is_list, source) for problem in error.errors()])
+        raise_problems(
+            [_described(problem, content, is_list, source) for problem in error.errors()]
+        )
         raise
-    entries = tuple(Entry(tag, _where(content, (*prefix, i), source)) for i, tag in enumerate(file.tags))
+    entries = tuple(
+        Entry(tag, _where(content, (*prefix, i), source)) for i, tag in enumerate(file.tags)
+    )
     return VocabularyFile(entries, file.prompt_templates, file.background_prompts)
 
 
-def inline_entries(labels: Sequence[Any], where: str, content: LinedYaml = LinedYaml(None), source: str = "") -> tuple[Entry, ...]:
+def inline_entries(
+    labels: Sequence[Any], where: str, content: LinedYaml = LinedYaml(None), source: str = ""
+) -> tuple[Entry, ...]:
     """Return the tags of a list in the configuration itself.
 
     Args:
         labels: The list.
         where: Its key, for messages.
-        content: The list as the file has it; empty where the configuration was not read from a file.
+        content: The list as the file has it; empty where the configuration was not read from a
+            file.
         source: Name of the file in messages.
 
     Raises:
@@ -93,7 +101,9 @@ def inline_entries(labels: Sequence[Any], where: str, content: LinedYaml = Lined
             for problem in error.errors():
                 place = (i, *_place_of(problem)[2:])
                 sentence = _unquoted(problem, content, place) or sentence_of(problem)
-                problems.append(f"{_inline_where(content, place, source)}{where}[{i + 1}]: {sentence}")
+                problems.append(
+                    f"{_inline_where(content, place, source)}{where}[{i + 1}]: {sentence}"
+                )
         else:
             entries.append(Entry(tag, f"{_inline_where(content, (i,), source)}{where}[{i + 1}]"))
     raise_problems(problems)
@@ -108,7 +118,11 @@ def sentence_of(problem: Any) -> str:
         case "extra_forbidden":
             key_given = str(problem["loc"][-1])[:MAX_QUOTED]
             nearest = difflib.get_close_matches(key_given, fields, n=1, cutoff=0.5)
-            hint = f"did you mean {nearest[0]}?" if nearest else f"known are {', '.join(Tag.model_fields)}."
+            hint = (
+                f"did you mean {nearest[0]}?"
+                if nearest
+                else f"known are {', '.join(Tag.model_fields)}."
+            )
             return f"unknown key {key_given}; {hint}"
         case "string_type":
             return f"{key} is {quoted(problem['input'])}, which is not text; put it in quotes."

@@ -34,9 +34,14 @@ def check_vocabulary(
     """Check the tags of a registered vocabulary together and return them.
 
     Raises:
-        ConfigError: One line for each problem: two tags of one name, no word, an unknown parent, parents in a circle.
+        ConfigError: One line for each problem: two tags of one name, no word, an unknown parent,
+            parents in a circle.
     """
-    problems = _problems_of_names(entries) + _problems_of_categories(entries) + _problems_of_parents(entries)
+    problems = (
+        _problems_of_names(entries)
+        + _problems_of_categories(entries)
+        + _problems_of_parents(entries)
+    )
     if not entries:
         problems.append(f"{name}: there are no labels in it; give at least one.")
     try:
@@ -58,10 +63,16 @@ def _problems_of_names(entries: Sequence[Entry]) -> list[str]:
     taken: dict[str, str] = {}
     for entry in entries:
         tag = entry.tag
-        names = {canonical_name(name): name for name in (tag.label, tag.prompt) if name is not None}  # one may repeat the other
+        names = {
+            canonical_name(name): name for name in (tag.label, tag.prompt) if name is not None
+        }  # one may repeat the other
         said = [
             *names.values(),
-            *(alias for alias in tag.aliases if tag.prompt is None or canonical_name(alias) != canonical_name(tag.prompt)),
+            *(
+                alias
+                for alias in tag.aliases
+                if tag.prompt is None or canonical_name(alias) != canonical_name(tag.prompt)
+            ),
         ]
         for name in said:
             try:
@@ -73,7 +84,9 @@ def _problems_of_names(entries: Sequence[Entry]) -> list[str]:
                 problems.append(f"{entry.where}: {name!r} has spaces around it; take them away.")
             canonical = canonical_name(name)
             if canonical in taken:
-                problems.append(f"{entry.where}: {name!r} is the same to the model as a name at {taken[canonical]}; keep one of them.")
+                problems.append(
+                    f"{entry.where}: {name!r} is the same to the model as a name at {taken[canonical]}; keep one of them."
+                )
             taken.setdefault(canonical, entry.where)
     return problems
 
@@ -88,7 +101,9 @@ def _problems_of_categories(entries: Sequence[Entry]) -> list[str]:
         except InvalidRequest as error:
             problems.append(f"{entry.where}: {error}")
         if len(entry.tag.category) > MAX_LABEL_CHARACTERS:
-            problems.append(f"{entry.where}: the category is longer than {MAX_LABEL_CHARACTERS} characters; shorten it.")
+            problems.append(
+                f"{entry.where}: the category is longer than {MAX_LABEL_CHARACTERS} characters; shorten it."
+            )
     return problems
 
 
@@ -101,11 +116,19 @@ def _problems_of_parents(entries: Sequence[Entry]) -> list[str]:
                 # finding the nearest label takes milliseconds for each
                 told = len(problems) < MAX_PROBLEMS
                 nearest = difflib.get_close_matches(parent, known, n=1, cutoff=0.6) if told else []
-                hint = f"; did you mean {nearest[0]!r}?" if nearest else "; add it as a tag of its own."
-                problems.append(f"{entry.where}: the parent {parent!r} is not a label of this vocabulary{hint}")
+                hint = (
+                    f"; did you mean {nearest[0]!r}?"
+                    if nearest
+                    else "; add it as a tag of its own."
+                )
+                problems.append(
+                    f"{entry.where}: the parent {parent!r} is not a label of this vocabulary{hint}"
+                )
     if not problems and (circle := _circle(known)):
         shown = [*circle[:MAX_SHOWN], "…"] if len(circle) > MAX_SHOWN else circle
-        problems.append(f"{known[circle[0]].where}: parents go round in a circle: {' → '.join(shown)}.")
+        problems.append(
+            f"{known[circle[0]].where}: parents go round in a circle: {' → '.join(shown)}."
+        )
     return problems or _problems_of_ancestry(known)
 
 
@@ -120,7 +143,9 @@ def _problems_of_ancestry(known: dict[str, Entry]) -> list[str]:
             found |= new
             waiting += new
         if len(found) > MAX_ANCESTORS:
-            problems.append(f"{entry.where}: the tag has more than {MAX_ANCESTORS} parents, counting theirs; remove some.")
+            problems.append(
+                f"{entry.where}: the tag has more than {MAX_ANCESTORS} parents, counting theirs; remove some."
+            )
     return problems
 
 

@@ -1,4 +1,5 @@
-"""Reading vocabularies from files: YAML, JSON, JSON lines, CSV, or plain text with one label a line.
+"""Reading vocabularies from files: YAML, JSON, JSON lines, CSV, or plain text with one label a
+line.
 
 Every problem of a file is reported with its line, all of them at once.
 
@@ -10,13 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from serve_app.bounded_files import read_text
 from serve_app.errors import ConfigError
 from serve_app.tagging.lined_yaml import LinedYaml, parse_lined_yaml
 from serve_app.tagging.problems import raise_problems
 from serve_app.tagging.vocabulary import Tag
 from serve_app.tagging.vocabulary_blocks import Entry, VocabularyFile, inline_entries, read_blocks
 from serve_app.tagging.vocabulary_tables import COMMENT, read_table
+from serve_app.untrusted.bounded_files import read_text
 
 MAX_VOCABULARY_BYTES = 32 * 2**20
 """Bytes of one file. A vocabulary of 100,000 tags with all their fields has about 15 MB."""
@@ -55,14 +56,18 @@ def _from_text(text: str, path: Path) -> VocabularyFile:
             content = _parse_json(text, path, 1)
         except ConfigError as error:
             if "\n" not in text.strip():  # several lines are labels that happen to have brackets
-                raise ConfigError(f"{error} If it is a list, name the file .json or .yaml.") from error
+                raise ConfigError(
+                    f"{error} If it is a list, name the file .json or .yaml."
+                ) from error
         else:
             return read_blocks(LinedYaml(content), str(path))
     entries: list[Entry] = []
     problems: list[str] = []
     for number, line in _content_lines(text):
         if line.endswith(","):
-            problems.append(f"{path}:{number}: {line!r} ends with a comma; this file has one label a line, without commas between them.")
+            problems.append(
+                f"{path}:{number}: {line!r} ends with a comma; this file has one label a line, without commas between them."
+            )
         entries.append(Entry(Tag(label=line), f"{path}:{number}"))
     raise_problems(problems)
     return VocabularyFile(tuple(entries))
@@ -85,7 +90,9 @@ def _from_json_lines(text: str, path: Path) -> tuple[Entry, ...]:
 
 def _content_lines(text: str) -> Iterator[tuple[int, str]]:
     """Yield the lines that are neither empty nor a comment, and their numbers."""
-    for number, line in enumerate(text.split("\n"), 1):  # splitlines would also split at characters inside a label
+    for number, line in enumerate(
+        text.split("\n"), 1
+    ):  # splitlines would also split at characters inside a label
         stripped = line.strip()
         if stripped and not stripped.startswith(COMMENT):
             yield number, stripped
@@ -97,7 +104,9 @@ def _is_bracketed(text: str) -> bool:
 
 
 def _parse_json(text: str, path: Path, first_line: int) -> Any:
-    """Return a JSON document; raises `ConfigError` with the line, also for a key that is set twice."""
+    """Return a JSON document; raises `ConfigError` with the line, also for a key that is set
+    twice.
+    """
     try:
         return json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:

@@ -1,7 +1,8 @@
 """Vocabularies as CSV: a column for each key of a tag, `|` between several aliases or parents.
 
 Spreadsheets leave traces that are not errors: columns and cells without content at the end of a
-line, and empty lines. Lines before the header that begin with `#` are comments; below it, `#` begins a label.
+line, and empty lines. Lines before the header that begin with `#` are comments; below it, `#`
+begins a label.
 """
 
 import csv
@@ -43,10 +44,13 @@ def read_table(text: str, path: Path) -> tuple[Entry, ...]:
     begins = reader.line_num + 1
     try:
         for row in reader:
-            where, begins = f"{path}:{begins}", reader.line_num + 1
+            where = f"{path}:{begins}"
+            begins = reader.line_num + 1
             cells = [cell.strip() for cell in row]
             if any(cells[len(columns) :]):
-                problems.append(f"{where}: there are more fields than columns; a field that holds a comma needs quotes.")
+                problems.append(
+                    f"{where}: there are more fields than columns; a field that holds a comma needs quotes."
+                )
             elif any(cells):
                 try:
                     entries.append(Entry(_tag(dict(zip(columns, cells, strict=False))), where))
@@ -72,12 +76,18 @@ def _columns(header: list[str], where: str) -> list[str]:
 
 def _tag(cells: dict[str, str]) -> Tag:
     filled = {name: cell for name, cell in cells.items() if cell}
-    lists = {name: tuple(part.strip() for part in filled[name].split(LIST_SEPARATOR)) for name in LIST_COLUMNS if name in filled}
+    lists = {
+        name: tuple(part.strip() for part in filled[name].split(LIST_SEPARATOR))
+        for name in LIST_COLUMNS
+        if name in filled
+    }
     return Tag.model_validate({"label": "", **filled, **lists})
 
 
 def _without_comments(text: str) -> Iterator[str]:
-    """Yield the lines, an empty one for each comment above the header, so that line numbers stay."""
+    """Yield the lines, an empty one for each comment above the header, so that line numbers
+    stay.
+    """
     is_above = True
     for line in text.split("\n"):  # splitlines would also split at characters inside a label
         is_above = is_above and (line.startswith(COMMENT) or not line.strip())

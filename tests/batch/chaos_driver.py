@@ -1,4 +1,6 @@
-"""The driver of the chaos test, a process of its own: an ordinary job whose encoders note how many images they are given."""
+"""The driver of the chaos test, a process of its own: an ordinary job whose encoders note how many
+images they are given.
+"""
 
 import os
 import sys
@@ -16,7 +18,9 @@ CHUNK = 8
 
 
 class CountingEncoder(Encoder):
-    """Notes every block before it is encoded; one short line is appended whole whoever else writes."""
+    """Notes every block before it is encoded; one short line is appended whole whoever else
+    writes.
+    """
 
     def encode(self, block: PreparedBlock) -> EncodedBlock:
         with Path(os.environ[LEDGER]).open("a") as ledger:
@@ -26,7 +30,9 @@ class CountingEncoder(Encoder):
 
 def main(source: str, output: str, address: str) -> None:
     tagging_job.Encoder = CountingEncoder  # type: ignore[misc]
-    result = run_job(demo_config(), BatchOptions(url_of(source), url_of(output), chunk_size=CHUNK), address)
+    result = run_job(
+        demo_config(), BatchOptions(url_of(source), url_of(output), chunk_size=CHUNK), address
+    )
     print(f"ended with {result.inputs}", flush=True)
 
 

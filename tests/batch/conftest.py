@@ -4,14 +4,17 @@ from collections.abc import Iterator
 
 import pytest
 
-from serve_app.private_ray import private_folder, private_ray
+from serve_app.processes.private_ray import private_folder, private_ray
 from tests.object_store import Bucket, bucket
 
 
 @pytest.fixture(scope="package")
 def cluster() -> Iterator[None]:
     """Two CPUs, as the machine of CI has."""
-    with private_folder() as folder, private_ray(folder, num_cpus=2, object_store_memory=500 * 2**20):
+    with (
+        private_folder() as folder,
+        private_ray(folder, num_cpus=2, object_store_memory=500 * 2**20),
+    ):
         yield
 
 

@@ -1,4 +1,6 @@
-"""Workers, the driver and the whole cluster are killed at random points; at the end every input has its row, once."""
+"""Workers, the driver and the whole cluster are killed at random points; at the end every input has
+its row, once.
+"""
 
 import contextlib
 import os
@@ -17,11 +19,22 @@ import pytest
 from ray.cluster_utils import Cluster
 
 from serve_app.demo import settings as demo_settings
-from serve_app.private_ray import private_environment, private_folder
+from serve_app.processes.private_ray import private_environment, private_folder
 from tests.batch import chaos_driver
 
 INPUTS = 4000
-KILLS = ["worker", "driver", "worker", "cluster", "worker", "driver", "worker", "cluster", "worker", "driver"]
+KILLS = [
+    "worker",
+    "driver",
+    "worker",
+    "cluster",
+    "worker",
+    "driver",
+    "worker",
+    "cluster",
+    "worker",
+    "driver",
+]
 MOST_ENCODED_AGAIN = 0.05
 STUCK_S = 240.0
 ROOT = Path(__file__).parents[2]
@@ -31,7 +44,9 @@ class Chaos:
     """A cluster and a driver on it, either of which may be killed and started again."""
 
     def __init__(self, folder: Path, chance: random.Random) -> None:
-        self.source, self.output, self.ledger = folder / "in", folder / "out", folder / "ledger"
+        self.source = folder / "in"
+        self.output = folder / "out"
+        self.ledger = folder / "ledger"
         self.log = (folder / "driver.log").open("w")
         self.chance = chance
         self.killed = Counter[str]()
@@ -41,19 +56,41 @@ class Chaos:
     def start(self) -> None:
         """Start what is not there."""
         if self.cluster is None:
-            os.environ[chaos_driver.LEDGER] = str(self.ledger)  # Ray's processes take the environment that they are started in
+            os.environ[chaos_driver.LEDGER] = str(
+                self.ledger
+            )  # Ray's processes take the environment that they are started in
             self.cluster = Cluster(
-                initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False, "object_store_memory": 2**28}
+                initialize_head=True,
+                head_node_args={
+                    "num_cpus": 2,
+                    "include_dashboard": False,
+                    "object_store_memory": 2**28,
+                },
             )
         if self.driver is None:
-            command = [sys.executable, "-m", "tests.batch.chaos_driver", str(self.source), str(self.output), self.cluster.address]
+            command = [
+                sys.executable,
+                "-m",
+                "tests.batch.chaos_driver",
+                str(self.source),
+                str(self.output),
+                self.cluster.address,
+            ]
             self.driver = subprocess.Popen(command, cwd=ROOT, stdout=self.log, stderr=self.log)
 
     def kill(self, what: str) -> None:
-        """Kill one worker in the middle of its work, the driver, or every process of the cluster."""
+        """Kill one worker in the middle of its work, the driver, or every process of the
+        cluster.
+        """
         self.killed[what] += 1
         if what == "worker":
-            workers = [p for p in self.processes() if p.name().startswith(("ray::prepare", "ray::Encoder", "ray::Counting", "ray::finish"))]
+            workers = [
+                p
+                for p in self.processes()
+                if p.name().startswith(
+                    ("ray::prepare", "ray::Encoder", "ray::Counting", "ray::finish")
+                )
+            ]
             if workers:
                 self.chance.choice(workers).kill()
                 self.killed[f"a {what} at work"] += 1
@@ -68,7 +105,11 @@ class Chaos:
     def processes(self) -> list[psutil.Process]:
         """Return every process of the cluster."""
         assert self.cluster is not None
-        own = [info.process.pid for infos in self.cluster.head_node.all_processes.values() for info in infos]
+        own = [
+            info.process.pid
+            for infos in self.cluster.head_node.all_processes.values()
+            for info in infos
+        ]
         found = []
         for pid in own:
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -102,7 +143,10 @@ class Chaos:
 @pytest.fixture
 def chaos(tmp_path: Path) -> Iterator[Chaos]:
     found = Chaos(tmp_path, random.Random(6))
-    with private_folder() as folder, private_environment(folder):  # which the cluster and every driver inherit
+    with (
+        private_folder() as folder,
+        private_environment(folder),
+    ):  # which the cluster and every driver inherit
         try:
             yield found
         finally:
@@ -129,12 +173,18 @@ def test_ten_kills_lose_nothing_and_double_nothing(chaos: Chaos) -> None:
     assert chaos.driver.wait(STUCK_S) == 0, chaos.log_text()
     assert chaos.killed["a worker at work"] >= 3
 
-    uris = Counter(uri for part in chaos.output.glob("*/part-*.parquet") for uri in pq.read_table(part)["uri"].to_pylist())
+    uris = Counter(
+        uri
+        for part in chaos.output.glob("*/part-*.parquet")
+        for uri in pq.read_table(part)["uri"].to_pylist()
+    )
     assert set(uris) == {str(path) for path in chaos.source.iterdir()}
     assert set(uris.values()) == {1}
     assert len(list(chaos.output.glob("*/_SUCCESS"))) == 1
     encoded = sum(int(line) for line in chaos.ledger.read_text().split())
-    assert INPUTS <= encoded <= INPUTS * (1 + MOST_ENCODED_AGAIN), f"{encoded} images were encoded for {INPUTS}"
+    assert INPUTS <= encoded <= INPUTS * (1 + MOST_ENCODED_AGAIN), (
+        f"{encoded} images were encoded for {INPUTS}"
+    )
 
 
 def wait_until(condition: Callable[[], bool], chaos: Chaos) -> None:

@@ -1,4 +1,6 @@
-"""Jobs whose pictures a running service tags: the real graph, with queues that are soon full, and the HTTP face alone."""
+"""Jobs whose pictures a running service tags: the real graph, with queues that are soon full, and
+the HTTP face alone.
+"""
 
 import json
 import threading
@@ -10,16 +12,16 @@ import httpx
 import numpy as np
 import pytest
 
-from serve_app.access import Telemetry
 from serve_app.api.app import create_app
 from serve_app.batch.options import BatchOptions
 from serve_app.batch.retag import run_retag_job
 from serve_app.batch.through_service import Server, run_service_job
-from serve_app.config import ServiceConfig
+from serve_app.config.access import Telemetry
+from serve_app.config.service import ServiceConfig
 from serve_app.demo import settings as demo_settings
 from serve_app.demo.settings import demo_config, demo_labels
 from serve_app.errors import ConfigError, ServiceError
-from serve_app.local_tagger import LocalTagger
+from serve_app.pipeline.local_tagger import LocalTagger
 from serve_app.tagging.settings import TagOptions
 from tests.batch.test_jobs import options_for, parts, rows_of
 from tests.cluster.conftest import demo_config as demo_file
@@ -61,18 +63,30 @@ def many(folder: Path, count: int) -> Path:
     return folder
 
 
-def test_rows_are_what_the_local_tagger_says(face: str, config: ServiceConfig, tmp_path: Path) -> None:
-    """Tags, sizes and embeddings; a picture that cannot be read, an empty one and one that is none are rows with errors."""
+def test_rows_are_what_the_local_tagger_says(
+    face: str, config: ServiceConfig, tmp_path: Path
+) -> None:
+    """Tags, sizes and embeddings; a picture that cannot be read, an empty one and one that is none
+    are rows with errors.
+    """
     source = many(tmp_path / "in", 6)
     (source / "empty.jpg").write_bytes(b"")
     (source / "none.jpg").write_bytes(b"not a picture")
     (source / "cut.jpg").write_bytes((source / "0000.jpg").read_bytes()[:2000])
-    result = run_service_job(Server(face), options_for(source, tmp_path / "out", embeddings=True, chunk_size=4))
+    result = run_service_job(
+        Server(face), options_for(source, tmp_path / "out", embeddings=True, chunk_size=4)
+    )
     assert (result.inputs, result.encoded, sum(result.errors.values())) == (9, 9, 3)
     rows = {Path(str(row["uri"])).name: row for row in rows_of(tmp_path / "out")}
-    assert {name for name, row in rows.items() if row["error"]} == {"empty.jpg", "none.jpg", "cut.jpg"}
+    assert {name for name, row in rows.items() if row["error"]} == {
+        "empty.jpg",
+        "none.jpg",
+        "cut.jpg",
+    }
     tagged = {name: row for name, row in rows.items() if row["error"] is None}
-    answer = LocalTagger(config).tag_pictures([(source / name).read_bytes() for name in tagged], TagOptions(), with_embeddings=True)
+    answer = LocalTagger(config).tag_pictures(
+        [(source / name).read_bytes() for name in tagged], TagOptions(), with_embeddings=True
+    )
     assert answer.image_embeds is not None
     for row, tags, embed in zip(tagged.values(), answer.outcomes, answer.image_embeds, strict=True):
         assert [tag["label"] for tag in row["tags"]] == [tag.label for tag in tags]  # type: ignore[attr-defined, union-attr]
@@ -90,14 +104,20 @@ def test_a_second_run_sends_nothing_that_is_there(face: str, tmp_path: Path) -> 
     assert len(rows_of(tmp_path / "out")) == 12
 
 
-def test_a_crowded_service_refuses_and_every_picture_is_tagged(crowded: Service, tmp_path: Path) -> None:
+def test_a_crowded_service_refuses_and_every_picture_is_tagged(
+    crowded: Service, tmp_path: Path
+) -> None:
     """Requests that are refused for now are sent again: no row has an error."""
     options = options_for(many(tmp_path / "in", 400), tmp_path / "out", chunk_size=50)
-    picture, statuses, ended = (tmp_path / "in" / "0000.jpg").read_bytes(), set[int](), threading.Event()
+    picture = (tmp_path / "in" / "0000.jpg").read_bytes()
+    statuses = set[int]()
+    ended = threading.Event()
 
     def ask() -> None:
         while not ended.is_set():
-            statuses.add(httpx.post(f"{crowded.url}/v1/tag", content=picture, timeout=60).status_code)
+            statuses.add(
+                httpx.post(f"{crowded.url}/v1/tag", content=picture, timeout=60).status_code
+            )
 
     asking = threading.Thread(target=ask)
     asking.start()
@@ -120,14 +140,18 @@ def test_a_vocabulary_that_changes_stops_the_job(crowded: Service, tmp_path: Pat
     changing = threading.Thread(target=change)
     changing.start()
     with pytest.raises(ServiceError, match="changed since the job began"):
-        run_service_job(Server(crowded.url, concurrency=1), options)  # slow, so that it is under way when the change comes
+        run_service_job(
+            Server(crowded.url, concurrency=1), options
+        )  # slow, so that it is under way when the change comes
     changing.join()
     assert run_service_job(Server(crowded.url), options).encoded == 1500
     assert len({part.parent for part in parts(tmp_path / "out")}) == 2
 
 
 def test_what_cannot_work_is_said(face: str, tmp_path: Path, config: ServiceConfig) -> None:
-    """An unknown vocabulary, a service that is not there, and embeddings that cannot be told whose they are."""
+    """An unknown vocabulary, a service that is not there, and embeddings that cannot be told whose
+    they are.
+    """
     source = many(tmp_path / "in", 2)
 
     def asked(**changed: object) -> BatchOptions:
@@ -138,7 +162,9 @@ def test_what_cannot_work_is_said(face: str, tmp_path: Path, config: ServiceConf
     with pytest.raises(ConfigError, match="--concurrency is 0"):
         run_service_job(Server(face, concurrency=0), asked())
     result = run_service_job(Server(face), asked(embeddings=True))
-    manifest = json.loads((Path(result.folder.removeprefix("file://")) / "_manifest.json").read_text())
+    manifest = json.loads(
+        (Path(result.folder.removeprefix("file://")) / "_manifest.json").read_text()
+    )
     assert manifest["service"]["model"] == rows_of(tmp_path / "out")[0]["checkpoint"]
     with pytest.raises(ConfigError, match="through a service"):
         run_retag_job(config, options_for(result.folder, tmp_path / "again"))

@@ -1,4 +1,6 @@
-"""Doing a part of a job again: what changed, came, went or failed; and tagging stored embeddings again."""
+"""Doing a part of a job again: what changed, came, went or failed; and tagging stored embeddings
+again.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -11,22 +13,31 @@ from serve_app.batch.options import BatchOptions
 from serve_app.batch.retag import run_retag_job
 from serve_app.batch.storage import url_of
 from serve_app.batch.tagging_job import run_job
-from serve_app.config import parse_config
+from serve_app.config.service import parse_config
 from serve_app.demo import settings as demo_settings
 from serve_app.demo.settings import demo_config
 from serve_app.errors import ConfigError
 
 pytestmark = pytest.mark.usefixtures("cluster")
-SAMPLES = [path.read_bytes() for path in sorted((Path(demo_settings.__file__).parent / "samples").glob("*.jpg"))]
+SAMPLES = [
+    path.read_bytes()
+    for path in sorted((Path(demo_settings.__file__).parent / "samples").glob("*.jpg"))
+]
 
 
 def options_for(source: Path | str, output: Path, **changed: Any) -> BatchOptions:
-    return BatchOptions(source=url_of(str(source)), output=url_of(str(output)), **({"chunk_size": 4} | changed))
+    return BatchOptions(
+        source=url_of(str(source)), output=url_of(str(output)), **({"chunk_size": 4} | changed)
+    )
 
 
 def rows_of(folder: str) -> dict[str, dict[str, Any]]:
     """Return the rows of a job by the names of their pictures; none twice."""
-    rows = [row for part in Path(folder.removeprefix("file://")).glob("**/part-*.parquet") for row in pq.read_table(part).to_pylist()]
+    rows = [
+        row
+        for part in Path(folder.removeprefix("file://")).glob("**/part-*.parquet")
+        for row in pq.read_table(part).to_pylist()
+    ]
     assert len({row["uri"] for row in rows}) == len(rows)
     return {Path(row["uri"]).name: row for row in rows}
 
@@ -36,7 +47,9 @@ def first_labels(rows: dict[str, dict[str, Any]]) -> dict[str, str | None]:
 
 
 def test_only_what_changed_is_done_again(tmp_path: Path) -> None:
-    """One picture replaced, one added, one deleted, one failed and mended: four inputs of twelve; the others keep their very rows."""
+    """One picture replaced, one added, one deleted, one failed and mended: four inputs of twelve;
+    the others keep their very rows.
+    """
     source = tmp_path / "in"
     source.mkdir()
     for at in range(12):
@@ -74,20 +87,26 @@ def test_what_failed_is_tried_again(tmp_path: Path, output_format: str) -> None:
     options = options_for(tmp_path / "list.csv", tmp_path / "out", output_format=output_format)
     assert run_job(demo_config(), options).errors == {"source_unavailable": 1}
     (tmp_path / "3.jpg").write_bytes(SAMPLES[3])
-    again = options_for(tmp_path / "list.csv", tmp_path / "out", output_format=output_format, retry_errors=True)
+    again = options_for(
+        tmp_path / "list.csv", tmp_path / "out", output_format=output_format, retry_errors=True
+    )
     result = run_job(demo_config(), again)
     assert (result.inputs, result.encoded, result.errors) == (6, 1, {})
 
 
 def test_embeddings_are_tagged_again_as_the_pictures_would_be(tmp_path: Path) -> None:
-    """With other labels and another threshold; errors and passing columns stay, and no picture is needed."""
+    """With other labels and another threshold; errors and passing columns stay, and no picture is
+    needed.
+    """
     lines = [f"{at}.jpg,{at}" for at in range(7)]
     (tmp_path / "list.csv").write_text("uri,n\n" + "\n".join(lines) + "\n")
     for at, data in enumerate(SAMPLES):
         (tmp_path / f"{at}.jpg").write_bytes(data)
     run_job(demo_config(), options_for(tmp_path / "list.csv", tmp_path / "out", embeddings=True))
     plugin = {"model": "demo", "confidence_threshold": 0.01}
-    other = parse_config({"labels": ["red", "a blue square", "star", "heart"], "plugins": {"siglip": plugin}})
+    other = parse_config(
+        {"labels": ["red", "a blue square", "star", "heart"], "plugins": {"siglip": plugin}}
+    )
     fresh = rows_of(run_job(other, options_for(tmp_path / "list.csv", tmp_path / "fresh")).folder)
     for path in tmp_path.glob("*.jpg"):
         path.unlink()
@@ -97,10 +116,15 @@ def test_embeddings_are_tagged_again_as_the_pictures_would_be(tmp_path: Path) ->
     rows = rows_of(again.folder)
     for name, row in rows.items():
         expected = fresh[name]
-        assert {key: row[key] for key in ("n", "etag", "width", "error", "vocabulary_fingerprint")} == {
+        assert {
+            key: row[key] for key in ("n", "etag", "width", "error", "vocabulary_fingerprint")
+        } == {
             key: expected[key] for key in ("n", "etag", "width", "error", "vocabulary_fingerprint")
         }
-        found, wanted = ({tag["label"]: tag["confidence"] for tag in one["tags"] or ()} for one in (row, expected))
+        found, wanted = (
+            {tag["label"]: tag["confidence"] for tag in one["tags"] or ()}
+            for one in (row, expected)
+        )
         for label in found.keys() | wanted.keys():
             np.testing.assert_allclose(found.get(label, 0.01), wanted.get(label, 0.01), atol=1e-3)
     assert "embedding" not in rows["0.jpg"]
@@ -119,8 +143,13 @@ def test_embeddings_that_cannot_be_tagged_again_are_refused(tmp_path: Path, tiny
         run_retag_job(demo_config(), options_for(tmp_path / "out", tmp_path / "again"))
     with pytest.raises(ConfigError, match=r"holds no _manifest\.json"):
         run_retag_job(demo_config(), options_for(tmp_path / "in", tmp_path / "again"))
-    other = parse_config({"labels": ["cat"], "plugins": {"siglip": {"model": str(tiny("siglip2"))}}})
+    other = parse_config(
+        {"labels": ["cat"], "plugins": {"siglip": {"model": str(tiny("siglip2"))}}}
+    )
     with pytest.raises(ConfigError, match="embeddings of different checkpoints cannot be compared"):
         run_retag_job(other, options_for(made.folder.removeprefix("file://"), tmp_path / "again"))
     with pytest.raises(ConfigError, match="--update needs the pictures"):
-        run_retag_job(demo_config(), options_for(made.folder.removeprefix("file://"), tmp_path / "again", update=True))
+        run_retag_job(
+            demo_config(),
+            options_for(made.folder.removeprefix("file://"), tmp_path / "again", update=True),
+        )

@@ -1,4 +1,6 @@
-"""The page over the demo checkpoint, in a real headless Chromium that is watched while it shows it."""
+"""The page over the demo checkpoint, in a real headless Chromium that is watched while it shows
+it.
+"""
 
 import asyncio
 from collections.abc import Iterator
@@ -12,9 +14,9 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve_app.api.app import create_app
-from serve_app.config import DEMO_MODEL, parse_config
+from serve_app.config.service import DEMO_MODEL, parse_config
 from serve_app.demo.settings import demo_config, demo_labels
-from serve_app.local_tagger import LocalTagger
+from serve_app.pipeline.local_tagger import LocalTagger
 from serve_app.siglip.hub import load_checkpoint
 from serve_app.siglip.identity import checkpoint_fingerprint
 from serve_app.tagging.calibration import Calibration, Fit, write_calibration
@@ -44,7 +46,8 @@ URL.revokeObjectURL = (url) => { window.objectUrls.delete(url); revokeObjectURL.
 
 @dataclass
 class Gate:
-    """Pure ASGI before the service: asks for a key, refuses, delays, and counts, as a test tells it to.
+    """Pure ASGI before the service: asks for a key, refuses, delays, and counts, as a test tells it
+    to.
 
     Attributes:
         key: What `Authorization: Bearer` must carry; None for nothing.
@@ -62,13 +65,19 @@ class Gate:
     most_at_once: int = 0
 
     def reset(self) -> None:
-        self.key, self.refusals, self.delay_s, self.queries, self.most_at_once = None, [], 0.0, [], 0
+        self.key = None
+        self.refusals = []
+        self.delay_s = 0.0
+        self.queries = []
+        self.most_at_once = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope.get("path", "")
         given = dict(scope.get("headers", ())).get(b"authorization", b"").decode()
         if path.startswith("/v1/") and self.key is not None and given != f"Bearer {self.key}":
-            await _refuse(401, {}, "unauthorized", "This service needs a key.")(scope, receive, send)
+            await _refuse(401, {}, "unauthorized", "This service needs a key.")(
+                scope, receive, send
+            )
         elif path == "/v1/tag":
             await self._tag(scope, receive, send)
         else:
@@ -78,7 +87,9 @@ class Gate:
         self.queries.append(scope["query_string"].decode())
         if self.refusals:
             status, after = self.refusals.pop(0)
-            await _refuse(status, {"Retry-After": after}, "overloaded", "Every queue is full.")(scope, receive, send)
+            await _refuse(status, {"Retry-After": after}, "overloaded", "Every queue is full.")(
+                scope, receive, send
+            )
         else:
             await self._counted(scope, receive, send)
 
@@ -101,7 +112,9 @@ def _refuse(status: int, headers: dict[str, str], code: str, message: str) -> AS
 
 @pytest.fixture(scope="package")
 def gate(tmp_path_factory: pytest.TempPathFactory) -> Gate:
-    """The service over the demo checkpoint: its own labels, and the vocabulary `colours`, which is calibrated."""
+    """The service over the demo checkpoint: its own labels, and the vocabulary `colours`, which is
+    calibrated.
+    """
     folder = tmp_path_factory.mktemp("vocabularies")
     calibration = Calibration(
         method="platt",
@@ -114,9 +127,19 @@ def gate(tmp_path_factory: pytest.TempPathFactory) -> Gate:
     write_calibration(calibration, folder / "calibration.yaml")
     (folder / "colours.txt").write_text("red\nblue\nyellow\nwhite\n")
     data = {
-        "vocabularies": {"shapes": demo_labels(), "colours": {"file": "colours.txt", "calibration": "calibration.yaml"}},
+        "vocabularies": {
+            "shapes": demo_labels(),
+            "colours": {"file": "colours.txt", "calibration": "calibration.yaml"},
+        },
         "default_vocabulary": "shapes",
-        "plugins": {"siglip": {"model": DEMO_MODEL, "dtype": "float32", "confidence_threshold": 0.5, "max_tags": 20}},
+        "plugins": {
+            "siglip": {
+                "model": DEMO_MODEL,
+                "dtype": "float32",
+                "confidence_threshold": 0.5,
+                "max_tags": 20,
+            }
+        },
         "telemetry": {"request_log": "off"},
     }
     config = parse_config(data, folder)
@@ -132,7 +155,9 @@ def address(gate: Gate) -> Iterator[str]:
 
 @pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
-    """A Chromium; it ends before other folders' tests, since playwright's loop runs as long as it does."""
+    """A Chromium; it ends before other folders' tests, since playwright's loop runs as long as it
+    does.
+    """
     if not CHROMIUM.exists():
         pytest.skip(f"there is no {CHROMIUM}; install Debian's package chromium")
     with sync_playwright() as playwright:
@@ -181,7 +206,9 @@ def tab(browser: Browser, address: str) -> Iterator[Watched]:
 
 @pytest.fixture
 def page(tab: Watched, gate: Gate) -> Iterator[Page]:
-    """The page, just opened by somebody new; fails the test on a broken policy, an error in the console, or a request to another host."""
+    """The page, just opened by somebody new; fails the test on a broken policy, an error in the
+    console, or a request to another host.
+    """
     gate.reset()
     page = tab.page
     page.set_viewport_size({"width": 1280, "height": 900})

@@ -1,4 +1,6 @@
-"""axe-core finds nothing against WCAG 2.2 AA or its best practices, in both themes, wide and narrow, in every state of the page."""
+"""axe-core finds nothing against WCAG 2.2 AA or its best practices, in both themes, wide and
+narrow, in every state of the page.
+"""
 
 from pathlib import Path
 
@@ -38,7 +40,13 @@ def test_axe_finds_nothing(page: Page, gate: Gate, theme: str, width: int, tmp_p
 def test_landmarks_and_names(page: Page) -> None:
     """What a screen reader's list of regions and headings shows."""
     add(page, SIX[0])
-    for role, name in (("banner", None), ("main", None), ("navigation", "This service"), ("region", "Results"), ("region", "Settings")):
+    for role, name in (
+        ("banner", None),
+        ("main", None),
+        ("navigation", "This service"),
+        ("region", "Results"),
+        ("region", "Settings"),
+    ):
         expect(page.get_by_role(role, name=name)).to_have_count(1)  # type: ignore[arg-type]
     assert page.get_by_role("heading").all_text_contents() == [
         "siglip-serve",

@@ -5,7 +5,6 @@ import io
 import json
 import re
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import parse_qs
 
@@ -17,7 +16,8 @@ from playwright.sync_api import Locator, Page, expect
 from tests.browser.conftest import Gate
 
 SAMPLES = Path(__file__).parents[2] / "serve_app" / "demo" / "samples"
-RED_CIRCLE, SIX = SAMPLES / "red-circle.jpg", sorted(SAMPLES.glob("*.jpg"))
+RED_CIRCLE = SAMPLES / "red-circle.jpg"
+SIX = sorted(SAMPLES.glob("*.jpg"))
 IN_RED_CIRCLE = {"red", "circle", "red circle"}
 HOSTILE = "<img src=x onerror=document.title='owned'>"
 TRANSFER = """([name, type, data]) => {
@@ -45,7 +45,13 @@ def card(page: Page, name: str) -> Locator:
 
 def shown(card: Locator) -> dict[str, str]:
     """Return what a card says: labels and their scores as text."""
-    return dict(zip(card.locator(".tags .label").all_text_contents(), card.locator(".tags .value").all_text_contents(), strict=True))
+    return dict(
+        zip(
+            card.locator(".tags .label").all_text_contents(),
+            card.locator(".tags .value").all_text_contents(),
+            strict=True,
+        )
+    )
 
 
 def asked(gate: Gate) -> dict[str, str]:
@@ -60,7 +66,9 @@ def answer(address: str, picture: Path, **parameters: object) -> dict[str, float
 
 
 def test_two_actions_give_the_tags(page: Page, gate: Gate) -> None:
-    """Open, choose: no more than the service itself would give, at its own threshold; one request, with every tag."""
+    """Open, choose: no more than the service itself would give, at its own threshold; one request,
+    with every tag.
+    """
     add(page, RED_CIRCLE)
     expect(page.get_by_role("status")).to_have_text("1 picture, 3 tags")
     assert set(shown(card(page, "red-circle.jpg"))) == IN_RED_CIRCLE
@@ -82,7 +90,9 @@ def test_dropped_pictures_are_tagged(page: Page) -> None:
 
 
 def test_a_pasted_picture_is_tagged(page: Page) -> None:
-    """Ctrl+V with a picture in the real clipboard, also while the cursor is in a text field, whose text stays."""
+    """Ctrl+V with a picture in the real clipboard, also while the cursor is in a text field, whose
+    text stays.
+    """
     buffer = io.BytesIO()
     Image.open(RED_CIRCLE).save(buffer, "PNG")
     write = """async (data) => {
@@ -103,21 +113,30 @@ def test_a_pasted_picture_is_tagged(page: Page) -> None:
 def test_the_slider_hides_and_shows_without_a_request(page: Page, gate: Gate, address: str) -> None:
     """At every threshold exactly what the service would give at it; at its left end all."""
     add(page, RED_CIRCLE)
-    slider, before = page.get_by_role("slider", name="Show tags from"), len(gate.queries)
+    slider = page.get_by_role("slider", name="Show tags from")
+    before = len(gate.queries)
     for step, threshold in ((20, 0.0001), (60, 0.01), (67, 0.022), (100, 1)):
         slider.fill(str(step))
         expect(page.locator("#threshold-text")).to_have_text(str(threshold))
         assert slider.get_attribute("aria-valuetext") == str(threshold)
-        assert set(shown(card(page, "red-circle.jpg"))) == set(answer(address, RED_CIRCLE, confidence_threshold=threshold, max_tags=200))
+        assert set(shown(card(page, "red-circle.jpg"))) == set(
+            answer(address, RED_CIRCLE, confidence_threshold=threshold, max_tags=200)
+        )
         before += 1  # this test's own
-    expect(card(page, "red-circle.jpg").get_by_text(re.compile("No tag reaches 1. The best is “circle” with 0.9997"))).to_be_visible()
+    expect(
+        card(page, "red-circle.jpg").get_by_text(
+            re.compile("No tag reaches 1. The best is “circle” with 0.9997")
+        )
+    ).to_be_visible()
     slider.fill("0")
     assert len(shown(card(page, "red-circle.jpg"))) == 62
     assert len(gate.queries) == before
 
 
 def test_bars_are_logarithmic_and_have_their_values_as_text(page: Page, address: str) -> None:
-    """A score of 0.018 fills 65 % of the axis from 0.00001 to 1, and a reader hears it as a number."""
+    """A score of 0.018 fills 65 % of the axis from 0.00001 to 1, and a reader hears it as a
+    number.
+    """
     add(page, RED_CIRCLE)
     page.locator("#threshold").fill("60")
     row = card(page, "red-circle.jpg").get_by_role("listitem").filter(has_text="orange circle")
@@ -125,7 +144,9 @@ def test_bars_are_logarithmic_and_have_their_values_as_text(page: Page, address:
     assert confidence == pytest.approx(0.0176, abs=0.0005)
     expect(row.locator(".value")).to_have_text(f"{confidence:.3f}")
     whole = row.locator(".bar").bounding_box()
-    filled = row.locator(".bar").evaluate("(bar) => parseFloat(getComputedStyle(bar, '::before').width)")
+    filled = row.locator(".bar").evaluate(
+        "(bar) => parseFloat(getComputedStyle(bar, '::before').width)"
+    )
     assert whole is not None
     assert filled / whole["width"] == pytest.approx(0.65, abs=0.01)  # 1 + log10(0.0176) / 5
 
@@ -143,7 +164,9 @@ def test_long_lists_open(page: Page) -> None:
 
 
 def test_own_labels_take_the_vocabularys_place(page: Page, gate: Gate) -> None:
-    """Typed with commas or lines, what is there is tagged again; taken away, the vocabulary is back."""
+    """Typed with commas or lines, what is there is tagged again; taken away, the vocabulary is
+    back.
+    """
     add(page, RED_CIRCLE)
     page.locator("#threshold").fill("0")
     page.get_by_label("Your own labels").fill("red, blue\n green,,red ")
@@ -156,9 +179,14 @@ def test_own_labels_take_the_vocabularys_place(page: Page, gate: Gate) -> None:
     assert "labels" not in asked(gate)
 
 
-def test_vocabulary_score_and_quality_reach_the_request(page: Page, gate: Gate, address: str) -> None:
-    """What is chosen is asked for and shown; calibrated is offered where there is a calibration, whose threshold then holds."""
-    score, calibrated = page.get_by_label("Score", exact=True), page.locator("option[value=calibrated]")
+def test_vocabulary_score_and_quality_reach_the_request(
+    page: Page, gate: Gate, address: str
+) -> None:
+    """What is chosen is asked for and shown; calibrated is offered where there is a calibration,
+    whose threshold then holds.
+    """
+    score = page.get_by_label("Score", exact=True)
+    calibrated = page.locator("option[value=calibrated]")
     add(page, RED_CIRCLE)
     expect(calibrated).to_be_disabled()
     page.get_by_label("Vocabulary", exact=True).select_option("colours (4 tags)")
@@ -166,16 +194,27 @@ def test_vocabulary_score_and_quality_reach_the_request(page: Page, gate: Gate, 
     expect(page.locator("#threshold-text")).to_have_text("0.2")
     expect(card(page, "red-circle.jpg").locator(".took")).to_contain_text("calibrated")
     page.locator("#threshold").fill("0")
-    everything = {"confidence_threshold": 0, "max_tags": 200, "vocabulary": "colours", "quality": "high"}
+    everything = {
+        "confidence_threshold": 0,
+        "max_tags": 200,
+        "vocabulary": "colours",
+        "quality": "high",
+    }
     page.get_by_role("radio", name="High").check()
     for name in ("sigmoid", "margin", "softmax", "calibrated", "logit"):
         score.select_option(name)
-        expect(card(page, "red-circle.jpg").locator(".took")).to_contain_text(re.compile(rf"{name} · \d+ views"))
-        assert asked(gate) == {key: str(value) for key, value in (everything | {"score": name}).items()}
+        expect(card(page, "red-circle.jpg").locator(".took")).to_contain_text(
+            re.compile(rf"{name} · \d+ views")
+        )
+        assert asked(gate) == {
+            key: str(value) for key, value in (everything | {"score": name}).items()
+        }
         expected = answer(address, RED_CIRCLE, **everything, score=name)
         assert list(shown(card(page, "red-circle.jpg"))) == list(expected)
     texts = shown(card(page, "red-circle.jpg")).values()
-    assert [float(text.replace("−", "-")) for text in texts] == pytest.approx(list(expected.values()), abs=0.006)
+    assert [float(text.replace("−", "-")) for text in texts] == pytest.approx(
+        list(expected.values()), abs=0.006
+    )
     assert min(expected.values()) < 0 < max(expected.values())
 
 
@@ -184,11 +223,24 @@ def test_vocabulary_score_and_quality_reach_the_request(page: Page, gate: Gate, 
     [
         ("", 60),
         ("it's [red], a {blue} 50% & $HOME, `x`; \\ #1?", 0),
-        (", ".join(["@a;type=b", "red", "circle", "red circle", *(f"label {n} of many" for n in range(300))]), 60),
+        (
+            ", ".join(
+                [
+                    "@a;type=b",
+                    "red",
+                    "circle",
+                    "red circle",
+                    *(f"label {n} of many" for n in range(300)),
+                ]
+            ),
+            60,
+        ),
     ],
 )
 def test_the_curl_shown_gives_what_is_shown(page: Page, labels: str, step: int) -> None:
-    """Run by a shell beside the picture: the same tags in the same order, with odd labels and with many."""
+    """Run by a shell beside the picture: the same tags in the same order, with odd labels and with
+    many.
+    """
     add(page, RED_CIRCLE)
     if labels:
         page.get_by_label("Your own labels").fill(labels)
@@ -199,15 +251,20 @@ def test_the_curl_shown_gives_what_is_shown(page: Page, labels: str, step: int) 
     expect(page.get_by_role("button", name="Copied")).to_be_visible()
     command = page.evaluate("navigator.clipboard.readText()")
     assert command == page.locator("#curl").text_content()
-    ran = subprocess.run(["sh", "-c", command], cwd=SAMPLES, capture_output=True, text=True, timeout=30)
+    ran = subprocess.run(
+        ["sh", "-c", command], cwd=SAMPLES, capture_output=True, text=True, timeout=30
+    )
     tags = json.loads(ran.stdout)["tags"]
     assert 3 <= len(tags) < 62
     assert [tag["label"] for tag in tags] == list(shown(card(page, "red-circle.jpg")))
 
 
 def test_a_file_that_fails_shows_its_own_error(page: Page, tmp_path: Path) -> None:
-    """In the service's words with its code, beside others that are tagged; to try again would not help."""
-    broken, other = tmp_path / "broken.jpg", tmp_path / "notes.txt"
+    """In the service's words with its code, beside others that are tagged; to try again would not
+    help.
+    """
+    broken = tmp_path / "broken.jpg"
+    other = tmp_path / "notes.txt"
     broken.write_bytes(RED_CIRCLE.read_bytes()[:500])
     other.write_text("not a picture")
     add(page, broken, other, RED_CIRCLE)
@@ -244,7 +301,9 @@ def test_markup_in_labels_and_names_stays_text(page: Page, tmp_path: Path) -> No
 
 
 def test_the_keyboard_alone_is_enough(page: Page) -> None:
-    """Tab and Enter from opening to a changed threshold and an empty page; focus is always seen, and never lost."""
+    """Tab and Enter from opening to a changed threshold and an empty page; focus is always seen,
+    and never lost.
+    """
 
     def tab_to(selector: str) -> None:
         for _ in range(30):
@@ -257,7 +316,9 @@ def test_the_keyboard_alone_is_enough(page: Page) -> None:
 
     tab_to("#pick")
     with page.expect_file_chooser() as chooser:
-        page.evaluate("0")  # a round trip, so that the chooser is waited for before the key is pressed
+        page.evaluate(
+            "0"
+        )  # a round trip, so that the chooser is waited for before the key is pressed
         page.keyboard.press("Enter")
     chooser.value.set_files([RED_CIRCLE, SAMPLES / "white-cross.jpg"])
     settled(page)
@@ -278,7 +339,9 @@ def test_the_keyboard_alone_is_enough(page: Page) -> None:
 
 
 def test_several_pictures_stand_in_a_grid(page: Page) -> None:
-    """Six in three columns with room, each with what it shows; below each other at 360 pixels, where nothing is cut off."""
+    """Six in three columns with room, each with what it shows; below each other at 360 pixels,
+    where nothing is cut off.
+    """
     add(page, *SIX)
     page.locator("#threshold").fill("94")
     for picture in SIX:
@@ -299,9 +362,13 @@ def test_at_most_four_requests_at_once(page: Page, gate: Gate) -> None:
 
 
 def test_changed_settings_win_over_answers_on_their_way(page: Page, gate: Gate) -> None:
-    """Labels typed while pictures are being tagged: the answers to the old question, which come later, are not shown."""
+    """Labels typed while pictures are being tagged: the answers to the old question, which come
+    later, are not shown.
+    """
     gate.delay_s = 0.5
-    page.locator("#threshold").evaluate("(slider) => { slider.value = 0; slider.dispatchEvent(new Event('input')); }")
+    page.locator("#threshold").evaluate(
+        "(slider) => { slider.value = 0; slider.dispatchEvent(new Event('input')); }"
+    )
     page.locator("#files").set_input_files(SIX[:2])
     while gate.running < 2:
         page.wait_for_timeout(10)
@@ -316,7 +383,9 @@ def test_changed_settings_win_over_answers_on_their_way(page: Page, gate: Gate) 
 
 
 def test_a_key_is_asked_for_and_kept_for_this_tab_only(page: Page, gate: Gate) -> None:
-    """401 shows the field; a wrong key asks again, the right one tags what is there; it is stored nowhere but in the session."""
+    """401 shows the field; a wrong key asks again, the right one tags what is there; it is stored
+    nowhere but in the session.
+    """
     gate.key = "s3cret"
     page.reload()
     field = page.get_by_label("API key")
@@ -341,7 +410,9 @@ def test_a_key_is_asked_for_and_kept_for_this_tab_only(page: Page, gate: Gate) -
 
 
 def test_a_busy_service_is_asked_again_and_not_for_ever(page: Page, gate: Gate) -> None:
-    """After Retry-After the picture is tagged; after four refusals its card says so, with a button to try again."""
+    """After Retry-After the picture is tagged; after four refusals its card says so, with a button
+    to try again.
+    """
     gate.refusals = [(429, "0"), (503, "0")]
     add(page, RED_CIRCLE)
     assert set(shown(card(page, "red-circle.jpg"))) == IN_RED_CIRCLE
@@ -356,7 +427,9 @@ def test_a_busy_service_is_asked_again_and_not_for_ever(page: Page, gate: Gate) 
 
 
 def test_a_wait_is_told(page: Page, gate: Gate) -> None:
-    """The card says when the next try is, as the service asked; removed, nothing is asked any more."""
+    """The card says when the next try is, as the service asked; removed, nothing is asked any
+    more.
+    """
     gate.refusals = [(503, "17")]
     page.locator("#files").set_input_files(RED_CIRCLE)
     expect(card(page, "red-circle.jpg")).to_contain_text("The service is busy. Next try in 17 s")
@@ -385,13 +458,19 @@ def test_results_can_be_kept(page: Page, tmp_path: Path) -> None:
     kept = json.loads(Path(download.value.path()).read_text())
     assert (kept["model"], kept["confidence_threshold"]) == ("demo", 0.5)
     assert {tag["label"] for tag in kept["results"][0]["tags"]} == IN_RED_CIRCLE
-    assert (kept["results"][0]["file"], kept["results"][0]["score"]) == ("red-circle.jpg", "sigmoid")
+    assert (kept["results"][0]["file"], kept["results"][0]["score"]) == (
+        "red-circle.jpg",
+        "sigmoid",
+    )
     assert kept["results"][1]["error"]["code"] in ("invalid_image", "unsupported_image")
 
 
 def test_the_theme_is_the_systems_until_one_is_chosen(page: Page) -> None:
     """Chosen by hand it stays over a reload, whatever the system asks for."""
-    ground: Callable[[], str] = lambda: page.evaluate("getComputedStyle(document.body).backgroundColor")  # noqa: E731
+
+    def ground() -> str:
+        return page.evaluate("getComputedStyle(document.body).backgroundColor")
+
     light = ground()
     page.emulate_media(color_scheme="dark")
     expect(page.locator("html")).to_have_attribute("data-theme", "dark")

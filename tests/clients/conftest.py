@@ -4,10 +4,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from serve_app.access import Telemetry
 from serve_app.api.app import create_app
+from serve_app.config.access import Telemetry
 from serve_app.demo.settings import demo_config
-from serve_app.local_tagger import LocalTagger
+from serve_app.pipeline.local_tagger import LocalTagger
 from tests.conftest import in_float32
 from tests.http_face import served
 
@@ -15,6 +15,8 @@ from tests.http_face import served
 @pytest.fixture(scope="session")
 def server() -> Iterator[str]:
     """The address of a running server."""
-    config = in_float32(demo_config()).model_copy(update={"telemetry": Telemetry(request_log="off")})
+    config = in_float32(demo_config()).model_copy(
+        update={"telemetry": Telemetry(request_log="off")}
+    )
     with served(create_app(LocalTagger(config), config)) as url:
         yield url

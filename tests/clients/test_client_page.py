@@ -18,17 +18,29 @@ ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/client.md").read_text()
 SNIPPETS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 SAMPLES = ROOT / "serve_app/demo/samples"
-PRINTED = (r"\[\('red', 0\.9\d+\)\] demo", r"\w+ [5-9]", r"(photos/\S+\.jpg (\['.+'\]|unsupported_image)\n?){7}")
+PRINTED = (
+    r"\[\('red', 0\.9\d+\)\] demo",
+    r"\w+ [5-9]",
+    r"(photos/\S+\.jpg (\['.+'\]|unsupported_image)\n?){7}",
+)
 
 
 @pytest.mark.parametrize(("snippet", "printed"), list(zip(SNIPPETS, PRINTED, strict=True)))
-def test_snippets_run_as_they_stand(snippet: str, printed: str, server: str, tmp_path: Path) -> None:
+def test_snippets_run_as_they_stand(
+    snippet: str, printed: str, server: str, tmp_path: Path
+) -> None:
     """Each as a program of its own, in a folder with a photo and a folder of photos."""
     shutil.copy(SAMPLES / "red-circle.jpg", tmp_path / "photo.jpg")
     shutil.copytree(SAMPLES, tmp_path / "photos")
     (tmp_path / "photos" / "broken.jpg").write_bytes(b"no picture")
     program = snippet.replace("http://127.0.0.1:8000", server)
-    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, env={"PYTHONPATH": str(ROOT)})
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={"PYTHONPATH": str(ROOT)},
+    )
     assert done.returncode == 0, done.stderr
     assert re.fullmatch(printed, done.stdout.strip()), done.stdout
 

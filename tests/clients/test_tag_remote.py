@@ -37,20 +37,36 @@ def lines_of(text: str) -> dict[str, dict[str, object]]:
 
 
 @pytest.mark.parametrize(
-    "more", [(), ("--json",), ("--labels", "red,circle,blue star", "--threshold", "0", "--json"), ("--quality", "high")]
+    "more",
+    [
+        (),
+        ("--json",),
+        ("--labels", "red,circle,blue star", "--threshold", "0", "--json"),
+        ("--quality", "high"),
+    ],
 )
-def test_the_output_is_that_of_tagging_here(capsys: pytest.CaptureFixture[str], server: str, folder: Path, more: tuple[str, ...]) -> None:
-    """Table and lines, in the same order and with the same numbers, a damaged picture among them."""
+def test_the_output_is_that_of_tagging_here(
+    capsys: pytest.CaptureFixture[str], server: str, folder: Path, more: tuple[str, ...]
+) -> None:
+    """Table and lines, in the same order and with the same numbers, a damaged picture among
+    them.
+    """
     (folder / "broken.jpg").write_bytes(b"no picture")
     config = folder.parent / "demo.yaml"
-    plugin = {"model": "demo", "dtype": "float32", "confidence_threshold": 0.5, "max_tags": 20}  # bfloat16 rounds by the batch
+    plugin = {
+        "model": "demo",
+        "dtype": "float32",
+        "confidence_threshold": 0.5,
+        "max_tags": 20,
+    }  # bfloat16 rounds by the batch
     config.write_text(yaml.safe_dump({"labels": demo_labels(), "plugins": {"siglip": plugin}}))
     here, _ = run(capsys, folder, *more, "--config", config, status=1)
     there, _ = run(capsys, folder, *more, "--server", server, "--concurrency", "3", status=1)
     if "--json" not in more:
         assert there == here
         return
-    local, remote = lines_of(here), lines_of(there)
+    local = lines_of(here)
+    remote = lines_of(there)
     assert list(remote) == list(local)
     assert remote.pop("broken.jpg") == local.pop("broken.jpg")
     for name, entry in local.items():
@@ -59,19 +75,35 @@ def test_the_output_is_that_of_tagging_here(capsys: pytest.CaptureFixture[str], 
         assert theirs == pytest.approx(ours, rel=1e-3)  # other batches round otherwise
 
 
-def test_embeddings_of_the_service_are_tagged_here(capsys: pytest.CaptureFixture[str], server: str, folder: Path, tmp_path: Path) -> None:
+def test_embeddings_of_the_service_are_tagged_here(
+    capsys: pytest.CaptureFixture[str], server: str, folder: Path, tmp_path: Path
+) -> None:
     """`--save-embeddings` writes what `siglip-serve score` reads."""
-    tagged, _ = run(capsys, folder, "--server", server, "--json", "--save-embeddings", tmp_path / "e.safetensors")
+    tagged, _ = run(
+        capsys,
+        folder,
+        "--server",
+        server,
+        "--json",
+        "--save-embeddings",
+        tmp_path / "e.safetensors",
+    )
     assert main(["score", str(tmp_path / "e.safetensors")]) == 0
     again = lines_of(capsys.readouterr().out)
     assert list(again) == list(lines_of(tagged))
-    assert {tag["label"] for tag in again["red-circle.jpg"]["tags"]} == {"red", "circle", "red circle"}  # type: ignore[attr-defined]
+    assert {tag["label"] for tag in again["red-circle.jpg"]["tags"]} == {
+        "red",
+        "circle",
+        "red circle",
+    }  # type: ignore[attr-defined]
 
 
 def test_a_second_run_with_the_same_out_does_what_is_left(
     capsys: pytest.CaptureFixture[str], server: str, folder: Path, tmp_path: Path
 ) -> None:
-    """What was tagged is not sent again; what failed, what is new and a line that was cut off are."""
+    """What was tagged is not sent again; what failed, what is new and a line that was cut off
+    are.
+    """
     out = tmp_path / "tags.jsonl"
     good = (folder / "red-circle.jpg").read_bytes()
     (folder / "red-circle.jpg").write_bytes(b"no picture")
@@ -96,8 +128,12 @@ def test_a_second_run_with_the_same_out_does_what_is_left(
     assert said == f"0 tagged, 0 failed, 6 were there already: {out}\n"
 
 
-@pytest.mark.parametrize("content", ["my notes\n", '{"other": 1}\n', '{"file": "a", broken}\n', "x"])
-def test_a_file_that_is_not_ours_is_left_alone(capsys: pytest.CaptureFixture[str], server: str, tmp_path: Path, content: str) -> None:
+@pytest.mark.parametrize(
+    "content", ["my notes\n", '{"other": 1}\n', '{"file": "a", broken}\n', "x"]
+)
+def test_a_file_that_is_not_ours_is_left_alone(
+    capsys: pytest.CaptureFixture[str], server: str, tmp_path: Path, content: str
+) -> None:
     """`--out` writes over nothing but its own lines."""
     out = tmp_path / "notes.txt"
     out.write_text(content)
@@ -113,7 +149,10 @@ def test_a_file_that_is_not_ours_is_left_alone(capsys: pytest.CaptureFixture[str
         (("--out", "x"), "--out needs --server"),
         (("--concurrency", "2"), "--concurrency needs --server"),
         (("--api-key-file", "x"), "--api-key-file needs --server"),
-        (("--server", "SERVER", "--api-key-file", "nowhere"), "the API key cannot be read from nowhere"),
+        (
+            ("--server", "SERVER", "--api-key-file", "nowhere"),
+            "the API key cannot be read from nowhere",
+        ),
         (("--server", "SERVER", "--concurrency", "0"), "at least 1"),
         (("--server", "SERVER", "--threshold", "2"), "confidence_threshold"),
         (("--server", "SERVER/elsewhere"), "nothing at this path"),
@@ -122,7 +161,9 @@ def test_a_file_that_is_not_ours_is_left_alone(capsys: pytest.CaptureFixture[str
         (("--server", "nowhere"), "such as http://127.0.0.1:8000"),
     ],
 )
-def test_what_cannot_work_is_one_sentence(capsys: pytest.CaptureFixture[str], server: str, arguments: tuple[str, ...], said: str) -> None:
+def test_what_cannot_work_is_one_sentence(
+    capsys: pytest.CaptureFixture[str], server: str, arguments: tuple[str, ...], said: str
+) -> None:
     """On standard error, with exit status 1, also where every picture would fail alike."""
     given = [argument.replace("SERVER", server) for argument in arguments]
     printed, errors = run(capsys, RED_CIRCLE, RED_CIRCLE, *given, status=1)
@@ -158,6 +199,10 @@ def test_a_server_that_is_not_there_is_one_sentence_and_no_torch_is_loaded(folde
     address = f"http://127.0.0.1:{free_port()}"
     program = f"import sys; from serve_app.cli import main; status = main(['tag', {str(folder)!r}, '--server', {address!r}, '--json'])"
     check = "; assert not {'torch', 'transformers', 'ray', 'fastapi'} & set(sys.modules); sys.exit(status)"
-    done = subprocess.run([sys.executable, "-c", program + check], capture_output=True, text=True, cwd=ROOT)
+    done = subprocess.run(
+        [sys.executable, "-c", program + check], capture_output=True, text=True, cwd=ROOT
+    )
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == f"siglip-serve: {address} does not answer; is the service running there?\n"
+    assert (
+        done.stderr == f"siglip-serve: {address} does not answer; is the service running there?\n"
+    )

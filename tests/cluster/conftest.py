@@ -13,8 +13,18 @@ from tests.service import Service
 DEMO: dict[str, Any] = {
     "name": "siglip-demo",
     "labels": demo_labels(),
-    "plugins": {"siglip": {"model": "demo", "dtype": "float32", "batch_size": 16, "confidence_threshold": 0.5, "max_tags": 20}},
-    "telemetry": {"tracing": {"enabled": True, "sampling_ratio": 0.0}},  # only what a client asks to have traced
+    "plugins": {
+        "siglip": {
+            "model": "demo",
+            "dtype": "float32",
+            "batch_size": 16,
+            "confidence_threshold": 0.5,
+            "max_tags": 20,
+        }
+    },
+    "telemetry": {
+        "tracing": {"enabled": True, "sampling_ratio": 0.0}
+    },  # only what a client asks to have traced
     "serving": {
         "preprocessor": {"num_cpus": 0.5},
         "image_encoder": {"num_cpus": 1},

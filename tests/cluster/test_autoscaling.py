@@ -1,4 +1,6 @@
-"""Replicas that follow the load on a Ray that is told of two GPUs, and never ask for more than those hold."""
+"""Replicas that follow the load on a Ray that is told of two GPUs, and never ask for more than
+those hold.
+"""
 
 import json
 import subprocess
@@ -11,20 +13,23 @@ import httpx
 import pytest
 import yaml
 
-from serve_app.config import load_config
+from serve_app.config.service import load_config
 from serve_app.graph.deploy import Cluster
 from tests.cluster.conftest import demo_config
 from tests.pretend_gpus import HARDWARE, plan_for_pretend_gpus
 from tests.service import free_port
 
 SAMPLES = Path(__file__).parents[2] / "serve_app" / "demo" / "samples"
-LOAD_S, SHRINK_S = 240.0, 90.0
+LOAD_S = 240.0
+SHRINK_S = 90.0
 
 
 @pytest.fixture
 def pretended(tmp_path: Path) -> Iterator[tuple[Cluster, Path]]:
     """A service on two pretend GPUs: its cluster, and its configuration."""
-    config = demo_config(dtype="auto", attention="eager", quantization="8bit") | {"hardware": HARDWARE}
+    config = demo_config(dtype="auto", attention="eager", quantization="8bit") | {
+        "hardware": HARDWARE
+    }
     config["serving"] = {
         "port": free_port(),
         "ingress": "python",
@@ -35,7 +40,10 @@ def pretended(tmp_path: Path) -> Iterator[tuple[Cluster, Path]]:
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(config))
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.pretend_gpus", str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "tests.pretend_gpus", str(path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert process.stdin is not None
     assert process.stdout is not None
@@ -53,7 +61,9 @@ def running(cluster: Cluster, deployment: str = "ImageEncoder") -> int:
     return sum(replica["state"] == "RUNNING" for replica in replicas)
 
 
-def wait_for(cluster: Cluster, replicas: int, timeout_s: float, deployment: str = "ImageEncoder") -> list[int]:
+def wait_for(
+    cluster: Cluster, replicas: int, timeout_s: float, deployment: str = "ImageEncoder"
+) -> list[int]:
     """Return the numbers of running replicas that were seen until there were as many as wanted."""
     seen = []
     deadline = time.monotonic() + timeout_s
@@ -64,10 +74,11 @@ def wait_for(cluster: Cluster, replicas: int, timeout_s: float, deployment: str 
 
 
 def test_replicas_follow_the_load_up_to_what_the_gpus_hold(pretended: tuple[Cluster, Path]) -> None:
-    """Base on two L4 plans two encoders a GPU; load makes all four run, placed by Serve; its end leaves one. No request fails.
+    """Base on two L4 plans two encoders a GPU; load makes all four run, placed by Serve; its end
+    leaves one. No request fails.
 
-    The TextEncoder, which may go to zero, ends when idle and starts again for new labels. What the configuration asked for
-    is what the live model says it runs as.
+    The TextEncoder, which may go to zero, ends when idle and starts again for new labels. What the
+    configuration asked for is what the live model says it runs as.
     """
     cluster, path = pretended
     config = load_config(path)
@@ -80,7 +91,17 @@ def test_replicas_follow_the_load_up_to_what_the_gpus_hold(pretended: tuple[Clus
     url = f"http://127.0.0.1:{config.serving.port}/v1/tag"
     pictures = [str(picture) for picture in sorted(SAMPLES.glob("*.jpg"))]
     picture = Path(pictures[0]).read_bytes()
-    command = [sys.executable, "-m", "bench.load", url, *pictures, "--clients", "240", "--seconds", str(LOAD_S)]
+    command = [
+        sys.executable,
+        "-m",
+        "bench.load",
+        url,
+        *pictures,
+        "--clients",
+        "240",
+        "--seconds",
+        str(LOAD_S),
+    ]
     load = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         grown = wait_for(cluster, image.max_replicas, LOAD_S)
@@ -95,7 +116,17 @@ def test_replicas_follow_the_load_up_to_what_the_gpus_hold(pretended: tuple[Clus
     assert max(grown + shrunk) <= image.max_replicas
 
     card = httpx.get(url.replace("/v1/tag", "/v1/model"), timeout=30).json()
-    assert (card["dtype"], card["attention"], card["quantization"], card["batch_size"]) == ("float32", "eager", "8bit", 16)
+    assert (card["dtype"], card["attention"], card["quantization"], card["batch_size"]) == (
+        "float32",
+        "eager",
+        "8bit",
+        16,
+    )
     assert wait_for(cluster, 0, SHRINK_S, "TextEncoder")[-1] == 0
-    new = httpx.post(url, params={"labels": "red circle,violet ellipse", "confidence_threshold": 0}, content=picture, timeout=90)
+    new = httpx.post(
+        url,
+        params={"labels": "red circle,violet ellipse", "confidence_threshold": 0},
+        content=picture,
+        timeout=90,
+    )
     assert {tag["label"] for tag in new.json()["tags"]} == {"red circle", "violet ellipse"}

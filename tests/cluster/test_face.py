@@ -1,4 +1,6 @@
-"""What stands around the graph, seen through the real ingress: stages, ids, streams, the log, traces, and bad requests among good ones."""
+"""What stands around the graph, seen through the real ingress: stages, ids, streams, the log,
+traces, and bad requests among good ones.
+"""
 
 import asyncio
 import base64
@@ -11,7 +13,7 @@ import httpx
 import psutil
 
 from bench.soak import MOST_GROWTH_MIB, soak
-from serve_app.observed import STAGES
+from serve_app.telemetry.record import STAGES
 from tests.cluster.test_graph import PICTURES
 from tests.service import Service, wait_for
 
@@ -22,7 +24,9 @@ def tagged(service: Service, **headers: str) -> httpx.Response:
 
 def test_an_answer_says_where_its_time_went(service: Service) -> None:
     """Every stage in order and the total, which is not less than any of them."""
-    parts = dict(part.split(";dur=") for part in tagged(service).headers["server-timing"].split(", "))
+    parts = dict(
+        part.split(";dur=") for part in tagged(service).headers["server-timing"].split(", ")
+    )
     assert tuple(parts) == (*STAGES, "total")
     assert all(0 <= float(parts[stage]) <= float(parts["total"]) for stage in STAGES)
 
@@ -34,16 +38,28 @@ def test_the_request_id_is_returned_once_and_logged(service: Service) -> None:
     assert answer.headers.get_list("x-request-id") == [request_id]
     wait_for(lambda: any(request_id in line for line in service.lines), timeout_s=20)
     entry = json.loads(next(line for line in service.lines if request_id in line))
-    assert (entry["route"], entry["status"], entry["images"], entry["bytes_in"]) == ("/v1/tag", 200, 1, len(PICTURES[0]))
+    assert (entry["route"], entry["status"], entry["images"], entry["bytes_in"]) == (
+        "/v1/tag",
+        200,
+        1,
+        len(PICTURES[0]),
+    )
     assert set(entry["stages_ms"]) == set(STAGES)
 
 
 async def test_lines_arrive_while_others_are_still_under_way(service: Service) -> None:
-    """A stream through the proxy is not gathered up: the first line is there before the last image is done."""
+    """A stream through the proxy is not gathered up: the first line is there before the last image
+    is done.
+    """
     images = [base64.b64encode(picture).decode() for picture in PICTURES[:12]] * 4
     async with (
         httpx.AsyncClient(timeout=60) as client,
-        client.stream("POST", f"{service.url}/v1/tag", json={"images": images}, headers={"Accept": "application/x-ndjson"}) as answer,
+        client.stream(
+            "POST",
+            f"{service.url}/v1/tag",
+            json={"images": images},
+            headers={"Accept": "application/x-ndjson"},
+        ) as answer,
     ):
         assert answer.headers["content-type"] == "application/x-ndjson"
         pieces = [piece async for piece in answer.aiter_raw()]
@@ -54,7 +70,9 @@ async def test_lines_arrive_while_others_are_still_under_way(service: Service) -
 
 
 def test_configuration_is_the_plan_that_runs(service: Service) -> None:
-    """GPU shares, CPUs and batch size are numbers, nothing is left auto that the hardware decides, and no path is there."""
+    """GPU shares, CPUs and batch size are numbers, nothing is left auto that the hardware decides,
+    and no path is there.
+    """
     answer = httpx.get(f"{service.url}/v1/config")
     shown = answer.json()
     assert shown["serving"]["preprocessor"]["num_cpus"] == 0.5
@@ -64,25 +82,43 @@ def test_configuration_is_the_plan_that_runs(service: Service) -> None:
 
 
 def test_a_request_is_traced_where_its_client_asks(service: Service) -> None:
-    """Its stages are spans of the trace that `traceparent` names, below the span that Serve makes of the request."""
+    """Its stages are spans of the trace that `traceparent` names, below the span that Serve makes
+    of the request.
+    """
     trace_id = secrets.token_hex(16)
     tagged(service, traceparent=f"00-{trace_id}-{secrets.token_hex(8)}-01")
-    wait_for(lambda: set(STAGES) <= {span["name"] for span in spans(service, trace_id)}, timeout_s=30)
+    wait_for(
+        lambda: set(STAGES) <= {span["name"] for span in spans(service, trace_id)}, timeout_s=30
+    )
     found = spans(service, trace_id)
-    (request,) = [span for span in found if span["name"].startswith("replica_handle_request Preprocessor")]
+    (request,) = [
+        span for span in found if span["name"].startswith("replica_handle_request Preprocessor")
+    ]
     for span in found:
         if span["name"] in STAGES:
             assert span["parent_id"] == request["context"]["span_id"]
-            assert request["start_time"] <= span["start_time"] <= span["end_time"] <= request["end_time"]
+            assert (
+                request["start_time"]
+                <= span["start_time"]
+                <= span["end_time"]
+                <= request["end_time"]
+            )
 
 
 def spans(service: Service, trace_id: str) -> list[dict[str, Any]]:
     """Return the spans of a trace that the node's replicas have written."""
-    (raylet,) = {argument for p in service.children() for argument in _arguments(p) if argument.startswith("--log_dir=")} or {""}
+    (raylet,) = {
+        argument
+        for p in service.children()
+        for argument in _arguments(p)
+        if argument.startswith("--log_dir=")
+    } or {""}
     folder = Path(raylet.removeprefix("--log_dir=")) / "serve" / "spans"
     found: list[dict[str, Any]] = []
     for path in folder.glob("*.json"):
-        decoder, text, at = json.JSONDecoder(), path.read_text(), 0
+        decoder = json.JSONDecoder()
+        text = path.read_text()
+        at = 0
         while (at := text.find("{", at)) >= 0:
             try:
                 span, at = decoder.raw_decode(text, at)
@@ -101,7 +137,9 @@ def _arguments(process: psutil.Process) -> list[str]:
 
 
 async def test_among_bad_requests_every_answer_is_what_it_should_be(service: Service) -> None:
-    """A tenth hostile pictures and broken requests, more clients than are served at once: none hangs, none is lost."""
+    """A tenth hostile pictures and broken requests, more clients than are served at once: none
+    hangs, none is lost.
+    """
     found = await soak(service, 1_500, 0.1, 96)
     assert found.wrong == []
     assert sum(found.answered.values()) == 1_500
@@ -110,11 +148,16 @@ async def test_among_bad_requests_every_answer_is_what_it_should_be(service: Ser
 
 
 async def test_a_client_that_leaves_takes_nobody_with_it(service: Service) -> None:
-    """Requests share calls; of 64 at once every other one is broken off, and those that stay are all answered with tags."""
+    """Requests share calls; of 64 at once every other one is broken off, and those that stay are
+    all answered with tags.
+    """
     limits = httpx.Limits(max_connections=64)
     async with httpx.AsyncClient(base_url=service.url, timeout=60, limits=limits) as client:
         for pause_s in (0.005, 0.02, 0.05, 0.1):
-            asked = [asyncio.create_task(client.post("/v1/tag", content=PICTURES[n % len(PICTURES)])) for n in range(64)]
+            asked = [
+                asyncio.create_task(client.post("/v1/tag", content=PICTURES[n % len(PICTURES)]))
+                for n in range(64)
+            ]
             await asyncio.sleep(pause_s)
             for task in asked[::2]:
                 task.cancel()

@@ -1,4 +1,6 @@
-"""Starting and ending as a person does: one line when it is ready, Ctrl-C ends everything, a second start works at once."""
+"""Starting and ending as a person does: one line when it is ready, Ctrl-C ends everything, a second
+start works at once.
+"""
 
 import contextlib
 import os
@@ -14,7 +16,7 @@ import psutil
 import pytest
 from ray.cluster_utils import Cluster
 
-from serve_app.private_ray import private_environment, private_folder
+from serve_app.processes.private_ray import private_environment, private_folder
 from tests.cluster.conftest import demo_config
 from tests.service import COMMAND, Service
 
@@ -32,7 +34,9 @@ def other_cluster() -> Iterator[None]:
 @pytest.mark.usefixtures("other_cluster")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
 def test_ending_leaves_no_process_and_the_next_start_works(number: int) -> None:
-    """Every process below the service is gone after it ended, HAProxy too, the port is free at once; another cluster does not matter."""
+    """Every process below the service is gone after it ended, HAProxy too, the port is free at
+    once; another cluster does not matter.
+    """
     service = Service(demo_config()).wait_until_ready()
     assert httpx.get(f"{service.url}/readyz").status_code == 200
     started = service.children()
@@ -52,12 +56,15 @@ def test_ending_leaves_no_process_and_the_next_start_works(number: int) -> None:
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PHASES_S = (0.8, 2.0, 3.5, 5.0, 7.0)
-"""Seconds after the start: while planning, while Ray starts, while Serve starts, while the model loads."""
+"""Seconds after the start: while planning, while Ray starts, while Serve starts, while the model
+loads."""
 END_WITHIN_S = 15.0
 
 
 class Group:
-    """A starting service in a process group of its own, with everything that was ever seen below it."""
+    """A starting service in a process group of its own, with everything that was ever seen below
+    it.
+    """
 
     def __init__(self) -> None:
         self.service = Service(demo_config(), start_new_session=True)
@@ -102,7 +109,9 @@ def _is_alive(process: psutil.Process) -> bool:
 
 
 @pytest.mark.parametrize(("i", "seconds"), list(enumerate(PHASES_S)))
-def test_a_signal_to_the_group_at_any_phase_of_the_start_leaves_nothing(group: Group, i: int, seconds: float) -> None:
+def test_a_signal_to_the_group_at_any_phase_of_the_start_leaves_nothing(
+    group: Group, i: int, seconds: float
+) -> None:
     """As `timeout` and a closed terminal send them, and no traceback is shown."""
     deadline_s = time.monotonic() + seconds
     while time.monotonic() < deadline_s:
@@ -115,7 +124,9 @@ def test_a_signal_to_the_group_at_any_phase_of_the_start_leaves_nothing(group: G
 
 @pytest.mark.parametrize("target", ["everything", "supervisor", "child"])
 def test_whatever_is_killed_nothing_is_left(group: Group, target: str) -> None:
-    """SIGTERM to every process at once, as systemd sends it to those of a unit, and SIGKILL to either of our own two."""
+    """SIGTERM to every process at once, as systemd sends it to those of a unit, and SIGKILL to
+    either of our own two.
+    """
     group.service.wait_until_ready()
     alive = group.look()
     assert len(alive) > 10
@@ -131,7 +142,13 @@ def test_whatever_is_killed_nothing_is_left(group: Group, target: str) -> None:
 
 def test_taken_port_is_told_before_anything_starts(running: Service) -> None:
     """A second service on the same port ends with one line that says so."""
-    ran = subprocess.run([COMMAND, "serve", str(running.path)], capture_output=True, text=True, timeout=60, check=False)
+    ran = subprocess.run(
+        [COMMAND, "serve", str(running.path)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
     assert ran.returncode == 1
     assert f"port {running.config['serving']['port']} is taken" in ran.stderr
     assert "Traceback" not in ran.stderr

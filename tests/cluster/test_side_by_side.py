@@ -19,14 +19,25 @@ NO_CPU = {"num_cpus": 0, "num_replicas": 1}  # the first one has them all
 @pytest.fixture
 def second(service: Service, tmp_path: Path) -> Iterator[str]:
     """Deploy a second service with other labels beside the first, and take it away again."""
-    serving = dict.fromkeys(("preprocessor", "image_encoder", "text_encoder", "postprocessor"), NO_CPU)
-    config = demo_config() | {"name": "second", "labels": ["circle", "star"], "serving": serving | {"route_prefix": "/second"}}
+    serving = dict.fromkeys(
+        ("preprocessor", "image_encoder", "text_encoder", "postprocessor"), NO_CPU
+    )
+    config = demo_config() | {
+        "name": "second",
+        "labels": ["circle", "star"],
+        "serving": serving | {"route_prefix": "/second"},
+    }
     config["serving"]["port"] = service.config["serving"]["port"]
     path = tmp_path / "second.yaml"
     path.write_text(yaml.safe_dump(config))
     api = "/api/serve/applications/"
     first = [one["deployed_app_config"] for one in service.ask(api).json()["applications"].values()]
-    subprocess.run([COMMAND, "deploy", str(path), "--address", service.cluster], check=True, capture_output=True, timeout=180)
+    subprocess.run(
+        [COMMAND, "deploy", str(path), "--address", service.cluster],
+        check=True,
+        capture_output=True,
+        timeout=180,
+    )
     yield f"{service.url}/second"
     service.ask(api, "PUT", json={"applications": first}).raise_for_status()
     wait_for(lambda: set(service.ask(api).json()["applications"]) == {first[0]["name"]})

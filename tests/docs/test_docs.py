@@ -1,4 +1,6 @@
-"""The documentation is complete: every setting, error code, metric and command stands in it, and links lead somewhere."""
+"""The documentation is complete: every setting, error code, metric and command stands in it, and
+links lead somewhere.
+"""
 
 import inspect
 import json
@@ -12,11 +14,17 @@ from serve_app import errors
 from serve_app.api.parameters import TagParameters, validated
 from serve_app.api.text_fields import text_fields
 from serve_app.cli import _parser
-from serve_app.config import PLUGIN_ALIASES, ServiceConfig
+from serve_app.config.service import PLUGIN_ALIASES, ServiceConfig
 from serve_app.demo.release import SAMPLES
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("docs/configuration.md", "docs/api.md", "docs/operations.md", "docs/monitoring.md", "README.md")
+PAGES = (
+    "docs/configuration.md",
+    "docs/api.md",
+    "docs/operations.md",
+    "docs/monitoring.md",
+    "README.md",
+)
 CONFIGURATION, API, OPERATIONS, MONITORING, README = ((ROOT / p).read_text() for p in PAGES)
 
 
@@ -29,32 +37,55 @@ def setting_names(block: type[BaseModel]) -> set[str]:
     return names
 
 
-@pytest.mark.parametrize("name", sorted(setting_names(ServiceConfig) - {"plugins", "siglip"} | set(PLUGIN_ALIASES)))
+@pytest.mark.parametrize(
+    "name", sorted(setting_names(ServiceConfig) - {"plugins", "siglip"} | set(PLUGIN_ALIASES))
+)
 def test_every_setting_is_documented(name: str) -> None:
     """Each key of the YAML, and each other spelling of it, stands in docs/configuration.md."""
     assert f"`{name}`" in CONFIGURATION or f"`plugins.siglip.{name}`" in CONFIGURATION
 
 
 @pytest.mark.parametrize(
-    "code", sorted({c.code for _, c in inspect.getmembers(errors, inspect.isclass) if issubclass(c, errors.TaggerError)})
+    "code",
+    sorted(
+        {
+            c.code
+            for _, c in inspect.getmembers(errors, inspect.isclass)
+            if issubclass(c, errors.TaggerError)
+        }
+    ),
 )
 def test_every_error_code_is_documented(code: str) -> None:
     """Each stable code stands in the table of docs/api.md."""
     assert f"`{code}`" in API
 
 
-@pytest.mark.parametrize("name", sorted({field.alias or name for name, field in TagParameters.model_fields.items()}))
+@pytest.mark.parametrize(
+    "name", sorted({field.alias or name for name, field in TagParameters.model_fields.items()})
+)
 def test_every_parameter_is_documented(name: str) -> None:
     """Each parameter of a request has its place in docs/api.md."""
     assert f"`{name}`" in API
 
 
 def test_every_way_of_sending_a_list_is_documented_as_it_is_read() -> None:
-    """The examples of docs/api.md, one after the other: a JSON body, a repeated field, an array in one text, and commas."""
-    rows = dict(re.findall(r"^\| (a list|a repeated|one text that|one text with)[^|]* \| `(.*)` \|$", API, re.MULTILINE))
+    """The examples of docs/api.md, one after the other: a JSON body, a repeated field, an array in
+    one text, and commas.
+    """
+    rows = dict(
+        re.findall(
+            r"^\| (a list|a repeated|one text that|one text with)[^|]* \| `(.*)` \|$",
+            API,
+            re.MULTILINE,
+        )
+    )
     shell = {name: re.findall(r"labels=([^']+)(?:'|$|(?= -F))", row) for name, row in rows.items()}
     expected = ("red, dark", "blue")
-    read = {name: text_fields([("labels", value.strip()) for value in values], TagParameters) for name, values in shell.items() if values}
+    read = {
+        name: text_fields([("labels", value.strip()) for value in values], TagParameters)
+        for name, values in shell.items()
+        if values
+    }
     assert validated(TagParameters, json.loads("{" + rows["a list"] + "}")).labels == expected
     assert validated(TagParameters, read["a repeated"]).labels == expected
     assert validated(TagParameters, read["one text that"]).labels == expected
@@ -90,7 +121,16 @@ def test_samples_are_named_by_what_they_show() -> None:
 
 
 @pytest.mark.parametrize(
-    "page", sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("bench/*.md"), *ROOT.glob("k8s/**/*.md")]), ids=lambda p: p.name
+    "page",
+    sorted(
+        [
+            *ROOT.glob("*.md"),
+            *ROOT.glob("docs/*.md"),
+            *ROOT.glob("bench/*.md"),
+            *ROOT.glob("k8s/**/*.md"),
+        ]
+    ),
+    ids=lambda p: p.name,
 )
 def test_links_lead_somewhere(page: Path) -> None:
     """Relative links of every page name files that exist."""

@@ -1,4 +1,5 @@
-"""On a machine with CUDA: dtype, memory against the prediction, quantisation, and the cap of a shared GPU. `pytest tests/gpu`.
+"""On a machine with CUDA: dtype, memory against the prediction, quantisation, and the cap of a
+shared GPU. `pytest tests/gpu`.
 
 Random weights of released shapes; needs no Ray.
 """
@@ -12,10 +13,16 @@ from bench.gpu import inputs_for, load, save_random
 from serve_app.hardware.footprint import image_footprint
 from serve_app.siglip.precision import Precision
 from serve_app.siglip.released import find_released
-from serve_app.siglip.runtime import cap_gpu_memory, resolve_runtime
+from serve_app.towers.runtime import cap_gpu_memory, resolve_runtime
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA; bench/gpu.py and this are for such a machine")
-CHECKPOINTS = ("google/siglip2-base-patch16-224", "google/siglip2-so400m-patch14-384", "google/siglip2-base-patch16-naflex")
+pytestmark = pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="needs CUDA; bench/gpu.py and this are for such a machine"
+)
+CHECKPOINTS = (
+    "google/siglip2-base-patch16-224",
+    "google/siglip2-so400m-patch14-384",
+    "google/siglip2-base-patch16-naflex",
+)
 
 
 @pytest.fixture(scope="module", params=CHECKPOINTS)
@@ -28,10 +35,13 @@ def tower(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.mark.parametrize(
-    ("dtype", "quantization", "least"), [("bfloat16", "none", 0.999), ("float16", "none", 0.9999), ("float16", "8bit", 0.999)]
+    ("dtype", "quantization", "least"),
+    [("bfloat16", "none", 0.999), ("float16", "none", 0.9999), ("float16", "8bit", 0.999)],
 )
 @torch.inference_mode()
-def test_embeddings_are_those_of_float32(tower, dtype: str, quantization: str, least: float) -> None:  # type: ignore[no-untyped-def]
+def test_embeddings_are_those_of_float32(
+    tower, dtype: str, quantization: str, least: float
+) -> None:  # type: ignore[no-untyped-def]
     """Half precision and 8 bits stay close to float32."""
     shape, folder = tower
     exact, rough = (
@@ -44,7 +54,9 @@ def test_embeddings_are_those_of_float32(tower, dtype: str, quantization: str, l
 @pytest.mark.parametrize("batch_size", [1, 16, 64])
 @torch.inference_mode()
 def test_memory_is_as_predicted(tower, batch_size: int) -> None:  # type: ignore[no-untyped-def]
-    """Weights and activations within the headroom of the plan: the prediction with it is not exceeded."""
+    """Weights and activations within the headroom of the plan: the prediction with it is not
+    exceeded.
+    """
     shape, folder = tower
     torch.cuda.empty_cache()
     model = load(shape, folder, "bfloat16", "sdpa", "none")
@@ -54,14 +66,19 @@ def test_memory_is_as_predicted(tower, batch_size: int) -> None:  # type: ignore
     model(**batch)
     weights = sum(parameter.numel() * 2 for parameter in model.parameters())
     peak = weights + torch.cuda.max_memory_allocated() - before
-    predicted = image_footprint(shape, ("bfloat16", "sdpa", "none"), batch_size, 256, process_bytes=0)
+    predicted = image_footprint(
+        shape, ("bfloat16", "sdpa", "none"), batch_size, 256, process_bytes=0
+    )
     assert 0.5 * predicted.needed <= peak <= predicted.needed
 
 
 def test_auto_is_half_precision() -> None:
     """bfloat16 where the card has it, else float16."""
     found = resolve_runtime(Precision(), find_released(CHECKPOINTS[0]).family)  # type: ignore[union-attr]
-    assert (found.device, found.dtype) == ("cuda", "bfloat16" if torch.cuda.get_device_capability()[0] >= 8 else "float16")
+    assert (found.device, found.dtype) == (
+        "cuda",
+        "bfloat16" if torch.cuda.get_device_capability()[0] >= 8 else "float16",
+    )
 
 
 def test_a_replica_is_kept_to_its_part_of_the_gpu() -> None:

@@ -1,4 +1,6 @@
-"""A service that is open to the network and asks for keys, for each ingress; started once for this folder."""
+"""A service that is open to the network and asks for keys, for each ingress; started once for this
+folder.
+"""
 
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -21,7 +23,11 @@ def keys() -> dict[str, NewKey]:
 
 
 @pytest.fixture(scope="package", params=INGRESSES)
-def exposed(request: pytest.FixtureRequest, keys: dict[str, NewKey], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def exposed(
+    request: pytest.FixtureRequest,
+    keys: dict[str, NewKey],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Service]:
     """A service that listens on every address."""
     folder: Path = tmp_path_factory.mktemp(request.param)
     (folder / "keys").write_text("".join(f"{key.line}\n" for key in keys.values()))
@@ -38,7 +44,12 @@ def exposed(request: pytest.FixtureRequest, keys: dict[str, NewKey], tmp_path_fa
 @pytest.fixture(scope="session")
 def other_address() -> str:
     """An address of this machine that its neighbours on the network would use."""
-    addresses = [one.address for each in psutil.net_if_addrs().values() for one in each if one.family.name == "AF_INET"]
+    addresses = [
+        one.address
+        for each in psutil.net_if_addrs().values()
+        for one in each
+        if one.family.name == "AF_INET"
+    ]
     outside = [address for address in addresses if not address.startswith("127.")]
     if not outside:
         pytest.skip("this machine has no address but loopback")

@@ -1,4 +1,6 @@
-"""Drives an ASGI application with large bodies and watches the event loop and the memory meanwhile."""
+"""Drives an ASGI application with large bodies and watches the event loop and the memory
+meanwhile.
+"""
 
 import asyncio
 import gc

@@ -21,20 +21,34 @@ from serve_app.siglip.images.formats import readable_formats
 
 Pixels = npt.NDArray[np.uint8]
 
-ADAM7 = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))
-"""First row, first column, row step and column step of each pass. Source: PNG, third edition, 8.1."""
+ADAM7 = (
+    (0, 0, 8, 8),
+    (0, 4, 8, 8),
+    (4, 0, 8, 4),
+    (0, 2, 4, 4),
+    (2, 0, 4, 2),
+    (0, 1, 2, 2),
+    (1, 0, 2, 1),
+)
+"""First row, first column, row step and column step of each pass.
+
+Source: PNG, third edition, 8.1.
+"""
 
 
 def photo(width: int, height: int, seed: int = 0) -> Image.Image:
     """Return a smooth RGB image with some noise, which compresses about as a photograph does."""
     tile = _photo_tile(seed)
-    rows, columns = -(-height // len(tile)), -(-width // len(tile))
+    rows = -(-height // len(tile))
+    columns = -(-width // len(tile))
     return Image.fromarray(np.tile(tile, (rows, columns, 1))[:height, :width])
 
 
 @functools.cache
 def _photo_tile(seed: int) -> Pixels:
-    """Return 1024×1024 pixels, which are repeated: making new ones takes longer than encoding them."""
+    """Return 1024×1024 pixels, which are repeated: making new ones takes longer than encoding
+    them.
+    """
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 256, (64, 64, 3), np.uint8)
     smooth = Image.fromarray(coarse).resize((1024, 1024), Image.Resampling.BICUBIC)
@@ -45,7 +59,9 @@ def _photo_tile(seed: int) -> Pixels:
 
 def noise(width: int, height: int, seed: int = 0) -> Image.Image:
     """Return an RGB image of noise."""
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8))
+    return Image.fromarray(
+        np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+    )
 
 
 def flat(width: int, height: int) -> Image.Image:
@@ -145,7 +161,14 @@ def png_of(
 ) -> bytes:
     """Return a PNG of packed rows, whatever is in them; see `png`."""
     head = struct.pack(">IIBBBBB", *size, depth, colour, 0, 0, int(interlaced))
-    return b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", head) + extra + png_chunk(b"IDAT", packed) + after + png_chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + png_chunk(b"IHDR", head)
+        + extra
+        + png_chunk(b"IDAT", packed)
+        + after
+        + png_chunk(b"IEND", b"")
+    )
 
 
 def bmp_rle(size: tuple[int, int], runs: bytes, four_bits: bool = False) -> bytes:
@@ -154,7 +177,9 @@ def bmp_rle(size: tuple[int, int], runs: bytes, four_bits: bool = False) -> byte
     bits, compression = (4, 2) if four_bits else (8, 1)
     palette = b"".join(bytes((i * 7 % 256, i, 255 - i, 0)) for i in range(1 << bits))
     start = 54 + len(palette)
-    info = struct.pack("<IiiHHIIiiII", 40, width, height, 1, bits, compression, len(runs), 0, 0, 0, 0)
+    info = struct.pack(
+        "<IiiHHIIiiII", 40, width, height, 1, bits, compression, len(runs), 0, 0, 0, 0
+    )
     return b"BM" + struct.pack("<IHHI", start + len(runs), 0, 0, start) + info + palette + runs
 
 
@@ -166,7 +191,8 @@ def jpeg_with_scans(data: bytes, count: int) -> bytes:
         starts.append(offset)
         offset = data.find(b"\xff\xda", offset + 2)
     # The scan's Huffman tables stand before it and stay in force.
-    second, third = starts[1], starts[2]
+    second = starts[1]
+    third = starts[2]
     stop = min(at for at in (data.find(b"\xff\xc4", second + 2), third) if at > 0)
     return data[:stop] + data[second:stop] * count + data[stop:]
 
@@ -180,7 +206,16 @@ def jpeg_arithmetic(size: tuple[int, int], coded: bytes, progressive: bool = Fal
     spectral = b"\x00\x00\x00" if progressive else b"\x00\x3f\x00"
     scan = b"\xff\xda\x00\x0c\x03\x01\x00\x02\x00\x03\x00" + spectral
     body = coded.replace(b"\xff", b"\xfe")
-    return b"\xff\xd8" + quantisation + marker + struct.pack(">H", 2 + len(frame)) + frame + scan + body + b"\xff\xd9"
+    return (
+        b"\xff\xd8"
+        + quantisation
+        + marker
+        + struct.pack(">H", 2 + len(frame))
+        + frame
+        + scan
+        + body
+        + b"\xff\xd9"
+    )
 
 
 def tiff(
@@ -218,7 +253,12 @@ def tiff(
         277: (len(bits),),
     }
     if tile:
-        tags |= {322: (tile[0],), 323: (tile[1],), 324: tuple(offsets), 325: tuple(map(len, blocks))}
+        tags |= {
+            322: (tile[0],),
+            323: (tile[1],),
+            324: tuple(offsets),
+            325: tuple(map(len, blocks)),
+        }
     else:
         rows = -(-height // len(blocks))
         tags |= {273: tuple(offsets), 278: (rows,), 279: tuple(map(len, blocks))}

@@ -1,4 +1,5 @@
-"""Measures what preparing images costs, in a process of its own: `python -m tests.hostile.measured FOLDER`.
+"""Measures what preparing images costs, in a process of its own: `python -m tests.hostile.measured
+FOLDER`.
 
 Prints one JSON object for each file and quality, and one for each JPEG that is decoded exactly.
 Processor time is divided by that of the reference,
@@ -25,14 +26,19 @@ from serve_app.siglip.prepare import ImagePreparer
 REFERENCE = "reference.jpg"
 REPEATS = 3
 EXPECTED_RATIO = 1.2
-"""A measurement above this many times the prediction is repeated, since something else may have run."""
+"""A measurement above this many times the prediction is repeated, since something else may have
+run."""
 
 NO_LIMITS = ImageLimits(max_pixels=2**40, max_side_px=2**31, max_cost=1e9, max_decode_bytes=2**50)
 MEBI = 1 << 20
 
 
-def preparer(limits: ImageLimits = NO_LIMITS, size_px: int | None = 384, resample: int = 3) -> ImagePreparer:
-    """Return what prepares images for a checkpoint, by default with a bicubic filter; `None` for NaFlex."""
+def preparer(
+    limits: ImageLimits = NO_LIMITS, size_px: int | None = 384, resample: int = 3
+) -> ImagePreparer:
+    """Return what prepares images for a checkpoint, by default with a bicubic filter; `None` for
+    NaFlex.
+    """
     facts = SimpleNamespace(image_size_px=size_px, patch_size_px=16, resample=resample)
     return ImagePreparer(cast(Checkpoint, facts), limits, 256)
 
@@ -62,7 +68,8 @@ class Unit:
 def measure(preparing: ImagePreparer, unit: Unit, data: bytes, views: bool) -> dict[str, Any]:
     """Return predicted and measured cost and memory of an image."""
     predicted = preparing.cost_of(data, views)
-    ratio, peak_mib = float("inf"), float("inf")
+    ratio = float("inf")
+    peak_mib = float("inf")
     for _ in range(REPEATS):
         unit_s = unit.measure()
         gc.collect()

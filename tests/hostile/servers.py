@@ -27,7 +27,9 @@ def answering(respond: Respond) -> Iterator[str]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+    thread = threading.Thread(
+        target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
+    )
     thread.start()
     try:
         yield f"http://127.0.0.1:{server.server_address[1]}"
@@ -51,7 +53,9 @@ def whole(body: bytes, status: int = 200, **headers: str) -> Respond:
     return respond
 
 
-def endless(part: bytes, status: int = 200, pause: Callable[[], object] = lambda: None, **headers: str) -> Respond:
+def endless(
+    part: bytes, status: int = 200, pause: Callable[[], object] = lambda: None, **headers: str
+) -> Respond:
     """Return a response that never ends."""
 
     def respond(to: BaseHTTPRequestHandler) -> None:

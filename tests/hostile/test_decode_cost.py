@@ -22,23 +22,29 @@ from tests.hostile import encoded as make
 from tests.hostile.measured import REFERENCE, preparer
 
 LIMITS = ImageLimits()
-UNDER, SLACK = 1.3, 0.3
+UNDER = 1.3
+SLACK = 0.3
 """Predictions may be exceeded by this factor and this many units."""
-OVER, OVER_SLACK = 5.0, 0.6
+OVER = 5.0
+OVER_SLACK = 0.6
 """And may exceed measurements by this much; content decides, which a header does not tell."""
 MEMORY_SLACK_MIB = 16
 """What the allocator keeps between blocks."""
 
 
 def _photo(kind: str, mode: str = "RGB", **options: object) -> Callable[[int, int], bytes]:
-    return lambda width, height: make.saved(make.photo(width, height).convert(mode), kind, **options)
+    return lambda width, height: make.saved(
+        make.photo(width, height).convert(mode), kind, **options
+    )
 
 
 def _flat(kind: str, mode: str = "RGB", **options: object) -> Callable[[int, int], bytes]:
     return lambda width, height: make.saved(make.flat(width, height).convert(mode), kind, **options)
 
 
-def _png(colour: int, depth: int, content: str = "flat", interlaced: bool = False) -> Callable[[int, int], bytes]:
+def _png(
+    colour: int, depth: int, content: str = "flat", interlaced: bool = False
+) -> Callable[[int, int], bytes]:
     return lambda width, height: make.png((width, height), colour, depth, content, interlaced)
 
 
@@ -92,9 +98,15 @@ IMAGES: dict[str, tuple[tuple[int, int], Callable[[int, int], bytes]]] = {
     "JPEG photo": ((4000, 3000), _photo("JPEG", quality=95, subsampling=0)),
     "JPEG baseline, limit of pixels": ((7000, 7000), _flat("JPEG", "L", quality=5)),
     "JPEG long": ((32_000, 1_500), _flat("JPEG")),
-    "JPEG of text": ((4000, 3000), lambda w, h: make.saved(make.text_page(w, h), "JPEG", quality=85)),
+    "JPEG of text": (
+        (4000, 3000),
+        lambda w, h: make.saved(make.text_page(w, h), "JPEG", quality=85),
+    ),
     "JPEG progressive": ((4000, 2500), _photo("JPEG", progressive=True)),
-    "JPEG progressive 4:4:4": ((2500, 2000), _photo("JPEG", progressive=True, subsampling=0, quality=95)),
+    "JPEG progressive 4:4:4": (
+        (2500, 2000),
+        _photo("JPEG", progressive=True, subsampling=0, quality=95),
+    ),
     "JPEG of 80 scans": ((5000, 4000), _scans),
     "JPEG CMYK": ((3000, 2000), _photo("JPEG", "CMYK")),
     "JPEG arithmetic": ((3000, 2000), lambda w, h: make.jpeg_arithmetic((w, h), b"")),
@@ -122,7 +134,10 @@ IMAGES: dict[str, tuple[tuple[int, int], Callable[[int, int], bytes]]] = {
     "TIFF planar": ((3000, 2000), _planar_tiff),
     "TIFF tiled": ((4000, 3500), _tiled_tiff),
     "TIFF JPEG": ((4000, 3000), _photo("TIFF", compression="jpeg")),
-    "TIFF LAB": ((2500, 2000), lambda w, h: make.saved(Image.new("LAB", (w, h)), "TIFF", compression="tiff_lzw")),
+    "TIFF LAB": (
+        (2500, 2000),
+        lambda w, h: make.saved(Image.new("LAB", (w, h)), "TIFF", compression="tiff_lzw"),
+    ),
     "TIFF group 4": ((5000, 4000), _photo("TIFF", "1", compression="group4")),
     "TIFF of pages": ((1000, 800), _animated("TIFF", compression="tiff_lzw")),
     "AVIF": ((3000, 2000), _photo("AVIF", speed=10)),
@@ -131,7 +146,10 @@ IMAGES: dict[str, tuple[tuple[int, int], Callable[[int, int], bytes]]] = {
     "AVIF animated": ((800, 600), _animated("AVIF", speed=10)),
     "HEIF": ((1200, 900), _photo("HEIF", quality=60)),
     "HEIF grid": ((3000, 2000), lambda w, h: make.heif_grid(make.flat(w, h), quality=30)),
-    "HEIF alpha": ((1500, 1000), lambda w, h: make.saved(make.flat(w, h).convert("RGBA"), "HEIF", quality=30)),
+    "HEIF alpha": (
+        (1500, 1000),
+        lambda w, h: make.saved(make.flat(w, h).convert("RGBA"), "HEIF", quality=30),
+    ),
 }
 
 
@@ -143,7 +161,9 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[st
     for name, (size, build) in IMAGES.items():
         (folder / name).write_bytes(build(*size))
     command = [sys.executable, "-m", "tests.hostile.measured", str(folder)]
-    lines = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()
+    lines = subprocess.run(
+        command, check=True, stdout=subprocess.PIPE, text=True
+    ).stdout.splitlines()
     found: dict[str, list[dict[str, Any]]] = {}
     for line in lines:
         row = json.loads(line)
@@ -153,13 +173,20 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[st
 
 def _accepted(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     for row in rows:
-        if row["predicted"] <= LIMITS.max_cost and row["predicted_mib"] * 2**20 <= LIMITS.max_decode_bytes:
+        if (
+            row["predicted"] <= LIMITS.max_cost
+            and row["predicted_mib"] * 2**20 <= LIMITS.max_decode_bytes
+        ):
             yield row
 
 
 @pytest.mark.parametrize("name", IMAGES)
-def test_prediction_is_near_what_is_measured(measured: dict[str, list[dict[str, Any]]], name: str) -> None:
-    """Neither time nor memory is far above what the header made one expect, nor the prediction far too high."""
+def test_prediction_is_near_what_is_measured(
+    measured: dict[str, list[dict[str, Any]]], name: str
+) -> None:
+    """Neither time nor memory is far above what the header made one expect, nor the prediction far
+    too high.
+    """
     for row in measured[name]:
         assert row["measured"] <= UNDER * row["predicted"] + SLACK, row
         assert row["predicted"] <= OVER * row["measured"] + OVER_SLACK, row
@@ -167,8 +194,12 @@ def test_prediction_is_near_what_is_measured(measured: dict[str, list[dict[str, 
 
 
 @pytest.mark.parametrize("name", IMAGES)
-def test_accepted_images_stay_within_the_limits(measured: dict[str, list[dict[str, Any]]], name: str) -> None:
-    """What is accepted in standard quality costs at most 10 units and 200 MiB; the same in high quality."""
+def test_accepted_images_stay_within_the_limits(
+    measured: dict[str, list[dict[str, Any]]], name: str
+) -> None:
+    """What is accepted in standard quality costs at most 10 units and 200 MiB; the same in high
+    quality.
+    """
     accepted = list(_accepted(measured[name]))
     assert accepted, "the image is refused in both qualities, so it shows nothing"
     for row in accepted:
@@ -177,7 +208,10 @@ def test_accepted_images_stay_within_the_limits(measured: dict[str, list[dict[st
 
 
 def test_reference_costs_one(measured: dict[str, list[dict[str, Any]]]) -> None:
-    """The unit of cost is a 12-megapixel photo as JPEG. More is predicted, in case it has fine detail."""
+    """The unit of cost is a 12-megapixel photo as JPEG.
+
+    More is predicted, in case it has fine detail.
+    """
     assert 1.0 <= measured[REFERENCE][0]["predicted"] <= 4.0
     assert measured[REFERENCE][0]["measured"] == pytest.approx(1.0, abs=0.4)
 
@@ -194,18 +228,28 @@ def _deep_png(colour: int, depth: int, interlaced: bool = False) -> bytes:
 
 ATTACKS: dict[str, Callable[[], bytes]] = {
     "progressive JPEG of 20,000 scans": _many_scans,
-    "PNG of 1 × 49,000,000": lambda: make.png_of((1, 49_000_000), 0, 1, zlib.compress(bytes(1_000_000))),
+    "PNG of 1 × 49,000,000": lambda: make.png_of(
+        (1, 49_000_000), 0, 1, zlib.compress(bytes(1_000_000))
+    ),
     "WEBP of 40 bytes and 49 megapixels": lambda: bytes.fromhex(
         "5249464620000000574542505650384c140000002f57dbd506075081540820000a9afec78888fe07"
     ),
     "16-bit RGBA PNG": lambda: _deep_png(6, 16),
     "16-bit grey-alpha PNG": lambda: _deep_png(4, 16),
     "interlaced RGBA PNG": lambda: _deep_png(6, 8, interlaced=True),
-    "PNG of 1,000,000 empty chunks": lambda: make.png((10, 10), 2, 8, after=make.png_chunk(b"IDAT", b"") * 1_000_000),
+    "PNG of 1,000,000 empty chunks": lambda: make.png(
+        (10, 10), 2, 8, after=make.png_chunk(b"IDAT", b"") * 1_000_000
+    ),
     "float TIFF": lambda: make.tiff((7000, 7000), (32,), 1, [b""], 5, extra={339: (3,)}),
-    "TIFF of a huge tile": lambda: make.tiff((10, 10), (8, 8, 8), 2, [b"x"], 8, tile=(65_536, 65_536)),
-    "TIFF of a huge strip": lambda: make.tiff((32_768, 1_500), (16, 16, 16, 16), 2, [b"x"], 8, extra={338: (2,)}),
-    "TIFF of many samples": lambda: make.tiff((7_000, 7_000), (8,) * 6, 2, [b"x"], 5, extra={338: (0, 0, 0)}),
+    "TIFF of a huge tile": lambda: make.tiff(
+        (10, 10), (8, 8, 8), 2, [b"x"], 8, tile=(65_536, 65_536)
+    ),
+    "TIFF of a huge strip": lambda: make.tiff(
+        (32_768, 1_500), (16, 16, 16, 16), 2, [b"x"], 8, extra={338: (2,)}
+    ),
+    "TIFF of many samples": lambda: make.tiff(
+        (7_000, 7_000), (8,) * 6, 2, [b"x"], 5, extra={338: (0, 0, 0)}
+    ),
     "run-length BMP": lambda: make.bmp_rle((7000, 7000), b"\0\0" * 7000),
     "run-length BMP without progress": lambda: make.bmp_rle((100, 100), b"\0\2\0\0" * 1_500_000),
 }
@@ -213,7 +257,9 @@ ATTACKS: dict[str, Callable[[], bytes]] = {
 
 @pytest.mark.parametrize("name", ATTACKS)
 @pytest.mark.parametrize("views", [False, True])
-def test_attacks_are_refused_before_decoding(name: str, views: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_attacks_are_refused_before_decoding(
+    name: str, views: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Neither the prediction nor the preparation hands any of these to Pillow."""
     monkeypatch.setattr(Image, "open", _never)
     data = ATTACKS[name]()
@@ -257,8 +303,12 @@ def _ispe(data: bytes, size: tuple[int, int], claimed: tuple[int, int]) -> bytes
 DISGUISES: dict[str, Callable[[], bytes]] = {
     "JPEG of two frames": _two_frames,
     "PNG of two headers": _two_headers,
-    "AVIF larger than its box": lambda: _ispe(make.saved(make.flat(640, 480), "AVIF", speed=10), (640, 480), (64, 48)),
-    "HEIF larger than its box": lambda: _ispe(make.saved(make.flat(640, 480), "HEIF"), (640, 480), (64, 48)),
+    "AVIF larger than its box": lambda: _ispe(
+        make.saved(make.flat(640, 480), "AVIF", speed=10), (640, 480), (64, 48)
+    ),
+    "HEIF larger than its box": lambda: _ispe(
+        make.saved(make.flat(640, 480), "HEIF"), (640, 480), (64, 48)
+    ),
     "TIFF of two widths": lambda: _tiff_with_two_widths(),
     "WEBP smaller than its frame": lambda: _small_canvas(),
 }
@@ -266,7 +316,9 @@ DISGUISES: dict[str, Callable[[], bytes]] = {
 
 def _tiff_with_two_widths() -> bytes:
     data = make.tiff((64, 48), (8, 8, 8), 2, [bytes(64 * 48 * 3)])
-    return _patched(data, (257).to_bytes(2, "little") + b"\4\0", (256).to_bytes(2, "little") + b"\4\0")
+    return _patched(
+        data, (257).to_bytes(2, "little") + b"\4\0", (256).to_bytes(2, "little") + b"\4\0"
+    )
 
 
 def _small_canvas() -> bytes:

@@ -1,4 +1,6 @@
-"""Files and responses that are hostile or broken: refused in one sentence, within bounds, and never the end of a whole job."""
+"""Files and responses that are hostile or broken: refused in one sentence, within bounds, and never
+the end of a whole job.
+"""
 
 import asyncio
 import contextlib
@@ -22,19 +24,17 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import save_file
 
-from serve_app import bounded_http, yaml_files
 from serve_app.batch.inputs import find_inputs
 from serve_app.batch.options import BatchOptions
 from serve_app.batch.reading import Read, read_inputs
 from serve_app.batch.snapshot import Cut
 from serve_app.batch.storage import Storage, url_of
 from serve_app.batch.tar_members import MAX_EXTENDED_BYTES, Damage, Member, read_members
-from serve_app.bounded_files import FileProblem, parse_json, read_regular, read_within
 from serve_app.cli import main
 from serve_app.client import AsyncClient, Client
 from serve_app.commands.line_file import keep_done
 from serve_app.commands.stored import read_embeddings
-from serve_app.config import load_config
+from serve_app.config.service import load_config
 from serve_app.errors import (
     ConfigError,
     DeadlineExceeded,
@@ -52,6 +52,8 @@ from serve_app.siglip.safetensors_files import read_header, read_tensors
 from serve_app.tagging.calibration import read_calibration
 from serve_app.tagging.registered import read_registered
 from serve_app.tagging.vocabulary_files import read_vocabulary_file
+from serve_app.untrusted import bounded_http, yaml_files
+from serve_app.untrusted.bounded_files import FileProblem, parse_json, read_regular, read_within
 from tests.conftest import encoded, random_picture
 from tests.hostile.servers import Respond, answering, endless, slow_head, whole
 
@@ -76,8 +78,14 @@ BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 10)}]\n" for level in range(1, 12)
 )
 HOSTILE_YAML = {
-    "an alias bomb": (BOMB, r":\d+: more than 1,000,000 values, counting expanded aliases; split the file\."),
-    "100,000 lists": ("[" * 100_000 + "]" * 100_000, ":1: nested deeper than 64 blocks; make it flatter"),
+    "an alias bomb": (
+        BOMB,
+        r":\d+: more than 1,000,000 values, counting expanded aliases; split the file\.",
+    ),
+    "100,000 lists": (
+        "[" * 100_000 + "]" * 100_000,
+        ":1: nested deeper than 64 blocks; make it flatter",
+    ),
     "100,000 open lists": ("a: " + "[" * 100_000, ":1: nested deeper than 64 blocks"),
     "100,000 blocks": ("{a: " * 100_000 + "1" + "}" * 100_000, ":1: nested deeper than 64 blocks"),
     "a list in itself": ("a: &a [*a]\n", r":1: the alias \*a refers to itself"),
@@ -85,12 +93,21 @@ HOSTILE_YAML = {
         "a0: &a0 [x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}]\n" for i in range(1, 100)),
         ":63: nested deeper than 64 blocks",
     ),
-    "a number of a million digits": (f"a: {'1' * 1_000_000}\n", ":1: a number has more than 100 characters"),
-    "a sexagesimal number of a million parts": (f"a: 1{':1' * 1_000_000}\n", ":1: a number has more than 100 characters"),
+    "a number of a million digits": (
+        f"a: {'1' * 1_000_000}\n",
+        ":1: a number has more than 100 characters",
+    ),
+    "a sexagesimal number of a million parts": (
+        f"a: 1{':1' * 1_000_000}\n",
+        ":1: a number has more than 100 characters",
+    ),
     "not a number": ("a: .nan\n", ":1: .nan is not a finite number"),
     "infinity": ("a: 1\nb: -.inf\n", ":2: -.inf is not a finite number"),
     "infinity in disguise": ("a: 1.0e+999\n", r":1: 1\.0e\+999 is not a finite number"),
-    "a key twice": ("a: 1\nb: {c: 1,\n  c: 2}\n", ":3: 'c' is set twice in one block; keep one of them"),
+    "a key twice": (
+        "a: 1\nb: {c: 1,\n  c: 2}\n",
+        ":3: 'c' is set twice in one block; keep one of them",
+    ),
 }
 
 
@@ -99,9 +116,13 @@ def read_as_manifest(path: Path) -> object:
     return yaml_files.read_documents(path)
 
 
-@pytest.mark.parametrize("read", [load_config, read_vocabulary_file, read_calibration, read_as_manifest])
+@pytest.mark.parametrize(
+    "read", [load_config, read_vocabulary_file, read_calibration, read_as_manifest]
+)
 @pytest.mark.parametrize(("text", "said"), HOSTILE_YAML.values(), ids=HOSTILE_YAML)
-def test_every_reader_of_yaml_refuses_what_takes_too_much(tmp_path: Path, read: Callable[[Path], object], text: str, said: str) -> None:
+def test_every_reader_of_yaml_refuses_what_takes_too_much(
+    tmp_path: Path, read: Callable[[Path], object], text: str, said: str
+) -> None:
     """In under a second, without recursion, with the file and the line."""
     path = tmp_path / "hostile.yaml"
     path.write_text(text)
@@ -115,26 +136,53 @@ def test_every_reader_of_yaml_refuses_what_takes_too_much(tmp_path: Path, read: 
 def test_aliases_that_stand_for_little_are_read() -> None:
     """Merge keys and anchors are what people write YAML with."""
     text = "a: &a {x: 1}\nb: {<<: *a, y: 2}\nc: [*a, *a]\n"
-    assert yaml_files.parse_documents(text, "f") == [{"a": {"x": 1}, "b": {"x": 1, "y": 2}, "c": [{"x": 1}, {"x": 1}]}]
+    assert yaml_files.parse_documents(text, "f") == [
+        {"a": {"x": 1}, "b": {"x": 1, "y": 2}, "c": [{"x": 1}, {"x": 1}]}
+    ]
 
 
 def test_no_other_module_reads_yaml() -> None:
     """Another call of yaml's loaders would have none of these bounds."""
     package = Path(yaml_files.__file__).parent
-    calls = ("yaml.load", "yaml.safe_load", "yaml.full_load", "SafeLoader", "yaml.compose", "yaml.parse")
-    found = [str(path) for path in package.rglob("*.py") if any(call in path.read_text(encoding="utf-8") for call in calls)]
+    calls = (
+        "yaml.load",
+        "yaml.safe_load",
+        "yaml.full_load",
+        "SafeLoader",
+        "yaml.compose",
+        "yaml.parse",
+    )
+    found = [
+        str(path)
+        for path in package.rglob("*.py")
+        if any(call in path.read_text(encoding="utf-8") for call in calls)
+    ]
     assert found == [str(Path(yaml_files.__file__))]
 
 
 # Any file that is read whole
 
 
-@pytest.mark.parametrize("read", [load_config, read_vocabulary_file, read_calibration, read_regular, read_embeddings, read_header])
-def test_a_pipe_or_folder_in_place_of_a_file_is_refused_at_once(tmp_path: Path, read: Callable[[Path], object]) -> None:
+@pytest.mark.parametrize(
+    "read",
+    [
+        load_config,
+        read_vocabulary_file,
+        read_calibration,
+        read_regular,
+        read_embeddings,
+        read_header,
+    ],
+)
+def test_a_pipe_or_folder_in_place_of_a_file_is_refused_at_once(
+    tmp_path: Path, read: Callable[[Path], object]
+) -> None:
     """Opening a pipe without a writer would wait for ever."""
     os.mkfifo(tmp_path / "pipe.npy")
     for path in (tmp_path / "pipe.npy", tmp_path):
-        with pytest.raises((ConfigError, InvalidRequest), match=r"not a regular file|cannot be read"):
+        with pytest.raises(
+            (ConfigError, InvalidRequest), match=r"not a regular file|cannot be read"
+        ):
             read_within(lambda path=path: read(path), 5)
 
 
@@ -160,7 +208,17 @@ def test_a_read_that_hangs_is_given_up() -> None:
 # JSON
 
 
-@pytest.mark.parametrize("text", ["[" * 200_000, '{"a":' * 200_000, '{"a": NaN}', '{"a": 1e999}', "1" * 10_000, '{"a": "\ud800"'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 200_000,
+        '{"a":' * 200_000,
+        '{"a": NaN}',
+        '{"a": 1e999}',
+        "1" * 10_000,
+        '{"a": "\ud800"',
+    ],
+)
 def test_json_that_python_trips_over_is_refused_in_a_sentence(text: str) -> None:
     """Depth, numbers that are not finite, endless numbers."""
     with pytest.raises(FileProblem, match=r"^f cannot be read as JSON: "):
@@ -172,14 +230,28 @@ def test_json_that_python_trips_over_is_refused_in_a_sentence(text: str) -> None
     [
         (b"[" * 200_000, "nested too deeply"),
         (b" " * (17 * MIB), "more than 16,777,216 bytes"),
-        (b'{"model_type": "siglip", "vision_config": {"hidden_size": 1e999}, "text_config": {}}', "too large for a number"),
-        (b'{"model_type": "siglip", "vision_config": {"image_size": "x"}, "text_config": {}}', "image_size must be a whole number"),
-        (b'{"model_type": "siglip", "vision_config": {"patch_size": -1}, "text_config": {}}', "patch_size must be a whole number"),
-        (b'{"model_type": "siglip", "vision_config": {}, "text_config": {"vocab_size": 1e18}}', "vocab_size must be a whole number"),
+        (
+            b'{"model_type": "siglip", "vision_config": {"hidden_size": 1e999}, "text_config": {}}',
+            "too large for a number",
+        ),
+        (
+            b'{"model_type": "siglip", "vision_config": {"image_size": "x"}, "text_config": {}}',
+            "image_size must be a whole number",
+        ),
+        (
+            b'{"model_type": "siglip", "vision_config": {"patch_size": -1}, "text_config": {}}',
+            "patch_size must be a whole number",
+        ),
+        (
+            b'{"model_type": "siglip", "vision_config": {}, "text_config": {"vocab_size": 1e18}}',
+            "vocab_size must be a whole number",
+        ),
     ],
     ids=["depth", "size", "infinity", "text", "negative", "absurd"],
 )
-def test_a_hostile_checkpoint_is_refused_with_the_file(tiny: Callable[[str], Path], tmp_path: Path, content: bytes, said: str) -> None:
+def test_a_hostile_checkpoint_is_refused_with_the_file(
+    tiny: Callable[[str], Path], tmp_path: Path, content: bytes, said: str
+) -> None:
     """Its `config.json` is read before anything else of it."""
     for file in tiny("siglip").iterdir():
         (tmp_path / file.name).symlink_to(file)
@@ -191,17 +263,25 @@ def test_a_hostile_checkpoint_is_refused_with_the_file(tiny: Callable[[str], Pat
 
 
 @pytest.mark.parametrize("file", ["../../etc/passwd", "/etc/passwd", "", "..", 7, "a\0b"])
-def test_an_index_of_weights_names_files_of_its_own_folder_only(tmp_path: Path, file: object) -> None:
+def test_an_index_of_weights_names_files_of_its_own_folder_only(
+    tmp_path: Path, file: object
+) -> None:
     """Nothing outside a checkpoint's folder is opened for it."""
-    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"logit_scale": file}}))
-    with pytest.raises(ConfigError, match="weight_map must give each tensor the name of a file in the same folder"):
+    (tmp_path / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": {"logit_scale": file}})
+    )
+    with pytest.raises(
+        ConfigError, match="weight_map must give each tensor the name of a file in the same folder"
+    ):
         weight_files(tmp_path)
 
 
 def test_a_file_of_lines_with_a_deep_one_is_refused(tmp_path: Path) -> None:
     """As `tag --out` goes on with."""
     for tail in ("[" * 200_000, '": 1}', '7, "x": 1}'):
-        (tmp_path / "out.jsonl").write_text('{"file": "' * (tail[0] != "7") + '{"file": ' * (tail[0] == "7") + tail + "\n")
+        (tmp_path / "out.jsonl").write_text(
+            '{"file": "' * (tail[0] != "7") + '{"file": ' * (tail[0] == "7") + tail + "\n"
+        )
         with pytest.raises(InvalidRequest, match=r"holds a line|holds no lines"):
             keep_done(tmp_path / "out.jsonl")
 
@@ -213,7 +293,9 @@ def test_parents_of_parents_without_end_are_refused(tmp_path: Path) -> None:
     """A long chain or a few wide layers of parents would take the square of the file's size."""
     chain = "".join(f"- {{label: t{i}, parents: [t{i + 1}]}}\n" for i in range(5_000)) + "- t5000\n"
     (tmp_path / "v.yaml").write_text("tags:\n" + chain)
-    with pytest.raises(ConfigError, match=r"v\.yaml:2: the tag has more than 256 parents, counting theirs"):
+    with pytest.raises(
+        ConfigError, match=r"v\.yaml:2: the tag has more than 256 parents, counting theirs"
+    ):
         read_registered("v.yaml", tmp_path, "labels", ("a {label}",))
 
 
@@ -250,7 +332,9 @@ HOSTILE_NPY = {
 
 
 @pytest.mark.parametrize("name", HOSTILE_NPY)
-def test_a_hostile_array_is_refused_before_memory_is_taken(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+def test_a_hostile_array_is_refused_before_memory_is_taken(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
     """One sentence, status 1, as `siglip-serve score` prints it."""
     path = tmp_path / "e.npy"
     path.write_bytes(HOSTILE_NPY[name])
@@ -268,7 +352,9 @@ def test_arrays_of_both_orders_are_read(tmp_path: Path) -> None:
     for order in ("C", "F"):
         np.save(tmp_path / "e.npy", np.asarray(values, order=order))
         unit = values / np.linalg.norm(values, axis=1, keepdims=True)
-        np.testing.assert_allclose(read_embeddings(tmp_path / "e.npy").image_embeds, unit, atol=1e-6)
+        np.testing.assert_allclose(
+            read_embeddings(tmp_path / "e.npy").image_embeds, unit, atol=1e-6
+        )
 
 
 def safetensors(header: object, data: bytes = b"", announced: int | None = None) -> bytes:
@@ -293,7 +379,9 @@ HOSTILE_SAFETENSORS = {
     "backwards": safetensors(entry([0], [16, 0]), bytes(16)),
     "text": safetensors(entry(["2", 2], [0, 16]), bytes(16)),
     "unknown": safetensors(entry([2, 2], [0, 16], "F99"), bytes(16)),
-    "names that are no list": safetensors(entry([2, 2], [0, 16]) | {"__metadata__": {"names": "[" * 100_000}}, bytes(16)),
+    "names that are no list": safetensors(
+        entry([2, 2], [0, 16]) | {"__metadata__": {"names": "[" * 100_000}}, bytes(16)
+    ),
     "no block": safetensors([1]),
     "empty": b"",
 }
@@ -315,7 +403,10 @@ def test_a_hostile_safetensors_file_is_refused_before_memory_is_taken(
 
 def test_tensors_are_what_the_safetensors_package_wrote(tmp_path: Path) -> None:
     """Every dtype that numpy has, of the shape that was written; too many bytes are refused."""
-    written = {name: np.arange(6).reshape(2, 3).astype(name) for name in ("float16", "float32", "float64", "int64", "uint8")}
+    written = {
+        name: np.arange(6).reshape(2, 3).astype(name)
+        for name in ("float16", "float32", "float64", "int64", "uint8")
+    }
     save_file(written, tmp_path / "t.safetensors")
     found = read_tensors(tmp_path / "t.safetensors", written, 1000)
     for name, values in written.items():
@@ -355,22 +446,46 @@ HOSTILE_RESPONSES: dict[str, tuple[Respond, type[Exception], str]] = {
     "endless": (endless(bytes(2**16)), ServiceError, "is larger than"),
     "an endless error": (endless(bytes(2**16), 500), ServiceError, "is larger than"),
     "a gzip bomb": (whole(BOMB_GZ, content_encoding="gzip"), ServiceError, "is larger than"),
-    "a bomb in an error": (whole(BOMB_GZ, 400, content_encoding="gzip"), ServiceError, "is larger than"),
-    "damaged gzip": (whole(b"no gzip", content_encoding="gzip"), ServiceError, "cannot be unpacked"),
-    "gzip that is cut off": (whole(gzip.compress(b"{}" * 99)[:20], content_encoding="gzip"), ServiceError, "cannot be unpacked"),
-    "a packing that nobody asked for": (whole(b"x", content_encoding="br"), ServiceError, "cannot be unpacked"),
-    "drop by drop": (endless(b" ", pause=lambda: time.sleep(0.05)), DeadlineExceeded, "did not end in time"),
+    "a bomb in an error": (
+        whole(BOMB_GZ, 400, content_encoding="gzip"),
+        ServiceError,
+        "is larger than",
+    ),
+    "damaged gzip": (
+        whole(b"no gzip", content_encoding="gzip"),
+        ServiceError,
+        "cannot be unpacked",
+    ),
+    "gzip that is cut off": (
+        whole(gzip.compress(b"{}" * 99)[:20], content_encoding="gzip"),
+        ServiceError,
+        "cannot be unpacked",
+    ),
+    "a packing that nobody asked for": (
+        whole(b"x", content_encoding="br"),
+        ServiceError,
+        "cannot be unpacked",
+    ),
+    "drop by drop": (
+        endless(b" ", pause=lambda: time.sleep(0.05)),
+        DeadlineExceeded,
+        "did not end in time",
+    ),
     "a head drop by drop": (slow_head, DeadlineExceeded, "did not end in time"),
     "deep": (whole(b"[" * 200_000), ServiceError, "is not siglip-serve's|answers 200"),
 }
 
 
 @pytest.mark.parametrize("kind", ["Client", "AsyncClient"])
-@pytest.mark.parametrize(("respond", "error", "said"), HOSTILE_RESPONSES.values(), ids=HOSTILE_RESPONSES)
+@pytest.mark.parametrize(
+    ("respond", "error", "said"), HOSTILE_RESPONSES.values(), ids=HOSTILE_RESPONSES
+)
 def test_the_client_gives_a_hostile_response_up(
     monkeypatch: pytest.MonkeyPatch, kind: str, respond: Respond, error: type[Exception], said: str
 ) -> None:
-    """After its bound of bytes, or at its deadline however steadily bytes arrive; in one sentence."""
+    """After its bound of bytes, or at its deadline however steadily bytes arrive; in one
+    sentence.
+    """
     monkeypatch.setattr("serve_app.client.blocking.MAX_RESPONSE_BYTES", MIB)
     monkeypatch.setattr("serve_app.client.awaited.MAX_RESPONSE_BYTES", MIB)
     with answering(respond) as url:
@@ -386,12 +501,21 @@ def test_the_client_gives_a_hostile_response_up(
 def test_a_gzipped_response_is_read(tmp_path: Path) -> None:
     """A gateway may pack what we answer."""
     card = b'{"vocabularies": []}'
-    with answering(whole(gzip.compress(card), content_encoding="gzip")) as url, Client(url) as client:
+    with (
+        answering(whole(gzip.compress(card), content_encoding="gzip")) as url,
+        Client(url) as client,
+    ):
         assert client.vocabularies() == ()
 
 
 @pytest.mark.parametrize(
-    "respond", [endless(bytes(2**16)), whole(BOMB_GZ, content_encoding="gzip"), whole(b"<html>"), whole(b"[" * 200_000)]
+    "respond",
+    [
+        endless(bytes(2**16)),
+        whole(BOMB_GZ, content_encoding="gzip"),
+        whole(b"<html>"),
+        whole(b"[" * 200_000),
+    ],
 )
 def test_a_hostile_dashboard_is_given_up(monkeypatch: pytest.MonkeyPatch, respond: Respond) -> None:
     """What `siglip-serve deploy` and `plan --cluster` speak to may be another service."""
@@ -407,11 +531,22 @@ def test_a_hostile_dashboard_is_given_up(monkeypatch: pytest.MonkeyPatch, respon
 
 
 def test_a_host_of_a_manifest_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Endless images, endless redirects, and redirects with endless bodies are errors of their rows."""
-    with answering(endless(bytes(2**16))) as url, pytest.raises(PayloadTooLarge, match="more than 1,048,576 bytes"):
+    """Endless images, endless redirects, and redirects with endless bodies are errors of their
+    rows.
+    """
+    with (
+        answering(endless(bytes(2**16))) as url,
+        pytest.raises(PayloadTooLarge, match="more than 1,048,576 bytes"),
+    ):
         Storage().read(url + "/a.jpg", MIB)
-    for respond in (whole(b"", 302, location="/again"), endless(bytes(2**16), 302, location="/again")):
-        with answering(respond) as url, pytest.raises(SourceUnavailable, match="redirects more than 5 times"):
+    for respond in (
+        whole(b"", 302, location="/again"),
+        endless(bytes(2**16), 302, location="/again"),
+    ):
+        with (
+            answering(respond) as url,
+            pytest.raises(SourceUnavailable, match="redirects more than 5 times"),
+        ):
             Storage().read(url + "/a.jpg", MIB)
     with answering(whole(PICTURE, content_type="image/png")) as url:
         assert Storage().read(url + "/a.png", MIB)[0] == PICTURE
@@ -419,7 +554,11 @@ def test_a_host_of_a_manifest_is_given_up(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_bounded_exceptions_are_httpx_own_kind() -> None:
     """So that whoever handles httpx's errors handles these."""
-    for cls in (bounded_http.ResponseTooLarge, bounded_http.ResponseTooSlow, bounded_http.ResponseNotReadable):
+    for cls in (
+        bounded_http.ResponseTooLarge,
+        bounded_http.ResponseTooSlow,
+        bounded_http.ResponseNotReadable,
+    ):
         assert issubclass(cls, httpx.HTTPError)
 
 
@@ -438,10 +577,14 @@ def everything(source: Path, **changed: Any) -> tuple[list[str], list[Read]]:
     return [uri.removeprefix(f"{source}/") for uri in rows["uri"].to_pylist()], reads
 
 
-def tar_of(*members: tuple[str | tarfile.TarInfo, bytes], format: int = tarfile.PAX_FORMAT) -> bytes:
+def tar_of(
+    *members: tuple[str | tarfile.TarInfo, bytes], format: int = tarfile.PAX_FORMAT
+) -> bytes:
     """Return a tar file."""
     buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=format, encoding="utf-8", errors="surrogateescape") as tar:
+    with tarfile.open(
+        fileobj=buffer, mode="w", format=format, encoding="utf-8", errors="surrogateescape"
+    ) as tar:
         for name, data in members:
             info = tarfile.TarInfo(name) if isinstance(name, str) else name
             info.size = len(data)
@@ -465,19 +608,29 @@ def test_members_are_those_that_tarfile_finds() -> None:
         with tarfile.open(fileobj=io.BytesIO(data)) as tar:
             expected = [Member(one.name, one.offset_data, one.size) for one in tar]
         assert members_of(data) == expected
-    assert [one.name for one in members_of(GOOD_TAR) if isinstance(one, Member)] == ["a.png", "a.json", "b.png"]
+    assert [one.name for one in members_of(GOOD_TAR) if isinstance(one, Member)] == [
+        "a.png",
+        "a.json",
+        "b.png",
+    ]
 
 
 @pytest.mark.parametrize("cut_at", [700, 1024 + 200, 512 * 5 + 3, len(GOOD_TAR) - 9_000])
-def test_a_tar_file_that_is_cut_off_ends_no_job(tmp_path: Path, caplog: pytest.LogCaptureFixture, cut_at: int) -> None:
-    """Members before the cut are read, the rest is one error row that says where, and other tar files are read whole."""
+def test_a_tar_file_that_is_cut_off_ends_no_job(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, cut_at: int
+) -> None:
+    """Members before the cut are read, the rest is one error row that says where, and other tar
+    files are read whole.
+    """
     (tmp_path / "1.tar").write_bytes(GOOD_TAR)
     (tmp_path / "2.tar").write_bytes(GOOD_TAR[:cut_at])
     (tmp_path / "3.tar").write_bytes(GOOD_TAR)
     uris, reads = everything(tmp_path)
     names = [uri for uri, read in zip(uris, reads, strict=True) if read.data == PICTURE]
     assert {"1.tar#a.png", "1.tar#b.png", "3.tar#a.png", "3.tar#b.png"} <= set(names)
-    failed = [(uri, read.error) for uri, read in zip(uris, reads, strict=True) if read.error is not None]
+    failed = [
+        (uri, read.error) for uri, read in zip(uris, reads, strict=True) if read.error is not None
+    ]
     if len(failed) == 0:
         assert "2.tar#b.png" in names  # only the zeros at the end are gone
         return
@@ -491,10 +644,22 @@ def test_a_tar_file_that_is_cut_off_ends_no_job(tmp_path: Path, caplog: pytest.L
 def test_a_cut_is_an_error_row_and_what_was_before_it_is_read(tmp_path: Path) -> None:
     """As in the test above, with the exact rows."""
     (tmp_path / "1.tar").write_bytes(GOOD_TAR)
-    cut = next(one.offset for one in members_of(GOOD_TAR) if isinstance(one, Member) and one.name == "b.png") + 5
+    cut = (
+        next(
+            one.offset
+            for one in members_of(GOOD_TAR)
+            if isinstance(one, Member) and one.name == "b.png"
+        )
+        + 5
+    )
     (tmp_path / "2.tar").write_bytes(GOOD_TAR[:cut])
     uris, reads = everything(tmp_path)
-    assert uris == ["1.tar#a.png", "1.tar#b.png", "2.tar#a.png", f"2.tar#damaged-at-byte-{cut - 5 - 512}"]
+    assert uris == [
+        "1.tar#a.png",
+        "1.tar#b.png",
+        "2.tar#a.png",
+        f"2.tar#damaged-at-byte-{cut - 5 - 512}",
+    ]
     assert [read.error is None for read in reads] == [True, True, True, False]
     (tmp_path / "2.tar").unlink()
     (tmp_path / "1.tar").write_bytes(b"no tar at all" * 99)
@@ -527,10 +692,22 @@ def sparse_endless() -> bytes:
 HOSTILE_TARS: dict[str, tuple[bytes, int, str]] = {
     "a member of an exabyte": (with_header(size=2**60), 0, "announces more bytes"),
     "a member of a negative size": (with_header(size=-512), 0, "announces more bytes"),
-    "a PAX header of gigabytes": (with_header(type=tarfile.XHDTYPE, size=2**32), 0, "announces more bytes"),
-    "a long name of gigabytes": (with_header(type=tarfile.GNUTYPE_LONGNAME, size=2**32), 0, "announces more bytes"),
+    "a PAX header of gigabytes": (
+        with_header(type=tarfile.XHDTYPE, size=2**32),
+        0,
+        "announces more bytes",
+    ),
+    "a long name of gigabytes": (
+        with_header(type=tarfile.GNUTYPE_LONGNAME, size=2**32),
+        0,
+        "announces more bytes",
+    ),
     "a PAX header without sense": (pax_header(b"9" * 512) + GOOD_TAR, 0, "cannot be read"),
-    "a size in PAX without sense": (pax_header(b"12 size=9x9\n") + GOOD_TAR, 0, "a size that is not a number"),
+    "a size in PAX without sense": (
+        pax_header(b"12 size=9x9\n") + GOOD_TAR,
+        0,
+        "a size that is not a number",
+    ),
     "a sparse map without end": (sparse_endless(), 0, "does not end"),
     "another checksum": (GOOD_TAR[:1024] + b"\xff" * 4096, 1, "there is no header"),
 }
@@ -546,16 +723,34 @@ def test_a_hostile_tar_file_is_read_up_to_the_damage(data: bytes, before: int, s
     assert said in last.why
 
 
-def test_members_that_are_no_files_are_skipped_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_members_that_are_no_files_are_skipped_and_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """Links, devices, sparse members and names beyond reason; everything after them is read."""
-    link, hard, pipe, sparse = (tarfile.TarInfo(f"{name}.png") for name in ("link", "hard", "pipe", "sparse"))
-    link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
-    hard.type, hard.linkname = tarfile.LNKTYPE, "a.png"
+    link, hard, pipe, sparse = (
+        tarfile.TarInfo(f"{name}.png") for name in ("link", "hard", "pipe", "sparse")
+    )
+    link.type = tarfile.SYMTYPE
+    link.linkname = "/etc/passwd"
+    hard.type = tarfile.LNKTYPE
+    hard.linkname = "a.png"
     pipe.type = tarfile.FIFOTYPE
-    sparse.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.name": "s.png"}
+    sparse.pax_headers = {
+        "GNU.sparse.major": "1",
+        "GNU.sparse.minor": "0",
+        "GNU.sparse.name": "s.png",
+    }
     long = tarfile.TarInfo("x" * (MAX_EXTENDED_BYTES + 9) + ".png")
     named = tarfile.TarInfo("y" * 5000 + ".png")
-    data = tar_of((link, b""), (hard, b""), (pipe, b""), (sparse, b"1\n" * 256), (long, b"x"), (named, b"x"), ("a.png", PICTURE))
+    data = tar_of(
+        (link, b""),
+        (hard, b""),
+        (pipe, b""),
+        (sparse, b"1\n" * 256),
+        (long, b"x"),
+        (named, b"x"),
+        ("a.png", PICTURE),
+    )
     (tmp_path / "1.tar").write_bytes(data)
     uris, reads = everything(tmp_path)
     assert "1.tar#a.png" in uris
@@ -571,7 +766,12 @@ def test_names_that_are_not_text_are_shown_escaped(tmp_path: Path) -> None:
     for kind in (tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
         (tmp_path / "1.tar").write_bytes(tar_of(*[(name, PICTURE) for name in names], format=kind))
         uris, reads = everything(tmp_path)
-        assert uris == ["1.tar#caf\\udce9.png", "1.tar#a\\x1b[2J.png", "1.tar#b\\nc.png", "1.tar#\\u202egnp.png"]
+        assert uris == [
+            "1.tar#caf\\udce9.png",
+            "1.tar#a\\x1b[2J.png",
+            "1.tar#b\\nc.png",
+            "1.tar#\\u202egnp.png",
+        ]
         assert all(read.data == PICTURE for read in reads)
 
 
@@ -580,7 +780,9 @@ def test_many_tiny_members_are_not_held_in_memory() -> None:
     one = tarfile.TarInfo("a.png").tobuf()
     data = one * 5_000
     with memory_below(MIB):
-        count = sum(isinstance(member, Member) for member in read_members(io.BytesIO(data), len(data)))
+        count = sum(
+            isinstance(member, Member) for member in read_members(io.BytesIO(data), len(data))
+        )
     assert count == 5_000
 
 
@@ -634,9 +836,13 @@ def test_a_name_that_is_not_text_is_an_error_of_its_row(tmp_path: Path) -> None:
 def test_rows_before_the_damage_of_a_manifest_are_read(tmp_path: Path) -> None:
     """As far as its lines are whole; the error is a row of any partition."""
     (tmp_path / "1.png").write_bytes(PICTURE)
-    (tmp_path / "a.jsonl").write_bytes(b'{"uri": "1.png", "day": "mon"}\n{"uri": "1.png", "day": "tue"}\n{"uri": ')
+    (tmp_path / "a.jsonl").write_bytes(
+        b'{"uri": "1.png", "day": "mon"}\n{"uri": "1.png", "day": "tue"}\n{"uri": '
+    )
     uris, reads = everything(tmp_path / "a.jsonl")
-    assert uris == ["1.png", "1.png", f"{tmp_path}/a.jsonl#damaged"] or uris[2].endswith("a.jsonl#damaged")
+    assert uris == ["1.png", "1.png", f"{tmp_path}/a.jsonl#damaged"] or uris[2].endswith(
+        "a.jsonl#damaged"
+    )
     assert [read.error is None for read in reads] == [True, True, False]
     inputs = find_inputs(options_for(tmp_path / "a.jsonl"))
     parts = [part for _, part in Cut(10, "day").chunks(inputs.tables)]
@@ -655,8 +861,12 @@ def test_a_hostile_table_of_images_among_good_ones_is_one_error_row(tmp_path: Pa
     assert [read.error is None for read in reads] == [True, False, False, False, False]
 
 
-def test_a_folder_with_odd_names_is_listed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    r"""Names that are no UTF-8 or hold control characters end no listing; macOS' `Icon\r` is none of the images."""
+def test_a_folder_with_odd_names_is_listed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    r"""Names that are no UTF-8 or hold control characters end no listing; macOS' `Icon\r` is none
+    of the images.
+    """
     (tmp_path / "d").mkdir()
     for name in (b"a.png", b"Icon\r", b"caf\xe9.png", b"b\x1b.png", b"d/c.png"):
         with open(os.path.join(os.fsencode(tmp_path), name), "wb") as file:

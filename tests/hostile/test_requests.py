@@ -1,4 +1,6 @@
-"""Hostile bodies: each is refused or answered, and none stops the event loop or takes much memory."""
+"""Hostile bodies: each is refused or answered, and none stops the event loop or takes much
+memory.
+"""
 
 import base64
 import io
@@ -13,9 +15,9 @@ from PIL import Image
 from starlette.types import ASGIApp
 
 from serve_app.api.app import create_app
-from serve_app.config import parse_config
+from serve_app.config.service import parse_config
 from serve_app.graph.preprocessor import SWITCH_INTERVAL_S
-from serve_app.local_tagger import LocalTagger
+from serve_app.pipeline.local_tagger import LocalTagger
 from tests.hostile.driving import CHUNK_BYTES, send_request
 
 MIB = 2**20
@@ -295,7 +297,9 @@ async def test_texts_that_take_much_memory_are_refused(app: ASGIApp) -> None:
         (b"labels=" + b"a," * 1_500, b"There are 1,500 labels"),
     ],
 )
-async def test_long_queries_are_counted_before_they_are_split(app: ASGIApp, query: bytes, message: bytes) -> None:
+async def test_long_queries_are_counted_before_they_are_split(
+    app: ASGIApp, query: bytes, message: bytes
+) -> None:
     """64 KB of labels are refused, whatever separates them, and repeated ones count."""
     outcome = await send_request(app, "/v1/tag", bitmap(30), "image/bmp", query=query)
     assert (outcome.status, outcome.code) == (400, "invalid_request")

@@ -21,13 +21,13 @@ from serve_app.batch.report import _shown
 from serve_app.batch.sidecars import xmp_packet
 from serve_app.cli import main
 from serve_app.commands.report import _markdown
-from serve_app.console import SafeConsole, SafeTable, styled
 from serve_app.errors import ConfigError, InvalidRequest
-from serve_app.logs import FORMAT, SafeFormatter
 from serve_app.tagging.prompts import DEFAULT_TEMPLATE, check_templates
 from serve_app.tagging.registered import read_registered
 from serve_app.tagging.vocabulary import make_vocabulary
-from serve_app.terminal import HIDDEN, json_text, printable
+from serve_app.telemetry.logs import FORMAT, SafeFormatter
+from serve_app.terminal.console import SafeConsole, SafeTable, styled
+from serve_app.terminal.printable import HIDDEN, json_text, printable
 from tests.conftest import encoded, random_picture
 from tests.hostile.servers import answering, whole
 
@@ -43,8 +43,13 @@ HARMFUL = {
     "a line separator": "\u2028",
     "an invisible tag": "\U000e0041",
 }
-VISIBLE_FORMAT = {"\u200c", "\u200d", *"\u0600\u0601\u0602\u0603\u0604\u0605\u06dd\u070f\u0890\u0891\u08e2\U000110bd\U000110cd"}
-"""Format characters that are kept: joiners of Persian, Hindi and emoji, and signs that have a shape."""
+VISIBLE_FORMAT = {
+    "\u200c",
+    "\u200d",
+    *"\u0600\u0601\u0602\u0603\u0604\u0605\u06dd\u070f\u0890\u0891\u08e2\U000110bd\U000110cd",
+}
+"""Format characters that are kept: joiners of Persian, Hindi and emoji, and signs that have a
+shape."""
 
 
 def is_harmless(text: str) -> bool:
@@ -53,12 +58,16 @@ def is_harmless(text: str) -> bool:
 
 
 def test_every_control_and_format_character_of_unicode_is_hidden() -> None:
-    """The table of characters agrees with Unicode's own categories, but for those that people write with."""
+    """The table of characters agrees with Unicode's own categories, but for those that people write
+    with.
+    """
     for code_point in range(sys.maxunicode + 1):
         character = chr(code_point)
         category = unicodedata.category(character)
         hidden = HIDDEN.match(character) is not None
-        if category in ("Cc", "Cs", "Zl", "Zp") or (category == "Cf" and character not in VISIBLE_FORMAT):
+        if category in ("Cc", "Cs", "Zl", "Zp") or (
+            category == "Cf" and character not in VISIBLE_FORMAT
+        ):
             assert hidden, hex(code_point)
         elif category != "Cn":
             assert not hidden, hex(code_point)
@@ -89,7 +98,12 @@ def test_nothing_prints_but_the_two_modules_that_escape() -> None:
             continue
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             called = node.func if isinstance(node, ast.Call) else None
-            if isinstance(called, ast.Name) and called.id in ("print", "Console", "Table", "Progress"):
+            if isinstance(called, ast.Name) and called.id in (
+                "print",
+                "Console",
+                "Table",
+                "Progress",
+            ):
                 found.append(f"{name}:{node.lineno}")
     assert found == []
 
@@ -108,9 +122,18 @@ def test_nothing_prints_but_the_two_modules_that_escape() -> None:
     ids=["label", "alias", "prompt", "category", "template", "background"],
 )
 def test_no_vocabulary_holds_a_hidden_character(value: object, harm: str) -> None:
-    """Whatever of it people may be shown is refused, in a sentence that names the character and is safe itself."""
-    written = json.loads(json.dumps(value).replace("{}", json.dumps(harm)[1:-1]).replace("{{", "{").replace("}}", "}"))
-    with pytest.raises(ConfigError, match=r"control or invisible character U\+[0-9A-F]{4,}; remove it") as refused:
+    """Whatever of it people may be shown is refused, in a sentence that names the character and is
+    safe itself.
+    """
+    written = json.loads(
+        json.dumps(value)
+        .replace("{}", json.dumps(harm)[1:-1])
+        .replace("{{", "{")
+        .replace("}}", "}")
+    )
+    with pytest.raises(
+        ConfigError, match=r"control or invisible character U\+[0-9A-F]{4,}; remove it"
+    ) as refused:
         read_registered(written, Path(), "labels", (DEFAULT_TEMPLATE,))
     assert is_harmless(str(refused.value))
 
@@ -135,7 +158,11 @@ def test_a_vocabulary_file_with_an_escape_sequence_is_refused_with_its_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], suffix: str
 ) -> None:
     """In every form of the file, and the terminal is shown nothing of it raw."""
-    text = {"txt": "cat\nd\x1b[2Jog\n", "csv": "label\nd\x1b[2Jog\n", "yaml": 'tags:\n- "d\\e[2Jog"\n'}[suffix]
+    text = {
+        "txt": "cat\nd\x1b[2Jog\n",
+        "csv": "label\nd\x1b[2Jog\n",
+        "yaml": 'tags:\n- "d\\e[2Jog"\n',
+    }[suffix]
     path = tmp_path / f"v.{suffix}"
     path.write_text(text, encoding="utf-8")
     assert main(["vocab", "show", str(path)]) == 1
@@ -144,7 +171,9 @@ def test_a_vocabulary_file_with_an_escape_sequence_is_refused_with_its_line(
     assert is_harmless(said)
 
 
-def test_a_file_name_with_escape_sequences_is_shown_escaped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_name_with_escape_sequences_is_shown_escaped(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """In a command's error, and in the error of its arguments."""
     assert main(["check", str(tmp_path / "\x1b]0;owned\x07\u202e.yaml")]) == 1
     with pytest.raises(SystemExit):
@@ -156,7 +185,13 @@ def test_a_file_name_with_escape_sequences_is_shown_escaped(tmp_path: Path, caps
 
 def tagged(label: str, confidence: object = 0.5) -> bytes:
     """Return what a service answers for one image."""
-    about = {"vocabulary_fingerprint": "f", "score": "sigmoid", "model": "m", "version": "1", "inference_time_ms": 1}
+    about = {
+        "vocabulary_fingerprint": "f",
+        "score": "sigmoid",
+        "model": "m",
+        "version": "1",
+        "inference_time_ms": 1,
+    }
     return json.dumps({"tags": [{"label": label, "confidence": confidence}], **about}).encode()
 
 
@@ -179,18 +214,26 @@ def test_labels_of_a_hostile_server_reach_the_terminal_escaped(
     assert "[red]cat[/red]" in shown.replace("\n", "")
 
 
-def test_an_error_of_a_hostile_server_is_one_escaped_line(photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_error_of_a_hostile_server_is_one_escaped_line(
+    photo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A newline in it cannot imitate this program's own output."""
-    body = json.dumps({"error": {"code": "x\x1b", "message": "no\nsiglip-serve: all is well\x1b[8m"}}).encode()
+    body = json.dumps(
+        {"error": {"code": "x\x1b", "message": "no\nsiglip-serve: all is well\x1b[8m"}}
+    ).encode()
     with answering(whole(body, 400)) as url:
         assert main(["tag", str(photo), "--server", url]) == 1
     said = capsys.readouterr()
     assert is_harmless(said.out + said.err)
-    assert not any(line.startswith("siglip-serve: all is well") for line in (said.out + said.err).splitlines())
+    assert not any(
+        line.startswith("siglip-serve: all is well") for line in (said.out + said.err).splitlines()
+    )
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), 1e999])
-def test_a_number_that_is_not_finite_is_refused_in_a_response(photo: Path, capsys: pytest.CaptureFixture[str], number: float) -> None:
+def test_a_number_that_is_not_finite_is_refused_in_a_response(
+    photo: Path, capsys: pytest.CaptureFixture[str], number: float
+) -> None:
     """JSON has none, and what reads our output would fail at it."""
     with answering(whole(tagged("cat", number))) as url:
         assert main(["tag", str(photo), "--server", url, "--json"]) == 1
@@ -198,7 +241,9 @@ def test_a_number_that_is_not_finite_is_refused_in_a_response(photo: Path, capsy
     assert line["error"]["code"] == "service_error"
 
 
-def test_what_ray_says_reaches_the_terminal_escaped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_ray_says_reaches_the_terminal_escaped(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The message of a cluster that refuses a configuration may repeat anything."""
     config = tmp_path / "c.yaml"
     config.write_text("labels: [cat]\nplugins: {siglip: {model: demo}}\nhardware: cpu2\n")
@@ -220,7 +265,11 @@ def test_tables_read_no_markup_and_pass_no_escape_sequence_on() -> None:
     console.print("[blink]c[/blink]\x1b[2J")
     shown = console.file.getvalue()
     assert is_harmless(shown)
-    for text in ("[bold]a[/bold]\\x1b[2J", "[link=http://evil]b[/link]\\x1b[2J", "[blink]c[/blink]\\x1b[2J"):
+    for text in (
+        "[bold]a[/bold]\\x1b[2J",
+        "[link=http://evil]b[/link]\\x1b[2J",
+        "[blink]c[/blink]\\x1b[2J",
+    ):
         assert text in shown
 
 
@@ -245,7 +294,9 @@ def test_an_event_is_one_line_of_the_log_and_its_traceback_looks_like_no_event()
 def test_a_request_is_one_line_of_the_request_log(line: object) -> None:
     """Whatever a client could get into a field."""
     harm = "".join(HARMFUL.values())
-    answered = AnsweredRequest(harm, harm, f"GET{harm}", f"/{harm}", 200, harm, 0.1, 0, 1, {harm: 0.1})
+    answered = AnsweredRequest(
+        harm, harm, f"GET{harm}", f"/{harm}", 200, harm, 0.1, 0, 1, {harm: 0.1}
+    )
     written = line(answered, datetime.now(UTC))  # type: ignore[operator]
     assert HIDDEN.search(written) is None
 
@@ -261,7 +312,9 @@ def test_a_sidecar_is_xml_whatever_a_label_holds() -> None:
 
 def test_a_page_shows_text_as_text() -> None:
     """As the contact sheet is rendered: no markup of a label or file name, and no override."""
-    page = jinja2.Environment(autoescape=True, finalize=_shown).from_string("{{ text }} {{ number }}")
+    page = jinja2.Environment(autoescape=True, finalize=_shown).from_string(
+        "{{ text }} {{ number }}"
+    )
     shown = page.render(text="<script>\u202e\x1b", number=7)
     assert shown == "&lt;script&gt;\\u202e\\x1b 7"
 

@@ -11,13 +11,18 @@ import httpx
 from serve_app.demo import settings as demo_settings
 from tests.kubernetes.cluster import RayService
 
-SAMPLES = [path.read_bytes() for path in sorted((Path(demo_settings.__file__).parent / "samples").glob("*.jpg"))]
+SAMPLES = [
+    path.read_bytes()
+    for path in sorted((Path(demo_settings.__file__).parent / "samples").glob("*.jpg"))
+]
 TIMEOUT_S = 75.0
 
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """One request: when it was sent and answered, and with which status or error, and vocabulary."""
+    """One request: when it was sent and answered, and with which status or error, and
+    vocabulary.
+    """
 
     sent_s: float
     seconds: float
@@ -37,7 +42,10 @@ class Load:
 
     def __enter__(self) -> "Load":
         self._ended = threading.Event()
-        self._threads = [threading.Thread(target=self._run, args=(number,), daemon=True) for number in range(self.clients)]
+        self._threads = [
+            threading.Thread(target=self._run, args=(number,), daemon=True)
+            for number in range(self.clients)
+        ]
         for thread in self._threads:
             thread.start()
         return self
@@ -49,9 +57,16 @@ class Load:
 
     def _run(self, number: int) -> None:
         self.service.client.enter()
-        with httpx.Client(base_url=self.service.url, headers={"X-Api-Key": self.key}, timeout=TIMEOUT_S, trust_env=False) as client:
+        with httpx.Client(
+            base_url=self.service.url,
+            headers={"X-Api-Key": self.key},
+            timeout=TIMEOUT_S,
+            trust_env=False,
+        ) as client:
             while not self._ended.is_set():
-                self.answers.append(_ask(client, SAMPLES[(number + len(self.answers)) % len(SAMPLES)]))
+                self.answers.append(
+                    _ask(client, SAMPLES[(number + len(self.answers)) % len(SAMPLES)])
+                )
 
     @property
     def outcomes(self) -> Counter[str]:
@@ -69,9 +84,12 @@ class Load:
 
     def wait_for_answers(self, count: int, timeout_s: float = 60.0) -> None:
         """Wait until so many more requests were answered with tags."""
-        wanted, end_s = self.outcomes["200"] + count, time.monotonic() + timeout_s
+        wanted = self.outcomes["200"] + count
+        end_s = time.monotonic() + timeout_s
         while self.outcomes["200"] < wanted:
-            assert time.monotonic() < end_s, f"the service does not answer: {self.outcomes}, {self.failed[-3:]}"
+            assert time.monotonic() < end_s, (
+                f"the service does not answer: {self.outcomes}, {self.failed[-3:]}"
+            )
             time.sleep(0.2)
 
 

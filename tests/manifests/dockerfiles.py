@@ -1,7 +1,8 @@
-"""Dockerfiles without Docker: read into stages, their build context as .dockerignore leaves it, and their steps played in a folder.
+"""Dockerfiles without Docker: read into stages, their build context as .dockerignore leaves it, and
+their steps played in a folder.
 
-Only what k8s/image/Dockerfile uses is understood: no heredocs, no ONBUILD, no ADD. What is played shares one root for all stages, which
-works as long as stages do not write to the same place.
+Only what k8s/image/Dockerfile uses is understood: no heredocs, no ONBUILD, no ADD. What is played
+shares one root for all stages, which works as long as stages do not write to the same place.
 """
 
 import json
@@ -53,7 +54,9 @@ def expanded(text: str, variables: Mapping[str, str]) -> str:
     """Return a text with `$A`, `${A}`, `${A:-other}` and `${A:+other}` replaced."""
 
     def value(found: re.Match[str]) -> str:
-        name, how, other = found[1] or found[2], found[3], found[4]
+        name = found[1] or found[2]
+        how = found[3]
+        other = found[4]
         known = variables.get(name, "")
         return {None: known, "-": known or other, "+": other if known else ""}[how]
 
@@ -65,12 +68,16 @@ def read_steps(text: str) -> list[Step]:
     lines = [line for line in text.splitlines() if not line.lstrip().startswith("#")]
     joined = re.sub(r"\\\n", "", "\n".join(lines))
     return [
-        Step(keyword.upper(), rest.strip()) for keyword, _, rest in (line.strip().partition(" ") for line in joined.splitlines()) if keyword
+        Step(keyword.upper(), rest.strip())
+        for keyword, _, rest in (line.strip().partition(" ") for line in joined.splitlines())
+        if keyword
     ]
 
 
 def read_stages(text: str) -> list[Stage]:
-    """Return the stages of a Dockerfile, with the arguments above the first one put into what they start from."""
+    """Return the stages of a Dockerfile, with the arguments above the first one put into what they
+    start from.
+    """
     stages: list[Stage] = []
     above: dict[str, str] = {}
     for step in read_steps(text):
@@ -85,20 +92,30 @@ def read_stages(text: str) -> list[Stage]:
 
 
 class Ignored:
-    """What a .dockerignore leaves out of the build context: the last pattern that a path, or a folder above it, matches decides.
+    """What a .dockerignore leaves out of the build context: the last pattern that a path, or a
+    folder above it, matches decides.
 
     Source: https://docs.docker.com/build/concepts/context/#dockerignore-files
     """
 
     def __init__(self, text: str) -> None:
-        written = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
-        self._patterns = [(not line.startswith("!"), re.compile(_regex(_clean(line.removeprefix("!"))))) for line in written]
+        written = [
+            line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")
+        ]
+        self._patterns = [
+            (not line.startswith("!"), re.compile(_regex(_clean(line.removeprefix("!")))))
+            for line in written
+        ]
 
     def __call__(self, path: str) -> bool:
         """Return whether a path, relative to the context, is left out."""
         parts = path.split("/")
         above = ["/".join(parts[:count]) for count in range(1, len(parts) + 1)]
-        decided = [ignores for ignores, pattern in self._patterns if any(pattern.fullmatch(name) for name in above)]
+        decided = [
+            ignores
+            for ignores, pattern in self._patterns
+            if any(pattern.fullmatch(name) for name in above)
+        ]
         return bool(decided) and decided[-1]
 
 
@@ -109,7 +126,10 @@ def _clean(pattern: str) -> str:
 def _regex(pattern: str) -> str:
     known = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
     pieces = re.split(r"(\*\*/|\*\*|\*|\?|\[[^]]*\])", pattern)
-    return "".join(known.get(piece) or (piece if piece.startswith("[") else re.escape(piece)) for piece in pieces)
+    return "".join(
+        known.get(piece) or (piece if piece.startswith("[") else re.escape(piece))
+        for piece in pieces
+    )
 
 
 def context_files(root: Path, source: str, ignored: Ignored) -> Iterable[Path]:
@@ -129,9 +149,16 @@ class Variables:
         moved: Applied to each value, where paths are to lie elsewhere.
     """
 
-    def __init__(self, environment: Mapping[str, str], given: Mapping[str, str], moved: Callable[[str], str] = str) -> None:
-        self.environment, self.arguments = dict(environment), dict[str, str]()
-        self._given, self._moved = given, moved
+    def __init__(
+        self,
+        environment: Mapping[str, str],
+        given: Mapping[str, str],
+        moved: Callable[[str], str] = str,
+    ) -> None:
+        self.environment = dict(environment)
+        self.arguments = dict[str, str]()
+        self._given = given
+        self._moved = moved
 
     def take(self, step: Step) -> None:
         """Take an ARG or ENV."""
@@ -148,7 +175,8 @@ class Variables:
 
 
 class Played:
-    """Stages whose steps were run below a folder in place of an image: paths in them are moved there.
+    """Stages whose steps were run below a folder in place of an image: paths in them are moved
+    there.
 
     Args:
         root: What stands for the image's root.
@@ -158,15 +186,19 @@ class Played:
     """
 
     def __init__(self, root: Path, context: Path, ignored: Ignored, python: str) -> None:
-        self.root, self.workdir = root, root
-        self._context, self._ignored = context, ignored
+        self.root = root
+        self.workdir = root
+        self._context = context
+        self._ignored = ignored
         (tools := root / "usr/local/bin").mkdir(parents=True)
         (tools / "python").write_text(f'#!/bin/sh\nexec {python} "$@"\n')
         (tools / "python").chmod(0o755)
         self._environments: dict[str, dict[str, str]] = {}
         self._lowest = {"PATH": f"{tools}:/usr/bin:/bin"}
 
-    def play(self, stage: Stage, given: Mapping[str, str] = MappingProxyType({}), run: bool = True) -> dict[str, str]:
+    def play(
+        self, stage: Stage, given: Mapping[str, str] = MappingProxyType({}), run: bool = True
+    ) -> dict[str, str]:
         """Play a stage with some `--build-arg`, and return its environment.
 
         `run` is false where its commands must be root in an image of their own.
@@ -186,10 +218,25 @@ class Played:
         self._environments[stage.name] = variables.environment
         return variables.environment
 
-    def command(self, command: list[str], environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
-        """Run a command in the working folder, with nothing of this process's environment but how it reaches package indexes."""
-        kept = {name: value for name, value in os.environ.items() if re.match(r"(?i)(PIP_|SSL_|TMPDIR$|\w*_proxy$)", name)}
-        return subprocess.run(command, cwd=self.workdir, env=kept | dict(environment), capture_output=True, text=True, check=False)
+    def command(
+        self, command: list[str], environment: Mapping[str, str]
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command in the working folder, with nothing of this process's environment but how
+        it reaches package indexes.
+        """
+        kept = {
+            name: value
+            for name, value in os.environ.items()
+            if re.match(r"(?i)(PIP_|SSL_|TMPDIR$|\w*_proxy$)", name)
+        }
+        return subprocess.run(
+            command,
+            cwd=self.workdir,
+            env=kept | dict(environment),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
 
     def moved(self, text: str) -> str:
         """Return a text with the image's paths below the folder."""
@@ -209,6 +256,10 @@ class Played:
         files = list(context_files(self._context, source, self._ignored))
         assert files, f"COPY {source}: nothing of it is in the build context"
         for file in files:
-            below = file.relative_to(source) if (self._context / source).is_dir() else Path(file.name if into else "")
+            below = (
+                file.relative_to(source)
+                if (self._context / source).is_dir()
+                else Path(file.name if into else "")
+            )
             (target / below).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(self._context / file, target / below)

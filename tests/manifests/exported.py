@@ -1,6 +1,8 @@
-"""Which metrics there are, and with which labels, as Prometheus gets them: read from what defines them, ours and the installed Ray's.
+"""Which metrics there are, and with which labels, as Prometheus gets them: read from what defines
+them, ours and the installed Ray's.
 
-Ray puts `ray_` before a name and `_total` behind a counter's that has none. The autoscaler exports its own without a prefix.
+Ray puts `ray_` before a name and `_total` behind a counter's that has none. The autoscaler exports
+its own without a prefix.
 """
 
 import ast
@@ -28,23 +30,41 @@ ARGUMENTS = {
 def exported() -> dict[str, set[str]]:
     """Return the labels of each metric, without those that Ray and Prometheus add to all."""
     graph, batch = ((ROOT / path).read_text() for path in OURS)
-    found = {name: labels | OF_A_REPLICA for name, labels in _defined(graph)} | dict(_defined(batch))
+    found = {name: labels | OF_A_REPLICA for name, labels in _defined(graph)} | dict(
+        _defined(batch)
+    )
     for module in (RAY / "serve/_private").glob("*.py"):
         found |= dict(_defined(module.read_text()))
-    return {f"ray_{name}": labels for name, labels in (found | _of_the_raylet()).items()} | _of_the_autoscaler() | {"up": set()}
+    return (
+        {f"ray_{name}": labels for name, labels in (found | _of_the_raylet()).items()}
+        | _of_the_autoscaler()
+        | {"up": set()}
+    )
 
 
 def _defined(source: str) -> Iterator[tuple[str, set[str]]]:
-    """Yield the names and labels of the metrics that a module makes; of names with the protocol in them, those of HTTP."""
+    """Yield the names and labels of the metrics that a module makes; of names with the protocol in
+    them, those of HTTP.
+    """
     tree = ast.parse(source)
     assigned = {
-        at.id: node.value for node in ast.walk(tree) if isinstance(node, ast.Assign) for at in node.targets if isinstance(at, ast.Name)
+        at.id: node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assign)
+        for at in node.targets
+        if isinstance(at, ast.Name)
     }
     for call in ast.walk(tree):
-        kind = getattr(call.func, "attr", getattr(call.func, "id", "")) if isinstance(call, ast.Call) else ""
+        kind = (
+            getattr(call.func, "attr", getattr(call.func, "id", ""))
+            if isinstance(call, ast.Call)
+            else ""
+        )
         if not isinstance(call, ast.Call) or kind not in ARGUMENTS:
             continue
-        given = dict(zip(ARGUMENTS[kind], call.args, strict=False)) | {one.arg: one.value for one in call.keywords}
+        given = dict(zip(ARGUMENTS[kind], call.args, strict=False)) | {
+            one.arg: one.value for one in call.keywords
+        }
         labels = given.get("tag_keys")
         labels = assigned.get(labels.id, labels) if isinstance(labels, ast.Name) else labels
         for name in _exported_names(kind, "".join(_strings(given.get("name")))):
@@ -58,7 +78,9 @@ def _exported_names(kind: str, name: str) -> list[str]:
 
 
 def _strings(node: ast.AST | None) -> Iterator[str]:
-    """Yield the strings of an expression in their order; what an f-string puts in is the protocol."""
+    """Yield the strings of an expression in their order; what an f-string puts in is the
+    protocol.
+    """
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         yield node.value
     elif isinstance(node, ast.FormattedValue):
@@ -69,14 +91,24 @@ def _strings(node: ast.AST | None) -> Iterator[str]:
 
 
 def _of_the_raylet() -> dict[str, set[str]]:
-    """Return counters of the raylet, a compiled program: it has the name, and Ray's own dashboard has it as it is exported."""
+    """Return counters of the raylet, a compiled program: it has the name, and Ray's own dashboard
+    has it as it is exported.
+    """
     panels = (RAY / "dashboard/modules/metrics/dashboards/default_dashboard_panels.py").read_text()
     program = (RAY / "core/src/ray/raylet/raylet").read_bytes()
     names = re.findall(r"\bray_(\w+)_total\b", panels)
-    return {f"{name}_total": {"Type", "Name"} for name in names if b"\0" + name.encode() + b"\0" in program}
+    return {
+        f"{name}_total": {"Type", "Name"}
+        for name in names
+        if b"\0" + name.encode() + b"\0" in program
+    }
 
 
 def _of_the_autoscaler() -> dict[str, set[str]]:
     metrics = AutoscalerPrometheusMetrics(session_name="session")
     metrics.pending_nodes.labels(NodeType="group", SessionName="session").set(1)
-    return {sample.name: set(sample.labels) for family in metrics.registry.collect() for sample in family.samples}
+    return {
+        sample.name: set(sample.labels)
+        for family in metrics.registry.collect()
+        for sample in family.samples
+    }

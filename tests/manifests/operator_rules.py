@@ -1,10 +1,13 @@
-"""What the KubeRay operator refuses although its schema takes it: rules that live in its Go code only, as far as they concern us.
+"""What the KubeRay operator refuses although its schema takes it: rules that live in its Go code
+only, as far as they concern us.
 
-Each function is one rule, or a few of one place, and yields a sentence for each refusal. `Source:` names the function of KubeRay 1.7.0
-that it is taken from; all of them are in `ray-operator/controllers/ray/utils/validation.go` where no other file is named.
+Each function is one rule, or a few of one place, and yields a sentence for each refusal. `Source:`
+names the function of KubeRay 1.7.0 that it is taken from; all of them are in
+`ray-operator/controllers/ray/utils/validation.go` where no other file is named.
 
-Not here: the schema and its rules in CEL (`custom_kinds`), and rules for what we never write: history servers, embedded storage, the
-operator's own network policies and TLS. Those are refused as a whole, since their gates are off by default.
+Not here: the schema and its rules in CEL (`custom_kinds`), and rules for what we never write:
+history servers, embedded storage, the operator's own network policies and TLS. Those are refused as
+a whole, since their gates are off by default.
 """
 
 import re
@@ -17,7 +20,14 @@ import yaml
 
 from tests.manifests.schedules import is_schedule
 
-GATES = frozenset({"RayClusterStatusConditions", "RayJobDeletionPolicy", "RayMultiHostIndexing", "RayServiceIncrementalUpgrade"})
+GATES = frozenset(
+    {
+        "RayClusterStatusConditions",
+        "RayJobDeletionPolicy",
+        "RayMultiHostIndexing",
+        "RayServiceIncrementalUpgrade",
+    }
+)
 """Feature gates that are on by default. Source: pkg/features/features.go."""
 GATED_FIELDS = {
     "networkPolicy": "RayClusterNetworkPolicy",
@@ -25,12 +35,17 @@ GATED_FIELDS = {
     "historyServerOptions": "RayClusterHistoryServer",
 }
 NAME_LENGTHS = {"RayCluster": 53, "RayService": 47, "RayJob": 47, "RayCronJob": 36}
-"""Longer names would be cut in the names of services and clusters. Source: utils/constant.go, MaxRay...NameLength."""
+"""Longer names would be cut in the names of services and clusters.
+
+Source: utils/constant.go, MaxRay...NameLength.
+"""
 UPGRADES = ("NewCluster", "NewClusterWithIncrementalUpgrade", "None")
 DELETION_ORDER = ("DeleteWorkers", "DeleteCluster", "DeleteSelf")
 
 LABEL_VALUE = re.compile(r"([A-Za-z0-9][-A-Za-z0-9_.]{0,61})?[A-Za-z0-9]|")
-LABEL_KEY = re.compile(r"([a-z0-9][-a-z0-9.]{0,251}[a-z0-9]/)?([A-Za-z0-9][-A-Za-z0-9_.]{0,61})?[A-Za-z0-9]")
+LABEL_KEY = re.compile(
+    r"([a-z0-9][-a-z0-9.]{0,251}[a-z0-9]/)?([A-Za-z0-9][-A-Za-z0-9_.]{0,61})?[A-Za-z0-9]"
+)
 GO_DURATION = re.compile(r"\+?(\d+(\.\d*)?(ns|us|µs|ms|s|m|h))+")
 
 
@@ -65,8 +80,13 @@ class Cluster:
 
     @property
     def head_environment(self) -> dict[str, str]:
-        """What the head's first container has in its environment; empty for what comes from elsewhere."""
-        return {one["name"]: one.get("value", "") for one in self.head["template"]["spec"]["containers"][0].get("env", ())}
+        """What the head's first container has in its environment; empty for what comes from
+        elsewhere.
+        """
+        return {
+            one["name"]: one.get("value", "")
+            for one in self.head["template"]["spec"]["containers"][0].get("env", ())
+        }
 
     @property
     def scales(self) -> bool:
@@ -75,7 +95,10 @@ class Cluster:
 
     @property
     def scales_v2(self) -> bool:
-        """Whether it is asked for in its second version. Source: utils/util.go, IsAutoscalingV2Enabled."""
+        """Whether it is asked for in its second version.
+
+        Source: utils/util.go, IsAutoscalingV2Enabled.
+        """
         return self.spec.get("autoscalerOptions", {}).get("version") == "v2"
 
     @property
@@ -92,21 +115,28 @@ def refusals(manifest: dict[str, Any], gates: frozenset[str] = GATES) -> list[st
         manifest: An object that its schema takes.
         gates: The feature gates that are on.
     """
-    kind, spec = manifest["kind"], manifest.get("spec", {})
+    kind = manifest["kind"]
+    spec = manifest.get("spec", {})
     if manifest["apiVersion"] != "ray.io/v1":
         return []
     found = [*name_is_short(kind, manifest["metadata"]["name"])]
     annotations = manifest["metadata"].get("annotations", {})
     if kind == "RayCronJob":
         found += cron_job_runs(spec, gates)
-        kind, spec, annotations = "RayJob", spec["jobTemplate"], {}
+        kind = "RayJob"
+        spec = spec["jobTemplate"]
+        annotations = {}
     if kind == "RayService":
         clusters = [spec["rayClusterConfig"]]
         found += [sentence for rule in SERVICE_RULES for sentence in rule(spec, annotations)]
     else:
         clusters = [spec["rayClusterSpec"]] if "rayClusterSpec" in spec else []
         found += [sentence for rule in JOB_RULES for sentence in rule(spec)]
-    return found + [sentence for cluster in clusters for sentence in cluster_refusals(Cluster(cluster, annotations, gates))]
+    return found + [
+        sentence
+        for cluster in clusters
+        for sentence in cluster_refusals(Cluster(cluster, annotations, gates))
+    ]
 
 
 def cluster_refusals(cluster: Cluster) -> list[str]:
@@ -117,7 +147,10 @@ def cluster_refusals(cluster: Cluster) -> list[str]:
 
 
 def name_is_short(kind: str, name: str) -> Iterator[str]:
-    """The name leaves room for what is put after it, and is a label of the DNS. Source: ValidateRay...Metadata, ValidateRayCronJobSpec."""
+    """The name leaves room for what is put after it, and is a label of the DNS.
+
+    Source: ValidateRay...Metadata, ValidateRayCronJobSpec.
+    """
     if len(name) > NAME_LENGTHS[kind]:
         yield f"{kind} name should be no more than {NAME_LENGTHS[kind]} characters"
     if not re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", name):
@@ -125,9 +158,13 @@ def name_is_short(kind: str, name: str) -> Iterator[str]:
 
 
 def groups_are_bounded(cluster: Cluster) -> Iterator[str]:
-    """Replicas have bounds that are in order. Source: ValidateRayClusterSpec; that maxReplicas is wanted is ours: it is 2147483647 else."""
+    """Replicas have bounds that are in order.
+
+    Source: ValidateRayClusterSpec; that maxReplicas is wanted is ours: it is 2147483647 else.
+    """
     for name, group in cluster.named_groups[1:]:
-        least, most = group.get("minReplicas", 0), group.get("maxReplicas")
+        least = group.get("minReplicas", 0)
+        most = group.get("maxReplicas")
         if most is None or (least < 0 or most < 0):
             yield f"{name} needs minReplicas and maxReplicas that are not negative"
         elif least > most:
@@ -135,14 +172,24 @@ def groups_are_bounded(cluster: Cluster) -> Iterator[str]:
 
 
 def resources_are_said_once(cluster: Cluster) -> Iterator[str]:
-    """In `resources` of the group or for `ray start`, not in both. Source: validateRayGroupResources."""
+    """In `resources` of the group or for `ray start`, not in both.
+
+    Source: validateRayGroupResources.
+    """
     for name, group in cluster.named_groups:
-        if group.get("resources") and {"num-cpus", "num-gpus", "memory", "resources"} & group.get("rayStartParams", {}).keys():
+        if (
+            group.get("resources")
+            and {"num-cpus", "num-gpus", "memory", "resources"}
+            & group.get("rayStartParams", {}).keys()
+        ):
             yield f"{name} has resources and rayStartParams that say the same"
 
 
 def labels_are_labels(cluster: Cluster) -> Iterator[str]:
-    """Labels of Ray nodes have the form of Kubernetes' and stand in `labels`. Source: validateRayGroupLabels."""
+    """Labels of Ray nodes have the form of Kubernetes' and stand in `labels`.
+
+    Source: validateRayGroupLabels.
+    """
     for name, group in cluster.named_groups:
         if "labels" in group.get("rayStartParams", {}):
             yield f"{name} has labels in rayStartParams; use the field labels"
@@ -152,45 +199,81 @@ def labels_are_labels(cluster: Cluster) -> Iterator[str]:
 
 
 def fault_tolerance_is_the_operators(cluster: Cluster) -> Iterator[str]:
-    """Redis is named in gcsFaultToleranceOptions and nowhere else. Source: ValidateRayClusterSpec, validateGcsFaultToleranceBackend."""
-    options, start = cluster.spec.get("gcsFaultToleranceOptions"), cluster.head.get("rayStartParams", {})
+    """Redis is named in gcsFaultToleranceOptions and nowhere else.
+
+    Source: ValidateRayClusterSpec, validateGcsFaultToleranceBackend.
+    """
+    options = cluster.spec.get("gcsFaultToleranceOptions")
+    start = cluster.head.get("rayStartParams", {})
     if "redis-username" in start or "REDIS_USERNAME" in cluster.head_environment:
         yield "the Redis username belongs into gcsFaultToleranceOptions"
     if options is None:
-        if "RAY_REDIS_ADDRESS" in cluster.head_environment and cluster.annotations.get("ray.io/ft-enabled", "").lower() != "true":
+        if (
+            "RAY_REDIS_ADDRESS" in cluster.head_environment
+            and cluster.annotations.get("ray.io/ft-enabled", "").lower() != "true"
+        ):
             yield "RAY_REDIS_ADDRESS is set, but gcsFaultToleranceOptions is not"
         return
-    by_hand = [key for key in ("REDIS_PASSWORD", "RAY_REDIS_ADDRESS") if key in cluster.head_environment]
-    by_hand += [key for key in ("ray.io/ft-enabled", "ray.io/external-storage-namespace") if cluster.annotations.get(key)]
+    by_hand = [
+        key for key in ("REDIS_PASSWORD", "RAY_REDIS_ADDRESS") if key in cluster.head_environment
+    ]
+    by_hand += [
+        key
+        for key in ("ray.io/ft-enabled", "ray.io/external-storage-namespace")
+        if cluster.annotations.get(key)
+    ]
     by_hand += ["redis-password"] if start.get("redis-password") else []
     yield from (f"{key} and gcsFaultToleranceOptions are both set" for key in by_hand)
-    if options.get("backend", "redis") == "rocksdb" and "GCSFaultToleranceEmbeddedStorage" not in cluster.gates:
+    if (
+        options.get("backend", "redis") == "rocksdb"
+        and "GCSFaultToleranceEmbeddedStorage" not in cluster.gates
+    ):
         yield "the backend rocksdb needs the gate GCSFaultToleranceEmbeddedStorage"
     if options.get("backend", "redis") == "redis" and "storage" in options:
         yield "storage is for the backend rocksdb"
 
 
 def scaling_fits(cluster: Cluster) -> Iterator[str]:
-    """The autoscaler's version is said once, and the second one restarts no pods. Source: ValidateRayClusterSpec."""
+    """The autoscaler's version is said once, and the second one restarts no pods.
+
+    Source: ValidateRayClusterSpec.
+    """
     by_hand = cluster.head_environment.get("RAY_enable_autoscaler_v2")
     if not cluster.scales and by_hand in ("1", "true"):
         yield "RAY_enable_autoscaler_v2 needs enableInTreeAutoscaling"
-    if cluster.scales and by_hand is not None and "version" in cluster.spec.get("autoscalerOptions", {}):
+    if (
+        cluster.scales
+        and by_hand is not None
+        and "version" in cluster.spec.get("autoscalerOptions", {})
+    ):
         yield "RAY_enable_autoscaler_v2 and autoscalerOptions.version are both set"
     if cluster.scales and any(group.get("suspend") for group in cluster.groups):
         yield "a group cannot be suspended with the autoscaler on"
     for name, group in cluster.named_groups:
-        if cluster.scales and cluster.scales_v2 and group["template"]["spec"].get("restartPolicy", "Never") != "Never":
+        if (
+            cluster.scales
+            and cluster.scales_v2
+            and group["template"]["spec"].get("restartPolicy", "Never") != "Never"
+        ):
             yield f"restartPolicy of {name} should be Never or unset with autoscaler v2"
     if cluster.spec.get("autoscalerOptions", {}).get("idleTimeoutSeconds", 0) < 0:
         yield "idleTimeoutSeconds must not be negative"
-    if any(one["name"] == "KUBERAY_GEN_AUTOSCALER_START_CMD" for one in cluster.spec.get("autoscalerOptions", {}).get("env", ())):
+    if any(
+        one["name"] == "KUBERAY_GEN_AUTOSCALER_START_CMD"
+        for one in cluster.spec.get("autoscalerOptions", {}).get("env", ())
+    ):
         yield "KUBERAY_GEN_AUTOSCALER_START_CMD is the operator's own"
 
 
 def groups_ask_for_what_v2_can(cluster: Cluster) -> Iterator[str]:
-    """Idle time-outs and priorities of groups need autoscaler v2. Source: validateWorkerGroupIdleTimeout, validateWorkerGroupPriority."""
-    is_v2 = cluster.scales_v2 or cluster.head_environment.get("RAY_enable_autoscaler_v2") in ("1", "true")
+    """Idle time-outs and priorities of groups need autoscaler v2.
+
+    Source: validateWorkerGroupIdleTimeout, validateWorkerGroupPriority.
+    """
+    is_v2 = cluster.scales_v2 or cluster.head_environment.get("RAY_enable_autoscaler_v2") in (
+        "1",
+        "true",
+    )
     for name, group in cluster.named_groups[1:]:
         if group.get("idleTimeoutSeconds", 0) < 0:
             yield f"idleTimeoutSeconds of {name} must not be negative"
@@ -201,7 +284,10 @@ def groups_ask_for_what_v2_can(cluster: Cluster) -> Iterator[str]:
 
 
 def tokens_are_known(cluster: Cluster) -> Iterator[str]:
-    """Token authentication needs a Ray that has it, and nothing more. Source: ValidateRayClusterSpec, ValidateRay{Service,Job}Spec."""
+    """Token authentication needs a Ray that has it, and nothing more.
+
+    Source: ValidateRayClusterSpec, ValidateRay{Service,Job}Spec.
+    """
     options = cluster.spec.get("authOptions", {})
     if options.get("mode") == "token" and cluster.version < (2, 52):
         yield "authOptions.mode token needs a rayVersion of 2.52 or later"
@@ -212,7 +298,9 @@ def tokens_are_known(cluster: Cluster) -> Iterator[str]:
 def gates_are_on(cluster: Cluster) -> Iterator[str]:
     """Fields of features that are off. Source: ValidateRayClusterSpec."""
     yield from (
-        f"{field} needs the gate {gate}" for field, gate in GATED_FIELDS.items() if field in cluster.spec and gate not in cluster.gates
+        f"{field} needs the gate {gate}"
+        for field, gate in GATED_FIELDS.items()
+        if field in cluster.spec and gate not in cluster.gates
     )
 
 
@@ -223,7 +311,10 @@ def cluster_is_not_upgraded_by_itself(cluster: Cluster) -> Iterator[str]:
 
 
 def upgrade_is_possible(spec: dict[str, Any], _: dict[str, str]) -> Iterator[str]:
-    """A type that is known, with the options it needs. Source: ValidateRayServiceSpec, ValidateClusterUpgradeOptions."""
+    """A type that is known, with the options it needs.
+
+    Source: ValidateRayServiceSpec, ValidateClusterUpgradeOptions.
+    """
     strategy = spec.get("upgradeStrategy", {})
     if strategy.get("type", "None") not in UPGRADES:
         yield f"upgradeStrategy.type must be one of {', '.join(UPGRADES)}"
@@ -232,7 +323,8 @@ def upgrade_is_possible(spec: dict[str, Any], _: dict[str, str]) -> Iterator[str
     if not spec["rayClusterConfig"].get("enableInTreeAutoscaling"):
         yield "an incremental upgrade needs enableInTreeAutoscaling"
     options = strategy.get("clusterUpgradeOptions", {})
-    surge, step = options.get("maxSurgePercent", 100), options.get("stepSizePercent", -1)
+    surge = options.get("maxSurgePercent", 100)
+    step = options.get("stepSizePercent", -1)
     if not (0 <= surge <= 100 and 0 <= step <= surge):
         yield "stepSizePercent and maxSurgePercent must be from 0 to 100, and the first no more than the second"
     if options.get("intervalSeconds", 0) <= 0:
@@ -243,7 +335,12 @@ def upgrade_is_possible(spec: dict[str, Any], _: dict[str, str]) -> Iterator[str
 
 def service_is_plain(spec: dict[str, Any], annotations: dict[str, str]) -> Iterator[str]:
     """Names, delays and time-outs. Source: ValidateRayServiceSpec, validateInitializingTimeout."""
-    if spec["rayClusterConfig"]["headGroupSpec"].get("headService", {}).get("metadata", {}).get("name"):
+    if (
+        spec["rayClusterConfig"]["headGroupSpec"]
+        .get("headService", {})
+        .get("metadata", {})
+        .get("name")
+    ):
         yield "headService.metadata.name should not be set"
     if spec.get("rayClusterDeletionDelaySeconds", 0) < 0:
         yield "rayClusterDeletionDelaySeconds must not be negative"
@@ -261,21 +358,32 @@ def job_ends(spec: dict[str, Any]) -> Iterator[str]:
             yield f"{key} must be positive"
     if spec.get("backoffLimit", 0) < 0:
         yield "backoffLimit must not be negative"
-    if spec.get("backoffLimit", 0) > 0 and (spec.get("submissionMode") == "InteractiveMode" or spec.get("clusterSelector")):
+    if spec.get("backoffLimit", 0) > 0 and (
+        spec.get("submissionMode") == "InteractiveMode" or spec.get("clusterSelector")
+    ):
         yield "backoffLimit does not go with InteractiveMode and clusterSelector"
     if not spec.get("clusterSelector") and "rayClusterSpec" not in spec:
         yield "one of rayClusterSpec and clusterSelector must be set"
-    if spec.get("submissionMode") == "SidecarMode" and {"submitterPodTemplate", "submitterConfig", "clusterSelector"} & spec.keys():
+    if (
+        spec.get("submissionMode") == "SidecarMode"
+        and {"submitterPodTemplate", "submitterConfig", "clusterSelector"} & spec.keys()
+    ):
         yield "SidecarMode has no submitter and no clusterSelector"
-    if spec.get("suspend") and (spec.get("clusterSelector") or not spec.get("shutdownAfterJobFinishes")):
+    if spec.get("suspend") and (
+        spec.get("clusterSelector") or not spec.get("shutdownAfterJobFinishes")
+    ):
         yield "a suspended job must have a cluster of its own and shutdownAfterJobFinishes"
     if not isinstance(yaml.safe_load(spec.get("runtimeEnvYAML", "{}")), dict):
         yield "runtimeEnvYAML must be a mapping"
 
 
 def job_is_deleted_in_one_way(spec: dict[str, Any]) -> Iterator[str]:
-    """By its time to live or by rules, and by rules that are in order. Source: validateDeletionConfiguration, validateDeletionRules."""
-    shuts_down, rules = spec.get("shutdownAfterJobFinishes", False), spec.get("deletionStrategy", {}).get("deletionRules", [])
+    """By its time to live or by rules, and by rules that are in order.
+
+    Source: validateDeletionConfiguration, validateDeletionRules.
+    """
+    shuts_down = spec.get("shutdownAfterJobFinishes", False)
+    rules = spec.get("deletionStrategy", {}).get("deletionRules", [])
     if spec.get("ttlSecondsAfterFinished", 0) and not shuts_down:
         yield "ttlSecondsAfterFinished needs shutdownAfterJobFinishes"
     if rules and shuts_down:
@@ -288,7 +396,9 @@ def job_is_deleted_in_one_way(spec: dict[str, Any]) -> Iterator[str]:
             yield "a condition needs one of jobStatus and jobDeploymentStatus"
         if (when, rule["policy"]) in times:
             yield f"there are two rules for {rule['policy']} when {when}"
-        if rule["policy"] == "DeleteWorkers" and spec.get("rayClusterSpec", {}).get("enableInTreeAutoscaling"):
+        if rule["policy"] == "DeleteWorkers" and spec.get("rayClusterSpec", {}).get(
+            "enableInTreeAutoscaling"
+        ):
             yield "DeleteWorkers is not supported with the autoscaler on"
         times[when, rule["policy"]] = condition.get("ttlSeconds", 0)
     for when in {when for when, _ in times}:
@@ -298,7 +408,10 @@ def job_is_deleted_in_one_way(spec: dict[str, Any]) -> Iterator[str]:
 
 
 def cron_job_runs(spec: dict[str, Any], gates: frozenset[str]) -> Iterator[str]:
-    """At times that can be read, and at all. Source: ValidateRayCronJobSpec; the gate: main.go, which starts no controller without it."""
+    """At times that can be read, and at all.
+
+    Source: ValidateRayCronJobSpec; the gate: main.go, which starts no controller without it.
+    """
     if "RayCronJob" not in gates:
         yield "RayCronJob needs the gate RayCronJob"
     if "TZ" in spec["schedule"] or not is_schedule(spec["schedule"]):
@@ -318,5 +431,11 @@ CLUSTER_RULES: tuple[Callable[[Cluster], Iterator[str]], ...] = (
     gates_are_on,
     cluster_is_not_upgraded_by_itself,
 )
-SERVICE_RULES: tuple[Callable[[dict[str, Any], dict[str, str]], Iterator[str]], ...] = (upgrade_is_possible, service_is_plain)
-JOB_RULES: tuple[Callable[[dict[str, Any]], Iterator[str]], ...] = (job_ends, job_is_deleted_in_one_way)
+SERVICE_RULES: tuple[Callable[[dict[str, Any], dict[str, str]], Iterator[str]], ...] = (
+    upgrade_is_possible,
+    service_is_plain,
+)
+JOB_RULES: tuple[Callable[[dict[str, Any]], Iterator[str]], ...] = (
+    job_ends,
+    job_is_deleted_in_one_way,
+)

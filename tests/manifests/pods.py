@@ -15,7 +15,8 @@ class Pod:
         owner: Kind and name of what asks for it.
         role: `head`, `worker`, `submitter` or `plain`.
         labels: Its own.
-        spec: Its specification. In a head that scales, the operator's autoscaler is one of the containers.
+        spec: Its specification. In a head that scales, the operator's autoscaler is one of the
+            containers.
         asks_kubernetes: Whether something in it talks to Kubernetes' API.
     """
 
@@ -33,7 +34,9 @@ class Pod:
 
 def pods_of(manifest: dict[str, Any]) -> list[Pod]:
     """Return the pods that an object asks for."""
-    return list(_pods(manifest["kind"], f"{manifest['kind']} {manifest['metadata']['name']}", manifest))
+    return list(
+        _pods(manifest["kind"], f"{manifest['kind']} {manifest['metadata']['name']}", manifest)
+    )
 
 
 def _pods(kind: str, owner: str, manifest: dict[str, Any]) -> Iterator[Pod]:
@@ -59,14 +62,29 @@ def _ray_pods(owner: str, cluster: dict[str, Any]) -> Iterator[Pod]:
         options = cluster.get("autoscalerOptions", {})
         autoscaler = {"name": "autoscaler", "image": head["spec"]["containers"][0]["image"]} | {
             key: options[key]
-            for key in ("image", "imagePullPolicy", "env", "resources", "securityContext", "volumeMounts")
+            for key in (
+                "image",
+                "imagePullPolicy",
+                "env",
+                "resources",
+                "securityContext",
+                "volumeMounts",
+            )
             if key in options
         }
-        head = head | {"spec": head["spec"] | {"containers": [*head["spec"]["containers"], autoscaler]}}
+        head = head | {
+            "spec": head["spec"] | {"containers": [*head["spec"]["containers"], autoscaler]}
+        }
     yield _pod(owner, "head", head, scales)
     for group in cluster.get("workerGroupSpecs", ()):
         yield _pod(f"{owner} {group['groupName']}", "worker", group["template"])
 
 
 def _pod(owner: str, role: str, template: dict[str, Any], asks_kubernetes: bool = False) -> Pod:
-    return Pod(owner, role, template.get("metadata", {}).get("labels", {}), template["spec"], asks_kubernetes)
+    return Pod(
+        owner,
+        role,
+        template.get("metadata", {}).get("labels", {}),
+        template["spec"],
+        asks_kubernetes,
+    )

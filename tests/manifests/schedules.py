@@ -18,9 +18,14 @@ DESCRIPTORS = ("@yearly", "@annually", "@monthly", "@weekly", "@daily", "@midnig
 def is_schedule(text: str) -> bool:
     """Return whether a text is a schedule of five fields, or one of the words for some."""
     if text.startswith("@"):
-        return text in DESCRIPTORS or re.fullmatch(r"@every (\d+(\.\d*)?(ns|us|µs|ms|s|m|h))+", text) is not None
+        return (
+            text in DESCRIPTORS
+            or re.fullmatch(r"@every (\d+(\.\d*)?(ns|us|µs|ms|s|m|h))+", text) is not None
+        )
     fields = text.split()
-    return len(fields) == len(FIELDS) and all(_is_field(field, *bounds) for field, bounds in zip(fields, FIELDS, strict=True))
+    return len(fields) == len(FIELDS) and all(
+        _is_field(field, *bounds) for field, bounds in zip(fields, FIELDS, strict=True)
+    )
 
 
 def _is_field(field: str, least: int, most: int, names: dict[str, int]) -> bool:
@@ -31,5 +36,9 @@ def _is_range(part: str, least: int, most: int, names: dict[str, int]) -> bool:
     found = re.fullmatch(r"(?:[*?]|(\w+)(?:-(\w+))?)(?:/(\d+))?", part)
     if found is None or found[3] == "0":
         return False
-    ends = [names.get(end.lower(), int(end) if end.isdigit() else -1) for end in found.group(1, 2) if end is not None]
+    ends = [
+        names.get(end.lower(), int(end) if end.isdigit() else -1)
+        for end in found.group(1, 2)
+        if end is not None
+    ]
     return all(least <= end <= most for end in ends) and ends == sorted(ends)

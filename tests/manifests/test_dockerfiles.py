@@ -1,4 +1,6 @@
-"""The reading of Dockerfiles and .dockerignore that test_image.py judges by, against what Docker's documentation says."""
+"""The reading of Dockerfiles and .dockerignore that test_image.py judges by, against what Docker's
+documentation says.
+"""
 
 import pytest
 
@@ -29,7 +31,9 @@ from tests.manifests.dockerfiles import Ignored, Variables, expanded, read_stage
     ],
 )
 def test_patterns_are_read_as_docker_reads_them(patterns: str, path: str, left_out: bool) -> None:
-    """The last pattern that a path or a folder above it matches decides, `*` stops at slashes and `**` does not."""
+    """The last pattern that a path or a folder above it matches decides, `*` stops at slashes and
+    `**` does not.
+    """
     assert Ignored(patterns)(path) is left_out
 
 
@@ -51,7 +55,9 @@ def test_variables_are_replaced(text: str, value: str) -> None:
 
 
 def test_stages_are_read() -> None:
-    """Lines are joined, comments between them left out, and arguments above the first stage known to what stages start from."""
+    """Lines are joined, comments between them left out, and arguments above the first stage known
+    to what stages start from.
+    """
     text = '# a\nARG V=3.11\nFROM python:${V} AS build\nRUN one \\\n# b\n    && two\nfrom build\nCMD ["a b", "c"]\n'
     build, last = read_stages(text)
     assert (build.base, build.name, last.base) == ("python:3.11", "build", "build")
@@ -60,9 +66,13 @@ def test_stages_are_read() -> None:
 
 
 def test_arguments_are_given_and_environments_are_not() -> None:
-    """`--build-arg` replaces what an ARG says, an ENV of the same name stays, and both may use those before them."""
+    """`--build-arg` replaces what an ARG says, an ENV of the same name stays, and both may use
+    those before them.
+    """
     variables = Variables({"PATH": "/bin"}, {"MODEL": "m", "HOME": "given"})
-    (stage,) = read_stages('FROM x\nARG MODEL=""\nARG HOME\nENV HOME=/tmp \\\n    PATH=/opt:${PATH} \\\n    HUB=${MODEL:+inside}\n')
+    (stage,) = read_stages(
+        'FROM x\nARG MODEL=""\nARG HOME\nENV HOME=/tmp \\\n    PATH=/opt:${PATH} \\\n    HUB=${MODEL:+inside}\n'
+    )
     for step in stage.steps:
         variables.take(step)
     assert variables.environment == {"PATH": "/opt:/bin", "HOME": "/tmp", "HUB": "inside"}

@@ -1,6 +1,8 @@
-"""The jobs of k8s/jobs: what our own command takes, what the planner says of their machines, and when those that come again run.
+"""The jobs of k8s/jobs: what our own command takes, what the planner says of their machines, and
+when those that come again run.
 
-What holds for every manifest is not here: schemas, the operator's rules, Ray's own reading, and what pods may do.
+What holds for every manifest is not here: schemas, the operator's rules, Ray's own reading, and
+what pods may do.
 """
 
 import argparse
@@ -12,15 +14,19 @@ import pytest
 import yaml
 
 from serve_app.commands.batch import add_batch_arguments
-from serve_app.config import parse_config
+from serve_app.config.service import parse_config
 from serve_app.hardware.detection import parse_hardware
+from serve_app.hardware.planning import plan_service
 from serve_app.kuberay.machines import node_affinity
-from serve_app.planning import plan_service
 from tests.manifests.kube import ROOT, kustomizations, kustomized
 from tests.manifests.pods import pods_of
 from tests.manifests.schedules import is_schedule
 
-MODES = [folder.removeprefix("k8s/jobs/") for folder in kustomizations() if folder.startswith("k8s/jobs/")]
+MODES = [
+    folder.removeprefix("k8s/jobs/")
+    for folder in kustomizations()
+    if folder.startswith("k8s/jobs/")
+]
 DAY_S = 86_400
 
 
@@ -48,7 +54,8 @@ def words_of(job: dict[str, Any]) -> list[str]:
 @pytest.mark.parametrize("mode", MODES)
 def test_our_command_takes_the_arguments(mode: str) -> None:
     """Every option is one of `siglip-serve batch`, and says what the name of the folder says."""
-    command, given = words_of(job_of(mode))[:3], words_of(job_of(mode))[3:]
+    command = words_of(job_of(mode))[:3]
+    given = words_of(job_of(mode))[3:]
     assert command == ["python", "-m", "serve_app.batch"]
     parser = argparse.ArgumentParser()
     add_batch_arguments(parser)
@@ -61,11 +68,17 @@ def test_our_command_takes_the_arguments(mode: str) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_every_pod_is_labelled_as_a_job(mode: str) -> None:
-    """By that label metrics are gathered, and the network policy lets the pods speak to each other."""
+    """By that label metrics are gathered, and the network policy lets the pods speak to each
+    other.
+    """
     pods = pods_of(job_of(mode))
-    assert [pod.labels.get("app.kubernetes.io/part-of") for pod in pods] == ["siglip-batch"] * len(pods)
+    assert [pod.labels.get("app.kubernetes.io/part-of") for pod in pods] == ["siglip-batch"] * len(
+        pods
+    )
     (policy,) = (one for one in kustomized(f"k8s/jobs/{mode}") if one["kind"] == "NetworkPolicy")
-    assert policy["spec"]["podSelector"] == {"matchLabels": {"app.kubernetes.io/part-of": "siglip-batch"}}
+    assert policy["spec"]["podSelector"] == {
+        "matchLabels": {"app.kubernetes.io/part-of": "siglip-batch"}
+    }
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -73,20 +86,33 @@ def test_workers_and_nothing_else_run_on_spot_machines(mode: str) -> None:
     """A worker that is gone is replaced, the head's end is the end of the try."""
     for pod in pods_of(job_of(mode)):
         tolerated = {one["key"] for one in pod.spec.get("tolerations", ())}
-        assert ({"cloud.google.com/gke-spot", "kubernetes.azure.com/scalesetpriority", "spot"} <= tolerated) == (pod.role == "worker")
+        assert (
+            {"cloud.google.com/gke-spot", "kubernetes.azure.com/scalesetpriority", "spot"}
+            <= tolerated
+        ) == (pod.role == "worker")
 
 
 @pytest.mark.parametrize("mode", ["through-service", "scheduled"])
 def test_the_service_is_the_one_that_is_deployed(mode: str) -> None:
     """Its name and port are those that the RayService of k8s/base gives to its Service."""
-    (url,) = (word.partition("=")[2] for word in words_of(job_of(mode)) if word.startswith("--through-service="))
-    (service,) = (one["spec"]["serveService"] for one in kustomized("k8s/base") if one["kind"] == "RayService")
-    assert (urlsplit(url).hostname, urlsplit(url).port) == (service["metadata"]["name"], service["spec"]["ports"][0]["port"])
+    (url,) = (
+        word.partition("=")[2]
+        for word in words_of(job_of(mode))
+        if word.startswith("--through-service=")
+    )
+    (service,) = (
+        one["spec"]["serveService"] for one in kustomized("k8s/base") if one["kind"] == "RayService"
+    )
+    assert (urlsplit(url).hostname, urlsplit(url).port) == (
+        service["metadata"]["name"],
+        service["spec"]["ports"][0]["port"],
+    )
 
 
 def test_the_nightly_job_is_that_through_the_service() -> None:
     """The same pod but for `--update`; a night is left out while the last one's run goes on."""
-    nightly, once = job_of("scheduled"), job_of("through-service")
+    nightly = job_of("scheduled")
+    once = job_of("through-service")
     assert words_of(nightly) == [*words_of(once), "--update"]
     work = work_of(nightly)
     work["template"]["spec"]["containers"][0]["args"].remove("--update")
@@ -97,14 +123,17 @@ def test_the_nightly_job_is_that_through_the_service() -> None:
 
 def test_the_nightly_job_on_gpus_is_that_of_batch() -> None:
     """The same cluster and the same command but for `--update`."""
-    nightly, once = work_of(job_of("scheduled-gpu")), work_of(job_of("batch"))
+    nightly = work_of(job_of("scheduled-gpu"))
+    once = work_of(job_of("batch"))
     assert nightly["entrypoint"] == f"{once['entrypoint']} --update"
     for same in ("rayClusterSpec", "submitterPodTemplate", "submissionMode", "backoffLimit"):
         assert nightly[same] == once[same]
 
 
 def test_a_night_on_gpus_ends_before_the_next() -> None:
-    """All its tries together, since a RayCronJob starts the next run whatever the last one does; and none leaves its RayJob behind."""
+    """All its tries together, since a RayCronJob starts the next run whatever the last one does;
+    and none leaves its RayJob behind.
+    """
     job = job_of("scheduled-gpu")
     minute, hour, *every_day = job["spec"]["schedule"].split()
     assert every_day == ["*", "*", "*"]
@@ -112,7 +141,9 @@ def test_a_night_on_gpus_ends_before_the_next() -> None:
     assert hour.isdigit()
     work = work_of(job)
     rules = work["deletionStrategy"]["deletionRules"]
-    machines_end_s = max(rule["condition"]["ttlSeconds"] for rule in rules if rule["policy"] == "DeleteCluster")
+    machines_end_s = max(
+        rule["condition"]["ttlSeconds"] for rule in rules if rule["policy"] == "DeleteCluster"
+    )
     assert (work["backoffLimit"] + 1) * work["activeDeadlineSeconds"] + machines_end_s < DAY_S
     ended = {("jobStatus", "SUCCEEDED"), ("jobDeploymentStatus", "Failed")}
     for policy in ("DeleteCluster", "DeleteSelf"):
@@ -121,7 +152,9 @@ def test_a_night_on_gpus_ends_before_the_next() -> None:
 
 
 def test_the_plan_fits_the_machines_of_the_job() -> None:
-    """The hardware of the configuration is what the GPU group grows to, and an encoder fits on one of its pods."""
+    """The hardware of the configuration is what the GPU group grows to, and an encoder fits on one
+    of its pods.
+    """
     (shared,) = (one for one in kustomized("k8s/jobs/batch") if one["kind"] == "ConfigMap")
     written = yaml.safe_load(shared["data"]["config.yaml"])
     config = parse_config(written | {"labels": str(ROOT / "configs/vocabularies/general.yaml")})
@@ -129,9 +162,14 @@ def test_the_plan_fits_the_machines_of_the_job() -> None:
     (group,) = job_of("batch")["spec"]["rayClusterSpec"]["workerGroupSpecs"]
     limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
     hardware = parse_hardware(written["hardware"])
-    assert (hardware.gpus, hardware.cpus) == (group["maxReplicas"] * limits["nvidia.com/gpu"], group["maxReplicas"] * int(limits["cpu"]))
+    assert (hardware.gpus, hardware.cpus) == (
+        group["maxReplicas"] * limits["nvidia.com/gpu"],
+        group["maxReplicas"] * int(limits["cpu"]),
+    )
     encoder = plan.deployments["image_encoder"]
     assert encoder.max_replicas * encoder.num_gpus <= hardware.gpus
     assert encoder.num_cpus / encoder.num_gpus < int(limits["cpu"])
     assert hardware.accelerator is not None
-    assert group["template"]["spec"]["affinity"]["nodeAffinity"] == node_affinity(hardware.accelerator.name), "on that card and no other"
+    assert group["template"]["spec"]["affinity"]["nodeAffinity"] == node_affinity(
+        hardware.accelerator.name
+    ), "on that card and no other"

@@ -1,4 +1,6 @@
-"""What matters most in every pod of every kustomization: what it may do, what it may take, and how it ends."""
+"""What matters most in every pod of every kustomization: what it may do, what it may take, and how
+it ends.
+"""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -20,7 +22,11 @@ def faults(pod: Pod) -> Iterator[str]:
         yield from (f"{container['name']}: {fault}" for fault in _faults_of_one(container))
     token = pod.spec.get("automountServiceAccountToken", True)
     if token != pod.asks_kubernetes:
-        yield "has a token for Kubernetes' API and no use for it" if token else "has no token for Kubernetes' API and needs one"
+        yield (
+            "has a token for Kubernetes' API and no use for it"
+            if token
+            else "has no token for Kubernetes' API and needs one"
+        )
     if pod.role in ("head", "worker"):
         if pod.spec.get("terminationGracePeriodSeconds") != GRACE_S:
             yield f"has not {GRACE_S} seconds to end in"
@@ -34,7 +40,9 @@ def _faults_of_all(spec: dict[str, Any]) -> Iterator[str]:
         yield "may be root"
     if security.get("seccompProfile") != {"type": "RuntimeDefault"}:
         yield "may call all of the kernel"
-    if any(map(spec.get, ("hostNetwork", "hostPID", "hostIPC"))) or any("hostPath" in one for one in spec.get("volumes", ())):
+    if any(map(spec.get, ("hostNetwork", "hostPID", "hostIPC"))) or any(
+        "hostPath" in one for one in spec.get("volumes", ())
+    ):
         yield "reaches into its host"
 
 
@@ -49,7 +57,9 @@ def _faults_of_one(container: dict[str, Any]) -> Iterator[str]:
     if {"runAsUser", "runAsNonRoot", "seccompProfile"} & security.keys():
         yield "has other rules than its pod"
     resources = container.get("resources", {})
-    if not all({"cpu", "memory"} <= resources.get(kind, {}).keys() for kind in ("requests", "limits")):
+    if not all(
+        {"cpu", "memory"} <= resources.get(kind, {}).keys() for kind in ("requests", "limits")
+    ):
         yield "asks for or may take any amount"
     name, _, version = container["image"].rpartition(":")
     if not name or "/" in version or version == "latest":
@@ -58,18 +68,31 @@ def _faults_of_one(container: dict[str, Any]) -> Iterator[str]:
 
 @pytest.mark.parametrize("folder", kustomizations())
 def test_every_pod_is_confined(folder: str) -> None:
-    """Not root, nothing written to the image, no capabilities, limits on everything, a version of the image, tokens where needed."""
+    """Not root, nothing written to the image, no capabilities, limits on everything, a version of
+    the image, tokens where needed.
+    """
     pods = [pod for one in kustomized(folder) for pod in pods_of(one)]
     assert {(pod.owner, pod.role): found for pod in pods if (found := list(faults(pod)))} == {}
 
 
 def test_pods_are_found_in_every_kind() -> None:
     """Those of Ray's kinds too, and the autoscaler that the operator puts beside a head."""
-    found = [pod for folder in kustomizations() for one in kustomized(folder) for pod in pods_of(one)]
-    assert {pod.owner.split()[0] for pod in found} >= {"RayService", "RayJob", "RayCronJob", "Job", "CronJob", "StatefulSet"}
+    found = [
+        pod for folder in kustomizations() for one in kustomized(folder) for pod in pods_of(one)
+    ]
+    assert {pod.owner.split()[0] for pod in found} >= {
+        "RayService",
+        "RayJob",
+        "RayCronJob",
+        "Job",
+        "CronJob",
+        "StatefulSet",
+    }
     assert {pod.role for pod in found} == {"plain", "submitter", "head", "worker"}
     heads = [pod for pod in found if pod.role == "head"]
-    assert [[one["name"] for one in pod.containers] for pod in heads] == [["ray-head", "autoscaler"]] * len(heads)
+    assert [[one["name"] for one in pod.containers] for pod in heads] == [
+        ["ray-head", "autoscaler"]
+    ] * len(heads)
 
 
 def _set(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
@@ -96,21 +119,54 @@ CONTAINER = "containers/0"
     [
         (_set("securityContext/runAsNonRoot", False), "may be root"),
         (_set("securityContext/runAsUser", 0), "may be root"),
-        (_set("securityContext/seccompProfile", {"type": "Unconfined"}), "may call all of the kernel"),
+        (
+            _set("securityContext/seccompProfile", {"type": "Unconfined"}),
+            "may call all of the kernel",
+        ),
         (_set("hostNetwork", True), "reaches into its host"),
         (_set("volumes", [{"name": "host", "hostPath": {"path": "/"}}]), "reaches into its host"),
-        (_set(f"{CONTAINER}/securityContext/readOnlyRootFilesystem", False), "ray-worker: may write to its image"),
-        (_set(f"{CONTAINER}/securityContext/allowPrivilegeEscalation", None), "ray-worker: may get more rights"),
+        (
+            _set(f"{CONTAINER}/securityContext/readOnlyRootFilesystem", False),
+            "ray-worker: may write to its image",
+        ),
+        (
+            _set(f"{CONTAINER}/securityContext/allowPrivilegeEscalation", None),
+            "ray-worker: may get more rights",
+        ),
         (_set(f"{CONTAINER}/securityContext/privileged", True), "ray-worker: may get more rights"),
-        (_set(f"{CONTAINER}/securityContext/capabilities/add", ["SYS_ADMIN"]), "ray-worker: has capabilities"),
-        (_set(f"{CONTAINER}/securityContext/runAsUser", 0), "ray-worker: has other rules than its pod"),
-        (_set(f"{CONTAINER}/resources/limits/memory", None), "ray-worker: asks for or may take any amount"),
-        (_set(f"{CONTAINER}/image", "siglip-serve:latest"), "ray-worker: has an image of no version"),
-        (_set(f"{CONTAINER}/image", "registry.example.com:5000/siglip-serve"), "ray-worker: has an image of no version"),
-        (_set(f"{CONTAINER}/lifecycle", {"preStop": {"exec": {"command": ["ray", "stop"]}}}), "stops Ray before it drains"),
-        (_set("initContainers", [{"name": "first", "image": "busybox"}]), "first: may write to its image"),
+        (
+            _set(f"{CONTAINER}/securityContext/capabilities/add", ["SYS_ADMIN"]),
+            "ray-worker: has capabilities",
+        ),
+        (
+            _set(f"{CONTAINER}/securityContext/runAsUser", 0),
+            "ray-worker: has other rules than its pod",
+        ),
+        (
+            _set(f"{CONTAINER}/resources/limits/memory", None),
+            "ray-worker: asks for or may take any amount",
+        ),
+        (
+            _set(f"{CONTAINER}/image", "siglip-serve:latest"),
+            "ray-worker: has an image of no version",
+        ),
+        (
+            _set(f"{CONTAINER}/image", "registry.example.com:5000/siglip-serve"),
+            "ray-worker: has an image of no version",
+        ),
+        (
+            _set(f"{CONTAINER}/lifecycle", {"preStop": {"exec": {"command": ["ray", "stop"]}}}),
+            "stops Ray before it drains",
+        ),
+        (
+            _set("initContainers", [{"name": "first", "image": "busybox"}]),
+            "first: may write to its image",
+        ),
         (_set("terminationGracePeriodSeconds", None), "has not 90 seconds to end in"),
-        (_set("automountServiceAccountToken", None), "has a token for Kubernetes' API and no use for it"),
+        (
+            _set("automountServiceAccountToken", None),
+            "has a token for Kubernetes' API and no use for it",
+        ),
     ],
 )
 def test_a_pod_that_is_not_is_found(change: Callable[[dict[str, Any]], None], fault: str) -> None:

@@ -8,7 +8,11 @@ import pytest
 from serve_app import errors
 from serve_app.api.statuses import STATUSES, status_of
 
-ALL = [cls for _, cls in inspect.getmembers(errors, inspect.isclass) if issubclass(cls, errors.TaggerError)]
+ALL = [
+    cls
+    for _, cls in inspect.getmembers(errors, inspect.isclass)
+    if issubclass(cls, errors.TaggerError)
+]
 
 
 @pytest.mark.parametrize("cls", ALL)
@@ -26,7 +30,9 @@ def test_codes_are_distinct() -> None:
 
 @pytest.mark.parametrize("cls", ALL)
 def test_every_error_has_a_status_of_its_own(cls: type[errors.TaggerError]) -> None:
-    """No error falls back on its base's status by accident; requests' faults are 4xx, the service's are not its 4xx."""
+    """No error falls back on its base's status by accident; requests' faults are 4xx, the service's
+    are not its 4xx.
+    """
     assert cls in STATUSES
     if issubclass(cls, errors.RequestError):
         assert 400 <= STATUSES[cls] < 500

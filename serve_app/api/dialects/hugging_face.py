@@ -1,9 +1,12 @@
-"""What Hugging Face's clients send: `InferenceClient(model=".../hf")` and huggingface.js, for zero-shot and plain classification.
+"""What Hugging Face's clients send: `InferenceClient(model=".../hf")` and huggingface.js, for
+zero-shot and plain classification.
 
-Source: huggingface_hub `InferenceClient.zero_shot_image_classification` and `.image_classification`; huggingface.js
-`zeroShotImageClassification`; the Inference Endpoints toolkit's `POST /` and `/predict`, which also reads parameters from the
-query string. What zero-shot classification returns is what transformers' pipeline returns: one entry for each candidate label, as it
-was sent, with SigLIP's sigmoid as its score, the best first, whatever the service is configured to select.
+Source: huggingface_hub `InferenceClient.zero_shot_image_classification` and
+`.image_classification`; huggingface.js `zeroShotImageClassification`; the Inference Endpoints
+toolkit's `POST /` and `/predict`, which also reads parameters from the query string. What zero-shot
+classification returns is what transformers' pipeline returns: one entry for each candidate label,
+as it was sent, with SigLIP's sigmoid as its score, the best first, whatever the service is
+configured to select.
 """
 
 import difflib
@@ -26,10 +29,10 @@ from serve_app.api.parameters import Listed, check_label_count, validated
 from serve_app.api.sources import ImageSources
 from serve_app.api.streams import read_body
 from serve_app.api.text_fields import query_pairs, text_fields
-from serve_app.config import Limits
+from serve_app.config.service import Limits
 from serve_app.errors import InvalidRequest, RequestError, TaggerError
+from serve_app.pipeline.tagger import Tagger
 from serve_app.siglip.scoring import sigmoid
-from serve_app.tagger import Tagger
 from serve_app.tagging.prompts import PLACEHOLDERS, check_templates
 from serve_app.tagging.scores import Score
 from serve_app.tagging.selection import TagScore
@@ -88,8 +91,15 @@ def add_hugging_face(app: FastAPI, tagger: Tagger, sources: ImageSources) -> Non
         if call.candidates is not None:
             return JSONResponse(_of_candidates(outcome, call.candidates)[: call.top_k])
         is_logit = answer.scored is not None and answer.scored.score == "logit"
-        as_probabilities = is_logit and call.options.score != "logit"  # the service's own setting, not the client's wish
-        return JSONResponse([_entry(tag.label, _sigmoid(tag.confidence) if as_probabilities else tag.confidence) for tag in outcome])
+        as_probabilities = (
+            is_logit and call.options.score != "logit"
+        )  # the service's own setting, not the client's wish
+        return JSONResponse(
+            [
+                _entry(tag.label, _sigmoid(tag.confidence) if as_probabilities else tag.confidence)
+                for tag in outcome
+            ]
+        )
 
     for path in PATHS:
         app.add_api_route(
@@ -110,13 +120,21 @@ async def _read(request: Request, sources: ImageSources) -> _Call:
     if content_type != "application/json":
         data = await read_body(request, min(limits.max_body_bytes, limits.max_image_bytes))
         if not data:
-            raise InvalidRequest("The request holds no image. Send one as the body, or as inputs in JSON.")
+            raise InvalidRequest(
+                "The request holds no image. Send one as the body, or as inputs in JSON."
+            )
         return _call(data, validated(_Parameters, query), limits)
     body = validated(_Body, await read_json_object(request, limits, tag_bounds(limits)))
     parameters = {key: value for key, value in (body.parameters or {}).items() if value is not None}
     inputs: Any = body.inputs
-    if isinstance(inputs, dict):  # huggingface.js, and endpoints whose inputs are a pipeline's arguments
-        parameters |= {key: value for key, value in inputs.items() if key not in ("image", "images") and value is not None}
+    if isinstance(
+        inputs, dict
+    ):  # huggingface.js, and endpoints whose inputs are a pipeline's arguments
+        parameters |= {
+            key: value
+            for key, value in inputs.items()
+            if key not in ("image", "images") and value is not None
+        }
         inputs = inputs.get("image") or inputs.get("images")
     if not isinstance(inputs, str | LongText):
         raise InvalidRequest("inputs must be the image in base64, or an object with image.")
@@ -128,18 +146,26 @@ async def _read(request: Request, sources: ImageSources) -> _Call:
 
 
 def _is_ours(name: str) -> bool:
-    """Return whether a query parameter is one of this dialect, or a misspelt one; gateways add others, such as `key`."""
+    """Return whether a query parameter is one of this dialect, or a misspelt one; gateways add
+    others, such as `key`.
+    """
     return bool(difflib.get_close_matches(name, _Parameters.model_fields, n=1, cutoff=0.8))
 
 
 def _call(image: bytes, parameters: _Parameters, limits: Limits) -> _Call:
-    """Return what our own parameters call the same: all candidates are scored and given, whatever their score."""
+    """Return what our own parameters call the same: all candidates are scored and given, whatever
+    their score.
+    """
     score = _SCORES[parameters.function_to_apply] if parameters.function_to_apply else None
     top_k = parameters.top_k
     if parameters.candidate_labels is None:
         if parameters.hypothesis_template is not None:
-            raise InvalidRequest("hypothesis_template needs candidate_labels. Send both, or leave it out.")
-        return _Call(image, TagOptions(score=score, max_tags=top_k, min_tags=top_k, sort_by="confidence"))
+            raise InvalidRequest(
+                "hypothesis_template needs candidate_labels. Send both, or leave it out."
+            )
+        return _Call(
+            image, TagOptions(score=score, max_tags=top_k, min_tags=top_k, sort_by="confidence")
+        )
     # clients split a text at its commas, and one at its end leaves an empty label
     candidates = tuple(label for label in parameters.candidate_labels if label.strip())
     check_label_count(len(candidates), limits)
@@ -160,7 +186,9 @@ def _call(image: bytes, parameters: _Parameters, limits: Limits) -> _Call:
 
 def _check_template(template: str) -> None:
     if sum(template.count(placeholder) for placeholder in PLACEHOLDERS) != 1:
-        raise InvalidRequest("hypothesis_template must contain {} exactly once, in the place of the label.")
+        raise InvalidRequest(
+            "hypothesis_template must contain {} exactly once, in the place of the label."
+        )
     check_templates((template,))
 
 
@@ -187,12 +215,18 @@ _REQUEST: dict[str, Any] = {
             "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
             "application/json": {
                 "schema": body_schema(_Body),
-                "example": {"inputs": EXAMPLE_IMAGE, "parameters": {"candidate_labels": ["red circle", "blue star"]}},
+                "example": {
+                    "inputs": EXAMPLE_IMAGE,
+                    "parameters": {"candidate_labels": ["red circle", "blue star"]},
+                },
             },
         },
     },
 }
 _RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {"description": "Labels and scores, the best first."},
-    **{status: {"description": "As for /v1/tag; the body is {error, error_code}."} for status in (400, 413, 415, 422, 429, 500, 503, 504)},
+    **{
+        status: {"description": "As for /v1/tag; the body is {error, error_code}."}
+        for status in (400, 413, 415, 422, 429, 500, 503, 504)
+    },
 }

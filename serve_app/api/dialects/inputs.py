@@ -1,7 +1,8 @@
 """What `POST /v1/embeddings` is asked to embed: which input is a text and which is an image.
 
-An image in the wrong place must not be embedded as the characters of its base64 or of its address: the embedding would look
-right and mean nothing. What could be either is refused, with the ways to say which it is.
+An image in the wrong place must not be embedded as the characters of its base64 or of its address:
+the embedding would look right and mean nothing. What could be either is refused, with the ways to
+say which it is.
 
 Not here: turning an image's text into its bytes (`sources.py`).
 """
@@ -13,7 +14,7 @@ from typing import Any, Literal
 
 from serve_app.api.long_texts import HEAD_BYTES, LongText
 from serve_app.api.sources import ImageText, data_uri_prefix
-from serve_app.config import Limits
+from serve_app.config.service import Limits
 from serve_app.errors import InvalidRequest, PayloadTooLarge
 from serve_app.siglip.images.formats import signature_of
 from serve_app.tagging.prompts import check_text
@@ -21,7 +22,10 @@ from serve_app.tagging.prompts import check_text
 Modality = Literal["text", "image"]
 
 MAX_TEXT_CHARACTERS = 8_192
-"""Characters of one text. The tower reads its beginning, as much as the checkpoint's context length holds."""
+"""Characters of one text.
+
+The tower reads its beginning, as much as the checkpoint's context length holds.
+"""
 _ADDRESS = re.compile(r"([a-z][a-z0-9+.-]*)://\S*|(blob|file):\S+", re.IGNORECASE)
 """A text that is an address and nothing else."""
 _BASE64 = re.compile(rb"[A-Za-z0-9+/]{64}")
@@ -37,7 +41,9 @@ class Item:
     image: ImageText | None = None
 
 
-def read_items(content: Any, messages: list[dict[str, Any]] | None, modality: Modality | None, limits: Limits) -> list[Item]:
+def read_items(
+    content: Any, messages: list[dict[str, Any]] | None, modality: Modality | None, limits: Limits
+) -> list[Item]:
     """Return what is to be embedded, in order.
 
     Args:
@@ -59,7 +65,9 @@ def read_items(content: Any, messages: list[dict[str, Any]] | None, modality: Mo
     if not content:
         raise InvalidRequest("input is empty; give at least one text or image.")
     if len(content) > limits.max_labels_per_request:
-        raise PayloadTooLarge(f"The request holds {len(content):,} inputs; at most {limits.max_labels_per_request:,} are allowed.")
+        raise PayloadTooLarge(
+            f"The request holds {len(content):,} inputs; at most {limits.max_labels_per_request:,} are allowed."
+        )
     items: list[Item] = []
     for i, value in enumerate(content):
         try:
@@ -73,7 +81,9 @@ def _item(value: Any, modality: Modality | None) -> Item:
     if isinstance(value, dict):
         return _of_object(value)
     if not isinstance(value, str | LongText):
-        raise InvalidRequest("Each input must be a text, a data URI of an image, or an object with text or image; tokens are not taken.")
+        raise InvalidRequest(
+            "Each input must be a text, a data URI of an image, or an object with text or image; tokens are not taken."
+        )
     head = _head(value)
     if modality == "image":
         return Item(image=value)
@@ -96,12 +106,16 @@ def _of_object(value: dict[str, Any]) -> Item:
     match list(given.items()):
         case [("text", str() | LongText() as text)]:
             if data_uri_prefix(_head(text)):
-                raise InvalidRequest("A text is the data URI of an image. Send it as image (or image_url in messages), not as text.")
+                raise InvalidRequest(
+                    "A text is the data URI of an image. Send it as image (or image_url in messages), not as text."
+                )
             return Item(text=_text(text))
         case [("image", str() | LongText() as image)]:
             return Item(image=image)
         case _:
-            raise InvalidRequest("An object must have either text or image, and nothing else; its value must be a string.")
+            raise InvalidRequest(
+                "An object must have either text or image, and nothing else; its value must be a string."
+            )
 
 
 def _check_unambiguous(value: str | LongText, head: bytes) -> None:
@@ -111,31 +125,47 @@ def _check_unambiguous(value: str | LongText, head: bytes) -> None:
         value: The text.
         head: Its first bytes.
     """
-    address = _ADDRESS.fullmatch(value.strip()) if isinstance(value, str) and len(value) <= MAX_TEXT_CHARACTERS else None
+    address = (
+        _ADDRESS.fullmatch(value.strip())
+        if isinstance(value, str) and len(value) <= MAX_TEXT_CHARACTERS
+        else None
+    )
     if address is not None:
         scheme = (address[1] or address[2]).lower()
         if scheme in ("http", "https"):
-            raise InvalidRequest(f"An input is only a URL. If it is the address of an image, add modality: image. {_TEXT_OBJECT}")
+            raise InvalidRequest(
+                f"An input is only a URL. If it is the address of an image, add modality: image. {_TEXT_OBJECT}"
+            )
         raise InvalidRequest(
             f"An input is an address that begins with {scheme}:, which is not read here. Send the image itself. {_TEXT_OBJECT}"
         )
     start = _BASE64.match(b"".join(head.split()))
     if start is not None and signature_of(binascii.a2b_base64(start[0])) != "other":
-        raise InvalidRequest(f"An input is the base64 of an image. Send it as a data URI, or add modality: image. {_TEXT_OBJECT}")
+        raise InvalidRequest(
+            f"An input is the base64 of an image. Send it as a data URI, or add modality: image. {_TEXT_OBJECT}"
+        )
 
 
 def _head(value: str | LongText) -> bytes:
-    return value.head() if isinstance(value, LongText) else value[:HEAD_BYTES].encode("ascii", "replace")
+    return (
+        value.head()
+        if isinstance(value, LongText)
+        else value[:HEAD_BYTES].encode("ascii", "replace")
+    )
 
 
 def _text(value: str | LongText) -> str:
     if isinstance(value, LongText):
-        raise InvalidRequest(f"A text has more than {MAX_TEXT_CHARACTERS:,} characters; at most {MAX_TEXT_CHARACTERS:,} are allowed.")
+        raise InvalidRequest(
+            f"A text has more than {MAX_TEXT_CHARACTERS:,} characters; at most {MAX_TEXT_CHARACTERS:,} are allowed."
+        )
     check_text(value)
     if not value.strip():
         raise InvalidRequest("A text is empty. Send at least one character, or leave it out.")
     if len(value) > MAX_TEXT_CHARACTERS:
-        raise InvalidRequest(f"A text has {len(value):,} characters; at most {MAX_TEXT_CHARACTERS:,} are allowed.")
+        raise InvalidRequest(
+            f"A text has {len(value):,} characters; at most {MAX_TEXT_CHARACTERS:,} are allowed."
+        )
     return value
 
 
@@ -149,7 +179,9 @@ def _of_messages(messages: list[dict[str, Any]]) -> dict[str, Any]:
         elif isinstance(content, list):
             parts += content
     if len(parts) != 1 or not isinstance(parts[0], dict):
-        raise InvalidRequest("messages must hold exactly one text or one image_url: the model embeds either, never both together.")
+        raise InvalidRequest(
+            "messages must hold exactly one text or one image_url: the model embeds either, never both together."
+        )
     part = parts[0]
     match part.get("type"):
         case "text":
@@ -157,4 +189,6 @@ def _of_messages(messages: list[dict[str, Any]]) -> dict[str, Any]:
         case "image_url" if isinstance(part.get("image_url"), dict):
             return {"image": part["image_url"].get("url")}
         case _:
-            raise InvalidRequest('The part of a message must be {"type": "text", …} or {"type": "image_url", "image_url": {"url": …}}.')
+            raise InvalidRequest(
+                'The part of a message must be {"type": "text", …} or {"type": "image_url", "image_url": {"url": …}}.'
+            )

@@ -1,6 +1,8 @@
-"""Open Inference Protocol: health and model metadata, for KServe's probes and whoever asks a server what it serves.
+"""Open Inference Protocol: health and model metadata, for KServe's probes and whoever asks a server
+what it serves.
 
-Source: https://github.com/kserve/open-inference-protocol (REST). Inference itself goes by `POST /v1/tag`.
+Source: https://github.com/kserve/open-inference-protocol (REST). Inference itself goes by `POST
+/v1/tag`.
 """
 
 from typing import Any
@@ -11,9 +13,9 @@ from starlette.responses import JSONResponse, Response
 
 from serve_app import __version__
 from serve_app.api.dialects.shapes import with_errors
-from serve_app.config import ServiceConfig
+from serve_app.config.service import ServiceConfig
 from serve_app.errors import TaggerError
-from serve_app.tagger import Tagger
+from serve_app.pipeline.tagger import Tagger
 
 
 def add_open_inference(app: FastAPI, tagger: Tagger, config: ServiceConfig) -> None:
@@ -38,7 +40,9 @@ def add_open_inference(app: FastAPI, tagger: Tagger, config: ServiceConfig) -> N
         """Say what the served model takes and gives, or that it is ready."""
         name: str = request.path_params["model"]
         if name.removesuffix("/ready") != model:
-            return JSONResponse({"error": f"There is no model {name[:100]!r}; this server has {model}."}, 404)
+            return JSONResponse(
+                {"error": f"There is no model {name[:100]!r}; this server has {model}."}, 404
+            )
         card = await tagger.describe()
         if name.endswith("/ready"):
             return JSONResponse({"name": model, "ready": True})
@@ -52,7 +56,12 @@ def add_open_inference(app: FastAPI, tagger: Tagger, config: ServiceConfig) -> N
             }
         )
 
-    app.add_api_route("/v2/health/ready", ready, summary="Are the models loaded? (Open Inference Protocol)", responses=_NOT_READY)
+    app.add_api_route(
+        "/v2/health/ready",
+        ready,
+        summary="Are the models loaded? (Open Inference Protocol)",
+        responses=_NOT_READY,
+    )
     # the name of a model on the hub holds a slash
     app.add_api_route(
         "/v2/models/{model:path}", metadata, summary="Model metadata, and /ready (Open Inference Protocol)", openapi_extra=_PATH,
@@ -65,5 +74,9 @@ def error_shape(error: TaggerError, status: int) -> dict[str, Any]:
     return {"error": error.message}
 
 
-_NOT_READY: dict[int | str, dict[str, Any]] = {503: {"description": "The models are not ready yet."}}
-_PATH: dict[str, Any] = {"parameters": [{"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}]}
+_NOT_READY: dict[int | str, dict[str, Any]] = {
+    503: {"description": "The models are not ready yet."}
+}
+_PATH: dict[str, Any] = {
+    "parameters": [{"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}]
+}

@@ -1,7 +1,8 @@
-"""OpenAI's embeddings, for texts and images: what its clients, infinity's and vLLM's send to `POST /v1/embeddings`.
+"""OpenAI's embeddings, for texts and images: what its clients, infinity's and vLLM's send to `POST
+/v1/embeddings`.
 
-Source: https://platform.openai.com/docs/api-reference/embeddings; infinity's `modality`; vLLM's `messages`; NV-CLIP's lists of
-texts and data URIs; Jina's objects.
+Source: https://platform.openai.com/docs/api-reference/embeddings; infinity's `modality`; vLLM's
+`messages`; NV-CLIP's lists of texts and data URIs; Jina's objects.
 """
 
 from typing import Any, Literal
@@ -20,10 +21,10 @@ from serve_app.api.json_values import MAX_ITEMS, JsonBounds
 from serve_app.api.openapi import EXAMPLE_IMAGE, body_schema
 from serve_app.api.parameters import validated
 from serve_app.api.sources import ImageSources
-from serve_app.config import Limits, ServiceConfig
+from serve_app.config.service import Limits, ServiceConfig
 from serve_app.errors import InvalidRequest, RequestError, TaggerError
+from serve_app.pipeline.tagger import Tagger
 from serve_app.siglip.inputs import FloatArray
-from serve_app.tagger import Tagger
 
 PATHS = ("/v1/embeddings", "/v1/models")
 
@@ -45,7 +46,12 @@ def add_openai(app: FastAPI, tagger: Tagger, config: ServiceConfig, sources: Ima
     """Add `POST /v1/embeddings` and `GET /v1/models`."""
     model = config.siglip.model_shown
 
-    @app.post("/v1/embeddings", openapi_extra=_REQUEST, responses=_RESPONSES, summary="Embed texts and images (OpenAI)")
+    @app.post(
+        "/v1/embeddings",
+        openapi_extra=_REQUEST,
+        responses=_RESPONSES,
+        summary="Embed texts and images (OpenAI)",
+    )
     @with_errors(error_shape)
     async def embeddings(request: Request) -> Response:
         """Embed every input of a request, or none."""
@@ -83,7 +89,13 @@ def add_openai(app: FastAPI, tagger: Tagger, config: ServiceConfig, sources: Ima
 
 def error_shape(error: TaggerError, status: int) -> dict[str, Any]:
     """Return an error as OpenAI's clients read it."""
-    kind = "rate_limit_error" if status == 429 else "invalid_request_error" if status < 500 else "server_error"
+    kind = (
+        "rate_limit_error"
+        if status == 429
+        else "invalid_request_error"
+        if status < 500
+        else "server_error"
+    )
     return {"error": {"message": error.message, "type": kind, "param": None, "code": error.code}}
 
 
@@ -92,7 +104,9 @@ async def _embed(tagger: Tagger, items: list[Item], sources: ImageSources) -> li
     texts = [item.text for item in items if item.text is not None]
     places = [at for at, item in enumerate(items) if item.image is not None]
     images: list[bytes] = []
-    for at, image in zip(places, await sources.images([items[at].image or "" for at in places]), strict=True):
+    for at, image in zip(
+        places, await sources.images([items[at].image or "" for at in places]), strict=True
+    ):
         if isinstance(image, RequestError):
             raise type(image)(f"input[{at}]: {image.message}")
         images.append(image)
@@ -130,5 +144,8 @@ _REQUEST: dict[str, Any] = {
 _RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {"description": "One embedding for each input, in order, of unit norm."},
     400: {"description": "The request cannot be read; the error has OpenAI's shape."},
-    **{status: {"description": "As for /v1/tag, in OpenAI's shape."} for status in (413, 415, 422, 429, 500, 503, 504)},
+    **{
+        status: {"description": "As for /v1/tag, in OpenAI's shape."}
+        for status in (413, 415, 422, 429, 500, 503, 504)
+    },
 }

@@ -16,7 +16,9 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 def with_errors(shape: ErrorShape) -> Callable[[Endpoint], Endpoint]:
-    """Return a decorator that answers every error of an endpoint in a dialect's shape, and shows nothing of unexpected ones."""
+    """Return a decorator that answers every error of an endpoint in a dialect's shape, and shows
+    nothing of unexpected ones.
+    """
 
     def decorate(endpoint: Endpoint) -> Endpoint:
         """Wrap one endpoint."""

@@ -14,7 +14,9 @@ MAX_UNITS = 256
 MAX_AV1_FRAMES = 4
 """Maximum number of frames in one coded image: one, or up to four layers of a progressive AVIF."""
 
-_AV1_SEQUENCE, _AV1_FRAME_HEADER, _AV1_FRAME = 1, 3, 6
+_AV1_SEQUENCE = 1
+_AV1_FRAME_HEADER = 3
+_AV1_FRAME = 6
 HEVC_SPS = 33
 
 
@@ -97,7 +99,9 @@ def av1_frame(data: bytes, offset: int, stop: int) -> CodedFrame | None:
         raise damaged("bitstream")
     if largest is None:
         return None
-    return CodedFrame(largest.width, largest.height, largest.depth, largest.samples_per_pixel, max(1, frames))
+    return CodedFrame(
+        largest.width, largest.height, largest.depth, largest.samples_per_pixel, max(1, frames)
+    )
 
 
 def _leb128(data: bytes, offset: int) -> tuple[int, int]:
@@ -119,8 +123,10 @@ def _av1_sequence(body: bytes) -> CodedFrame:
         bits.read(5)
     else:
         _skip_operating_points(bits)
-    width_bits, height_bits = bits.read(4) + 1, bits.read(4) + 1
-    width, height = bits.read(width_bits) + 1, bits.read(height_bits) + 1
+    width_bits = bits.read(4) + 1
+    height_bits = bits.read(4) + 1
+    width = bits.read(width_bits) + 1
+    height = bits.read(height_bits) + 1
     if not reduced and bits.read(1):  # frame identifiers
         bits.read(4 + 3)
     bits.read(3)
@@ -174,12 +180,17 @@ def _skip_operating_points(bits: _Bits) -> None:
 
 
 def hevc_frame(units: list[bytes]) -> CodedFrame | None:
-    """Return the largest frame that the sequence parameter sets among NAL units announce; None if there are none.
+    """Return the largest frame that the sequence parameter sets among NAL units announce; None if
+    there are none.
 
     Raises:
         InvalidImage: A parameter set is damaged.
     """
-    found = [_hevc_parameters(unit[:512]) for unit in units if len(unit) > 2 and unit[0] >> 1 & 63 == HEVC_SPS]
+    found = [
+        _hevc_parameters(unit[:512])
+        for unit in units
+        if len(unit) > 2 and unit[0] >> 1 & 63 == HEVC_SPS
+    ]
     return max(found, key=lambda frame: frame.width * frame.height, default=None)
 
 
@@ -203,7 +214,8 @@ def _hevc_parameters(unit: bytes) -> CodedFrame:
     chroma = bits.golomb()
     if chroma == 3:
         bits.read(1)
-    width, height = bits.golomb(), bits.golomb()
+    width = bits.golomb()
+    height = bits.golomb()
     if bits.read(1):
         for _ in range(4):
             bits.golomb()

@@ -32,7 +32,9 @@ def read_bmp(data: bytes) -> ImageHeader:
     else:
         raise UnsupportedImage("This kind of BMP header is not supported. Save the image again.")
     if bits not in _BITS or compression > 3:
-        raise UnsupportedImage(f"BMPs of {bits} bits and compression {compression} are not supported. Save the image uncompressed.")
+        raise UnsupportedImage(
+            f"BMPs of {bits} bits and compression {compression} are not supported. Save the image uncompressed."
+        )
     if not width or not height:
         raise damaged()
     conversion = "grey" if bits <= 8 else ""

@@ -47,7 +47,12 @@ class ItemTable:
 
     def referred(self, kind: bytes, item: int) -> list[int]:
         """Return the items that an item refers to by references of a kind."""
-        return [to for name, source, targets in self.references if (name, source) == (kind, item) for to in targets]
+        return [
+            to
+            for name, source, targets in self.references
+            if (name, source) == (kind, item)
+            for to in targets
+        ]
 
 
 def boxes(data: bytes, start: int, stop: int) -> Iterator[tuple[bytes, int, int]]:
@@ -87,7 +92,8 @@ def item_table(data: bytes) -> ItemTable:
     inner = list(boxes(data, metas[0][0] + 4, metas[0][1]))
     kinds = {kind: (start, stop) for kind, start, stop in inner}
     if len(kinds) != len(inner) and any(
-        sum(kind == known for kind, _, _ in inner) > 1 for known in (b"pitm", b"iloc", b"iinf", b"iprp", b"iref")
+        sum(kind == known for kind, _, _ in inner) > 1
+        for known in (b"pitm", b"iloc", b"iinf", b"iprp", b"iref")
     ):
         raise damaged()
     try:
@@ -124,7 +130,9 @@ def _read_types(table: ItemTable, data: bytes, start: int, stop: int) -> None:
 def _read_locations(table: ItemTable, data: bytes, start: int, inner: tuple[int, int]) -> None:
     version = data[start]
     (sizes,) = fields(">H", data, start + 4)
-    offset_size, length_size, base_size = sizes >> 12, sizes >> 8 & 15, sizes >> 4 & 15
+    offset_size = sizes >> 12
+    length_size = sizes >> 8 & 15
+    base_size = sizes >> 4 & 15
     index_size = sizes & 15 if version in (1, 2) else 0
     if any(size not in (0, 4, 8) for size in (offset_size, length_size, base_size, index_size)):
         raise damaged()
@@ -170,7 +178,8 @@ def _read_properties(table: ItemTable, data: bytes, start: int, stop: int) -> No
 
 
 def _read_associations(table: ItemTable, data: bytes, start: int) -> None:
-    version, flags = data[start], data[start + 3]
+    version = data[start]
+    flags = data[start + 3]
     (count,) = fields(">I", data, start + 4)
     if count > MAX_ITEMS:
         raise damaged()
@@ -182,7 +191,10 @@ def _read_associations(table: ItemTable, data: bytes, start: int) -> None:
         at += 1
         size = 2 if flags & 1 else 1
         mask = 0x7FFF if flags & 1 else 0x7F
-        raw = [int.from_bytes(data[at + size * i : at + size * (i + 1)], "big") & mask for i in range(number)]
+        raw = [
+            int.from_bytes(data[at + size * i : at + size * (i + 1)], "big") & mask
+            for i in range(number)
+        ]
         table.associations.setdefault(item, []).extend(raw)
         at += size * number
 

@@ -48,7 +48,14 @@ def upright_area(header: ImageHeader, image: Image.Image) -> Area:
         image: The decoded image, upright.
     """
     columns, rows = (image.height, image.width) if header.orientation >= 5 else image.size
-    scale = next((s for s in (1, 2, 4, 8) if -(-header.width // s) == columns and -(-header.height // s) == rows), 1)
+    scale = next(
+        (
+            s
+            for s in (1, 2, 4, 8)
+            if -(-header.width // s) == columns and -(-header.height // s) == rows
+        ),
+        1,
+    )
     beyond_right = columns - header.width / scale if scale > 1 else 0.0
     beyond_bottom = rows - header.height / scale if scale > 1 else 0.0
     if header.orientation >= 5:

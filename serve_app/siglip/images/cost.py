@@ -42,11 +42,12 @@ class Resizing:
     """How a decoded image is resized.
 
     Attributes:
-        output_px: Side in pixels of the square, or of a square of equal area, that it is resized to.
+        output_px: Side in pixels of the square, or of a square of equal area, that it is resized
+            to.
         tiles: Whether tiles of the image are resized as well.
         support: Half-width of the filter: 1 bilinear, 2 bicubic, 3 Lanczos.
-        gap: See `preprocess.resize_square`; None for an exact resize, which copies tiles. A plan for
-            a JPEG replaces it by its own, unless it is None.
+        gap: See `preprocess.resize_square`; None for an exact resize, which copies tiles. A plan
+            for a JPEG replaces it by its own, unless it is None.
     """
 
     output_px: int
@@ -104,8 +105,8 @@ _PER_TURNED_MPX = 0.05
 _PER_RESIZED_MPX = 0.13
 _PER_REDUCED_MPX = 0.045
 _TILE_OVERLAP = 1.45
-"""Area of all tiles over that of the image. Source: `tiles.OVERLAP`; 2 × 2 tiles have 1.24 and eight
-in a row 1.38."""
+"""Area of all tiles over that of the image. Source: `tiles.OVERLAP`; 2 × 2 tiles have 1.24 and
+eight in a row 1.38."""
 
 _LARGEST_TILE = 0.56
 """Area of the largest tile over that of the image: the half of a strip of 2.4 to 1."""
@@ -125,7 +126,8 @@ def predict(header: ImageHeader, scale: int, resizing: Resizing | None) -> Decod
         scale: Whole factor by which it is decoded smaller; 1 for all but JPEGs.
         resizing: How the image is resized; None if it is only decoded and converted.
     """
-    width, height = -(-header.width // scale), -(-header.height // scale)
+    width = -(-header.width // scale)
+    height = -(-header.height // scale)
     decoded_mpx = width * height / MEGA
     cost = _decoding(header) + _PER_DECODED_MPX * decoded_mpx + _conversion(header) * decoded_mpx
     if resizing is not None:
@@ -141,9 +143,13 @@ def check(header: ImageHeader, cost: DecodeCost, limits: ImageLimits) -> None:
     """
     size = f"The image has {header.width}×{header.height} pixels"
     if max(header.width, header.height) > limits.max_side_px:
-        raise ImageTooLarge(f"{size}; at most {limits.max_side_px:,} on each side are supported. Crop it, or send it smaller.")
+        raise ImageTooLarge(
+            f"{size}; at most {limits.max_side_px:,} on each side are supported. Crop it, or send it smaller."
+        )
     if header.area_px > limits.max_pixels:
-        raise ImageTooLarge(f"{size}; at most {limits.max_pixels:,} are supported. Send it smaller.")
+        raise ImageTooLarge(
+            f"{size}; at most {limits.max_pixels:,} are supported. Send it smaller."
+        )
     kind = " ".join(part for part in (header.variant, header.format) if part)
     if cost.cost > limits.max_cost:
         raise ImageTooLarge(
@@ -181,13 +187,16 @@ def _conversion(header: ImageHeader) -> float:
 
 
 def _resize(width: int, height: int, resizing: Resizing) -> float:
-    """Return the cost of shrinking by whole factors, and of Pillow's passes along rows and columns."""
+    """Return the cost of shrinking by whole factors, and of Pillow's passes along rows and
+    columns.
+    """
     side = resizing.output_px
     across, down = _reduction(width, height, resizing)
     cost = 0.0
     if across * down > 1:
         cost += _PER_REDUCED_MPX * width * height / MEGA
-        width, height = -(-width // across), -(-height // down)
+        width = -(-width // across)
+        height = -(-height // down)
     passes = height * max(width, side) + side * max(height, side)
     cost += _PER_RESIZED_MPX * resizing.support / 2 * passes / MEGA
     return cost * (1 + _TILE_OVERLAP) if resizing.tiles else cost

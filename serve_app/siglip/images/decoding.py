@@ -68,7 +68,9 @@ def decode_as_planned(data: bytes, plan: DecodingPlan, limits: ImageLimits) -> I
         return to_rgb(turned)
     except MemoryError:
         raise
-    except Exception as error:  # Pillow's decoders raise OSError, ValueError, SyntaxError, struct.error, ...
+    except (
+        Exception
+    ) as error:  # Pillow's decoders raise OSError, ValueError, SyntaxError, struct.error, ...
         raise damaged("data") from error
 
 
@@ -88,9 +90,13 @@ def _open(data: bytes, header: ImageHeader) -> Image.Image:
     try:
         return Image.open(io.BytesIO(data), formats=(header.format,))
     except UnidentifiedImageError as error:
-        raise UnsupportedImage(f"The image is not a {header.format} that can be read. Save it again, or as a JPEG.") from error
+        raise UnsupportedImage(
+            f"The image is not a {header.format} that can be read. Save it again, or as a JPEG."
+        ) from error
     except Image.DecompressionBombError as error:
-        raise ImageTooLarge("The image has far more pixels than are supported. Send it smaller.") from error
+        raise ImageTooLarge(
+            "The image has far more pixels than are supported. Send it smaller."
+        ) from error
     except Exception as error:
         raise damaged() from error
 

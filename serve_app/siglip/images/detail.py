@@ -16,7 +16,8 @@ lower than the distance, but a page has many of them."""
 
 MAX_DETAIL = 40.0
 """Mean absolute second difference of a tile's pixels, of 510, above which an image has fine detail.
-Source: bench/decoding.py. Photo-like images have 12 to 35, with more noise up to 49; pages of black text have 77 to 162."""
+Source: bench/decoding.py. Photo-like images have 12 to 35, with more noise up to 49; pages of black
+text have 77 to 162."""
 
 
 def has_fine_detail(image: Image.Image) -> bool:
@@ -33,7 +34,8 @@ def finest_detail(pixels: npt.NDArray[np.uint8]) -> float:
     """
     height, width = pixels.shape
     step = TILE_PX * ROWS_PER_TILE
-    rows, columns = height // step, width // TILE_PX
+    rows = height // step
+    columns = width // TILE_PX
     if not rows or not columns:
         return 0.0
     strips = pixels[: rows * step, : columns * TILE_PX].reshape(rows, step, columns * TILE_PX)

@@ -14,10 +14,12 @@ MAX_BLOCKS = 65_536
 MAX_EXTENSIONS = 4_096
 
 USUAL_BLOCKS = 256
-"""Up to this many blocks, Pillow reads them itself. More metadata is removed: Pillow concatenates the
-blocks of a comment one by one, which takes quadratic time."""
+"""Up to this many blocks, Pillow reads them itself. More metadata is removed: Pillow concatenates
+the blocks of a comment one by one, which takes quadratic time."""
 
-_EXTENSION, _FRAME, _END = 0x21, 0x2C, 0x3B
+_EXTENSION = 0x21
+_FRAME = 0x2C
+_END = 0x3B
 _GRAPHIC_CONTROL = 0xF9
 
 

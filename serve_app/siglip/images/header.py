@@ -61,7 +61,8 @@ class ImageHeader:
     def decoded_twice(self) -> bool:
         """Whether the low bytes of the samples are decoded besides the high ones.
 
-        Pillow decodes 16-bit RGB to its high bytes, but a transparent colour is compared as a whole.
+        Pillow decodes 16-bit RGB to its high bytes, but a transparent colour is compared as a
+        whole.
         """
         return len(self.transparent) == 3 and self.depth == 16
 
@@ -83,12 +84,16 @@ def kept_bytes(data: bytes, header: ImageHeader) -> bytes:
     if not header.keep:
         return data
     view = memoryview(data)
-    return b"".join(piece if isinstance(piece, bytes) else view[piece[0] : piece[1]] for piece in header.keep)
+    return b"".join(
+        piece if isinstance(piece, bytes) else view[piece[0] : piece[1]] for piece in header.keep
+    )
 
 
 def damaged(what: str = "header") -> InvalidImage:
     """Return the error for an image whose header cannot be read or contradicts itself."""
-    return InvalidImage(f"The image's {what} is damaged or truncated. Check that the whole file was sent.")
+    return InvalidImage(
+        f"The image's {what} is damaged or truncated. Check that the whole file was sent."
+    )
 
 
 def fields(layout: str, data: bytes, offset: int) -> tuple[int, ...]:

@@ -60,4 +60,6 @@ def read_header(data: bytes, formats: tuple[str, ...]) -> ImageHeader:
 
 
 def _unsupported(readable: tuple[str, ...]) -> UnsupportedImage:
-    return UnsupportedImage(f"The data is not an image that can be read. Send one of {', '.join(readable)}.")
+    return UnsupportedImage(
+        f"The data is not an image that can be read. Send one of {', '.join(readable)}."
+    )

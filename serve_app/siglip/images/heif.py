@@ -35,7 +35,9 @@ def read_heif(data: bytes) -> ImageHeader:
     tiles, canvas = _tiles(table, data)
     kind = table.types.get(tiles[0], b"")
     if kind not in FORMATS or any(table.types.get(tile) != kind for tile in tiles):
-        raise UnsupportedImage("This kind of HEIF image is not supported. Send an AVIF, or a HEIF coded as HEVC.")
+        raise UnsupportedImage(
+            "This kind of HEIF image is not supported. Send an AVIF, or a HEIF coded as HEVC."
+        )
     reader = _Frames(table, data, kind)
     tile_size = _size(table, data, tiles[0])
     frames = [reader.of(tile) for tile in tiles]
@@ -79,7 +81,8 @@ def _tiles(table: ItemTable, data: bytes) -> tuple[list[int], tuple[int, int]]:
         raise damaged()
     wide = grid[1] & 1
     width, height = fields(">II" if wide else ">HH", grid, 4)
-    rows, columns = grid[2] + 1, grid[3] + 1
+    rows = grid[2] + 1
+    columns = grid[3] + 1
     across, down = _size(table, data, tiles[0])
     sizes = {_size(table, data, tile) for tile in tiles}
     if rows * columns != len(tiles) or len(sizes) != 1:
@@ -92,7 +95,11 @@ def _tiles(table: ItemTable, data: bytes) -> tuple[list[int], tuple[int, int]]:
 
 
 def _size(table: ItemTable, data: bytes, item: int) -> tuple[int, int]:
-    sizes = [fields(">II", data, start + 4) for kind, start, _ in table.properties_of(item) if kind == b"ispe"]
+    sizes = [
+        fields(">II", data, start + 4)
+        for kind, start, _ in table.properties_of(item)
+        if kind == b"ispe"
+    ]
     if len(sizes) != 1 or not all(sizes[0]):
         raise damaged()
     width, height = sizes[0]
@@ -129,7 +136,11 @@ def _alpha_items(table: ItemTable, data: bytes, images: set[int]) -> list[int]:
     for kind, item, targets in table.references:
         if kind != b"auxl" or not images.intersection(targets):
             continue
-        types = [data[start + 4 : stop] for name, start, stop in table.properties_of(item) if name == b"auxC"]
+        types = [
+            data[start + 4 : stop]
+            for name, start, stop in table.properties_of(item)
+            if name == b"auxC"
+        ]
         if any(value.startswith(_ALPHA_TYPES) for value in types):
             coded = table.referred(b"dimg", item) if table.types.get(item) == b"grid" else [item]
             found.extend(coded)
@@ -151,10 +162,12 @@ class _Frames:
         if not extents:
             raise damaged()
         if len(extents) == 1:
-            coded, (start, stop) = self._data, extents[0]
+            coded = self._data
+            (start, stop) = extents[0]
         else:
             coded = _item_data(self._table, self._data, item)
-            start, stop = 0, len(coded)
+            start = 0
+            stop = len(coded)
         stop = min(stop, len(coded))
         if self._kind == b"av01":
             frame = av1_frame(coded, start, stop)
@@ -166,7 +179,9 @@ class _Frames:
 
     def _hevc(self, item: int, coded: bytes, offset: int, stop: int) -> CodedFrame | None:
         """Return the frame of an HEVC item; its parameter sets are in a property or in its data."""
-        configurations = [(start, end) for kind, start, end in self._table.properties_of(item) if kind == b"hvcC"]
+        configurations = [
+            (start, end) for kind, start, end in self._table.properties_of(item) if kind == b"hvcC"
+        ]
         if len(configurations) != 1:
             raise damaged()
         start, end = configurations[0]
@@ -242,7 +257,11 @@ def _without_metadata(table: ItemTable, data: bytes) -> tuple[Piece, ...]:
 
     libavif reads the sequence instead of the still image if the major brand is `avis`.
     """
-    changes = [(offset, b"free") for item, offset in table.type_offsets.items() if table.types[item] in _METADATA_ITEMS]
+    changes = [
+        (offset, b"free")
+        for item, offset in table.type_offsets.items()
+        if table.types[item] in _METADATA_ITEMS
+    ]
     if data[8:12] == b"avis":
         changes.append((8, b"avif"))
     if not changes:

@@ -24,9 +24,21 @@ Pillow concatenates EXIF segments one by one, which takes quadratic time."""
 
 USUAL_EXIF_ENTRIES = 256
 
-_SOI, _EOI, _SOS, _APP0, _APP1, _APP2, _APP14 = 0xD8, 0xD9, 0xDA, 0xE0, 0xE1, 0xE2, 0xEE
+_SOI = 0xD8
+_EOI = 0xD9
+_SOS = 0xDA
+_APP0 = 0xE0
+_APP1 = 0xE1
+_APP2 = 0xE2
+_APP14 = 0xEE
 _TABLES = {0xC4, 0xCC, 0xDB, 0xDD}
-_FRAMES = {0xC0: "baseline", 0xC1: "baseline", 0xC2: "progressive", 0xC9: "arithmetic", 0xCA: "arithmetic"}
+_FRAMES = {
+    0xC0: "baseline",
+    0xC1: "baseline",
+    0xC2: "progressive",
+    0xC9: "arithmetic",
+    0xCA: "arithmetic",
+}
 _UNSUPPORTED_FRAMES = {0xC3, 0xC5, 0xC6, 0xC7, 0xC8, 0xCB, 0xCD, 0xCE, 0xCF, 0xDE}
 
 
@@ -59,7 +71,9 @@ def read_jpeg(data: bytes) -> ImageHeader:
     marker, at = segments.frame
     precision, height, width, channels = fields(">BHHB", data, at + 2)
     if precision != 8 or channels not in (1, 3, 4):
-        raise UnsupportedImage(f"JPEGs of {precision} bits and {channels} channels are not supported. Send 8 bits and 1, 3 or 4 channels.")
+        raise UnsupportedImage(
+            f"JPEGs of {precision} bits and {channels} channels are not supported. Send 8 bits and 1, 3 or 4 channels."
+        )
     if not width or not height or fields(">H", data, at)[0] != 8 + 3 * channels:
         raise damaged()
 
@@ -109,7 +123,9 @@ def _segments(data: bytes) -> _Segments:
         found.count += 1
         if junk > MAX_JUNK_BYTES or found.count > MAX_SEGMENTS:
             raise damaged()
-        if marker == 0 or 0xD0 <= marker <= 0xD7:  # a stuffed zero, restart markers: they have no parameters
+        if (
+            marker == 0 or 0xD0 <= marker <= 0xD7
+        ):  # a stuffed zero, restart markers: they have no parameters
             continue
         if marker in (_SOI, _EOI):
             raise damaged()
@@ -127,7 +143,9 @@ def _note(found: _Segments, data: bytes, marker: int, offset: int, length: int) 
         found.scan = offset
         return
     if marker in _UNSUPPORTED_FRAMES:
-        raise UnsupportedImage("Lossless and hierarchical JPEGs are not supported. Send a baseline or progressive JPEG.")
+        raise UnsupportedImage(
+            "Lossless and hierarchical JPEGs are not supported. Send a baseline or progressive JPEG."
+        )
     if marker in _FRAMES:
         if found.frame:  # libjpeg takes the first frame, Pillow the last
             raise damaged()
@@ -153,7 +171,8 @@ def _padded_samples(data: bytes, at: int, width: int, height: int, channels: int
     factors = []
     for index in range(channels):
         sampling = fields(">B", data, at + 9 + 3 * index)[0]
-        across, down = sampling >> 4, sampling & 15
+        across = sampling >> 4
+        down = sampling & 15
         if not (1 <= across <= 4 and 1 <= down <= 4):
             raise damaged()
         factors.append((across, down))
@@ -173,7 +192,9 @@ def _count_scans(data: bytes, first: int) -> int:
     while offset >= 0:
         scans += 1
         if scans > MAX_SCANS:
-            raise ImageTooLarge(f"The JPEG has more than {MAX_SCANS} scans, which is the limit. Save it as a baseline JPEG.")
+            raise ImageTooLarge(
+                f"The JPEG has more than {MAX_SCANS} scans, which is the limit. Save it as a baseline JPEG."
+            )
         offset = data.find(b"\xff\xda", offset + 2)
     return scans
 
@@ -184,6 +205,10 @@ def _kept(segments: _Segments, length: int) -> tuple[Piece, ...]:
     order = "little" if first[6:8] == b"II" else "big"
     start = int.from_bytes(first[10:14], order)  # type: ignore[arg-type]
     entries = int.from_bytes(first[6 + start : 8 + start], order)  # type: ignore[arg-type]
-    if segments.count <= USUAL_SEGMENTS and len(segments.exif) <= 1 and entries <= USUAL_EXIF_ENTRIES:
+    if (
+        segments.count <= USUAL_SEGMENTS
+        and len(segments.exif) <= 1
+        and entries <= USUAL_EXIF_ENTRIES
+    ):
         return ()
     return ((0, 2), *segments.kept, (segments.scan - 2, length))

@@ -33,7 +33,9 @@ def exif_orientation(exif: bytes) -> int | None:
             if tag == ORIENTATION_TAG:
                 if kind not in _INTEGERS or values != 1:
                     return 1
-                return upright_if_unknown(*struct.unpack_from(order + _INTEGERS[kind], exif, entry + 8))
+                return upright_if_unknown(
+                    *struct.unpack_from(order + _INTEGERS[kind], exif, entry + 8)
+                )
     except struct.error:
         return None
     return None

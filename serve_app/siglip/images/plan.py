@@ -18,14 +18,17 @@ SHARP_MARGIN = 5.4
 """Decoded at this many times the target or more, text and photos differ by at most 4 of 255."""
 
 QUICK_MARGIN = 2.9
-"""Decoded at this many times the target or more, photos differ by at most 4 to 6 of 255, text by 12."""
+"""Decoded at this many times the target or more, photos differ by at most 4 to 6 of 255, text by
+12."""
 
 MIN_MARGIN = 2.0
-"""For tiles, thumbnails, and images that would exceed a limit otherwise: text differs by up to 18."""
+"""For tiles, thumbnails, and images that would exceed a limit otherwise: text differs by up to
+18."""
 
 MIN_PRECISE_PX = 96
-"""Checkpoints with smaller inputs than this, such as the demo's with 64 px, are decoded with `MIN_MARGIN`: the smallest input of
-the released ones is 224 px, and a full decode of a 640 × 480 photo takes 3.9 ms in place of 1.1."""
+"""Checkpoints with smaller inputs than this, such as the demo's with 64 px, are decoded with
+`MIN_MARGIN`: the smallest input of the released ones is 224 px, and a full decode of a 640 × 480
+photo takes 3.9 ms in place of 1.1."""
 
 SMALL_PX = 3_200_000
 """Images of so few pixels are decoded with `SHARP_MARGIN` at once, which takes about 30 ms."""
@@ -93,7 +96,9 @@ def draft_scale(header: ImageHeader, draft_px: int, margin: float) -> int:
     return next((scale for scale in _SCALES if ratio >= scale), 1)
 
 
-def _fast(header: ImageHeader, draft_px: int, resizing: Resizing, limits: ImageLimits) -> DecodingPlan:
+def _fast(
+    header: ImageHeader, draft_px: int, resizing: Resizing, limits: ImageLimits
+) -> DecodingPlan:
     """Return the most faithful plan within the limits that is quick for most images."""
     sharp = _single(header, draft_scale(header, draft_px, SHARP_MARGIN), resizing, SHARP_MARGIN)
     quick = _single(header, draft_scale(header, draft_px, QUICK_MARGIN), resizing, SHARP_MARGIN)
@@ -107,17 +112,28 @@ def _fast(header: ImageHeader, draft_px: int, resizing: Resizing, limits: ImageL
     return _single(header, draft_scale(header, draft_px, MIN_MARGIN), resizing, MIN_MARGIN)
 
 
-def _for_tiles(header: ImageHeader, draft_px: int, resizing: Resizing | None, limits: ImageLimits) -> DecodingPlan:
-    """Return the plan for tiles and thumbnails. The tiles of small images are resized as small images are without tiles."""
+def _for_tiles(
+    header: ImageHeader, draft_px: int, resizing: Resizing | None, limits: ImageLimits
+) -> DecodingPlan:
+    """Return the plan for tiles and thumbnails.
+
+    The tiles of small images are resized as small images are without tiles.
+    """
     scale = draft_scale(header, draft_px, MIN_MARGIN)
     quick = _single(header, scale, resizing, MIN_MARGIN)
-    if resizing is None or resizing.output_px < MIN_PRECISE_PX or header.area_px / scale**2 > SMALL_PX:
+    if (
+        resizing is None
+        or resizing.output_px < MIN_PRECISE_PX
+        or header.area_px / scale**2 > SMALL_PX
+    ):
         return quick
     precise = _single(header, scale, resizing, SHARP_MARGIN)
     return precise if _within(precise.cost, limits) else quick
 
 
-def _single(header: ImageHeader, scale: int, resizing: Resizing | None, gap: float | None) -> DecodingPlan:
+def _single(
+    header: ImageHeader, scale: int, resizing: Resizing | None, gap: float | None
+) -> DecodingPlan:
     if resizing is None or resizing.gap is None:
         gap = None
     else:

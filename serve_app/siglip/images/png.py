@@ -16,8 +16,8 @@ MAX_CHUNKS = 8_192
 
 USUAL_METADATA_CHUNKS = 64
 USUAL_COMPRESSED_BYTES = 1_000
-"""Bytes of compressed metadata. Deflate expands at most 1,032-fold, so Pillow unpacks at most 1 MiB of
-these, which is its own limit. Larger metadata is not passed to Pillow, which would refuse it."""
+"""Bytes of compressed metadata. Deflate expands at most 1,032-fold, so Pillow unpacks at most 1 MiB
+of these, which is its own limit. Larger metadata is not passed to Pillow, which would refuse it."""
 
 MAX_PROFILE_BYTES = 1 << 18
 
@@ -55,7 +55,9 @@ def read_png(data: bytes) -> ImageHeader:
     if length != 13 or not width or not height:
         raise damaged()
     if depth not in _DEPTHS.get(colour, ()):
-        raise UnsupportedImage(f"PNGs of colour type {colour} and {depth} bits are not supported. Save the image again.")
+        raise UnsupportedImage(
+            f"PNGs of colour type {colour} and {depth} bits are not supported. Save the image again."
+        )
     chunks = _walk(data)
     channels = _CHANNELS[colour]
     row_nbytes = 1 + (width * channels * depth + 7) // 8
@@ -66,7 +68,9 @@ def read_png(data: bytes) -> ImageHeader:
         conversion = "deep" if depth == 16 else "grey"
     if colour in (4, 6) or chunks.transparency is not None:
         conversion = "alpha"
-    unusual = chunks.metadata > USUAL_METADATA_CHUNKS or chunks.compressed_nbytes > USUAL_COMPRESSED_BYTES
+    unusual = (
+        chunks.metadata > USUAL_METADATA_CHUNKS or chunks.compressed_nbytes > USUAL_COMPRESSED_BYTES
+    )
     return ImageHeader(
         format="PNG",
         width=width,
@@ -96,7 +100,9 @@ def _walk(data: bytes) -> _Chunks:
         stop = offset + 12 + length
         found.count += 1
         if found.count > MAX_CHUNKS:
-            raise ImageTooLarge(f"The PNG has more than {MAX_CHUNKS:,} chunks, which is the limit. Save it again.")
+            raise ImageTooLarge(
+                f"The PNG has more than {MAX_CHUNKS:,} chunks, which is the limit. Save it again."
+            )
         if kind in _NEEDED:
             if kind == b"IHDR" and found.count > 1:  # Pillow would take the last one
                 raise damaged()

@@ -34,9 +34,19 @@ COMPRESSIONS = {
 """Supported codings by the value of the tag Compression. Old JPEG, ThunderScan, SGI's logarithmic
 and 16-bit packings and WEBP are not supported: they are rare, and their cost is not known."""
 
-_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 256, 257, 258, 259, 262
-_STRIP_OFFSETS, _SAMPLES, _ROWS_PER_STRIP, _PLANAR = 273, 277, 278, 284
-_TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS, _XMP = 322, 323, 324, 700
+_WIDTH = 256
+_HEIGHT = 257
+_BITS = 258
+_COMPRESSION = 259
+_PHOTOMETRIC = 262
+_STRIP_OFFSETS = 273
+_SAMPLES = 277
+_ROWS_PER_STRIP = 278
+_PLANAR = 284
+_TILE_WIDTH = 322
+_TILE_HEIGHT = 323
+_TILE_OFFSETS = 324
+_XMP = 700
 _NEEDED = {
     *(_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, 266, _STRIP_OFFSETS, _SAMPLES),
     *(_ROWS_PER_STRIP, 279, _PLANAR, 292, 293, 317, 320),
@@ -94,8 +104,11 @@ def read_tiff(data: bytes) -> ImageHeader:
     directory = _directory(data)
     compression = directory.value(_COMPRESSION, 1)
     if compression not in COMPRESSIONS:
-        raise UnsupportedImage(f"TIFF compression {compression} is not supported. Save the image with LZW or Deflate.")
-    width, height = directory.value(_WIDTH, 0), directory.value(_HEIGHT, 0)
+        raise UnsupportedImage(
+            f"TIFF compression {compression} is not supported. Save the image with LZW or Deflate."
+        )
+    width = directory.value(_WIDTH, 0)
+    height = directory.value(_HEIGHT, 0)
     samples = directory.value(_SAMPLES, 1)
     if not width or not height or not 1 <= samples <= MAX_SAMPLES:
         raise damaged("TIFF directory")
@@ -158,7 +171,8 @@ def _directory(data: bytes) -> _Directory:
 
 
 def _blocks(directory: _Directory, width: int, height: int, bits: int) -> tuple[int, int, int]:
-    """Return the bytes of a plane including padding, the bytes of one block, and the number of blocks.
+    """Return the bytes of a plane including padding, the bytes of one block, and the number of
+    blocks.
 
     Args:
         directory: The image's directory.
@@ -167,12 +181,14 @@ def _blocks(directory: _Directory, width: int, height: int, bits: int) -> tuple[
         bits: Total bits of a pixel's samples in one plane.
     """
     if _TILE_OFFSETS in directory.entries or _TILE_WIDTH in directory.entries:
-        across, down = directory.value(_TILE_WIDTH, 0), directory.value(_TILE_HEIGHT, 0)
+        across = directory.value(_TILE_WIDTH, 0)
+        down = directory.value(_TILE_HEIGHT, 0)
         if not across or not down:
             raise damaged("TIFF directory")
         columns = -(-width // across)
     else:
-        across, columns = width, 1
+        across = width
+        columns = 1
         down = min(directory.value(_ROWS_PER_STRIP, height) or height, height)
     rows = -(-height // down)
     block_nbytes = (across * bits + 7) // 8 * down
@@ -223,12 +239,16 @@ def _orientation_in_xmp(directory: _Directory) -> int:
 
 def _without_metadata(directory: _Directory) -> tuple[tuple[int, int] | bytes, ...]:
     """Return the file with a directory of needed tags at its end, and no other directory."""
-    order, big = directory.order, directory.big
+    order = directory.order
+    big = directory.big
     kept = {tag: entry for tag, entry in sorted(directory.entries.items()) if tag in _NEEDED}
     layout = order + ("HHQ8s" if big else "HHI4s")
     end = len(directory.data)
     padding = bytes(-end % 8)
-    table = b"".join(struct.pack(layout, tag, entry.kind, entry.count, entry.value) for tag, entry in kept.items())
+    table = b"".join(
+        struct.pack(layout, tag, entry.kind, entry.count, entry.value)
+        for tag, entry in kept.items()
+    )
     count = struct.pack(order + ("Q" if big else "H"), len(kept))
     following = bytes(8 if big else 4)
     pointer = struct.pack(order + ("Q" if big else "I"), end + len(padding))

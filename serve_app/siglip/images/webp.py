@@ -66,7 +66,8 @@ def _extended(data: bytes) -> tuple[bytes, bool, bytes | None, bytes | None]:
         if len(kind) < 4 or offset + 8 > len(data):
             break
         length = int.from_bytes(data[offset + 4 : offset + 8], "little")
-        start, stop = offset + 8, offset + 8 + length
+        start = offset + 8
+        stop = offset + 8 + length
         if kind == b"ALPH":
             alpha |= not frame_seen
         elif kind == b"ANMF" and not frame_seen:

@@ -1,4 +1,6 @@
-"""How many requests and bytes one process takes, from whom, and what a client that does not read costs."""
+"""How many requests and bytes one process takes, from whom, and what a client that does not read
+costs.
+"""
 
 import asyncio
 from typing import Any
@@ -11,26 +13,37 @@ from serve_app.api import admission
 from serve_app.api.admission import MAX_PACED_BYTES, Admission
 from serve_app.api.edge import Edge
 from serve_app.api.passages import CLIENT_LEFT, SMALL_WRITE_BYTES, AnsweredRequest, ClientTimes
-from serve_app.config import Limits
+from serve_app.config.service import Limits
 from serve_app.errors import Overloaded
 
 TIMES = ClientTimes(body_s=1.0, write_s=0.1)
 
 
-async def in_turn(app: ASGIApp, client: str, chunks: list[bytes], headers: dict[str, str] | None = None) -> list[Message]:
+async def in_turn(
+    app: ASGIApp, client: str, chunks: list[bytes], headers: dict[str, str] | None = None
+) -> list[Message]:
     """Send a request to an application and return what it sends."""
     messages = [{"type": "http.request", "body": chunk, "more_body": True} for chunk in chunks]
     messages.append({"type": "http.request", "body": b"", "more_body": False})
     sent: list[Message] = []
 
     async def receive() -> Message:
-        return messages.pop(0) if messages else await asyncio.sleep(1000, {"type": "http.disconnect"})
+        return (
+            messages.pop(0) if messages else await asyncio.sleep(1000, {"type": "http.disconnect"})
+        )
 
     async def send(message: Message) -> None:
         sent.append(message)
 
     own = [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
-    scope: Scope = {"type": "http", "method": "POST", "path": "/v1/tag", "headers": own, "client": (client, 1), "query_string": b""}
+    scope: Scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/v1/tag",
+        "headers": own,
+        "client": (client, 1),
+        "query_string": b"",
+    }
     await app(scope, receive, send)
     return sent
 
@@ -66,8 +79,12 @@ def budgets(**given: Any) -> Admission:
     return Admission(Limits.model_construct(**(Limits().model_dump() | given)))
 
 
-async def test_a_crowd_of_one_client_leaves_room_for_another(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of 16 places one client gets 14; another one still gets in, and afterwards all is free again."""
+async def test_a_crowd_of_one_client_leaves_room_for_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of 16 places one client gets 14; another one still gets in, and afterwards all is free
+    again.
+    """
     monkeypatch.setattr(admission, "PACE_S", 0.0)
     held = Held()
     edge = Edge(held, TIMES, budgets(max_concurrent_requests=16))
@@ -83,7 +100,9 @@ async def test_a_crowd_of_one_client_leaves_room_for_another(monkeypatch: pytest
 
 
 async def test_refusals_of_small_requests_are_paced_and_large_ones_are_not() -> None:
-    """A client that asks again at once waits a moment; a body that would be read meanwhile is refused at once."""
+    """A client that asks again at once waits a moment; a body that would be read meanwhile is
+    refused at once.
+    """
     held = Held()
     edge = Edge(held, TIMES, budgets(max_concurrent_requests=1))
     task = asyncio.create_task(in_turn(edge, "a", []))
@@ -103,7 +122,10 @@ async def test_refusals_of_small_requests_are_paced_and_large_ones_are_not() -> 
 
 
 async def test_bodies_are_bounded_in_sum() -> None:
-    """Each byte counts twice. What would be too much is refused: by its announced size, and without one while it is read."""
+    """Each byte counts twice.
+
+    What would be too much is refused: by its announced size, and without one while it is read.
+    """
     edge = Edge(read_all, TIMES, budgets(max_held_bytes=8000))
     assert edge.admission is not None
     other = await edge.admission.enter("other", 0)
@@ -119,7 +141,9 @@ async def test_bodies_are_bounded_in_sum() -> None:
 
 
 async def test_large_responses_that_nobody_reads_are_given_up() -> None:
-    """After the time to write it is as if the client had left, its bytes are free again, and no error is logged as ours."""
+    """After the time to write it is as if the client had left, its bytes are free again, and no
+    error is logged as ours.
+    """
     seen: list[AnsweredRequest] = []
     body = b"x" * (SMALL_WRITE_BYTES + 1)
     edge = Edge(PlainTextResponse(body.decode()), TIMES, budgets(), observers=(seen.append,))
@@ -131,7 +155,14 @@ async def test_large_responses_that_nobody_reads_are_given_up() -> None:
         if message["type"] == "http.response.body":
             await asyncio.sleep(1000)
 
-    scope: Scope = {"type": "http", "method": "POST", "path": "/v1/score", "headers": [], "client": ("a", 1), "query_string": b""}
+    scope: Scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/v1/score",
+        "headers": [],
+        "client": ("a", 1),
+        "query_string": b"",
+    }
     with pytest.raises(OSError, match="did not read"):
         await edge(scope, receive, send)
     assert seen[0].status == CLIENT_LEFT
@@ -165,13 +196,22 @@ async def test_probes_are_always_let_in() -> None:
     async def send(message: Message) -> None:
         sent.append(message)
 
-    scope: Scope = {"type": "http", "method": "GET", "path": "/healthz", "headers": [], "client": ("a", 1), "query_string": b""}
+    scope: Scope = {
+        "type": "http",
+        "method": "GET",
+        "path": "/healthz",
+        "headers": [],
+        "client": ("a", 1),
+        "query_string": b"",
+    }
     await edge(scope, lambda: asyncio.sleep(0, {"type": "http.request"}), send)  # type: ignore[arg-type]
     assert status(sent) == 200
 
 
 async def test_the_rest_of_a_refused_body_is_read_for_a_few_clients() -> None:
-    """They get the response and keep their connection; that of a fifth, or of one who announces too much, is closed."""
+    """They get the response and keep their connection; that of a fifth, or of one who announces too
+    much, is closed.
+    """
 
     async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
         await PlainTextResponse("no", 400)(scope, receive, send)
@@ -206,6 +246,15 @@ async def test_the_last_part_of_a_stream_has_a_time_too() -> None:
         if message["type"] == "http.response.body" and not message["more_body"]:
             await asyncio.sleep(1000)
 
-    scope: Scope = {"type": "http", "method": "POST", "path": "/v1/tag", "headers": [], "client": ("a", 1), "query_string": b""}
+    scope: Scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/v1/tag",
+        "headers": [],
+        "client": ("a", 1),
+        "query_string": b"",
+    }
     with pytest.raises(OSError, match="did not read"):
-        await asyncio.wait_for(Edge(stream, TIMES, budgets())(scope, lambda: asyncio.sleep(0, {}), send), 5)  # type: ignore[arg-type]
+        await asyncio.wait_for(
+            Edge(stream, TIMES, budgets())(scope, lambda: asyncio.sleep(0, {}), send), 5
+        )  # type: ignore[arg-type]

@@ -1,4 +1,6 @@
-"""One reading of Content-Length, for requests that are admitted, bodies that are bounded and images that are fetched."""
+"""One reading of Content-Length, for requests that are admitted, bodies that are bounded and images
+that are fetched.
+"""
 
 import re
 from pathlib import Path
@@ -50,8 +52,12 @@ def test_a_request_may_leave_it_out() -> None:
 
 
 def test_nothing_else_reads_it() -> None:
-    """The header of incoming requests and responses is read by this module and nowhere else in the HTTP face."""
+    """The header of incoming requests and responses is read by this module and nowhere else in the
+    HTTP face.
+    """
     reading = re.compile(r"""(?:get|_header)\([^)]*content-length""")
-    found = {path.name for path in ROOT.glob("api/**/*.py") if reading.search(path.read_text().lower())}
+    found = {
+        path.name for path in ROOT.glob("api/**/*.py") if reading.search(path.read_text().lower())
+    }
     assert found == {"content_length.py", "fetching.py"}
     assert "parse_content_length(_header(" in (ROOT / "api/fetching.py").read_text()

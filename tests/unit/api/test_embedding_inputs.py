@@ -1,4 +1,6 @@
-"""What `POST /v1/embeddings` takes for an image and what for a text; nothing that is meant as an image is embedded as a text."""
+"""What `POST /v1/embeddings` takes for an image and what for a text; nothing that is meant as an
+image is embedded as a text.
+"""
 
 import base64
 import json
@@ -14,14 +16,15 @@ from serve_app.api.json_bodies import JsonReader
 from serve_app.api.json_values import JsonBounds
 from serve_app.api.long_texts import LONG_TEXT_BYTES, LongText
 from serve_app.api.sources import unpack_image
-from serve_app.config import Limits
+from serve_app.config.service import Limits
 from serve_app.errors import InvalidRequest
 from tests.conftest import encoded, random_picture
 
 PICTURE = encoded(random_picture(60, 40), "JPEG")
 BASE64 = base64.b64encode(PICTURE).decode()
 FORMATS = {
-    kind: base64.b64encode(encoded(random_picture(20, 20), kind)).decode() for kind in ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "AVIF")
+    kind: base64.b64encode(encoded(random_picture(20, 20), kind)).decode()
+    for kind in ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "AVIF")
 }
 LARGE = base64.b64encode(encoded(Image.new("RGB", (400, 400)), "BMP")).decode()
 """More than one JSON string may have before it becomes a `LongText`."""
@@ -56,7 +59,9 @@ def as_received(text: str) -> str | LongText:
 @pytest.mark.parametrize("modality", [None, "text", "image"])
 @pytest.mark.parametrize("data", [BASE64, LARGE], ids=["short", "long"])
 def test_every_base64_data_uri_is_an_image(prefix: str, modality: str | None, data: str) -> None:
-    """Whatever its media type, case, parameters and the white space before it; its bytes are the image's."""
+    """Whatever its media type, case, parameters and the white space before it; its bytes are the
+    image's.
+    """
     found = item(as_received(prefix + data), modality)
     assert found.text is None
     assert found.image is not None
@@ -95,7 +100,9 @@ def test_other_data_uris_are_refused(text: str, modality: str | None) -> None:
         ("ftp://example.org/a.jpg", "begins with ftp:"),
     ],
 )
-def test_an_address_alone_is_refused_until_the_modality_says_what_it_is(text: str, said: str) -> None:
+def test_an_address_alone_is_refused_until_the_modality_says_what_it_is(
+    text: str, said: str
+) -> None:
     """Its characters are embedded only if the client says that it is a text."""
     with pytest.raises(InvalidRequest, match=said):
         item(text)

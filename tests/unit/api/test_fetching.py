@@ -1,4 +1,6 @@
-"""Images by URL: what may be fetched, what may not whatever way it is written, and what a hostile host may do."""
+"""Images by URL: what may be fetched, what may not whatever way it is written, and what a hostile
+host may do.
+"""
 
 import asyncio
 import socket
@@ -8,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from serve_app.access import Fetching
 from serve_app.api.fetching import ImageFetcher, is_url, may_fetch_from, resolve
 from serve_app.api.sources import ImageSources
-from serve_app.config import Limits
+from serve_app.config.access import Fetching
+from serve_app.config.service import Limits
 from serve_app.errors import InvalidRequest, PayloadTooLarge, SourceUnavailable
 from tests.conftest import encoded, random_picture
 
@@ -20,8 +22,18 @@ PUBLIC = "93.184.216.34"
 OWN = ("127.0.0.0/8",)
 
 REFUSED_ADDRESSES = [
-    # private, loopback, link-local with the clouds' metadata, carrier-grade NAT, this network, benchmarks, reserved, multicast
-    *["10.0.0.1", "172.16.0.1", "172.31.255.255", "192.168.1.1", "127.0.0.1", "127.255.255.254", "169.254.169.254", "169.254.0.1"],
+    # private, loopback, link-local with the clouds' metadata, carrier-grade NAT, this network,
+    # benchmarks, reserved, multicast
+    *[
+        "10.0.0.1",
+        "172.16.0.1",
+        "172.31.255.255",
+        "192.168.1.1",
+        "127.0.0.1",
+        "127.255.255.254",
+        "169.254.169.254",
+        "169.254.0.1",
+    ],
     *[
         "168.63.129.16",
         "100.64.0.1",
@@ -36,10 +48,35 @@ REFUSED_ADDRESSES = [
     ],
     *["255.255.255.255", "224.0.0.1", "239.255.255.250"],
     # the same in IPv6
-    *["::", "::1", "fe80::1", "fe80::1%eth0", "fc00::1", "fd00:ec2::254", "ff02::1", "2001:db8::1", "100::1", "fec0::1"],
+    *[
+        "::",
+        "::1",
+        "fe80::1",
+        "fe80::1%eth0",
+        "fc00::1",
+        "fd00:ec2::254",
+        "ff02::1",
+        "2001:db8::1",
+        "100::1",
+        "fec0::1",
+    ],
     # IPv4 carried in IPv6: mapped, compatible, 6to4, Teredo, NAT64
-    *["::ffff:127.0.0.1", "::ffff:169.254.169.254", "::ffff:10.0.0.1", "::ffff:7f00:1", "::127.0.0.1", "::a9fe:a9fe"],
-    *["2002:7f00:1::", "2002:a9fe:a9fe::1", "2001:0:7f00:1:0:0:80ff:fffe", "64:ff9b::7f00:1", "64:ff9b::a9fe:a9fe", "64:ff9b:1::7f00:1"],
+    *[
+        "::ffff:127.0.0.1",
+        "::ffff:169.254.169.254",
+        "::ffff:10.0.0.1",
+        "::ffff:7f00:1",
+        "::127.0.0.1",
+        "::a9fe:a9fe",
+    ],
+    *[
+        "2002:7f00:1::",
+        "2002:a9fe:a9fe::1",
+        "2001:0:7f00:1:0:0:80ff:fffe",
+        "64:ff9b::7f00:1",
+        "64:ff9b::a9fe:a9fe",
+        "64:ff9b:1::7f00:1",
+    ],
 ]
 
 
@@ -49,7 +86,9 @@ def test_addresses_that_are_not_public_are_refused(address: str) -> None:
     assert not may_fetch_from(address)
 
 
-@pytest.mark.parametrize("address", [PUBLIC, "1.1.1.1", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808"])
+@pytest.mark.parametrize(
+    "address", [PUBLIC, "1.1.1.1", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808"]
+)
 def test_public_addresses_are_not(address: str) -> None:
     """Also where they are written as IPv6."""
     assert may_fetch_from(address)
@@ -81,13 +120,24 @@ SPELLINGS = [
         "0x7f.1",
         "0",
     ],
-    *["[::1]", "[::ffff:127.0.0.1]", "[::ffff:7f00:1]", "[0:0:0:0:0:0:0:1]", "169.254.169.254", "2852039166", "[fd00:ec2::254]"],
+    *[
+        "[::1]",
+        "[::ffff:127.0.0.1]",
+        "[::ffff:7f00:1]",
+        "[0:0:0:0:0:0:0:1]",
+        "169.254.169.254",
+        "2852039166",
+        "[fd00:ec2::254]",
+    ],
 ]
 
 
 @pytest.mark.parametrize("host", SPELLINGS)
 async def test_spellings_of_inner_addresses_are_refused(host: str) -> None:
-    """By the real resolver: decimal, octal, hexadecimal, short, with a trailing dot, in brackets. Nothing is connected to."""
+    """By the real resolver: decimal, octal, hexadecimal, short, with a trailing dot, in brackets.
+
+    Nothing is connected to.
+    """
     connected: list[Any] = []
     fetcher = ImageFetcher(Fetching(enabled=True, allow_http=True), 1000)
     fetcher._backend._inner = Recorder(connected)
@@ -109,7 +159,8 @@ class Recorder:
 
 def resolver(*answers: list[str]) -> tuple[Callable[[str, int], Awaitable[list[str]]], list[str]]:
     """Return a resolver that gives these answers one after the other, and what it was asked."""
-    left, asked = list(answers), []
+    left = list(answers)
+    asked = []
 
     async def resolve_next(host: str, port: int) -> list[str]:
         asked.append(host)
@@ -131,7 +182,8 @@ async def test_a_name_is_resolved_once_and_its_address_is_what_is_connected_to()
 async def test_one_inner_address_among_public_ones_is_enough_to_refuse() -> None:
     """Nothing is connected to, not even the public one."""
     mixed, _ = resolver([PUBLIC, "10.0.0.1"])
-    fetcher, connected = ImageFetcher(Fetching(enabled=True), 1000, mixed), list[Any]()
+    fetcher = ImageFetcher(Fetching(enabled=True), 1000, mixed)
+    connected = list[Any]()
     fetcher._backend._inner = Recorder(connected)
     assert isinstance(await fetcher.fetch("https://mixed.example/a.jpg"), SourceUnavailable)
     assert connected == []
@@ -153,18 +205,32 @@ async def test_one_inner_address_among_public_ones_is_enough_to_refuse() -> None
         ("https://evilexample.org/a.jpg", {"hosts": ("*.example.org", "example.org")}),
     ],
 )
-async def test_what_the_settings_do_not_allow_is_not_even_resolved(url: str, allowed: dict[str, Any]) -> None:
+async def test_what_the_settings_do_not_allow_is_not_even_resolved(
+    url: str, allowed: dict[str, Any]
+) -> None:
     """Scheme, user, port and host are checked before anything is asked of the network."""
     never, asked = resolver([PUBLIC])
-    assert isinstance(await ImageFetcher(Fetching(enabled=True, **allowed), 1000, never).fetch(url), SourceUnavailable)
+    assert isinstance(
+        await ImageFetcher(Fetching(enabled=True, **allowed), 1000, never).fetch(url),
+        SourceUnavailable,
+    )
     assert asked == []
 
 
 @pytest.mark.parametrize(
-    "url", ["https://exa mple.org/", "https://example.org/\r\nHost: inner", "https://exämple.org/", "https://a\\@b/", "https://[::1/"]
+    "url",
+    [
+        "https://exa mple.org/",
+        "https://example.org/\r\nHost: inner",
+        "https://exämple.org/",
+        "https://a\\@b/",
+        "https://[::1/",
+    ],
 )
 async def test_what_is_no_url_is_refused_as_such(url: str) -> None:
-    """Blanks, line ends, back-slashes, what is not ASCII: nothing that two parsers could read in two ways."""
+    """Blanks, line ends, back-slashes, what is not ASCII: nothing that two parsers could read in
+    two ways.
+    """
     assert isinstance(await ImageFetcher(Fetching(enabled=True), 1000).fetch(url), InvalidRequest)
 
 
@@ -187,7 +253,8 @@ class Host:
     """A real server on this machine; its paths do what a hostile or broken host may do."""
 
     def __init__(self, port: int) -> None:
-        self.port, self.requests = port, list[str]()
+        self.port = port
+        self.requests = list[str]()
         self.url = f"http://127.0.0.1:{port}"
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -207,7 +274,9 @@ class Host:
         await writer.drain()
 
     async def moved(self, writer: asyncio.StreamWriter, target: str) -> None:
-        writer.write(f"HTTP/1.1 302 Found\r\nLocation: {target}\r\nContent-Length: 0\r\n\r\n".encode())
+        writer.write(
+            f"HTTP/1.1 302 Found\r\nLocation: {target}\r\nContent-Length: 0\r\n\r\n".encode()
+        )
         await writer.drain()
 
     async def loop(self, writer: asyncio.StreamWriter, _: str) -> None:
@@ -260,7 +329,13 @@ async def host() -> AsyncIterator[Host]:
 
 def fetcher_of(host: Host, **settings: Any) -> ImageFetcher:
     """Return a fetcher that may read from a server of this machine."""
-    values = {"enabled": True, "allow_http": True, "networks": OWN, "ports": (host.port,), "timeout_s": 5.0} | settings
+    values = {
+        "enabled": True,
+        "allow_http": True,
+        "networks": OWN,
+        "ports": (host.port,),
+        "timeout_s": 5.0,
+    } | settings
     return ImageFetcher(Fetching(**values), 100_000)
 
 
@@ -276,7 +351,9 @@ async def test_a_picture_is_fetched(host: Host) -> None:
 
 
 async def test_a_redirect_is_followed_and_checked_like_the_first_address(host: Host) -> None:
-    """To a place that is allowed it leads on; to an inner address, another port, scheme or too often it does not."""
+    """To a place that is allowed it leads on; to an inner address, another port, scheme or too
+    often it does not.
+    """
     assert await fetcher_of(host).fetch(f"{host.url}/moved//picture/") == PICTURE
     inner = [
         f"http://10.0.0.1:{host.port}/",
@@ -291,7 +368,9 @@ async def test_a_redirect_is_followed_and_checked_like_the_first_address(host: H
         assert isinstance(outcome, SourceUnavailable), target
         assert len(host.requests) == 1
     host.requests.clear()
-    assert isinstance(await fetcher_of(host, max_redirects=2).fetch(f"{host.url}/loop/"), SourceUnavailable)
+    assert isinstance(
+        await fetcher_of(host, max_redirects=2).fetch(f"{host.url}/loop/"), SourceUnavailable
+    )
     assert len(host.requests) == 3
 
 
@@ -322,11 +401,17 @@ async def test_waiting_for_a_turn_counts_as_time(host: Host) -> None:
     started_s = asyncio.get_running_loop().time()
     found = await asyncio.gather(*[fetcher.fetch(f"{host.url}/slow/") for _ in range(20)])
     assert all(isinstance(one, SourceUnavailable) for one in found)
-    assert asyncio.get_running_loop().time() - started_s < 3.0  # one after the other, it would be 3 s at least
+    assert (
+        asyncio.get_running_loop().time() - started_s < 3.0
+    )  # one after the other, it would be 3 s at least
 
 
-async def test_a_name_server_that_does_not_answer_holds_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Names are looked up in threads of their own, so bodies are read in the event loop's all the while."""
+async def test_a_name_server_that_does_not_answer_holds_nobody_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Names are looked up in threads of their own, so bodies are read in the event loop's all the
+    while.
+    """
     released = threading.Event()
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: released.wait(20) and [])
     fetcher = ImageFetcher(Fetching(enabled=True, timeout_s=0.05), 1000)
@@ -338,11 +423,15 @@ async def test_a_name_server_that_does_not_answer_holds_nobody_else(monkeypatch:
 
 
 async def test_what_is_behind_an_address_is_not_told(host: Host) -> None:
-    """A missing page, another protocol, a closed port and a name that is not there are all said the same way."""
+    """A missing page, another protocol, a closed port and a name that is not there are all said the
+    same way.
+    """
     fetcher = fetcher_of(host)
     urls = [f"{host.url}/{path}/" for path in ("missing", "garbage", "nothing")]
     closed = fetcher_of(host, ports=(1,))
-    outcomes = [await fetcher.fetch(url) for url in urls] + [await closed.fetch("http://127.0.0.1:1/")]
+    outcomes = [await fetcher.fetch(url) for url in urls] + [
+        await closed.fetch("http://127.0.0.1:1/")
+    ]
     messages = {str(outcome) for outcome in outcomes}
     assert len(messages) == 1
     assert "secret" not in messages.pop()
@@ -356,7 +445,10 @@ async def test_a_name_that_is_not_there_looks_like_one_that_may_not_be_read() ->
     async def unknown(host: str, port: int) -> list[str]:
         raise socket.gaierror
 
-    told = [str(await ImageFetcher(Fetching(enabled=True), 9, one).fetch("https://inner.example/")) for one in (inner, unknown)]
+    told = [
+        str(await ImageFetcher(Fetching(enabled=True), 9, one).fetch("https://inner.example/"))
+        for one in (inner, unknown)
+    ]
     assert told[0] == told[1]
 
 

@@ -1,4 +1,6 @@
-"""Zero-shot classification answers as transformers' own pipeline does, however the service is configured."""
+"""Zero-shot classification answers as transformers' own pipeline does, however the service is
+configured.
+"""
 
 import base64
 from collections.abc import Callable, Iterator, Sequence
@@ -11,10 +13,10 @@ from starlette.testclient import TestClient
 from transformers import ZeroShotImageClassificationPipeline, pipeline
 
 from serve_app.api.app import create_app
-from serve_app.config import ServiceConfig, parse_config
+from serve_app.config.service import ServiceConfig, parse_config
 from serve_app.demo import settings as demo_settings
 from serve_app.demo.settings import demo_config, demo_labels
-from serve_app.local_tagger import LocalTagger
+from serve_app.pipeline.local_tagger import LocalTagger
 from tests.conftest import encoded, in_float32
 
 DEMO = Path(demo_settings.__file__).parent
@@ -38,10 +40,14 @@ SETTINGS: list[dict[str, dict[str, Any]]] = [
 ]
 
 
-def demo(selection: dict[str, Any] | None = None, plugin: dict[str, Any] | None = None) -> ServiceConfig:
+def demo(
+    selection: dict[str, Any] | None = None, plugin: dict[str, Any] | None = None
+) -> ServiceConfig:
     """Return the demo's configuration with other settings."""
     siglip = {"model": "demo", "dtype": "float32", "confidence_threshold": 0.5} | (plugin or {})
-    return parse_config({"labels": demo_labels(), "selection": selection or {}, "plugins": {"siglip": siglip}})
+    return parse_config(
+        {"labels": demo_labels(), "selection": selection or {}, "plugins": {"siglip": siglip}}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +57,9 @@ def reference() -> Callable[[Sequence[str]], list[dict[str, Any]]]:
     assert isinstance(pipe, ZeroShotImageClassificationPipeline)
 
     def run(labels: Sequence[str]) -> list[dict[str, Any]]:
-        inputs = pipe.preprocess(IMAGE, list(labels), tokenizer_kwargs={"max_length": CONTEXT_LENGTH})
+        inputs = pipe.preprocess(
+            IMAGE, list(labels), tokenizer_kwargs={"max_length": CONTEXT_LENGTH}
+        )
         return pipe.postprocess(pipe.forward(inputs))
 
     return run
@@ -66,7 +74,10 @@ def client() -> Iterator[TestClient]:
 
 def zero_shot(client: TestClient, labels: Any, **parameters: Any) -> list[dict[str, Any]]:
     """Return the answer for candidate labels, as the Python client asks."""
-    body = {"inputs": base64.b64encode(PICTURE).decode(), "parameters": {"candidate_labels": labels, **parameters}}
+    body = {
+        "inputs": base64.b64encode(PICTURE).decode(),
+        "parameters": {"candidate_labels": labels, **parameters},
+    }
     response = client.post("/hf", json=body)
     assert response.status_code == 200, response.text
     return response.json()
@@ -82,32 +93,57 @@ def test_candidates_are_scored_whatever_the_service_selects(
         found = zero_shot(client, CANDIDATES)
     expected = reference(CANDIDATES)
     assert [entry["label"] for entry in found] == [entry["label"] for entry in expected]
-    assert [entry["score"] for entry in found] == pytest.approx([entry["score"] for entry in expected], rel=1e-3)
+    assert [entry["score"] for entry in found] == pytest.approx(
+        [entry["score"] for entry in expected], rel=1e-3
+    )
 
 
 @pytest.mark.parametrize("changed", SETTINGS[1:4], ids=str)
-def test_labels_of_a_request_are_not_filtered_by_the_services_settings(changed: dict[str, dict[str, Any]]) -> None:
-    """Nor on /v1/tag; the filters hold for the service's own labels, and a request's filters for its labels."""
+def test_labels_of_a_request_are_not_filtered_by_the_services_settings(
+    changed: dict[str, dict[str, Any]],
+) -> None:
+    """Nor on /v1/tag; the filters hold for the service's own labels, and a request's filters for
+    its labels.
+    """
     config = demo(**changed)
     with TestClient(create_app(LocalTagger(config), config)) as client:
         body = {"labels": CANDIDATES, "confidence_threshold": "0"}
         found = client.post("/v1/tag", data=body, files={"image": PICTURE}).json()["tags"]
         assert {tag["label"] for tag in found} == set(CANDIDATES)
-        found = client.post("/v1/tag", data=body | {"exclude_labels": "red"}, files={"image": PICTURE}).json()["tags"]
+        found = client.post(
+            "/v1/tag", data=body | {"exclude_labels": "red"}, files={"image": PICTURE}
+        ).json()["tags"]
         assert {tag["label"] for tag in found} == set(CANDIDATES) - {"red"}
-        own = client.post("/v1/tag?confidence_threshold=0&max_tags=99", content=PICTURE).json()["tags"]
+        own = client.post("/v1/tag?confidence_threshold=0&max_tags=99", content=PICTURE).json()[
+            "tags"
+        ]
         assert len(own) < len(demo_labels())
 
 
-def test_labels_come_back_as_they_were_sent(client: TestClient, reference: Callable[[Sequence[str]], list[dict[str, Any]]]) -> None:
+def test_labels_come_back_as_they_were_sent(
+    client: TestClient, reference: Callable[[Sequence[str]], list[dict[str, Any]]]
+) -> None:
     """Repeated ones, blanks around them and commas within them included."""
     labels = ["red, circle", " red circle", "blue", "red circle", "blue"]
-    assert [entry["label"] for entry in zero_shot(client, labels)] == [entry["label"] for entry in reference(labels)]
-    assert [entry["label"] for entry in zero_shot(client, labels, top_k=2)] == ["red, circle", " red circle"]
+    assert [entry["label"] for entry in zero_shot(client, labels)] == [
+        entry["label"] for entry in reference(labels)
+    ]
+    assert [entry["label"] for entry in zero_shot(client, labels, top_k=2)] == [
+        "red, circle",
+        " red circle",
+    ]
 
 
 @pytest.mark.parametrize(
-    "labels", ["red, blue,", "red,,blue", ["red", "blue", ""], ["red", " ", "blue"], '["red","blue"]', '["red","blue",""]']
+    "labels",
+    [
+        "red, blue,",
+        "red,,blue",
+        ["red", "blue", ""],
+        ["red", " ", "blue"],
+        '["red","blue"]',
+        '["red","blue",""]',
+    ],
 )
 def test_empty_labels_beside_others_are_dropped(client: TestClient, labels: Any) -> None:
     """A comma at the end of a text leaves one, here or in the client that split it."""
@@ -117,12 +153,19 @@ def test_empty_labels_beside_others_are_dropped(client: TestClient, labels: Any)
 @pytest.mark.parametrize("labels", ["", " ", ",", [], [""], "[]"])
 def test_no_labels_are_refused(client: TestClient, labels: Any) -> None:
     """Rather than replaced by the service's own."""
-    response = client.post("/hf", json={"inputs": "AAAA", "parameters": {"candidate_labels": labels}})
-    assert (response.status_code, response.json()["error"]) == (400, "labels is empty; give at least one label.")
+    response = client.post(
+        "/hf", json={"inputs": "AAAA", "parameters": {"candidate_labels": labels}}
+    )
+    assert (response.status_code, response.json()["error"]) == (
+        400,
+        "labels is empty; give at least one label.",
+    )
 
 
 def test_parameters_may_come_in_the_query(client: TestClient) -> None:
-    """Beside raw bytes, and beside JSON; a single field is split at commas, a repeated one is not."""
+    """Beside raw bytes, and beside JSON; a single field is split at commas, a repeated one is
+    not.
+    """
     headers = {"content-type": "image/png"}
 
     def labels_of(query: list[tuple[str, str]]) -> list[str]:
@@ -131,7 +174,10 @@ def test_parameters_may_come_in_the_query(client: TestClient) -> None:
         return [entry["label"] for entry in response.json()]
 
     assert labels_of([("candidate_labels", "blue,red")]) == ["red", "blue"]
-    assert labels_of([("candidate_labels", "blue"), ("candidate_labels", "red, dark")]) == ["red, dark", "blue"]
+    assert labels_of([("candidate_labels", "blue"), ("candidate_labels", "red, dark")]) == [
+        "red, dark",
+        "blue",
+    ]
     assert labels_of([("candidate_labels", '["blue", "red, dark"]')]) == ["red, dark", "blue"]
     assert labels_of([("candidate_labels", "blue,red"), ("top_k", "1")]) == ["red"]
     assert len(labels_of([("top_k", "4")])) == 4
@@ -142,7 +188,11 @@ def test_parameters_may_come_in_the_query(client: TestClient) -> None:
 
 def test_what_gateways_add_and_nulls_of_any_name_are_left_out(client: TestClient) -> None:
     """An API gateway's `?key=` is no parameter, and transformers' own parameters may be null."""
-    response = client.post("/hf?key=abc&api-version=2026-01-01&code=x", content=PICTURE, headers={"content-type": "image/png"})
+    response = client.post(
+        "/hf?key=abc&api-version=2026-01-01&code=x",
+        content=PICTURE,
+        headers={"content-type": "image/png"},
+    )
     assert response.status_code == 200, response.text
     parameters = {"candidate_labels": ["red"], "timeout": None, "hypothesis_template": None}
     inputs = base64.b64encode(PICTURE).decode()
@@ -152,7 +202,9 @@ def test_what_gateways_add_and_nulls_of_any_name_are_left_out(client: TestClient
 
 
 def test_configured_logits_are_given_as_probabilities() -> None:
-    """As by sigmoid, for the service's own labels too; logits only to a client that asks for no function."""
+    """As by sigmoid, for the service's own labels too; logits only to a client that asks for no
+    function.
+    """
     config = demo({"score": "logit"})
     with TestClient(create_app(LocalTagger(config), config)) as client:
         plain = client.post("/hf", content=PICTURE).json()
@@ -171,7 +223,9 @@ def test_the_best_comes_first_whatever_the_service_sorts_by() -> None:
 
 
 @pytest.mark.parametrize("template", ["a photo", "{} or {}", "{label} {}"])
-def test_a_template_without_one_place_for_the_label_is_refused(client: TestClient, template: str) -> None:
+def test_a_template_without_one_place_for_the_label_is_refused(
+    client: TestClient, template: str
+) -> None:
     """In the words of its own parameter."""
     parameters = {"candidate_labels": ["a", "b"], "hypothesis_template": template}
     response = client.post("/hf", json={"inputs": "AAAA", "parameters": parameters})

@@ -16,7 +16,9 @@ from serve_app.api.long_texts import LONG_TEXT_BYTES, LongText
 from serve_app.api.sources import unpack_image
 from serve_app.errors import InvalidRequest, PayloadTooLarge, RequestError
 
-BOUNDS = JsonBounds(max_items=10, counted={"images": 3, "embeddings": 4}, rows="embeddings", max_row_numbers=5)
+BOUNDS = JsonBounds(
+    max_items=10, counted={"images": 3, "embeddings": 4}, rows="embeddings", max_row_numbers=5
+)
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**62), 2**62) | st.text(max_size=20)
     | st.floats(allow_nan=False, allow_infinity=False),
@@ -42,7 +44,9 @@ def parse(body: bytes, step: int = SLICE_BYTES, bounds: JsonBounds = BOUNDS) -> 
 
 @settings(max_examples=150, deadline=None)
 @given(st.dictionaries(st.text(max_size=5), VALUES, max_size=5), st.booleans(), st.integers(1, 40))
-def test_values_are_those_of_the_standard_library(content: dict[str, Any], is_ascii: bool, step: int) -> None:
+def test_values_are_those_of_the_standard_library(
+    content: dict[str, Any], is_ascii: bool, step: int
+) -> None:
     """Escaped or in UTF-8, wherever the body is cut."""
     body = json.dumps(content, ensure_ascii=is_ascii).encode("utf-8", "surrogatepass")
     if depth_of(content) > MAX_DEPTH:  # the only bound that these can reach
@@ -52,7 +56,9 @@ def test_values_are_those_of_the_standard_library(content: dict[str, Any], is_as
         assert parse(body, step) == json.loads(body)
 
 
-@pytest.mark.parametrize("text", ['"\\/\b\f\n\r\t', "\ud800 half", "😀", "\x00", "\\", "\\\\" * 15_000, "é" * 10_000])
+@pytest.mark.parametrize(
+    "text", ['"\\/\b\f\n\r\t', "\ud800 half", "😀", "\x00", "\\", "\\\\" * 15_000, "é" * 10_000]
+)
 def test_strings_keep_every_character(text: str) -> None:
     """Also half of a surrogate pair, which is refused later with a sentence of its own."""
     assert parse(json.dumps({"k": text}).encode()) == {"k": text}
@@ -135,8 +141,12 @@ AT_THE_BOUND = [
 ]
 
 
-@pytest.mark.parametrize(("within", "beyond", "error", "message"), AT_THE_BOUND, ids=range(len(AT_THE_BOUND)))
-def test_bounds_are_the_most_that_is_taken(within: dict[str, Any], beyond: dict[str, Any], error: type[RequestError], message: str) -> None:
+@pytest.mark.parametrize(
+    ("within", "beyond", "error", "message"), AT_THE_BOUND, ids=range(len(AT_THE_BOUND))
+)
+def test_bounds_are_the_most_that_is_taken(
+    within: dict[str, Any], beyond: dict[str, Any], error: type[RequestError], message: str
+) -> None:
     """As much as a bound says is read, and one more is refused."""
     parse(json.dumps(within).encode())
     with pytest.raises(error, match=message):

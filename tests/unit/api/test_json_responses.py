@@ -21,9 +21,9 @@ from serve_app.api.json_responses import (
     json_response,
     write_json,
 )
-from serve_app.config import parse_config
+from serve_app.config.service import parse_config
 from serve_app.errors import PayloadTooLarge
-from serve_app.local_tagger import LocalTagger
+from serve_app.pipeline.local_tagger import LocalTagger
 from tests.conftest import encoded, random_picture
 
 VALUES = st.recursive(
@@ -122,11 +122,17 @@ def test_tags_that_do_not_fit_are_refused_or_fail_their_line(client: TestClient)
     fits = client.post("/v1/tag?max_tags=1500", content=image)
     assert len(fits.json()["tags"]) == 1_500
     lines = {"Accept": "application/x-ndjson"}
-    line, last = client.post("/v1/tag?max_tags=3000", content=image, headers=lines).text.splitlines()
+    line, last = client.post(
+        "/v1/tag?max_tags=3000", content=image, headers=lines
+    ).text.splitlines()
     assert json.loads(line)["error"]["code"] == "payload_too_large"
     assert json.loads(last)["failed"] == 1
-    line, last = client.post("/v1/tag?max_tags=1500", content=image, headers=lines).text.splitlines()
-    assert [tag["label"] for tag in json.loads(line)["tags"]] == [tag["label"] for tag in fits.json()["tags"]]
+    line, last = client.post(
+        "/v1/tag?max_tags=1500", content=image, headers=lines
+    ).text.splitlines()
+    assert [tag["label"] for tag in json.loads(line)["tags"]] == [
+        tag["label"] for tag in fits.json()["tags"]
+    ]
 
 
 def test_large_vocabularies_are_shown_whole(client: TestClient) -> None:

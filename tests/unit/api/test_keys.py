@@ -1,4 +1,6 @@
-"""API keys: made, hashed, read from a file or the environment, and rotated while the service runs."""
+"""API keys: made, hashed, read from a file or the environment, and rotated while the service
+runs.
+"""
 
 import hashlib
 import os
@@ -46,15 +48,23 @@ def test_names_that_would_break_the_file_are_refused(name: str) -> None:
 
 def test_keys_come_from_the_environment() -> None:
     """Several with commas or semicolons between, as `env` asks."""
-    a, b = make_key("a"), make_key("b")
+    a = make_key("a")
+    b = make_key("b")
     for separator in (",", ";", "\n"):
         keys = ApiKeys("env", {"SIGLIP_API_KEYS": separator.join([a.line, b.line])})
         assert (keys.name_of(bearer(a.key)), keys.name_of(bearer(b.key))) == ("a", "b")
 
 
-@pytest.mark.parametrize(("text", "part"), [("", "holds no key"), ("# none\n\n", "holds no key"), ("a sk-siglip-plain", "line 1")])
-def test_a_service_that_asks_for_keys_does_not_start_without_any(tmp_path: Path, text: str, part: str) -> None:
-    """An empty file, or a key itself where its hash belongs, is refused, and the key is not repeated."""
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [("", "holds no key"), ("# none\n\n", "holds no key"), ("a sk-siglip-plain", "line 1")],
+)
+def test_a_service_that_asks_for_keys_does_not_start_without_any(
+    tmp_path: Path, text: str, part: str
+) -> None:
+    """An empty file, or a key itself where its hash belongs, is refused, and the key is not
+    repeated.
+    """
     path = tmp_path / "keys"
     path.write_text(text)
     with pytest.raises(ConfigError, match=part) as refused:
@@ -73,10 +83,15 @@ def watched(path: Path, clock: Clock) -> tuple[ApiKeys, KeyFile]:
     return keys, keys.file
 
 
-def test_a_changed_file_is_taken_and_a_broken_one_is_not(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """New keys are valid after the next check and old ones are not; a broken file leaves the last keys valid."""
+def test_a_changed_file_is_taken_and_a_broken_one_is_not(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """New keys are valid after the next check and old ones are not; a broken file leaves the last
+    keys valid.
+    """
     path = tmp_path / "keys"
-    old, new = make_key("old"), make_key("new")
+    old = make_key("old")
+    new = make_key("new")
     path.write_text(old.line)
     keys, file = watched(path, Clock())
     path.write_text(f"{old.line}\n{new.line}\n")
@@ -95,13 +110,20 @@ def test_a_changed_file_is_taken_and_a_broken_one_is_not(tmp_path: Path, caplog:
 
 
 @pytest.mark.parametrize("how", ["deleted", "emptied", "commented out"])
-def test_a_file_without_keys_revokes_all_of_them_after_thirty_seconds(tmp_path: Path, caplog: pytest.LogCaptureFixture, how: str) -> None:
-    """Until then the keys stay valid, as while a file is replaced; then every request is refused, and new keys are taken."""
-    path, clock = tmp_path / "keys", Clock()
+def test_a_file_without_keys_revokes_all_of_them_after_thirty_seconds(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, how: str
+) -> None:
+    """Until then the keys stay valid, as while a file is replaced; then every request is refused,
+    and new keys are taken.
+    """
+    path = tmp_path / "keys"
+    clock = Clock()
     made = make_key("team")
     path.write_text(made.line)
     keys, file = watched(path, clock)
-    path.unlink() if how == "deleted" else path.write_text("" if how == "emptied" else f"# {made.line}")
+    path.unlink() if how == "deleted" else path.write_text(
+        "" if how == "emptied" else f"# {made.line}"
+    )
     for now_s in (2.0, 31.9):
         clock.now_s = now_s
         file.check()
@@ -118,7 +140,8 @@ def test_a_file_without_keys_revokes_all_of_them_after_thirty_seconds(tmp_path: 
 
 def test_a_file_that_is_replaced_in_time_revokes_nothing(tmp_path: Path) -> None:
     """The thirty seconds begin again whenever the file is there."""
-    path, clock = tmp_path / "keys", Clock()
+    path = tmp_path / "keys"
+    clock = Clock()
     made = make_key("team")
     path.write_text(made.line)
     keys, file = watched(path, clock)
@@ -132,7 +155,9 @@ def test_a_file_that_is_replaced_in_time_revokes_nothing(tmp_path: Path) -> None
         assert keys.name_of(bearer(made.key)) == "team"
 
 
-def test_a_pipe_in_place_of_the_file_hangs_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_pipe_in_place_of_the_file_hangs_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """It is refused at the start, and later leaves the last keys valid."""
     path = tmp_path / "keys"
     os.mkfifo(path)
@@ -159,11 +184,16 @@ def test_a_file_of_more_than_a_mebibyte_is_refused(tmp_path: Path) -> None:
 def test_a_file_that_hangs_stops_no_request_and_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As on a network share whose server is gone: requests are answered at once, and one thread waits."""
+    """As on a network share whose server is gone: requests are answered at once, and one thread
+    waits.
+    """
     monkeypatch.setattr(module, "READ_TIMEOUT_S", 0.05)
     monkeypatch.setattr(module, "CHECK_EVERY_S", 0.01)
-    path, hanging, back = tmp_path / "keys", threading.Event(), threading.Event()
-    made, new = make_key("team"), make_key("new")
+    path = tmp_path / "keys"
+    hanging = threading.Event()
+    back = threading.Event()
+    made = make_key("team")
+    new = make_key("new")
     path.write_text(made.line)
     read = module.read_text
 
@@ -197,10 +227,13 @@ def wait_until(done: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-def test_a_file_that_could_not_be_read_for_a_moment_is_read_at_the_next_check(tmp_path: Path) -> None:
+def test_a_file_that_could_not_be_read_for_a_moment_is_read_at_the_next_check(
+    tmp_path: Path,
+) -> None:
     """Else a key that was taken away would stay valid until the file changes once more."""
     path = tmp_path / "keys"
-    old, new = make_key("old"), make_key("new")
+    old = make_key("old")
+    new = make_key("new")
     path.write_text(old.line)
     keys, file = watched(path, Clock())
     path.write_text(new.line)
@@ -216,7 +249,8 @@ def test_a_file_that_could_not_be_read_for_a_moment_is_read_at_the_next_check(tm
 
 def test_a_mounted_secret_that_is_swapped_by_a_link_is_taken(tmp_path: Path) -> None:
     """As Kubernetes does: the name stays, what it points to changes."""
-    a, b = make_key("a"), make_key("b")
+    a = make_key("a")
+    b = make_key("b")
     for made in (a, b):
         (tmp_path / made.line.split()[0]).write_text(made.line)
     link = tmp_path / "keys"

@@ -8,12 +8,12 @@ import pytest
 from fastapi.routing import APIRoute
 from starlette.testclient import TestClient
 
-from serve_app.access import Access
 from serve_app.api.app import create_app
 from serve_app.api.passages import AnsweredRequest
+from serve_app.config.access import Access
 from serve_app.demo.settings import demo_config
 from serve_app.errors import Unavailable
-from serve_app.local_tagger import LocalTagger
+from serve_app.pipeline.local_tagger import LocalTagger
 from tests.http_face import served
 
 PARAMETERS = {"{name}": "default", "{model:path}": "demo", "{model}": "demo"}
@@ -52,17 +52,26 @@ def test_head_is_answered_as_get_without_the_body(client: TestClient) -> None:
     """On every path that GET reads: the same status and headers, the length included."""
     readable = [path for path, methods in documented(client).items() if "GET" in methods]
     for path in (*readable, *OTHERS):
-        got, head = client.get(path), client.head(path)
+        got = client.get(path)
+        head = client.head(path)
         assert (head.status_code, head.content) == (got.status_code, b"") == (200, b""), path
         for name in ("content-type", "content-length", "etag", "content-security-policy"):
             assert head.headers.get(name) == got.headers.get(name), (path, name)
 
 
 def test_head_sends_no_body_over_a_connection(tagger: LocalTagger) -> None:
-    """A second request on the same connection gets its own response, so nothing of a body was sent before it."""
+    """A second request on the same connection gets its own response, so nothing of a body was sent
+    before it.
+    """
     with served(create_app(tagger, demo_config())) as address:
         connection = http.client.HTTPConnection(urlsplit(address).netloc, timeout=10)
-        for path in ("/healthz", "/v1/vocabularies/default", "/docs/assets/swagger-ui.css", "/nothing", "/v1/tag"):
+        for path in (
+            "/healthz",
+            "/v1/vocabularies/default",
+            "/docs/assets/swagger-ui.css",
+            "/nothing",
+            "/v1/tag",
+        ):
             connection.request("HEAD", path)
             response = connection.getresponse()
             assert response.read() == b""
@@ -88,7 +97,9 @@ def test_other_methods_are_refused_with_those_that_there_are(client: TestClient)
     assert client.head("/v1/tag").status_code == 405
 
 
-def test_logs_name_the_method_and_the_route(client: TestClient, answered: list[AnsweredRequest]) -> None:
+def test_logs_name_the_method_and_the_route(
+    client: TestClient, answered: list[AnsweredRequest]
+) -> None:
     """HEAD is not logged as GET, and keeps its route."""
     answered.clear()
     client.head("/v1/vocabularies/default")
@@ -99,20 +110,33 @@ def test_logs_name_the_method_and_the_route(client: TestClient, answered: list[A
     ]
 
 
-def test_keys_are_asked_for_as_for_get(tagger: LocalTagger, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keys_are_asked_for_as_for_get(
+    tagger: LocalTagger, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Probes are open by every reading method, everything else by none."""
     monkeypatch.setenv("SIGLIP_API_KEYS", "alice sha256:" + "0" * 64)
     config = demo_config().model_copy(update={"access": Access(api_keys="env")})
     with TestClient(create_app(tagger, config)) as client:
-        for path, is_open in (("/healthz", True), ("/readyz", True), ("/", True), ("/v1/model", False)):
+        for path, is_open in (
+            ("/healthz", True),
+            ("/readyz", True),
+            ("/", True),
+            ("/v1/model", False),
+        ):
             assert client.head(path).status_code == (200 if is_open else 401)
             assert client.options(path).status_code == (204 if is_open else 401)
 
 
 def test_pages_of_other_origins_may_send_head(tagger: LocalTagger) -> None:
     """Their browsers ask for leave first if a key is sent."""
-    config = demo_config().model_copy(update={"access": Access(cors_origins=("https://app.example",))})
-    asked = {"Origin": "https://app.example", "Access-Control-Request-Method": "HEAD", "Access-Control-Request-Headers": "authorization"}
+    config = demo_config().model_copy(
+        update={"access": Access(cors_origins=("https://app.example",))}
+    )
+    asked = {
+        "Origin": "https://app.example",
+        "Access-Control-Request-Method": "HEAD",
+        "Access-Control-Request-Headers": "authorization",
+    }
     with TestClient(create_app(tagger, config)) as client:
         assert client.options("/v1/model", headers=asked).status_code == 200
 

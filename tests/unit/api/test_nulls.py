@@ -1,4 +1,6 @@
-"""Optional fields of every endpoint, found in the OpenAPI document: null and an empty value answer as leaving them out does."""
+"""Optional fields of every endpoint, found in the OpenAPI document: null and an empty value answer
+as leaving them out does.
+"""
 
 import re
 from collections.abc import Callable, Iterator
@@ -11,14 +13,17 @@ from starlette.testclient import TestClient
 from serve_app.api.app import create_app
 from serve_app.api.openapi import EXAMPLE_IMAGE
 from serve_app.api.text_fields import NEVER_EMPTY
-from serve_app.config import parse_config
-from serve_app.local_tagger import LocalTagger
+from serve_app.config.service import parse_config
+from serve_app.pipeline.local_tagger import LocalTagger
 
 BODIES: dict[str, list[dict[str, Any]]] = {
     "/v1/tag": [{"image": EXAMPLE_IMAGE}, {"images": [EXAMPLE_IMAGE], "labels": ["cat", "boat"]}],
     "/v1/score": [{"embeddings": [[0.1] * 64]}],
     "/v1/embeddings": [{"input": ["a cat"]}, {"messages": [{"role": "user", "content": "a cat"}]}],
-    "/hf": [{"inputs": EXAMPLE_IMAGE}, {"inputs": {"image": EXAMPLE_IMAGE}, "parameters": {"candidate_labels": ["cat", "boat"]}}],
+    "/hf": [
+        {"inputs": EXAMPLE_IMAGE},
+        {"inputs": {"image": EXAMPLE_IMAGE}, "parameters": {"candidate_labels": ["cat", "boat"]}},
+    ],
     "/predict": [{"inputs": EXAMPLE_IMAGE}],
     "/": [{"inputs": EXAMPLE_IMAGE}],
 }
@@ -29,7 +34,9 @@ BODIES: dict[str, list[dict[str, Any]]] = {
 def client(tiny: Callable[[str], Path]) -> Iterator[TestClient]:
     plugin = {"model": str(tiny("siglip2")), "dtype": "float32", "confidence_threshold": 0.0}
     config = parse_config({"labels": ["cat", "dog"], "plugins": {"siglip": plugin}})
-    with TestClient(create_app(LocalTagger(config), config), raise_server_exceptions=False) as client:
+    with TestClient(
+        create_app(LocalTagger(config), config), raise_server_exceptions=False
+    ) as client:
         yield client
 
 
@@ -55,7 +62,9 @@ def test_every_endpoint_with_a_body_is_tried(operations: dict[str, dict[str, Any
 
 
 @pytest.mark.parametrize("path", BODIES)
-def test_null_in_a_json_body_is_the_default(client: TestClient, operations: dict[str, dict[str, Any]], path: str) -> None:
+def test_null_in_a_json_body_is_the_default(
+    client: TestClient, operations: dict[str, dict[str, Any]], path: str
+) -> None:
     """For every field that the document does not require; the document says so too."""
     schema = operations[path]["requestBody"]["content"]["application/json"]["schema"]
     optional = schema["properties"].keys() - set(schema.get("required", ()))
@@ -65,11 +74,15 @@ def test_null_in_a_json_body_is_the_default(client: TestClient, operations: dict
         assert kinds is None or {"type": "null"} in kinds, name
         for body in BODIES[path]:
             without = {key: value for key, value in body.items() if key != name}
-            assert answer(client, path, json=without | {name: None}) == answer(client, path, json=without), name
+            assert answer(client, path, json=without | {name: None}) == answer(
+                client, path, json=without
+            ), name
 
 
 @pytest.mark.parametrize("place", ["parameters", "inputs"])
-def test_null_in_hugging_faces_parameters_is_the_default(client: TestClient, operations: dict[str, dict[str, Any]], place: str) -> None:
+def test_null_in_hugging_faces_parameters_is_the_default(
+    client: TestClient, operations: dict[str, dict[str, Any]], place: str
+) -> None:
     """Beside the inputs, and among them, where null does not hide a parameter beside them."""
     names = {parameter["name"] for parameter in operations["/hf"]["parameters"]}
     assert names >= {"candidate_labels", "top_k"}
@@ -86,12 +99,18 @@ def test_null_in_hugging_faces_parameters_is_the_default(client: TestClient, ope
 
 
 @pytest.mark.parametrize("path", BODIES)
-def test_an_empty_query_parameter_is_the_default(client: TestClient, operations: dict[str, dict[str, Any]], path: str) -> None:
+def test_an_empty_query_parameter_is_the_default(
+    client: TestClient, operations: dict[str, dict[str, Any]], path: str
+) -> None:
     """Except for labels, where the service's own would be a surprise."""
     body = BODIES[path][0]
     for name in {parameter["name"] for parameter in operations[path].get("parameters", ())}:
         status, content = answer(client, path, params={name: ""}, json=body)
-        assert (status, content) == answer(client, path, json=body) if name not in NEVER_EMPTY else status == 400, name
+        assert (
+            (status, content) == answer(client, path, json=body)
+            if name not in NEVER_EMPTY
+            else status == 400
+        ), name
 
 
 def test_null_in_an_unknown_field_is_refused(client: TestClient) -> None:
@@ -103,8 +122,13 @@ def test_null_in_an_unknown_field_is_refused(client: TestClient) -> None:
 
 def test_null_in_a_required_field_is_refused(client: TestClient) -> None:
     """As the missing field that it is."""
-    assert "embeddings: This field is required" in answer(client, "/v1/score", json={"embeddings": None})[1]["error"]["message"]
-    assert "inputs: This field is required" in answer(client, "/hf", json={"inputs": None})[1]["error"]
+    assert (
+        "embeddings: This field is required"
+        in answer(client, "/v1/score", json={"embeddings": None})[1]["error"]["message"]
+    )
+    assert (
+        "inputs: This field is required" in answer(client, "/hf", json={"inputs": None})[1]["error"]
+    )
 
 
 @pytest.mark.parametrize(
@@ -119,8 +143,12 @@ def test_null_in_a_required_field_is_refused(client: TestClient) -> None:
         ("/v1/embeddings", {"input": "a", "messages": {}}),
     ],
 )
-def test_messages_about_types_show_no_type_of_python(client: TestClient, path: str, body: dict[str, Any]) -> None:
+def test_messages_about_types_show_no_type_of_python(
+    client: TestClient, path: str, body: dict[str, Any]
+) -> None:
     """Clients send JSON, and know neither tuples nor the service's classes."""
     status, content = answer(client, path, json=body)
     assert status == 400
-    assert not {"tuple", "dict", "instance", "longtext"} & set(re.findall(r"\w+", str(content).lower()))
+    assert not {"tuple", "dict", "instance", "longtext"} & set(
+        re.findall(r"\w+", str(content).lower())
+    )

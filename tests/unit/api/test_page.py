@@ -1,4 +1,7 @@
-"""How the page is served: its headers, its files, and what they may hold. What it does is tested in tests/browser."""
+"""How the page is served: its headers, its files, and what they may hold.
+
+What it does is tested in tests/browser.
+"""
 
 import re
 
@@ -25,16 +28,25 @@ def client() -> TestClient:
 
 @pytest.mark.parametrize("path", ["/", *(f"/page/{name}" for name in FILES)])
 def test_every_file_is_served_under_the_policy(client: TestClient, path: str) -> None:
-    """With its media type and the strict headers, by GET and HEAD; nothing that lies there is forgotten."""
+    """With its media type and the strict headers, by GET and HEAD; nothing that lies there is
+    forgotten.
+    """
     response = client.get(path)
     assert response.status_code == 200
-    assert response.headers["content-type"] == MEDIA_TYPES["." + (path.rpartition(".")[2] if "." in path else "html")]
+    assert (
+        response.headers["content-type"]
+        == MEDIA_TYPES["." + (path.rpartition(".")[2] if "." in path else "html")]
+    )
     assert response.headers["content-security-policy"] == POLICY
     assert response.headers["x-content-type-options"] == "nosniff"
     assert response.headers["referrer-policy"] == "no-referrer"
     assert response.headers["cache-control"] == "no-cache"
     head = client.head(path)
-    assert (head.status_code, head.content, head.headers["content-length"]) == (200, b"", str(len(response.content)))
+    assert (head.status_code, head.content, head.headers["content-length"]) == (
+        200,
+        b"",
+        str(len(response.content)),
+    )
 
 
 def test_a_browser_that_has_a_file_is_told_so(client: TestClient) -> None:
@@ -42,7 +54,11 @@ def test_a_browser_that_has_a_file_is_told_so(client: TestClient) -> None:
     etag = client.get("/page/page.js").headers["etag"]
     for known in (etag, f"W/{etag}", f'"x", {etag}'):
         response = client.get("/page/page.js", headers={"If-None-Match": known})
-        assert (response.status_code, response.content, response.headers["etag"]) == (304, b"", etag)
+        assert (response.status_code, response.content, response.headers["etag"]) == (
+            304,
+            b"",
+            etag,
+        )
     assert client.get("/page/page.js", headers={"If-None-Match": '"x"'}).status_code == 200
     assert client.get("/page/page.css").headers["etag"] != etag
 
@@ -56,10 +72,14 @@ def test_nothing_else_is_served(client: TestClient) -> None:
 
 @pytest.mark.parametrize("name", FILES)
 def test_files_ask_no_other_host_and_make_no_markup(name: str) -> None:
-    """No address but SVG's namespace, no inline script or style, nothing that reads a text as markup or code."""
+    """No address but SVG's namespace, no inline script or style, nothing that reads a text as
+    markup or code.
+    """
     text = (ASSETS / name).read_text()
     assert set(re.findall(r"https?://[^\s\"'`)]+", text)) <= {"http://www.w3.org/2000/svg"}
-    assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b|new Function", text)
+    assert not re.search(
+        r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b|new Function", text
+    )
     if name.endswith(".html"):
         assert not re.search(r"<style|\sstyle=|\son\w+=|<script(?![^>]*\ssrc=)", text)
         assert set(re.findall(r'(?:src|href)="page/([^"]+)"', text)) <= set(FILES)

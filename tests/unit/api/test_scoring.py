@@ -1,4 +1,6 @@
-"""What requests may ask of tags over HTTP: vocabularies, scores, filters, tiles, embeddings and scoring them again."""
+"""What requests may ask of tags over HTTP: vocabularies, scores, filters, tiles, embeddings and
+scoring them again.
+"""
 
 import base64
 import json
@@ -10,12 +12,17 @@ import pytest
 from starlette.testclient import TestClient
 
 from serve_app.api.app import create_app
-from serve_app.config import parse_config
-from serve_app.local_tagger import LocalTagger
+from serve_app.config.service import parse_config
+from serve_app.pipeline.local_tagger import LocalTagger
 from tests.conftest import encoded, random_picture
 
 PICTURE = encoded(random_picture(60, 40), "JPEG")
-PETS = [{"label": "Cat", "category": "pets", "parents": ["animal"]}, {"label": "dog", "category": "pets"}, "animal", "car"]
+PETS = [
+    {"label": "Cat", "category": "pets", "parents": ["animal"]},
+    {"label": "dog", "category": "pets"},
+    "animal",
+    "car",
+]
 ALL = {"confidence_threshold": 0, "max_tags": 9, "include_raw_scores": True}
 
 
@@ -29,7 +36,9 @@ def client(tiny: Callable[[str], Path]) -> Iterator[TestClient]:
             "plugins": {"siglip": {"model": str(tiny("siglip2")), "confidence_threshold": 0.0}},
         }
     )
-    with TestClient(create_app(LocalTagger(config), config), raise_server_exceptions=False) as client:
+    with TestClient(
+        create_app(LocalTagger(config), config), raise_server_exceptions=False
+    ) as client:
         yield client
 
 
@@ -44,8 +53,12 @@ def labels(answer: dict[str, object]) -> set[str]:
 
 
 def test_answers_say_what_they_were_scored_by(client: TestClient) -> None:
-    """The vocabulary's name and a fingerprint of its own; none and another for labels of the request."""
-    pets, boats, own = tag(client), tag(client, vocabulary="boats"), tag(client, labels="cat")
+    """The vocabulary's name and a fingerprint of its own; none and another for labels of the
+    request.
+    """
+    pets = tag(client)
+    boats = tag(client, vocabulary="boats")
+    own = tag(client, labels="cat")
     assert [answer["vocabulary"] for answer in (pets, boats, own)] == ["pets", "boats", None]
     assert len({answer["vocabulary_fingerprint"] for answer in (pets, boats, own)}) == 3
     assert labels(boats) == {"boat", "red_boat"}
@@ -85,7 +98,10 @@ def test_logits_are_given_where_they_are_asked_for(client: TestClient) -> None:
 
 def test_parents_and_min_tags_are_the_requests(client: TestClient) -> None:
     """A parent is given with its child's confidence; two tags although none passes."""
-    answer = {t["label"]: t["confidence"] for t in tag(client, confidence_threshold=0, parents="propagate")["tags"]}  # type: ignore[attr-defined]
+    answer = {
+        t["label"]: t["confidence"]
+        for t in tag(client, confidence_threshold=0, parents="propagate")["tags"]
+    }  # type: ignore[attr-defined]
     assert answer["animal"] >= answer["Cat"]
     assert len(tag(client, confidence_threshold=1, min_tags=2)["tags"]) == 2  # type: ignore[arg-type]
 
@@ -94,31 +110,47 @@ def test_high_quality_says_what_it_cost(client: TestClient) -> None:
     """Seven views of a 3:2 picture; the usual answer says nothing of it."""
     assert tag(client, quality="high")["metadata"] == {"quality": "high", "views": 7}
     assert "metadata" not in tag(client)
-    many = client.post("/v1/tag?quality=high", files=[("f", PICTURE), ("f", b"broken"), ("f", PICTURE)]).json()["results"]
-    assert [result.get("metadata") for result in many] == [{"quality": "high", "views": 7}, None, {"quality": "high", "views": 7}]
+    many = client.post(
+        "/v1/tag?quality=high", files=[("f", PICTURE), ("f", b"broken"), ("f", PICTURE)]
+    ).json()["results"]
+    assert [result.get("metadata") for result in many] == [
+        {"quality": "high", "views": 7},
+        None,
+        {"quality": "high", "views": 7},
+    ]
 
 
 @pytest.mark.parametrize("form", ["float", "base64", "float16"])
 def test_an_embedding_is_scored_again_as_its_picture_was(client: TestClient, form: str) -> None:
-    """Numbers, base64 of float32, or of the float16 that one stores: the same tags without pixels."""
+    """Numbers, base64 of float32, or of the float16 that one stores: the same tags without
+    pixels.
+    """
     expected = tag(client, **ALL)
-    given = tag(client, **{"return": "embedding"}, encoding_format="float" if form == "float" else "base64")["embedding"]
+    given = tag(
+        client, **{"return": "embedding"}, encoding_format="float" if form == "float" else "base64"
+    )["embedding"]
     body: dict[str, object] = {"embeddings": [given], **ALL}
     if form == "float16":
         halves = np.frombuffer(base64.b64decode(str(given)), "<f4").astype("<f2")
         body |= {"embeddings": [base64.b64encode(halves.tobytes()).decode()], "dtype": "float16"}
     answer = client.post("/v1/score", json=body).json()
     (result,) = answer["results"]
-    found, wanted = ({t["label"]: t["raw_score"] for t in tags} for tags in (result["tags"], expected["tags"]))  # type: ignore[attr-defined]
+    found, wanted = (
+        {t["label"]: t["raw_score"] for t in tags} for tags in (result["tags"], expected["tags"])
+    )  # type: ignore[attr-defined]
     assert found == pytest.approx(wanted, abs=0.1 if form == "float16" else 1e-3)
     assert answer["vocabulary_fingerprint"] == expected["vocabulary_fingerprint"]
 
 
 def test_embeddings_of_many_pictures_stand_with_their_tags(client: TestClient) -> None:
     """One of three is broken and has neither."""
-    response = client.post("/v1/tag?return=embedding", files=[("f", PICTURE), ("f", b"broken"), ("f", PICTURE)])
+    response = client.post(
+        "/v1/tag?return=embedding", files=[("f", PICTURE), ("f", b"broken"), ("f", PICTURE)]
+    )
     assert ["embedding" in result for result in response.json()["results"]] == [True, False, True]
-    json_response = client.post("/v1/tag?return=embedding", json={"images": ["###", base64.b64encode(PICTURE).decode()]})
+    json_response = client.post(
+        "/v1/tag?return=embedding", json={"images": ["###", base64.b64encode(PICTURE).decode()]}
+    )
     assert ["embedding" in result for result in json_response.json()["results"]] == [False, True]
 
 
@@ -142,9 +174,13 @@ REFUSALS = [
 
 
 @pytest.mark.parametrize(("body", "status", "said"), REFUSALS, ids=range(len(REFUSALS)))
-def test_embeddings_that_cannot_be_scored_are_refused(client: TestClient, body: dict[str, object], status: int, said: str) -> None:
+def test_embeddings_that_cannot_be_scored_are_refused(
+    client: TestClient, body: dict[str, object], status: int, said: str
+) -> None:
     """Each for what is wrong with it."""
-    response = client.post("/v1/score", content=json.dumps(body), headers={"Content-Type": "application/json"})
+    response = client.post(
+        "/v1/score", content=json.dumps(body), headers={"Content-Type": "application/json"}
+    )
     assert response.status_code == status, response.text
     assert said in response.json()["error"]["message"]
 

@@ -1,4 +1,6 @@
-"""Finished jobs without a model or Ray: every input has its row, as if every image had been tagged `cat`."""
+"""Finished jobs without a model or Ray: every input has its row, as if every image had been tagged
+`cat`.
+"""
 
 from dataclasses import dataclass, replace
 
@@ -22,23 +24,31 @@ class FinishedJob:
 
     @property
     def result(self) -> JobResult:
-        return JobResult(self.writing.folder, self.snapshot.inputs, {}, self.snapshot.inputs, 0.0, 0)
+        return JobResult(
+            self.writing.folder, self.snapshot.inputs, {}, self.snapshot.inputs, 0.0, 0
+        )
 
     def write(self, chunk: Chunk) -> None:
         """Write the rows of a chunk."""
-        storage, folder = self.options.storage, self.writing.folder
+        storage = self.options.storage
+        folder = self.writing.folder
         rows = read_chunk(storage, folder, chunk)
-        none, count = (None,) * len(rows), len(rows)
+        none = (None,) * len(rows)
+        count = len(rows)
         tags = pa.array([[{"label": "cat", "confidence": 0.5}]] * count, pa.list_(TAG))
         made = make_rows(rows, Facts(none, none, none, none), tags, None, Stamp("c", None, "v"))
-        storage.write(self.writing.url(chunk.name), encode_rows(made, self.options.output_format, "zstd"))
+        storage.write(
+            self.writing.url(chunk.name), encode_rows(made, self.options.output_format, "zstd")
+        )
 
 
 def finished_job(options: BatchOptions) -> FinishedJob:
     """List the inputs of a job and write their rows."""
     cut = Cut(options.chunk_size, options.partition_by)
     snapshot = take_snapshot(options.storage, options.output, find_inputs(options), cut)
-    writing = Writing(options.storage, options.output, options.output_format, "zstd", embeddings=False)
+    writing = Writing(
+        options.storage, options.output, options.output_format, "zstd", embeddings=False
+    )
     job = FinishedJob(options, snapshot, writing)
     for chunk in snapshot.chunks:
         job.write(chunk)
@@ -48,4 +58,6 @@ def finished_job(options: BatchOptions) -> FinishedJob:
 def updated_chunks(job: FinishedJob) -> Snapshot:
     """Return the chunks of a job after `--update`."""
     options = replace(job.options, update=True)
-    return update_snapshot(options, job.writing, job.snapshot, list_again(options, job.writing, job.snapshot))
+    return update_snapshot(
+        options, job.writing, job.snapshot, list_again(options, job.writing, job.snapshot)
+    )

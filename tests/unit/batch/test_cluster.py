@@ -20,7 +20,12 @@ def test_an_old_address_is_refused_at_once(monkeypatch: pytest.MonkeyPatch, pref
     """The sentence names the variable that holds it; Ray would try for minutes."""
     address = prefix + dead_address()
     monkeypatch.setenv("RAY_ADDRESS", address)
-    with pytest.raises(ConfigError, match=f"no Ray cluster answers at {address} .*correct RAY_ADDRESS"), connected(None):
+    with (
+        pytest.raises(
+            ConfigError, match=f"no Ray cluster answers at {address} .*correct RAY_ADDRESS"
+        ),
+        connected(None),
+    ):
         pass
     with pytest.raises(ConfigError, match="correct --address"), connected(address):
         pass

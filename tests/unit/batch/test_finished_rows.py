@@ -1,4 +1,6 @@
-"""Rows of finished jobs when they are read again: to prove them, to update them and to look at them."""
+"""Rows of finished jobs when they are read again: to prove them, to update them and to look at
+them.
+"""
 
 import dataclasses
 import json
@@ -20,13 +22,25 @@ URIS = ["2024-01-31", "2024-01-31T10:00:00Z", "00123", "true", "1e5"]
 
 
 @pytest.mark.parametrize("output_format", ["parquet", "jsonl"])
-def test_rows_are_proved_whatever_names_and_columns_look_like(tmp_path: Path, output_format: OutputFormat) -> None:
+def test_rows_are_proved_whatever_names_and_columns_look_like(
+    tmp_path: Path, output_format: OutputFormat
+) -> None:
     """Names like dates, columns of several types, and lines longer than a block of the reader."""
-    rows = [{"uri": uri, "v": value} for uri, value in zip(URIS, [1, "x", None, [1], "y" * 2**21], strict=True)]
+    rows = [
+        {"uri": uri, "v": value}
+        for uri, value in zip(URIS, [1, "x", None, [1], "y" * 2**21], strict=True)
+    ]
     (tmp_path / "m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     for chunk_size in (1, 100):
         output = url_of(str(tmp_path / f"out-{chunk_size}"))
-        job = finished_job(BatchOptions(url_of(f"{tmp_path}/m.jsonl"), output, output_format=output_format, chunk_size=chunk_size))
+        job = finished_job(
+            BatchOptions(
+                url_of(f"{tmp_path}/m.jsonl"),
+                output,
+                output_format=output_format,
+                chunk_size=chunk_size,
+            )
+        )
         proof = verify(job.snapshot, job.writing)
         assert (proof.rows, proof.wrong) == (len(URIS), ())
 
@@ -36,13 +50,17 @@ def test_partitions_of_a_folder_that_is_not_utf8_are_found_again(tmp_path: Path)
     write(tmp_path, "m.csv", b"uri,day\na.png,mon/tue\nb.png,1+1\n")
     output = url_of(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
     job = finished_job(BatchOptions(url_of(f"{tmp_path}/m.csv"), output, partition_by="day"))
-    assert written_names(job.options.storage, job.writing) == {chunk.name for chunk in job.snapshot.chunks}
+    assert written_names(job.options.storage, job.writing) == {
+        chunk.name for chunk in job.snapshot.chunks
+    }
 
 
 def test_an_update_keeps_text(tmp_path: Path) -> None:
     """Of rows that stay and of rows that are new, beside a folder's odd names."""
     (tmp_path / "m.csv").write_text("uri,sku\na.png,00123\nb.png,1e5\n")
-    job = finished_job(BatchOptions(url_of(f"{tmp_path}/m.csv"), url_of(str(tmp_path / "out")), chunk_size=1))
+    job = finished_job(
+        BatchOptions(url_of(f"{tmp_path}/m.csv"), url_of(str(tmp_path / "out")), chunk_size=1)
+    )
     (tmp_path / "m.csv").write_text("uri,sku\nb.png,1e5\nc.png,\n./a.png,NaN\n")
     options = dataclasses.replace(job.options, update=True)
     updated = FinishedJob(options, updated_chunks(job), job.writing)
@@ -57,7 +75,11 @@ def test_an_update_finds_odd_names_unchanged(tmp_path: Path) -> None:
     """Nothing is done again, except for a file that has changed."""
     for name in ODD_NAMES:
         write(tmp_path / "in", name)
-    job = finished_job(BatchOptions(url_of(str(tmp_path / "in")), url_of(str(tmp_path / "out")), chunk_size=1, update=True))
+    job = finished_job(
+        BatchOptions(
+            url_of(str(tmp_path / "in")), url_of(str(tmp_path / "out")), chunk_size=1, update=True
+        )
+    )
     assert updated_chunks(job).chunks == job.snapshot.chunks
     write(tmp_path / "in", ODD_NAMES[3], b"another")
     after = updated_chunks(job)
@@ -69,6 +91,8 @@ def test_a_report_of_rows_with_different_columns_is_written(tmp_path: Path) -> N
     lines = [{"uri": "a.png", "v": 1}, {"uri": "b.png", "v": {"x": 1}}]
     for at, line in enumerate(lines):
         (tmp_path / f"{at}.jsonl").write_text(json.dumps(line) + "\n")
-    job = finished_job(BatchOptions(url_of(str(tmp_path)), url_of(str(tmp_path / "out")), chunk_size=1))
+    job = finished_job(
+        BatchOptions(url_of(str(tmp_path)), url_of(str(tmp_path / "out")), chunk_size=1)
+    )
     write_report(url_of(str(tmp_path / "sheet.html")), job.options, job.result)
     assert "b.png" in (tmp_path / "sheet.html").read_text()

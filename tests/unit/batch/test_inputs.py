@@ -1,4 +1,6 @@
-"""What INPUT may be, and how it is cut: every kind ends as the same columns, in an order that does not change."""
+"""What INPUT may be, and how it is cut: every kind ends as the same columns, in an order that does
+not change.
+"""
 
 import csv
 import io
@@ -46,7 +48,10 @@ def test_a_folder_of_pictures(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("no picture")
     (tmp_path / "a.JPG").write_bytes(PICTURES["0.png"])
     rows, data = everything(options_for(tmp_path))
-    assert rows["uri"].to_pylist() == [str(tmp_path / "a.JPG"), *(str(tmp_path / "b" / name) for name in PICTURES)]
+    assert rows["uri"].to_pylist() == [
+        str(tmp_path / "a.JPG"),
+        *(str(tmp_path / "b" / name) for name in PICTURES),
+    ]
     assert data[1:] == list(PICTURES.values())
     assert all(rows["etag"].to_pylist())
 
@@ -55,7 +60,11 @@ def test_a_folder_of_pictures(tmp_path: Path) -> None:
 def test_a_manifest_with_other_columns(tmp_path: Path, kind: str) -> None:
     """Paths beside the manifest, absolute ones and missing ones; the other columns pass through."""
     write_pictures(tmp_path / "p")
-    given = [{"url": "p/0.png", "n": 7}, {"url": str(tmp_path / "p/1.png"), "n": 8}, {"url": "p/gone.png", "n": 9}]
+    given = [
+        {"url": "p/0.png", "n": 7},
+        {"url": str(tmp_path / "p/1.png"), "n": 8},
+        {"url": "p/gone.png", "n": 9},
+    ]
     path = tmp_path / f"list.{kind}"
     if kind == "csv":
         with path.open("w", newline="") as file:
@@ -74,10 +83,16 @@ def test_a_manifest_with_other_columns(tmp_path: Path, kind: str) -> None:
 
 @pytest.mark.parametrize("as_struct", [False, True])
 def test_a_table_of_pictures(tmp_path: Path, as_struct: bool) -> None:
-    """Bytes, or the struct that Hugging Face's datasets write, over several row groups, an empty row among them."""
+    """Bytes, or the struct that Hugging Face's datasets write, over several row groups, an empty
+    row among them.
+    """
     images: list[object] = [*PICTURES.values(), None]
     values = [{"bytes": data, "path": "x"} if as_struct else data for data in images]
-    pq.write_table(pa.table({"image": values, "label": list("abcdef")}), tmp_path / "t.parquet", row_group_size=2)
+    pq.write_table(
+        pa.table({"image": values, "label": list("abcdef")}),
+        tmp_path / "t.parquet",
+        row_group_size=2,
+    )
     rows, data = everything(options_for(tmp_path))
     assert rows["label"].to_pylist() == list("abcdef")
     assert rows["uri"].to_pylist()[3] == f"{tmp_path}/t.parquet#3"
@@ -108,7 +123,9 @@ def test_what_cannot_be_tagged_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is not there or holds nothing that can be tagged"):
         find_inputs(options_for(tmp_path / "nowhere"))
     (tmp_path / "a.csv").write_text("name\nx\n")
-    with pytest.raises(ConfigError, match=r"has no column uri; it has name\. Name it with --uri-column"):
+    with pytest.raises(
+        ConfigError, match=r"has no column uri; it has name\. Name it with --uri-column"
+    ):
         list(find_inputs(options_for(tmp_path / "a.csv")).tables)
     (tmp_path / "b.csv").write_text("uri,tags\nx,y\n")
     with pytest.raises(ConfigError, match="columns that the output has too: tags"):
@@ -122,10 +139,15 @@ def test_what_cannot_be_tagged_is_refused(tmp_path: Path) -> None:
 
 
 def test_chunks_are_cut_the_same_and_found_again(tmp_path: Path) -> None:
-    """The last one shorter, the names from the inputs; a snapshot without its index does not count."""
+    """The last one shorter, the names from the inputs; a snapshot without its index does not
+    count.
+    """
     write_pictures(tmp_path / "p")
     folder = url_of(str(tmp_path / "out"))
-    taken = [take_snapshot(Storage(), folder, find_inputs(options_for(tmp_path / "p")), Cut(2)) for _ in range(2)]
+    taken = [
+        take_snapshot(Storage(), folder, find_inputs(options_for(tmp_path / "p")), Cut(2))
+        for _ in range(2)
+    ]
     assert taken[0] == taken[1] == load_snapshot(Storage(), folder)
     assert [chunk.count for chunk in taken[0].chunks] == [2, 2, 1]
     assert taken[0].inputs == 5
@@ -143,13 +165,22 @@ def test_a_changed_picture_changes_its_chunk_only(tmp_path: Path) -> None:
     before = take_snapshot(Storage(), folder, find_inputs(options_for(tmp_path / "p")), Cut(2))
     (tmp_path / "p/2.png").write_bytes(PICTURES["0.png"] + b"more")
     after = take_snapshot(Storage(), folder, find_inputs(options_for(tmp_path / "p")), Cut(2))
-    assert [a.name == b.name for a, b in zip(before.chunks, after.chunks, strict=True)] == [True, False, True]
+    assert [a.name == b.name for a, b in zip(before.chunks, after.chunks, strict=True)] == [
+        True,
+        False,
+        True,
+    ]
 
 
 def test_partitions_share_no_chunk(tmp_path: Path) -> None:
     """A value a folder, as Hive writes it; an empty value has one too."""
     path = tmp_path / "m.jsonl"
-    path.write_text("".join(json.dumps({"uri": f"{at}.png", "day": day}) + "\n" for at, day in enumerate(["mon/tue", "wed", None, "wed"])))
+    path.write_text(
+        "".join(
+            json.dumps({"uri": f"{at}.png", "day": day}) + "\n"
+            for at, day in enumerate(["mon/tue", "wed", None, "wed"])
+        )
+    )
     cut = list(Cut(10, partition_by="day").chunks(find_inputs(options_for(path)).tables))
     assert {part: rows["uri"].to_pylist() for rows, part in cut} == {
         "day=mon%2Ftue": ["0.png"],

@@ -1,4 +1,6 @@
-"""Folders and buckets with whatever names: each image is an input and can be read, everything else is skipped and reported."""
+"""Folders and buckets with whatever names: each image is an input and can be read, everything else
+is skipped and reported.
+"""
 
 import io
 import logging
@@ -20,7 +22,7 @@ from serve_app.batch.reading import read_inputs
 from serve_app.batch.storage import Storage, joined, url_of
 from serve_app.batch.urls import local_path
 from serve_app.errors import ConfigError
-from serve_app.picture_files import Skipped
+from serve_app.untrusted.image_files import Skipped
 from tests.conftest import encoded, random_picture
 from tests.object_store import KEY, REGION, SECRET, Bucket, bucket
 from tests.odd_names import LITTER, ODD_NAMES, make_obstacles, make_too_deep, make_unreadable, write
@@ -28,11 +30,36 @@ from tests.unit.batch.test_inputs import everything, options_for
 
 PICTURE = encoded(random_picture(8, 8, 1))
 GOOD_KEYS = (
-    *("a.jpg", "b+c.jpg", "d%20e.jpg", "d%2Fe.jpg", "f#g.jpg", "w?x.jpg", "ü b.jpg", "10:30.jpg", "back\\slash.jpg", "[x].jpg"),
+    *(
+        "a.jpg",
+        "b+c.jpg",
+        "d%20e.jpg",
+        "d%2Fe.jpg",
+        "f#g.jpg",
+        "w?x.jpg",
+        "ü b.jpg",
+        "10:30.jpg",
+        "back\\slash.jpg",
+        "[x].jpg",
+    ),
     *("_DSC0001.JPG", "deep/er/a.heic", "100%.png", "*.png", "~.png"),
 )
-BAD_KEYS = ("in//x.jpg", "in/./x.jpg", "in/../x.jpg", "in/z//y.jpg", "in/c\x01.jpg", "in/r\r.jpg", "in/\x7f.jpg", "in//")
-HIDDEN_KEYS = ("in/._a.jpg", "in/.thumbnails/a.jpg", "in/__MACOSX/._a.jpg", "in/@eaDir/a.jpg/SYNOPHOTO_THUMB_M.jpg")
+BAD_KEYS = (
+    "in//x.jpg",
+    "in/./x.jpg",
+    "in/../x.jpg",
+    "in/z//y.jpg",
+    "in/c\x01.jpg",
+    "in/r\r.jpg",
+    "in/\x7f.jpg",
+    "in//",
+)
+HIDDEN_KEYS = (
+    "in/._a.jpg",
+    "in/.thumbnails/a.jpg",
+    "in/__MACOSX/._a.jpg",
+    "in/@eaDir/a.jpg/SYNOPHOTO_THUMB_M.jpg",
+)
 
 
 @pytest.fixture(scope="module")
@@ -53,8 +80,12 @@ def of_bucket(s3: Bucket, prefix: str, **changed: object) -> BatchOptions:
     return BatchOptions(f"{s3.url}/{prefix}", url_of("/nowhere"), storage=s3.storage, **changed)  # type: ignore[arg-type]
 
 
-def test_a_folder_with_odd_names_is_read_whole(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Also names that are not UTF-8; links in circles and outside, pipes, sockets and litter are skipped."""
+def test_a_folder_with_odd_names_is_read_whole(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also names that are not UTF-8; links in circles and outside, pipes, sockets and litter are
+    skipped.
+    """
     (tmp_path / "outside").mkdir()
     write(tmp_path / "outside", "elsewhere.png", PICTURE)
     folder = tmp_path / "in"
@@ -64,7 +95,9 @@ def test_a_folder_with_odd_names_is_read_whole(tmp_path: Path, caplog: pytest.Lo
         write(folder, name, PICTURE)
     make_obstacles(folder, tmp_path / "outside")
     rows, data = everything(options_for(folder))
-    assert {os.fsencode(local_path(url)) for url in rows["file"].to_pylist()} == {os.fsencode(folder) + b"/" + name for name in ODD_NAMES}
+    assert {os.fsencode(local_path(url)) for url in rows["file"].to_pylist()} == {
+        os.fsencode(folder) + b"/" + name for name in ODD_NAMES
+    }
     assert data == [PICTURE] * len(ODD_NAMES)
     assert all(rows["etag"].to_pylist())
     assert f"hidden or system files and folders: {len(LITTER)}" in caplog.text
@@ -72,8 +105,17 @@ def test_a_folder_with_odd_names_is_read_whole(tmp_path: Path, caplog: pytest.Lo
 
 
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(st.binary(min_size=1, max_size=12).filter(lambda name: not set(name) & set(b"/\0.")), unique=True, min_size=1, max_size=6))
-def test_whatever_an_image_is_called_it_is_read(tmp_path_factory: pytest.TempPathFactory, names: list[bytes]) -> None:
+@given(
+    st.lists(
+        st.binary(min_size=1, max_size=12).filter(lambda name: not set(name) & set(b"/\0.")),
+        unique=True,
+        min_size=1,
+        max_size=6,
+    )
+)
+def test_whatever_an_image_is_called_it_is_read(
+    tmp_path_factory: pytest.TempPathFactory, names: list[bytes]
+) -> None:
     """Each with what it holds."""
     folder = tmp_path_factory.mktemp("names")
     for name in names:
@@ -94,11 +136,16 @@ def test_litter_that_is_named_is_tagged(tmp_path: Path) -> None:
 def test_a_file_that_is_nothing_that_can_be_tagged_is_refused(tmp_path: Path, name: str) -> None:
     """In a sentence that says what it would need."""
     write(tmp_path, name, b"" if name == "empty" else b"\x1f\x8b\x08")
-    with pytest.raises(ConfigError, match=f"{name} is no image; an uncompressed tar file, a table or a manifest needs its suffix"):
+    with pytest.raises(
+        ConfigError,
+        match=f"{name} is no image; an uncompressed tar file, a table or a manifest needs its suffix",
+    ):
         everything(options_for(tmp_path / name))
 
 
-def test_a_folder_of_nothing_but_litter_says_why(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_folder_of_nothing_but_litter_says_why(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """What was skipped is reported before the error."""
     write(tmp_path, "._a.png")
     write(tmp_path, "notes.txt")
@@ -107,7 +154,9 @@ def test_a_folder_of_nothing_but_litter_says_why(tmp_path: Path, caplog: pytest.
     assert "hidden or system files and folders: 1; files of other types: 1 (.txt)" in caplog.text
 
 
-def test_twins_of_tables_and_shards_are_no_inputs(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_twins_of_tables_and_shards_are_no_inputs(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """A Mac writes them beside any file, and into tar files."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
@@ -144,7 +193,9 @@ def test_one_unreadable_table_or_shard_is_one_error_row(tmp_path: Path, suffix: 
 
 
 def test_a_bucket_with_odd_keys_is_read(s3: Bucket) -> None:
-    """Percent signs, plus signs, hashes and backslashes are parts of keys; a folder's marker is no image."""
+    """Percent signs, plus signs, hashes and backslashes are parts of keys; a folder's marker is no
+    image.
+    """
     put(s3, *(f"good/{key}" for key in GOOD_KEYS), "good/sub/")
     inputs = find_inputs(of_bucket(s3, "good"))
     [table] = inputs.tables
@@ -154,10 +205,14 @@ def test_a_bucket_with_odd_keys_is_read(s3: Bucket) -> None:
 
 
 @pytest.mark.parametrize("bad", BAD_KEYS)
-def test_one_key_that_cannot_be_requested_is_skipped_and_reported(s3: Bucket, bad: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_one_key_that_cannot_be_requested_is_skipped_and_reported(
+    s3: Bucket, bad: str, caplog: pytest.LogCaptureFixture
+) -> None:
     """All others are listed, with their ETags, in the same order as without it."""
     prefix = f"bad-{BAD_KEYS.index(bad)}"
-    good = sorted(f"{prefix}/{key}" for key in (*GOOD_KEYS, *(f"many/{at:04d}.jpg" for at in range(20))))
+    good = sorted(
+        f"{prefix}/{key}" for key in (*GOOD_KEYS, *(f"many/{at:04d}.jpg" for at in range(20)))
+    )
     put(s3, *good, *(f"{prefix}{key[2:]}" for key in HIDDEN_KEYS))
     [before] = find_inputs(of_bucket(s3, prefix)).tables
     put(s3, prefix + bad[2:])
@@ -169,7 +224,9 @@ def test_one_key_that_cannot_be_requested_is_skipped_and_reported(s3: Bucket, ba
         assert "objects with an unusable key: 1" in caplog.text
 
 
-def test_only_objects_near_a_bad_key_cost_a_request(s3: Bucket, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_only_objects_near_a_bad_key_cost_a_request(
+    s3: Bucket, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """The listing continues after each of them, in order and with every object once."""
     monkeypatch.setattr(odd_keys, "WINDOW", 5)
     good = [f"near/{at:03d}.jpg" for at in range(60)]
@@ -181,12 +238,18 @@ def test_only_objects_near_a_bad_key_cost_a_request(s3: Bucket, monkeypatch: pyt
     assert after.equals(before)
     assert all(after["etag"].to_pylist())
     assert "objects with an unusable key: 2 (near//y.jpg, near/001//x.jpg)" in caplog.text
-    requested = [record.getMessage() for record in caplog.records if record.name == "werkzeug" and '"HEAD ' in record.getMessage()]
+    requested = [
+        record.getMessage()
+        for record in caplog.records
+        if record.name == "werkzeug" and '"HEAD ' in record.getMessage()
+    ]
     assert 3 <= sum(".jpg" in text for text in requested) <= 10
 
 
 @pytest.mark.parametrize("window", [1, 2, 3, 1000])
-def test_bad_keys_at_any_place_are_counted_once(s3: Bucket, window: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bad_keys_at_any_place_are_counted_once(
+    s3: Bucket, window: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """First, last, several in a row, and with the marks of folders among them."""
     monkeypatch.setattr(odd_keys, "WINDOW", window)
     prefix = f"places-{window}"
@@ -194,7 +257,10 @@ def test_bad_keys_at_any_place_are_counted_once(s3: Bucket, window: int, monkeyp
     bad = ["//0.jpg", "c//1.jpg", "c//2.jpg", "c/../3.jpg", "ü c//4.jpg", "ü c//5.jpg"]
     put(s3, *(f"{prefix}/{key}" for key in (*good, *bad, "//", "y//")))
     skipped = Skipped()
-    found = [one.url.removeprefix(f"{s3.url}/{prefix}/") for one in s3.storage.list(f"{s3.url}/{prefix}", skipped)]
+    found = [
+        one.url.removeprefix(f"{s3.url}/{prefix}/")
+        for one in s3.storage.list(f"{s3.url}/{prefix}", skipped)
+    ]
     assert found == good
     assert skipped.keys.count == len(bad)
 
@@ -216,7 +282,9 @@ def test_a_listing_holds_paths_sizes_and_etags(tmp_path: Path) -> None:
     assert [path for path, *_ in found] == [str(tmp_path / "a/c.jpg"), str(tmp_path / "b.jpg")]
 
 
-def test_the_format_is_told_by_the_first_objects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_format_is_told_by_the_first_objects(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whatever they are; more are looked at only if none of them can be tagged."""
     monkeypatch.setattr(batch_inputs, "PEEK", 5)
     for at in range(10):

@@ -1,4 +1,6 @@
-"""What a job says of images before they are encoded: sizes from headers, and one bad image as one error row."""
+"""What a job says of images before they are encoded: sizes from headers, and one bad image as one
+error row.
+"""
 
 import io
 import threading
@@ -34,7 +36,11 @@ def turned(kind: str, orientation: int) -> bytes:
     return encoded(PHOTO, kind, exif=exif)
 
 
-IMAGES = {f"{kind}-{orientation}": turned(kind, orientation) for kind in ("JPEG", "PNG", "WEBP", "TIFF") for orientation in range(1, 9)}
+IMAGES = {
+    f"{kind}-{orientation}": turned(kind, orientation)
+    for kind in ("JPEG", "PNG", "WEBP", "TIFF")
+    for orientation in range(1, 9)
+}
 BAD = {
     "cut.png": (encoded(PHOTO)[:-200], "invalid_image"),
     "cut.jpg": (encoded(PHOTO, "JPEG")[:300], "invalid_image"),
@@ -58,7 +64,15 @@ def prepare(folder: Path) -> tuple[list[str], PreparedBlock, Facts]:
     config = demo_config()
     plugin = config.siglip
     model = Model(plugin.model_source, None, plugin.precision, 8, plugin.max_num_patches, 1)
-    reading = Reading(model, config.image_limits(), config.limits.max_image_bytes, "standard", "object", None, Storage())
+    reading = Reading(
+        model,
+        config.image_limits(),
+        config.limits.max_image_bytes,
+        "standard",
+        "object",
+        None,
+        Storage(),
+    )
     rows = join_tables(list(find_inputs(options_for(folder)).tables))
     return ([Path(uri).name for uri in rows["uri"].to_pylist()], *prepare_block(reading, rows))
 
@@ -67,16 +81,22 @@ def test_rows_have_upright_sizes_and_errors_of_their_own(folder: Path) -> None:
     """In every format and orientation, as Pillow turns them; bad images take nothing with them."""
     names, block, facts = prepare(folder)
     assert len(block.rows) == len(IMAGES)
-    for name, width, height, error in zip(names, facts.widths, facts.heights, facts.errors, strict=True):
+    for name, width, height, error in zip(
+        names, facts.widths, facts.heights, facts.errors, strict=True
+    ):
         if name in BAD:
             assert error is not None
             assert error[0] == BAD[name][1]
         else:
-            upright = ImageOps.exif_transpose(Image.open(io.BytesIO(IMAGES[name.removesuffix(".png")])))
+            upright = ImageOps.exif_transpose(
+                Image.open(io.BytesIO(IMAGES[name.removesuffix(".png")]))
+            )
             assert (width, height, error) == (*upright.size, None)
 
 
-def test_an_image_is_decoded_once_and_one_that_is_too_large_not_at_all(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_is_decoded_once_and_one_that_is_too_large_not_at_all(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Sizes come from headers, also of PNGs, whose EXIF may be at their end."""
     opened: list[tuple[int, int]] = []
     decoded: list[ImageFile.ImageFile] = []
@@ -102,7 +122,9 @@ def test_an_image_is_decoded_once_and_one_that_is_too_large_not_at_all(folder: P
     assert len(decoded) == len(set(map(id, decoded))) == len(opened)
 
 
-def test_through_a_service_sizes_are_read_apart_from_the_event_loop(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_through_a_service_sizes_are_read_apart_from_the_event_loop(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """And one bad image is one error row, whatever reading its header does."""
     threads = set[int]()
     inner = through_service.picture_size
@@ -116,22 +138,39 @@ def test_through_a_service_sizes_are_read_apart_from_the_event_loop(folder: Path
     async def tag(request: Request) -> JSONResponse:
         data = await request.body()
         if any(data == bad for bad, _ in BAD.values()):
-            return JSONResponse({"error": {"code": "invalid_image", "message": "It is damaged."}}, 422)
-        tagged = {"tags": [{"label": "cat", "confidence": 0.5}], "vocabulary": "v", "vocabulary_fingerprint": "f", "score": "sigmoid"}
-        return JSONResponse(tagged | {"model": "m", "version": "1", "inference_time_ms": 1.0, "views": 1})
+            return JSONResponse(
+                {"error": {"code": "invalid_image", "message": "It is damaged."}}, 422
+            )
+        tagged = {
+            "tags": [{"label": "cat", "confidence": 0.5}],
+            "vocabulary": "v",
+            "vocabulary_fingerprint": "f",
+            "score": "sigmoid",
+        }
+        return JSONResponse(
+            tagged | {"model": "m", "version": "1", "inference_time_ms": 1.0, "views": 1}
+        )
 
     monkeypatch.setattr(through_service, "picture_size", spying)
-    storage, output = Storage(), url_of(str(folder.parent / "out"))
+    storage = Storage()
+    output = url_of(str(folder.parent / "out"))
     options = options_for(folder)
     snapshot = take_snapshot(storage, output, find_inputs(options), Cut(100))
     writing = Writing(storage, output, "parquet", "zstd", embeddings=False)
     done: list[Written] = []
     with served(Starlette(routes=[Route("/v1/tag", tag, methods=["POST"])])) as url:
         engine = ServiceEngine(Server(url), options, writing, Stamp("m", None, "f"), 0, snapshot)
-        engine.run(((chunk, read_chunk(storage, output, chunk)) for chunk in snapshot.chunks), done.append, lambda _: None)
+        engine.run(
+            ((chunk, read_chunk(storage, output, chunk)) for chunk in snapshot.chunks),
+            done.append,
+            lambda _: None,
+        )
     assert threading.get_ident() not in threads
     assert [one.inputs for one in done] == [len(IMAGES) + len(BAD)]
-    rows = {Path(row["uri"]).name: row for row in read_rows(writing, snapshot.chunks[0].name, ["uri", "width", "height", "error"])}
+    rows = {
+        Path(row["uri"]).name: row
+        for row in read_rows(writing, snapshot.chunks[0].name, ["uri", "width", "height", "error"])
+    }
     assert {name for name, row in rows.items() if row["error"] is not None} == set(BAD)
     assert (rows["TIFF-6.png"]["width"], rows["TIFF-6.png"]["height"]) == (24, 40)
     assert (rows["page.jpg"]["width"], rows["page.jpg"]["height"]) == (None, None)

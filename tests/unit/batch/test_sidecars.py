@@ -36,7 +36,18 @@ def test_paths_stay_below_the_prefix(url: str, base: str, path: str) -> None:
 
 @pytest.mark.parametrize("folder", ["file:///photos", "s3://bucket/in"])
 @pytest.mark.parametrize(
-    "name", ["a#b.jpg", "10:30.jpg", "what?.jpg", "100%25.jpg", "a b+c.jpg", "été.jpg", "back\\slash.jpg", "-rf.jpg", "[1]*.jpg"]
+    "name",
+    [
+        "a#b.jpg",
+        "10:30.jpg",
+        "what?.jpg",
+        "100%25.jpg",
+        "a b+c.jpg",
+        "été.jpg",
+        "back\\slash.jpg",
+        "-rf.jpg",
+        "[1]*.jpg",
+    ],
 )
 def test_a_sidecar_has_the_name_of_its_image(folder: str, name: str) -> None:
     """Whatever signs are in it, so that a photo program finds it beside the image."""
@@ -45,25 +56,36 @@ def test_a_sidecar_has_the_name_of_its_image(folder: str, name: str) -> None:
 
 def test_members_have_sidecars_below_the_name_of_their_tar_file() -> None:
     """The path within the tar file cannot lead out."""
-    assert sidecar_path("s3://bucket/in/a#b.tar", "s3://bucket/in", "./dir/x#y.jpg") == "a#b.tar/dir/x#y.jpg.xmp"
-    assert sidecar_path("s3://bucket/in/a.tar", "s3://bucket/in", "../../x.jpg") == "a.tar/x.jpg.xmp"
+    assert (
+        sidecar_path("s3://bucket/in/a#b.tar", "s3://bucket/in", "./dir/x#y.jpg")
+        == "a#b.tar/dir/x#y.jpg.xmp"
+    )
+    assert (
+        sidecar_path("s3://bucket/in/a.tar", "s3://bucket/in", "../../x.jpg") == "a.tar/x.jpg.xmp"
+    )
 
 
 def test_addresses_that_differ_by_their_query_have_sidecars_of_their_own() -> None:
     """Their query does not stand in the name: it may hold a signature."""
-    paths = {sidecar_path(f"https://host/a.jpg?id={at}&sig=secret", "file:///photos") for at in range(3)}
+    paths = {
+        sidecar_path(f"https://host/a.jpg?id={at}&sig=secret", "file:///photos") for at in range(3)
+    }
     assert len(paths) == 3
     assert not any("secret" in path for path in paths)
 
 
 def test_sidecars_lie_beside_images_of_any_name(tmp_path: Path) -> None:
-    """Also where the name is not UTF-8; a name that is too long for a sidecar costs that one alone."""
+    """Also where the name is not UTF-8; a name that is too long for a sidecar costs that one
+    alone.
+    """
     folder = tmp_path / "photos"
     too_long = b"x" * 250 + b".jpg"
     for name in (*ODD_NAMES, too_long):
         write(folder, name)
     job = finished_job(BatchOptions(url_of(str(folder)), url_of(str(tmp_path / "out"))))
-    assert write_sidecars(job.options.source, job.options, job.result) == Sidecars(len(ODD_NAMES), 0, 1)
+    assert write_sidecars(job.options.source, job.options, job.result) == Sidecars(
+        len(ODD_NAMES), 0, 1
+    )
     written = {name for name in os.listdir(os.fsencode(folder)) if name.endswith(b".xmp")}
     assert written == {name + b".xmp" for name in ODD_NAMES}
 
@@ -74,7 +96,9 @@ def test_a_chunk_without_a_sidecar_ends_no_job(tmp_path: Path, chunk_size: int) 
     folder = tmp_path / "photos"
     for name in (b"a.jpg", b"x" * 248 + b".jpg", b"z.jpg"):
         write(folder, name)
-    job = finished_job(BatchOptions(url_of(str(folder)), url_of(str(tmp_path / "out")), chunk_size=chunk_size))
+    job = finished_job(
+        BatchOptions(url_of(str(folder)), url_of(str(tmp_path / "out")), chunk_size=chunk_size)
+    )
     assert write_sidecars(job.options.source, job.options, job.result) == Sidecars(2, 0, 1)
     assert sorted(path.name for path in folder.glob("*.xmp")) == ["a.jpg.xmp", "z.jpg.xmp"]
     again = write_sidecars(job.options.source, job.options, job.result)
@@ -86,7 +110,9 @@ def test_a_job_without_any_sidecar_is_an_error(tmp_path: Path) -> None:
     folder = tmp_path / "photos"
     write(folder, b"x" * 248 + b".jpg")
     job = finished_job(BatchOptions(url_of(str(folder)), url_of(str(tmp_path / "out"))))
-    with pytest.raises(ConfigError, match=r"Not one sidecar can be written\. The first: .*File name too long"):
+    with pytest.raises(
+        ConfigError, match=r"Not one sidecar can be written\. The first: .*File name too long"
+    ):
         write_sidecars(job.options.source, job.options, job.result)
 
 
@@ -97,12 +123,24 @@ def test_sidecars_of_a_manifest_lie_beside_its_images(tmp_path: Path) -> None:
     write(tmp_path, "in/m.csv", f"uri\n./a.jpg\n../in/sub/b#1.jpg\n{tmp_path}/in/c.jpg\n".encode())
     job = finished_job(BatchOptions(url_of(f"{tmp_path}/in/m.csv"), url_of(str(tmp_path / "out"))))
     assert write_sidecars(url_of(str(tmp_path / "in")), job.options, job.result) == Sidecars(3)
-    assert {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.xmp")} == {"in/a.jpg.xmp", "in/sub/b#1.jpg.xmp", "in/c.jpg.xmp"}
+    assert {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.xmp")} == {
+        "in/a.jpg.xmp",
+        "in/sub/b#1.jpg.xmp",
+        "in/c.jpg.xmp",
+    }
 
 
 def test_sidecars_lie_beside_the_objects_of_a_bucket() -> None:
     """Under the same key."""
-    keys = ["a#b.jpg", "10:30.jpg", "what?.jpg", "100%25.jpg", "a b+c.jpg", "back\\slash.jpg", "é/1.jpg"]
+    keys = [
+        "a#b.jpg",
+        "10:30.jpg",
+        "what?.jpg",
+        "100%25.jpg",
+        "a b+c.jpg",
+        "back\\slash.jpg",
+        "é/1.jpg",
+    ]
     with bucket() as s3:
         for key in keys:
             s3.storage.write(f"{s3.url}/in/{key}", b"x")

@@ -25,7 +25,9 @@ def place(request: pytest.FixtureRequest, tmp_path: Path, s3: Bucket) -> tuple[S
 
 
 def test_what_is_written_is_found_and_read(place: tuple[Storage, str]) -> None:
-    """Whole and in part, under names with spaces and signs, with an ETag that follows the content."""
+    """Whole and in part, under names with spaces and signs, with an ETag that follows the
+    content.
+    """
     storage, url = place
     name = joined(url, "deep er", "ü %20 ?#.bin")
     assert storage.find(name) is None
@@ -50,7 +52,10 @@ def test_a_prefix_is_a_folder_and_not_the_start_of_a_name(place: tuple[Storage, 
     storage, url = place
     for name in ("a/2", "a/1", "ab/3"):
         storage.write(joined(url, name), b"x")
-    assert [found.url.removeprefix(url) for found in storage.list(joined(url, "a"))] == ["/a/1", "/a/2"]
+    assert [found.url.removeprefix(url) for found in storage.list(joined(url, "a"))] == [
+        "/a/1",
+        "/a/2",
+    ]
 
 
 def test_reading_refuses_what_is_too_large_or_not_there(place: tuple[Storage, str]) -> None:
@@ -73,7 +78,9 @@ def test_errors_name_the_place_and_no_secret(s3: Bucket) -> None:
 
 
 def test_arguments_become_urls(tmp_path: Path) -> None:
-    """Paths as they are written, URLs without a slash at the end; what cannot be read is refused."""
+    """Paths as they are written, URLs without a slash at the end; what cannot be read is
+    refused.
+    """
     assert url_of(str(tmp_path / "é a")) == f"file://{tmp_path}/é a"
     assert url_of("s3://bucket/a/") == "s3://bucket/a"
     assert url_of("gs://bucket") == "gs://bucket"

@@ -20,12 +20,17 @@ def job(tmp_path: Path) -> FinishedJob:
     return finished_job(BatchOptions(url_of(str(tmp_path / "in")), url_of(str(tmp_path / "out"))))
 
 
-def test_no_row_is_deleted_while_a_part_of_the_input_is_unreadable(job: FinishedJob, tmp_path: Path) -> None:
+def test_no_row_is_deleted_while_a_part_of_the_input_is_unreadable(
+    job: FinishedJob, tmp_path: Path
+) -> None:
     """The image may be in that part; nothing has been written when this is said."""
     make_too_deep(tmp_path / "in")
     (tmp_path / "in/b.png").unlink()
     before = sorted(tmp_path.joinpath("out").rglob("*"))
-    with pytest.raises(ConfigError, match=r"cannot be read; its rows would be deleted, such as the row of .*b.png.*File name too long"):
+    with pytest.raises(
+        ConfigError,
+        match=r"cannot be read; its rows would be deleted, such as the row of .*b.png.*File name too long",
+    ):
         updated_chunks(job)
     assert sorted(tmp_path.joinpath("out").rglob("*")) == before
     assert load_snapshot(job.options.storage, job.writing.folder) == job.snapshot

@@ -7,12 +7,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_app.batch.urls import file_url, folder_of, joined, local_path, name_of, shown_url, url_beside, url_of
+from serve_app.batch.urls import (
+    file_url,
+    folder_of,
+    joined,
+    local_path,
+    name_of,
+    shown_url,
+    url_beside,
+    url_of,
+)
 from serve_app.errors import ConfigError
 from tests.odd_names import write
 
 
-def test_dots_are_resolved_as_the_system_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dots_are_resolved_as_the_system_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Also behind a link to a folder, where `..` is the parent of the link's target."""
     (tmp_path / "a/b/in").mkdir(parents=True)
     (tmp_path / "c").mkdir()
@@ -54,7 +65,9 @@ def test_addresses_are_left_as_they_are_but_for_their_scheme() -> None:
     assert url_of("HTTPS://host/a/../b/?x=1#y") == "https://host/a/../b/?x=1#y"
     assert url_of("S3://bucket/a/") == "s3://bucket/a"
     assert url_of("/photos/odd://name") == "file:///photos/odd:/name"
-    with pytest.raises(ConfigError, match=r"ftp://h/x: ftp:// cannot be read; use a path or one of file://, s3://"):
+    with pytest.raises(
+        ConfigError, match=r"ftp://h/x: ftp:// cannot be read; use a path or one of file://, s3://"
+    ):
         url_of("ftp://h/x?secret")
 
 
@@ -67,13 +80,21 @@ def test_a_file_url_may_have_escapes(tmp_path: Path) -> None:
     assert url_of(f"file://{tmp_path}/gone%20.jpg") == f"file://{tmp_path}/gone%20.jpg"
 
 
-def test_a_user_who_is_not_there_is_part_of_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_user_who_is_not_there_is_part_of_a_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """`~nobody-here` has no home to lead to."""
     monkeypatch.chdir(tmp_path)
     assert url_of("~nobody-here/a") == f"file://{tmp_path}/~nobody-here/a"
 
 
-@given(st.lists(st.binary(min_size=1, max_size=9).filter(lambda name: not set(name) & set(b"/\0") and name not in (b".", b".."))))
+@given(
+    st.lists(
+        st.binary(min_size=1, max_size=9).filter(
+            lambda name: not set(name) & set(b"/\0") and name not in (b".", b"..")
+        )
+    )
+)
 def test_every_path_of_the_system_has_a_url_that_can_be_stored(names: list[bytes]) -> None:
     """As Unicode, and back to the same bytes; as shown it is printable text."""
     path = os.fsdecode(b"/" + b"/".join(names))
@@ -89,7 +110,9 @@ def test_every_path_of_the_system_has_a_url_that_can_be_stored(names: list[bytes
 
 
 @given(st.lists(st.sampled_from(["..", ".", "a", "link", ""]), max_size=8))
-def test_a_row_names_what_the_system_would_open(tmp_path_factory: pytest.TempPathFactory, parts: list[str]) -> None:
+def test_a_row_names_what_the_system_would_open(
+    tmp_path_factory: pytest.TempPathFactory, parts: list[str]
+) -> None:
     """For any mix of dots, links and slashes that leads to a file."""
     root = tmp_path_factory.mktemp("tree")
     (root / "a/a/a").mkdir(parents=True)

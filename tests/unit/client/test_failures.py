@@ -1,4 +1,6 @@
-"""Answers and httpx's exceptions become the exceptions of `serve_app.errors`, each as the right one."""
+"""Answers and httpx's exceptions become the exceptions of `serve_app.errors`, each as the right
+one.
+"""
 
 import inspect
 
@@ -11,17 +13,36 @@ from serve_app.api.statuses import status_of
 from serve_app.client.failures import ERRORS, FOREIGN, of_entry, of_exception, of_response
 
 AT = "http://tags.example"
-ALL = [cls for _, cls in inspect.getmembers(errors, inspect.isclass) if issubclass(cls, errors.TaggerError)]
-HTTPX = [cls for _, cls in inspect.getmembers(httpx, inspect.isclass) if issubclass(cls, Exception) and cls.__module__.startswith("httpx")]
+ALL = [
+    cls
+    for _, cls in inspect.getmembers(errors, inspect.isclass)
+    if issubclass(cls, errors.TaggerError)
+]
+HTTPX = [
+    cls
+    for _, cls in inspect.getmembers(httpx, inspect.isclass)
+    if issubclass(cls, Exception) and cls.__module__.startswith("httpx")
+]
 
 
 @pytest.mark.parametrize("cls", ALL, ids=lambda cls: cls.__name__)
 def test_every_error_of_the_service_comes_back_as_itself(cls: type[errors.TaggerError]) -> None:
-    """What the HTTP face writes of an error is read as its class, with its code, sentence and status."""
+    """What the HTTP face writes of an error is read as its class, with its code, sentence and
+    status.
+    """
     written = error_response(cls("Say what to do."))
-    failure = of_response(httpx.Response(written.status_code, headers=dict(written.headers), content=bytes(written.body)), AT)
+    failure = of_response(
+        httpx.Response(
+            written.status_code, headers=dict(written.headers), content=bytes(written.body)
+        ),
+        AT,
+    )
     assert type(failure.error) is cls
-    assert (failure.error.code, str(failure.error), failure.error.status) == (cls.code, "Say what to do.", status_of(cls("")))
+    assert (failure.error.code, str(failure.error), failure.error.status) == (
+        cls.code,
+        "Say what to do.",
+        status_of(cls("")),
+    )
     assert failure.passing == (cls in (errors.Overloaded, errors.Unavailable))
     assert failure.told_s == (1.0 if failure.passing else None)
 
@@ -33,7 +54,9 @@ def test_the_table_has_every_code() -> None:
 
 @pytest.mark.parametrize("cls", HTTPX, ids=lambda cls: cls.__name__)
 def test_every_exception_of_httpx_is_mapped(cls: type[Exception]) -> None:
-    """Whatever httpx raises is caught at the border, and comes out with the address and with its cause."""
+    """Whatever httpx raises is caught at the border, and comes out with the address and with its
+    cause.
+    """
     assert issubclass(cls, FOREIGN)
     foreign = cls.__new__(cls)
     error = of_exception(foreign, AT).error
@@ -57,8 +80,12 @@ def test_every_exception_of_httpx_is_mapped(cls: type[Exception]) -> None:
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
 )
-def test_what_broke_is_tried_again_and_what_took_too_long_is_not(foreign: Exception, expected: type, passing: bool) -> None:
-    """A connection that broke loses nothing; a service that is too slow is not given the same work twice."""
+def test_what_broke_is_tried_again_and_what_took_too_long_is_not(
+    foreign: Exception, expected: type, passing: bool
+) -> None:
+    """A connection that broke loses nothing; a service that is too slow is not given the same work
+    twice.
+    """
     failure = of_exception(foreign, AT)
     assert type(failure.error) is expected
     assert failure.passing == passing
@@ -92,17 +119,35 @@ def test_a_gateways_page_is_read_by_its_status(status: int, expected: type, pass
 
 @pytest.mark.parametrize(
     ("status", "expected"),
-    [(400, errors.RequestError), (413, errors.PayloadTooLarge), (503, errors.Unavailable), (507, errors.ServiceError)],
+    [
+        (400, errors.RequestError),
+        (413, errors.PayloadTooLarge),
+        (503, errors.Unavailable),
+        (507, errors.ServiceError),
+    ],
 )
 def test_a_code_of_a_newer_service_falls_back_on_its_status(status: int, expected: type) -> None:
     """The class follows from the status, and the code stays what the service said."""
-    error = of_response(httpx.Response(status, json={"error": {"code": "brand_new", "message": "Say what to do."}}), AT).error
+    error = of_response(
+        httpx.Response(status, json={"error": {"code": "brand_new", "message": "Say what to do."}}),
+        AT,
+    ).error
     assert type(error) is expected
     assert (error.code, str(error)) == ("brand_new", "Say what to do.")
     assert expected.code != "brand_new"
 
 
-@pytest.mark.parametrize("entry", [None, [], {}, {"error": "no"}, {"error": {"code": 1, "message": "x"}}, {"error": {"code": "x"}}])
+@pytest.mark.parametrize(
+    "entry",
+    [
+        None,
+        [],
+        {},
+        {"error": "no"},
+        {"error": {"code": 1, "message": "x"}},
+        {"error": {"code": "x"}},
+    ],
+)
 def test_what_has_not_the_shape_of_an_error_is_none(entry: object) -> None:
     """Only a code and a message, both texts, are read as ours."""
     assert of_entry(entry) is None

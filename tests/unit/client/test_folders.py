@@ -19,7 +19,9 @@ def names(count: int) -> Iterator[Path]:
     return (Path(f"{number}") for number in range(count))
 
 
-def window(count: int, concurrency: int, in_order: bool) -> tuple[Window["Future[TaggedFile]"], Started]:
+def window(
+    count: int, concurrency: int, in_order: bool
+) -> tuple[Window["Future[TaggedFile]"], Started]:
     started: Started = {}
 
     def start(file: Path) -> "Future[TaggedFile]":
@@ -88,15 +90,32 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("given", [lambda folder: folder, lambda folder: str(folder), lambda folder: [folder]])
-def test_a_folder_stands_for_its_pictures(folder: Path, given: Callable[[Path], "Path | str | list[Path]"]) -> None:
-    """And for those in its folders, by suffix, in a fixed order; a file stands for itself, whatever its suffix."""
-    assert list(files_of(given(folder))) == [folder / "a.png", folder / "b.JPG", folder / "in/c.webp"]
-    assert list(files_of([folder / "notes.txt", "nowhere.jpg"])) == [folder / "notes.txt", Path("nowhere.jpg")]
+@pytest.mark.parametrize(
+    "given", [lambda folder: folder, lambda folder: str(folder), lambda folder: [folder]]
+)
+def test_a_folder_stands_for_its_pictures(
+    folder: Path, given: Callable[[Path], "Path | str | list[Path]"]
+) -> None:
+    """And for those in its folders, by suffix, in a fixed order; a file stands for itself, whatever
+    its suffix.
+    """
+    assert list(files_of(given(folder))) == [
+        folder / "a.png",
+        folder / "b.JPG",
+        folder / "in/c.webp",
+    ]
+    assert list(files_of([folder / "notes.txt", "nowhere.jpg"])) == [
+        folder / "notes.txt",
+        Path("nowhere.jpg"),
+    ]
 
 
-def test_a_folder_with_odd_names_ends_no_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Its images are given, and what is skipped is reported; a path that cannot be examined stands for itself."""
+def test_a_folder_with_odd_names_ends_no_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its images are given, and what is skipped is reported; a path that cannot be examined stands
+    for itself.
+    """
     for name in (*ODD_NAMES, *LITTER):
         write(tmp_path / "in", name)
     make_obstacles(tmp_path / "in", tmp_path)
@@ -107,7 +126,9 @@ def test_a_folder_with_odd_names_ends_no_run(tmp_path: Path, caplog: pytest.LogC
     assert caplog.text.count("skipped") == 1
 
 
-@pytest.mark.parametrize("image", ["x" * 5000, "null\0byte", "pipe.png", "itself.png", "unreadable.png", "."])
+@pytest.mark.parametrize(
+    "image", ["x" * 5000, "null\0byte", "pipe.png", "itself.png", "unreadable.png", "."]
+)
 def test_a_path_that_cannot_be_read_is_an_error_of_its_own(tmp_path: Path, image: str) -> None:
     """Of the kind that `tag_files` gives out in the image's place."""
     make_obstacles(tmp_path, tmp_path)

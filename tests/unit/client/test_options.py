@@ -15,7 +15,7 @@ from serve_app.api.parameters import TagParameters, query_fields, validated
 from serve_app.client.answers import pack_embedding, unpack_embedding
 from serve_app.client.images import read_image
 from serve_app.client.options import MAX_QUERY_CHARACTERS, Options, as_query, fields_of
-from serve_app.config import Limits
+from serve_app.config.service import Limits
 from serve_app.errors import InvalidImage, SourceUnavailable
 from serve_app.tagging.settings import TagOptions
 
@@ -39,8 +39,13 @@ ASKED = {
 
 
 def test_the_client_knows_every_option_of_the_service() -> None:
-    """Its names are those of `TagOptions` and of the HTTP face, and this test's example has them all."""
-    assert Options.__annotations__.keys() | {"returned", "encoding_format"} == TagParameters.model_fields.keys()
+    """Its names are those of `TagOptions` and of the HTTP face, and this test's example has them
+    all.
+    """
+    assert (
+        Options.__annotations__.keys() | {"returned", "encoding_format"}
+        == TagParameters.model_fields.keys()
+    )
     assert tuple(ASKED) == TagOptions._fields
     assert set(Options.__optional_keys__) == set(TagOptions._fields)
 
@@ -66,15 +71,30 @@ def test_a_query_is_read_as_what_was_asked_for() -> None:
         {"prompt_templates": ["[a photo] of {label}"]},
         {"labels": ["x" * 100] * (MAX_QUERY_CHARACTERS // 100)},
     ],
-    ids=["comma", "none", "empty", "blank", "array", "blank item", "array in a filter", "array in a template", "long"],
+    ids=[
+        "comma",
+        "none",
+        "empty",
+        "blank",
+        "array",
+        "blank item",
+        "array in a filter",
+        "array in a template",
+        "long",
+    ],
 )
 def test_what_a_query_would_change_travels_as_json(asked: dict[str, list[str]]) -> None:
-    """A comma would split a label, a bracket begin an array, a blank be lost, and a long address be cut off by a gateway."""
+    """A comma would split a label, a bracket begin an array, a blank be lost, and a long address be
+    cut off by a gateway.
+    """
     assert as_query(fields_of(asked)) is None
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.sampled_from(["labels", "prompt_templates", "include_labels", "exclude_categories"]), st.lists(st.text(max_size=8), max_size=4))
+@given(
+    st.sampled_from(["labels", "prompt_templates", "include_labels", "exclude_categories"]),
+    st.lists(st.text(max_size=8), max_size=4),
+)
 def test_any_list_that_travels_as_a_query_is_read_as_it_was(name: str, items: list[str]) -> None:
     """Whatever its items; what a query cannot hold goes by JSON."""
     query = as_query(fields_of({name: items}))
@@ -92,9 +112,14 @@ def test_none_is_the_default(name: str) -> None:
 
 
 def test_defaults_are_not_sent() -> None:
-    """What is left out is the service's own setting; also what the command line leaves out as None."""
+    """What is left out is the service's own setting; also what the command line leaves out as
+    None.
+    """
     assert fields_of(TagOptions()._asdict()) == {}
-    assert fields_of({"labels": "a,b", "include_raw_scores": False}) == {"labels": "a,b", "include_raw_scores": False}
+    assert fields_of({"labels": "a,b", "include_raw_scores": False}) == {
+        "labels": "a,b",
+        "include_raw_scores": False,
+    }
 
 
 def test_an_unknown_option_is_a_mistake_of_the_program() -> None:
@@ -143,4 +168,9 @@ def test_the_client_loads_nothing_of_the_service() -> None:
     """No torch, no Ray, no FastAPI in a process that imports only the client."""
     heavy = "{'torch', 'transformers', 'ray', 'fastapi', 'starlette', 'PIL', 'huggingface_hub'}"
     program = f"import sys, serve_app.client; print(sorted({heavy} & set(sys.modules)))"
-    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout == "[]\n"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, check=True
+        ).stdout
+        == "[]\n"
+    )

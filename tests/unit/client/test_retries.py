@@ -25,9 +25,14 @@ DATE = "Wed, 21 Oct 2015 07:28:00 GMT"
         ({"Retry-After": "1e3"}, None),
     ],
 )
-def test_retry_after_is_read_as_seconds_or_a_date(headers: dict[str, str], expected: float | None) -> None:
+def test_retry_after_is_read_as_seconds_or_a_date(
+    headers: dict[str, str], expected: float | None
+) -> None:
     """A date counts from the service's own; what cannot be read is as if it were not there."""
-    assert told_wait_s(httpx.Headers({name: value.encode() for name, value in headers.items()})) == expected
+    assert (
+        told_wait_s(httpx.Headers({name: value.encode() for name, value in headers.items()}))
+        == expected
+    )
 
 
 def test_a_date_far_ahead_of_this_machines_clock_is_a_long_wait() -> None:
@@ -52,8 +57,12 @@ def test_a_date_far_ahead_of_this_machines_clock_is_a_long_wait() -> None:
         (10_000, None, 0.0, None),
     ],
 )
-def test_waits_double_and_are_bounded(tries: int, told_s: float | None, jitter: float, expected: float | None) -> None:
-    """From half of `first_wait_s` on, or what the service asks for and never less, and at most `max_wait_s`."""
+def test_waits_double_and_are_bounded(
+    tries: int, told_s: float | None, jitter: float, expected: float | None
+) -> None:
+    """From half of `first_wait_s` on, or what the service asks for and never less, and at most
+    `max_wait_s`.
+    """
     retries = Retries(max_tries=10_000, deadline_s=100.0, max_wait_s=10.0, first_wait_s=1.0)
     assert retries.wait_s(tries, told_s, 0.0, jitter) == expected
 
@@ -65,7 +74,10 @@ def test_no_wait_goes_past_the_deadline() -> None:
     assert retries.wait_s(1, 5.0, 15.0, 0.0) is None
 
 
-@pytest.mark.parametrize("wrong", [{"max_tries": 0}, {"deadline_s": 0.0}, {"max_wait_s": -1.0}, {"deadline_s": float("nan")}])
+@pytest.mark.parametrize(
+    "wrong",
+    [{"max_tries": 0}, {"deadline_s": 0.0}, {"max_wait_s": -1.0}, {"deadline_s": float("nan")}],
+)
 def test_settings_that_cannot_work_are_refused(wrong: dict[str, float]) -> None:
     """Before anything is sent."""
     with pytest.raises(ConfigError):

@@ -1,4 +1,6 @@
-"""Files and folders on the command line: whatever they are called and whatever else is there, every image is tagged."""
+"""Files and folders on the command line: whatever they are called and whatever else is there, every
+image is tagged.
+"""
 
 import json
 import os
@@ -18,10 +20,15 @@ def tagged(capsys: pytest.CaptureFixture[str], *paths: Path, status: int = 0) ->
     """Tag files, and return the first label or the error's code of each, by path as it is shown."""
     assert main(["tag", "--json", *map(str, paths)]) == status
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    return {line["file"]: line["error"]["code"] if "error" in line else line["tags"][0]["label"] for line in lines}
+    return {
+        line["file"]: line["error"]["code"] if "error" in line else line["tags"][0]["label"]
+        for line in lines
+    }
 
 
-def test_a_folder_with_odd_names_is_tagged(tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
+def test_a_folder_with_odd_names_is_tagged(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
     """One file that cannot be read has its error in its place; what is skipped is reported once."""
     (tmp_path / "outside").mkdir()
     write(tmp_path / "outside", "elsewhere.png", SAMPLE)
@@ -40,13 +47,19 @@ def test_a_folder_with_odd_names_is_tagged(tmp_path: Path, capsys: pytest.Captur
     assert f"hidden or system files and folders: {len(LITTER)}" in caplog.text
 
 
-def test_what_is_named_is_tagged_and_what_is_not_there_is_an_error_of_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Litter that is named, any suffix, a pipe, a link in a circle, a name that is too long; the table can be printed too."""
+def test_what_is_named_is_tagged_and_what_is_not_there_is_an_error_of_its_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Litter that is named, any suffix, a pipe, a link in a circle, a name that is too long; the
+    table can be printed too.
+    """
     for name in ("._a.png", ".hidden/b.png", "no-suffix"):
         write(tmp_path, name, SAMPLE)
     make_obstacles(tmp_path, tmp_path)
     good = [tmp_path / "._a.png", tmp_path / ".hidden", tmp_path / "no-suffix"]
-    bad = [tmp_path / name for name in ("pipe.png", "itself.png", "nowhere.png", "gone.png", "x" * 300)]
+    bad = [
+        tmp_path / name for name in ("pipe.png", "itself.png", "nowhere.png", "gone.png", "x" * 300)
+    ]
     found = tagged(capsys, *good, *bad, status=1)
     assert list(found.values()) == ["circle"] * 3 + ["source_unavailable"] * 5
     assert main(["tag", *map(str, [*good, *bad])]) == 1
@@ -65,7 +78,9 @@ def test_nothing_to_tag_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture
     assert "files of other types: 1 (.txt)" in caplog.text
 
 
-@pytest.mark.parametrize("suffix", [".avif", ".HEIC", ".heif", ".hif", ".jfif", ".jpe", ".JPG", ".Tiff"])
+@pytest.mark.parametrize(
+    "suffix", [".avif", ".HEIC", ".heif", ".hif", ".jfif", ".jpe", ".JPG", ".Tiff"]
+)
 def test_every_command_reads_the_same_suffixes(tmp_path: Path, suffix: str) -> None:
     """In either case."""
     write(tmp_path, f"_DSC0001{suffix}")

@@ -7,7 +7,8 @@ from serve_app.commands.follow import FollowedRequests
 
 def test_whole_new_lines_are_shown_once(tmp_path: Path) -> None:
     """Of every worker's standard output, without Ray's own marks; half a line waits for its end."""
-    out, shown = tmp_path / "worker-1.out", list[str]()
+    out = tmp_path / "worker-1.out"
+    shown = list[str]()
     out.write_bytes(b":job_id:01\n:actor_name:ServeReplica\n")
     (tmp_path / "worker-1.err").write_bytes(b"not this\n")
     followed = FollowedRequests(tmp_path)

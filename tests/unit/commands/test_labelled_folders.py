@@ -1,4 +1,6 @@
-"""What `calibrate` and `evaluate` read: folders for each label, and tables of labels, as people have them."""
+"""What `calibrate` and `evaluate` read: folders for each label, and tables of labels, as people
+have them.
+"""
 
 from pathlib import Path
 
@@ -18,11 +20,14 @@ def labels_of(found: LabelledImages | None) -> dict[str, list[str]]:
     assert found is not None
     names = (file.name for file in found.files)
     return {
-        name: [label for label, is_true in zip(LABELS, row, strict=True) if is_true] for name, row in zip(names, found.truth, strict=True)
+        name: [label for label, is_true in zip(LABELS, row, strict=True) if is_true]
+        for name, row in zip(names, found.truth, strict=True)
     }
 
 
-def test_litter_between_label_folders_is_no_label(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_litter_between_label_folders_is_no_label(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """And what is in the folders is listed as everywhere."""
     for name in LITTER:
         write(tmp_path, name)
@@ -43,7 +48,14 @@ def test_labels_and_names_in_a_table_are_text(tmp_path: Path) -> None:
     for name in names:
         write(tmp_path / "in", name)
     write(tmp_path, "c.jpg")
-    rows = ["0,007.jpg,007", "1, space .jpg,1e5|true", "2,1e5.jpg,NaN", "3,./a.jpg,", "4, b#1.jpg ,dog", "5,../c.jpg,cat"]
+    rows = [
+        "0,007.jpg,007",
+        "1, space .jpg,1e5|true",
+        "2,1e5.jpg,NaN",
+        "3,./a.jpg,",
+        "4, b#1.jpg ,dog",
+        "5,../c.jpg,cat",
+    ]
     write(tmp_path / "in", "labels.csv", ("\n".join([",file,labels", *rows]) + "\n").encode())
     assert labels_of(read_labelled(tmp_path / "in", None, TABLE)) == {
         **{"007.jpg": ["007"], " space .jpg": ["1e5", "true"], "1e5.jpg": ["NaN"]},
@@ -54,12 +66,20 @@ def test_labels_and_names_in_a_table_are_text(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("file,labels,labels\na.jpg,dog,cat\n", "labels.csv:1: there are several columns labels; rename all but one"),
-        ("file,labels\n./a.jpg,dog\na.jpg,cat\n", "labels.csv:3: the file 'a.jpg' stands here twice"),
+        (
+            "file,labels,labels\na.jpg,dog,cat\n",
+            "labels.csv:1: there are several columns labels; rename all but one",
+        ),
+        (
+            "file,labels\n./a.jpg,dog\na.jpg,cat\n",
+            "labels.csv:3: the file 'a.jpg' stands here twice",
+        ),
         ("file,labels\npipe.png,dog\n", "labels.csv:2: the file 'pipe.png' is not in"),
     ],
 )
-def test_a_table_that_cannot_be_meant_is_refused_with_its_line(tmp_path: Path, text: str, said: str) -> None:
+def test_a_table_that_cannot_be_meant_is_refused_with_its_line(
+    tmp_path: Path, text: str, said: str
+) -> None:
     """A column that is there twice would lose labels silently."""
     write(tmp_path, "a.jpg")
     make_obstacles(tmp_path, tmp_path)

@@ -27,7 +27,14 @@ def test_the_table_has_a_reason_for_each_number(capsys: pytest.CaptureFixture[st
     """Values, reasons, and the seed table beside the computed batch."""
     assert main(["plan", str(ROOT / "configs" / "default.yaml"), "--hardware", "l4x2"]) == 0
     shown = capsys.readouterr().out
-    for part in ("2 × L4", "bfloat16", "seed table says 16 to 32", "image_encoder.num_gpus", "1 to 4", "seed table asks for 6 GB"):
+    for part in (
+        "2 × L4",
+        "bfloat16",
+        "seed table says 16 to 32",
+        "image_encoder.num_gpus",
+        "1 to 4",
+        "seed table asks for 6 GB",
+    ):
         assert part in shown
 
 
@@ -39,7 +46,9 @@ def test_the_table_has_a_reason_for_each_number(capsys: pytest.CaptureFixture[st
         (["--cluster", "http://127.0.0.1:9"], "is the cluster running?"),
     ],
 )
-def test_what_cannot_be_planned(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_cannot_be_planned(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     """One line on standard error, status 1."""
     assert main(["plan", str(ROOT / "configs" / "default.yaml"), *arguments]) == 1
     shown = capsys.readouterr()
@@ -56,7 +65,11 @@ def test_wrong_scales_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[
         ({"preprocessor": {"num_gpus": 1}}, "leave it out"),
     ):
         path = tmp_path / "config.yaml"
-        path.write_text(yaml.safe_dump({"labels": ["cat"], "plugins": {"siglip": {"model": "demo"}}, "serving": serving}))
+        path.write_text(
+            yaml.safe_dump(
+                {"labels": ["cat"], "plugins": {"siglip": {"model": "demo"}}, "serving": serving}
+            )
+        )
         assert main(["plan", str(path), "--hardware", "cpu4"]) == 1
         assert said in capsys.readouterr().err
 

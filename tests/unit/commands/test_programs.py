@@ -16,7 +16,9 @@ from serve_app import cli
         (["k8s", "render", "--config", "c.yaml"], False),
     ],
 )
-def test_only_what_starts_ray_is_supervised(monkeypatch: pytest.MonkeyPatch, arguments: list[str], is_supervised: bool) -> None:
+def test_only_what_starts_ray_is_supervised(
+    monkeypatch: pytest.MonkeyPatch, arguments: list[str], is_supervised: bool
+) -> None:
     """As programs; a function call of `main` never forks its process."""
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr(cli, "supervised", lambda run: 42)

@@ -2,9 +2,9 @@
 
 import asyncio
 
-from serve_app import observed
 from serve_app.fairness.gates import FairGate
-from serve_app.observed import RequestRecord
+from serve_app.telemetry import record as observed
+from serve_app.telemetry.record import RequestRecord
 
 
 async def work(gate: FairGate, client: str, done: list[str], hold: asyncio.Event) -> None:
@@ -16,7 +16,9 @@ async def work(gate: FairGate, client: str, done: list[str], hold: asyncio.Event
 
 async def test_no_more_than_its_slots_run_at_once() -> None:
     """Of ten pieces of work two are inside, and all come through in the end."""
-    gate, inside, most = FairGate(2), 0, 0
+    gate = FairGate(2)
+    inside = 0
+    most = 0
 
     async def piece() -> None:
         nonlocal inside, most
@@ -32,7 +34,8 @@ async def test_no_more_than_its_slots_run_at_once() -> None:
 
 async def test_a_late_client_is_next() -> None:
     """Twenty of one wait; the first of another goes before nineteen of them."""
-    gate, hold = FairGate(1), asyncio.Event()
+    gate = FairGate(1)
+    hold = asyncio.Event()
     done: list[str] = []
     tasks = [asyncio.create_task(work(gate, "a", done, hold)) for _ in range(20)]
     await asyncio.sleep(0)
@@ -44,8 +47,11 @@ async def test_a_late_client_is_next() -> None:
 
 
 async def test_who_leaves_while_waiting_or_inside_takes_no_slot_along() -> None:
-    """Cancelled work of both kinds, and one that was let through in the moment it was cancelled: the gate still opens."""
-    gate, hold = FairGate(1), asyncio.Event()
+    """Cancelled work of both kinds, and one that was let through in the moment it was cancelled:
+    the gate still opens.
+    """
+    gate = FairGate(1)
+    hold = asyncio.Event()
     done: list[str] = []
     inside, waiting, chosen = [asyncio.create_task(work(gate, name, done, hold)) for name in "abc"]
     await asyncio.sleep(0.01)

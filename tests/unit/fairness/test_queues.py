@@ -15,7 +15,9 @@ def queue() -> FairQueue[Work]:
     return FairQueue(lambda work: work.dropped)
 
 
-def push(waiting: FairQueue[Work], client: str, request: str, count: int = 1, cost: float = 1.0) -> list[Work]:
+def push(
+    waiting: FairQueue[Work], client: str, request: str, count: int = 1, cost: float = 1.0
+) -> list[Work]:
     items = [Work(client) for _ in range(count)]
     for item in items:
         waiting.push(item, cost, client, request)
@@ -82,7 +84,9 @@ def test_a_client_that_was_away_has_saved_nothing_up() -> None:
 
 
 def test_who_comes_back_for_every_item_starves_nobody() -> None:
-    """A client that keeps one dear item waiting, each a new request, does not keep a client with many cheap ones out."""
+    """A client that keeps one dear item waiting, each a new request, does not keep a client with
+    many cheap ones out.
+    """
     waiting = queue()
     push(waiting, "b", "1", 100)
     waiting.pop()
@@ -96,7 +100,9 @@ def test_who_comes_back_for_every_item_starves_nobody() -> None:
 
 
 def test_small_requests_that_keep_coming_starve_no_large_one() -> None:
-    """Of the same client: a request of 64 images gets every second turn beside requests of one image."""
+    """Of the same client: a request of 64 images gets every second turn beside requests of one
+    image.
+    """
     waiting = queue()
     large = push(waiting, "a", "large", 64)
     taken = 0

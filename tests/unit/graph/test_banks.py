@@ -1,4 +1,6 @@
-"""Building banks: what is known is not encoded, what several ask for at once is encoded once, failures are not kept."""
+"""Building banks: what is known is not encoded, what several ask for at once is encoded once,
+failures are not kept.
+"""
 
 import asyncio
 from collections.abc import Sequence
@@ -32,7 +34,13 @@ class Texts:
         self.fails_after: int | None = None
         self.refused_cut: list[bool] = []
 
-    async def __call__(self, method: str, prompts: Sequence[str], refuse_cut: bool = False, timeout_s: float | None = None) -> Any:
+    async def __call__(
+        self,
+        method: str,
+        prompts: Sequence[str],
+        refuse_cut: bool = False,
+        timeout_s: float | None = None,
+    ) -> Any:
         if method == "digests":
             return [prompt.replace("#", "").replace("+", "").encode() for prompt in prompts]
         assert method == "encode"
@@ -49,7 +57,9 @@ class Texts:
 
 def builder(texts: Texts, store: Path | None = None, cache_bytes: int = 2**20) -> BankBuilder:
     calls: Any = texts
-    return BankBuilder(calls, KnownRows("encoder", cache_bytes, None if store is None else str(store)))
+    return BankBuilder(
+        calls, KnownRows("encoder", cache_bytes, None if store is None else str(store))
+    )
 
 
 def vocabulary_of(*labels: str) -> TagVocabulary:
@@ -57,14 +67,18 @@ def vocabulary_of(*labels: str) -> TagVocabulary:
 
 
 async def test_a_label_more_costs_its_own_prompts(tmp_path: Path) -> None:
-    """2,000 labels are encoded once; one more encodes one, from loaded banks or from stored ones; the same again none."""
+    """2,000 labels are encoded once; one more encodes one, from loaded banks or from stored ones;
+    the same again none.
+    """
     labels = [f"label {n}" for n in range(2_000)]
     texts = Texts()
     first = await builder(texts, tmp_path).registered(vocabulary_of(*labels), [])
     assert (len(texts.asked), texts.calls) == (2_000, -(-2_000 // PROMPTS_PER_CALL))
     for known in ([first], []):
         texts = Texts()
-        bank = await builder(texts, tmp_path if not known else None).registered(vocabulary_of("new", *labels), known)
+        bank = await builder(texts, tmp_path if not known else None).registered(
+            vocabulary_of("new", *labels), known
+        )
         assert texts.asked == ["a new"]
         np.testing.assert_array_equal(bank.text_embeds[1:], first.text_embeds)
     texts = Texts()
@@ -73,7 +87,9 @@ async def test_a_label_more_costs_its_own_prompts(tmp_path: Path) -> None:
 
 
 async def test_labels_asked_by_several_at_once_are_encoded_once() -> None:
-    """Ten requests of overlapping labels under way together: each label once, each request its own rows in its order."""
+    """Ten requests of overlapping labels under way together: each label once, each request its own
+    rows in its order.
+    """
     texts = Texts()
     texts.let.clear()
     own = builder(texts)
@@ -84,17 +100,26 @@ async def test_labels_asked_by_several_at_once_are_encoded_once() -> None:
     banks = await asyncio.gather(*tasks)
     assert sorted(texts.asked) == ["a cat", "a dog 0", "a dog 1", "a dog 2"]
     for vocabulary, bank in zip(wanted, banks, strict=True):
-        np.testing.assert_array_equal(bank.text_embeds, [row_of(f"a {label}") for label in vocabulary.labels])
+        np.testing.assert_array_equal(
+            bank.text_embeds, [row_of(f"a {label}") for label in vocabulary.labels]
+        )
     await own.for_request(vocabulary_of("dog 2", "cat"))
     assert len(texts.asked) == 4
 
 
 async def test_rows_are_counted_as_encoded_only_once() -> None:
-    """What several ask for at once is one miss, that of the first; for the others, and for later ones, it is a hit."""
-    texts, counts = Texts(), list[tuple[int, int]]()
+    """What several ask for at once is one miss, that of the first; for the others, and for later
+    ones, it is a hit.
+    """
+    texts = Texts()
+    counts = list[tuple[int, int]]()
     calls: Any = texts
-    own = BankBuilder(calls, KnownRows("encoder", 2**20, None), lambda hits, misses: counts.append((hits, misses)))
-    await asyncio.gather(own.for_request(vocabulary_of("cat", "dog")), own.for_request(vocabulary_of("cat", "cow")))
+    own = BankBuilder(
+        calls, KnownRows("encoder", 2**20, None), lambda hits, misses: counts.append((hits, misses))
+    )
+    await asyncio.gather(
+        own.for_request(vocabulary_of("cat", "dog")), own.for_request(vocabulary_of("cat", "cow"))
+    )
     await own.for_request(vocabulary_of("cat"))
     assert counts == [(0, 2), (1, 1), (1, 0)]
     assert len(texts.asked) == 3
@@ -118,7 +143,9 @@ async def test_a_failure_is_told_to_all_and_tried_again_next_time() -> None:
     texts = Texts()
     texts.failing = True
     own = builder(texts)
-    results = await asyncio.gather(*[own.for_request(vocabulary_of("cat")) for _ in range(3)], return_exceptions=True)
+    results = await asyncio.gather(
+        *[own.for_request(vocabulary_of("cat")) for _ in range(3)], return_exceptions=True
+    )
     assert all(isinstance(result, Unavailable) for result in results)
     texts.failing = False
     assert len((await own.for_request(vocabulary_of("cat"))).text_embeds) == 1
@@ -126,18 +153,22 @@ async def test_a_failure_is_told_to_all_and_tried_again_next_time() -> None:
 
 async def test_a_vocabulary_is_encoded_on_from_where_it_failed() -> None:
     """The second part fails; the next try does not encode the first again."""
-    texts, own = Texts(), vocabulary_of(*[f"label {n}" for n in range(2 * PROMPTS_PER_CALL)])
+    texts = Texts()
+    own = vocabulary_of(*[f"label {n}" for n in range(2 * PROMPTS_PER_CALL)])
     made = builder(texts)
     texts.fails_after = 1
     with pytest.raises(Unavailable):
         await made.registered(own, [])
-    texts.fails_after, texts.asked = None, []
+    texts.fails_after = None
+    texts.asked = []
     assert len((await made.registered(own, [])).text_embeds) == 2 * PROMPTS_PER_CALL
     assert len(texts.asked) == PROMPTS_PER_CALL
 
 
 async def test_a_name_that_a_request_had_cut_is_still_refused_in_a_vocabulary() -> None:
-    """A request's row may be of a cut name, so a registered one is encoded, and with that checked, all the same."""
+    """A request's row may be of a cut name, so a registered one is encoded, and with that checked,
+    all the same.
+    """
     texts = Texts()
     made = builder(texts)
     await made.for_request(vocabulary_of("cat"))
@@ -147,12 +178,15 @@ async def test_a_name_that_a_request_had_cut_is_still_refused_in_a_vocabulary() 
 
 
 async def test_a_vocabulary_whose_names_are_one_text_is_refused(tmp_path: Path) -> None:
-    """Asked of the TextEncoder in parts, also if every row is known; a request may have such labels, as one row."""
+    """Asked of the TextEncoder in parts, also if every row is known; a request may have such
+    labels, as one row.
+    """
     own = builder(Texts(), tmp_path)
     many = [f"label {n}" for n in range(DIGESTS_PER_CALL)]
     with pytest.raises(ConfigError, match="'label# 0' is the same to this model as 'label 0'"):
         await own.registered(vocabulary_of(*many, "label# 0"), [])
-    first, second = await own.registered(vocabulary_of("C#"), []), await own.registered(vocabulary_of("C++"), [])
+    first = await own.registered(vocabulary_of("C#"), [])
+    second = await own.registered(vocabulary_of("C++"), [])
     with pytest.raises(ConfigError, match="is the same"):
         await own.registered(vocabulary_of("C#", "C++"), [first, second])
 
@@ -179,7 +213,9 @@ async def test_a_cache_too_small_for_a_request_still_answers_it() -> None:
 @pytest.mark.parametrize("templates", [("{label}",), ("a {label}", "the {label}", "{label}!")])
 async def test_rows_are_means_of_their_prompts(templates: tuple[str, ...]) -> None:
     """Whatever the number of templates and of calls."""
-    own = make_vocabulary([f"label {n}" for n in range(70)], templates, None, background_prompts=("a photo.",))
+    own = make_vocabulary(
+        [f"label {n}" for n in range(70)], templates, None, background_prompts=("a photo.",)
+    )
     bank = await builder(Texts()).registered(own, [])
     for at in (0, 33, 69):
         expected = np.mean([row_of(t.format(label=f"label {at}")) for t in templates], axis=0)

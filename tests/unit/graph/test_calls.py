@@ -8,7 +8,14 @@ import ray.exceptions
 import ray.serve.exceptions
 from ray.exceptions import RayTaskError
 
-from serve_app.errors import ConfigError, InferenceFailed, InvalidImage, Overloaded, TaggerError, Unavailable
+from serve_app.errors import (
+    ConfigError,
+    InferenceFailed,
+    InvalidImage,
+    Overloaded,
+    TaggerError,
+    Unavailable,
+)
 from serve_app.graph.calls import to_tagger_error
 
 SECRET = "/root/secret 10.0.0.7 Traceback"
@@ -29,7 +36,9 @@ def instance(cls: type[Exception]) -> Exception:
 
 @pytest.mark.parametrize("cls", FOREIGN, ids=lambda cls: cls.__name__)
 @pytest.mark.filterwarnings("ignore")
-def test_every_exception_of_ray_is_mapped(cls: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_exception_of_ray_is_mapped(
+    cls: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whatever Ray raises, a TaggerError without its text comes out."""
     monkeypatch.setattr(cls, "__str__", lambda self: SECRET)
     if issubclass(cls, RayTaskError):
@@ -51,23 +60,33 @@ def test_every_exception_of_ray_is_mapped(cls: type[Exception], monkeypatch: pyt
     ],
 )
 @pytest.mark.filterwarnings("ignore")
-def test_what_can_be_tried_again_is_told_from_what_cannot(name: str, expected: type[TaggerError], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_can_be_tried_again_is_told_from_what_cannot(
+    name: str, expected: type[TaggerError], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Dead replicas are tried again, full queues and failures are not."""
     cls = getattr(ray.exceptions, name, None) or getattr(ray.serve.exceptions, name)
     monkeypatch.setattr(cls, "__str__", lambda self: SECRET)
     assert type(to_tagger_error(instance(cls))) is expected
 
 
-@pytest.mark.parametrize("code", ["UNAVAILABLE", "UNKNOWN", "INTERNAL", "CANCELLED", "RESOURCE_EXHAUSTED"])
+@pytest.mark.parametrize(
+    "code", ["UNAVAILABLE", "UNKNOWN", "INTERNAL", "CANCELLED", "RESOURCE_EXHAUSTED"]
+)
 def test_a_cut_connection_is_tried_again_and_a_refused_message_is_not(code: str) -> None:
-    """Serve passes on what gRPC says of a process that was killed; a message too large would be refused again."""
-    error = grpc.aio.AioRpcError(grpc.StatusCode[code], grpc.aio.Metadata(), grpc.aio.Metadata(), details=SECRET)
+    """Serve passes on what gRPC says of a process that was killed; a message too large would be
+    refused again.
+    """
+    error = grpc.aio.AioRpcError(
+        grpc.StatusCode[code], grpc.aio.Metadata(), grpc.aio.Metadata(), details=SECRET
+    )
     mapped = to_tagger_error(error)
     assert type(mapped) is (InferenceFailed if code == "RESOURCE_EXHAUSTED" else Unavailable)
     assert SECRET not in str(mapped)
 
 
-@pytest.mark.parametrize("cause", [InvalidImage("Send it whole."), ConfigError("bad"), ValueError(SECRET)])
+@pytest.mark.parametrize(
+    "cause", [InvalidImage("Send it whole."), ConfigError("bad"), ValueError(SECRET)]
+)
 def test_what_a_replica_raised_is_unwrapped(cause: Exception) -> None:
     """Our own error comes out as it was raised, any other as InferenceFailed without its text."""
     error = RayTaskError("encode", f"{SECRET}\n{cause}", cause).as_instanceof_cause()

@@ -1,4 +1,6 @@
-"""Which images are decoded when: by turns, within a memory budget, and not at all once their request has ended."""
+"""Which images are decoded when: by turns, within a memory budget, and not at all once their
+request has ended.
+"""
 
 import asyncio
 import threading
@@ -6,11 +8,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from serve_app import observed
 from serve_app.errors import Overloaded
 from serve_app.graph.decoding import SECONDS_OF_COST, DecodingBudget, DecodingThreads
-from serve_app.observed import RequestRecord, StageTimes
 from serve_app.siglip.images.cost import DecodeCost
+from serve_app.telemetry import record as observed
+from serve_app.telemetry.record import RequestRecord, StageTimes
 
 SMALL = DecodeCost(1.0, 10)
 BUDGET = DecodingBudget(threads=2, cpus=1.0, max_bytes=100, max_waiting_s=60.0)
@@ -36,7 +38,9 @@ def gate() -> Iterator[Gate]:
     made.open.set()
 
 
-def start(threads: DecodingThreads, gate: Gate, data: bytes, client: str, cost: DecodeCost = SMALL) -> "asyncio.Task[bytes]":
+def start(
+    threads: DecodingThreads, gate: Gate, data: bytes, client: str, cost: DecodeCost = SMALL
+) -> "asyncio.Task[bytes]":
     async def run() -> bytes:
         observed.begin(RequestRecord(f"{client}{data!r}", client=client))
         return await threads.run(gate, data, StageTimes(), cost)
@@ -53,7 +57,9 @@ async def until(condition: object, *, seconds: float = 5.0) -> None:
 
 
 async def test_a_late_client_is_next(gate: Gate) -> None:
-    """With both threads busy and fifty of one client waiting, another client's image is the next to start or the one after."""
+    """With both threads busy and fifty of one client waiting, another client's image is the next to
+    start or the one after.
+    """
     threads = DecodingThreads(BUDGET)
     many = [start(threads, gate, b"many", "a") for _ in range(52)]
     await until(lambda: len(gate.started) == 2)
@@ -67,7 +73,9 @@ async def test_a_late_client_is_next(gate: Gate) -> None:
 
 
 async def test_images_of_ended_requests_are_not_decoded(gate: Gate) -> None:
-    """Those that wait when their request is cancelled never start, and what they held of the budget is free again."""
+    """Those that wait when their request is cancelled never start, and what they held of the budget
+    is free again.
+    """
     threads = DecodingThreads(BUDGET)
     running = [start(threads, gate, b"running", "a") for _ in range(2)]
     waiting = [start(threads, gate, b"waiting", "a") for _ in range(20)]
@@ -83,8 +91,11 @@ async def test_images_of_ended_requests_are_not_decoded(gate: Gate) -> None:
 
 
 async def test_a_running_image_holds_its_memory_until_its_thread_is_through(gate: Gate) -> None:
-    """A cancelled request does not make room for a second large image while the first is still being decoded."""
-    threads, large = DecodingThreads(BUDGET), DecodeCost(1.0, 90)
+    """A cancelled request does not make room for a second large image while the first is still
+    being decoded.
+    """
+    threads = DecodingThreads(BUDGET)
+    large = DecodeCost(1.0, 90)
     first = start(threads, gate, b"first", "a", large)
     await until(lambda: gate.started)
     first.cancel()

@@ -18,7 +18,10 @@ from serve_app.graph.profiles import haproxy_program
 def written(tmp_path: Path) -> str:
     """The configuration that the installed Ray writes before there is any application."""
     config = ray_haproxy.HAProxyConfig(
-        socket_path=str(tmp_path / "admin.sock"), http_options=HTTPOptions(host="127.0.0.1", port=8123), metrics_port=9111, stats_port=8444
+        socket_path=str(tmp_path / "admin.sock"),
+        http_options=HTTPOptions(host="127.0.0.1", port=8123),
+        metrics_port=9111,
+        stats_port=8444,
     )
     api: Any = ray_haproxy.HAProxyApi(config, {}, config_file_path=str(tmp_path / "haproxy.cfg"))
     api._generate_config_file_internal()
@@ -32,8 +35,16 @@ def binds(text: str) -> list[str]:
 def test_everything_but_the_service_listens_on_loopback(written: str) -> None:
     """Ray itself binds statistics and metrics to every address."""
     assert sorted(binds(written)) == ["*:8444", "127.0.0.1:8123", ":9111"]
-    assert sorted(binds(tightened(written, "127.0.0.1", 100))) == ["127.0.0.1:8123", "127.0.0.1:8444", "127.0.0.1:9111"]
-    assert sorted(binds(tightened(written, "0.0.0.0", 100))) == ["*:8123", "127.0.0.1:8444", "127.0.0.1:9111"]
+    assert sorted(binds(tightened(written, "127.0.0.1", 100))) == [
+        "127.0.0.1:8123",
+        "127.0.0.1:8444",
+        "127.0.0.1:9111",
+    ]
+    assert sorted(binds(tightened(written, "0.0.0.0", 100))) == [
+        "*:8123",
+        "127.0.0.1:8444",
+        "127.0.0.1:9111",
+    ]
     assert ":::8123" in binds(tightened(written, "::", 100))
 
 
@@ -52,7 +63,9 @@ def test_heads_have_a_time_and_routes_are_closed(written: str) -> None:
     assert "timeout http-request 10s" in text
     (routes,) = [line for line in text.splitlines() if "if routes" in line and "deny" in line]
     assert "404" in routes
-    assert "return status" not in "".join(line for line in text.splitlines() if line.endswith("if routes"))
+    assert "return status" not in "".join(
+        line for line in text.splitlines() if line.endswith("if routes")
+    )
 
 
 def test_a_service_that_is_starting_is_not_called_unknown(written: str) -> None:
@@ -64,7 +77,10 @@ def test_a_service_that_is_starting_is_not_called_unknown(written: str) -> None:
     assert "return status 503" in line
     assert "Retry-After 1" in line
     assert json.loads(line.partition("'")[2].removesuffix("'"))["error"]["code"] == Unavailable.code
-    with_backend = written.replace("    default_backend default_backend", "    use_backend x if TRUE\n    default_backend default_backend")
+    with_backend = written.replace(
+        "    default_backend default_backend",
+        "    use_backend x if TRUE\n    default_backend default_backend",
+    )
     assert "return status 404" in tightened(with_backend, "127.0.0.1", 100)
 
 
@@ -72,14 +88,20 @@ def test_haproxy_takes_what_comes_out(written: str, tmp_path: Path) -> None:
     """The program itself checks the file."""
     path = tmp_path / "tight.cfg"
     path.write_text(tightened(written, "127.0.0.1", 100))
-    checked = subprocess.run([haproxy_program(), "-c", "-f", str(path)], capture_output=True, text=True, check=False)
+    checked = subprocess.run(
+        [haproxy_program(), "-c", "-f", str(path)], capture_output=True, text=True, check=False
+    )
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
 @pytest.mark.parametrize("line", ["stats socket", "bind :9111", "bind *:8444", "mode http"])
 def test_another_configuration_is_refused(written: str, line: str) -> None:
-    """A Ray that writes these lines in another way ends the start, and is not served with them open."""
-    other = written.replace(line, line.replace("stats", "statistics").replace("bind", "listen").replace("mode", "modus"))
+    """A Ray that writes these lines in another way ends the start, and is not served with them
+    open.
+    """
+    other = written.replace(
+        line, line.replace("stats", "statistics").replace("bind", "listen").replace("mode", "modus")
+    )
     with pytest.raises(ValueError, match="not as expected"):
         tightened(other, "127.0.0.1", 100)
 
@@ -97,8 +119,14 @@ def test_the_launcher_becomes_haproxy_with_a_tighter_file(written: str, tmp_path
     program = tmp_path / "program"
     program.write_text(f'#!/bin/sh\necho "$@" > {told}\n')
     program.chmod(0o700)
-    variables = {"SIGLIP_HAPROXY_PROGRAM": str(program), "SIGLIP_HAPROXY_HOST": "0.0.0.0", "SIGLIP_HAPROXY_MAX_CONNECTIONS": "7"}
-    subprocess.run([str(script), "-db", "-f", str(config), "-sf", "12"], env=os.environ | variables, check=True)
+    variables = {
+        "SIGLIP_HAPROXY_PROGRAM": str(program),
+        "SIGLIP_HAPROXY_HOST": "0.0.0.0",
+        "SIGLIP_HAPROXY_MAX_CONNECTIONS": "7",
+    }
+    subprocess.run(
+        [str(script), "-db", "-f", str(config), "-sf", "12"], env=os.environ | variables, check=True
+    )
     assert told.read_text().split() == ["-db", "-f", str(config), "-sf", "12"]
     assert "*:8123" in binds(config.read_text())
     assert "gt 7" in config.read_text()

@@ -1,6 +1,6 @@
 """Where a local service listens. No Ray is started."""
 
-from serve_app.config import parse_config
+from serve_app.config.service import parse_config
 from serve_app.graph.local_node import listening_host
 
 

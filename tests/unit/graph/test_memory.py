@@ -35,10 +35,25 @@ print(before, peak, busy, memory._resident_bytes())
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")
 def test_an_idle_process_returns_what_a_burst_left() -> None:
-    """600 MB were allocated and freed with settings that keep them; after a look while idle the process is small again."""
-    environment = {"MALLOC_TRIM_THRESHOLD_": str(2**30), "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20), "PATH": ""}
-    ran = subprocess.run([sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, timeout=60, check=False)
-    before, peak, busy, after = (int(number) / 2**20 for number in ran.stdout.split()) if ran.stdout else (0, 0, 0, 0)
+    """600 MB were allocated and freed with settings that keep them; after a look while idle the
+    process is small again.
+    """
+    environment = {
+        "MALLOC_TRIM_THRESHOLD_": str(2**30),
+        "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
+        "PATH": "",
+    }
+    ran = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    before, peak, busy, after = (
+        (int(number) / 2**20 for number in ran.stdout.split()) if ran.stdout else (0, 0, 0, 0)
+    )
     assert peak - before > 200, ran.stdout + ran.stderr
     assert busy > peak - 20
     assert after < before + 30

@@ -36,7 +36,9 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-def submit(batcher: "MicroBatcher[int, int]", items: Sequence[int], nbytes: int = 1) -> list["asyncio.Task[int]"]:
+def submit(
+    batcher: "MicroBatcher[int, int]", items: Sequence[int], nbytes: int = 1
+) -> list["asyncio.Task[int]"]:
     return [asyncio.create_task(batcher.submit(item, nbytes)) for item in items]
 
 
@@ -105,7 +107,11 @@ async def test_batches_are_cut_by_bytes_and_a_large_item_goes_alone() -> None:
     """No call carries more than its bytes, but an item larger than that is still sent."""
     receiver = Receiver()
     batcher = MicroBatcher[int, int](receiver, LIMITS, wait_s=0)
-    tasks = submit(batcher, [1], nbytes=1) + submit(batcher, [2, 3, 4], nbytes=600) + submit(batcher, [5], nbytes=5_000)
+    tasks = (
+        submit(batcher, [1], nbytes=1)
+        + submit(batcher, [2, 3, 4], nbytes=600)
+        + submit(batcher, [5], nbytes=5_000)
+    )
     for call in range(5):
         await settle()
         await receiver.release(call)
@@ -114,10 +120,15 @@ async def test_batches_are_cut_by_bytes_and_a_large_item_goes_alone() -> None:
 
 
 async def test_sizes_are_counted_and_not_items() -> None:
-    """Micro-batches of 3, 1 and 2 images, four to a call: the first two go together, the third waits its turn."""
+    """Micro-batches of 3, 1 and 2 images, four to a call: the first two go together, the third
+    waits its turn.
+    """
     receiver = Receiver()
     batcher = MicroBatcher[int, int](receiver, LIMITS, wait_s=0)
-    tasks = [asyncio.create_task(batcher.submit(item, 1, size)) for item, size in ((9, 4), (3, 3), (1, 1), (2, 2), (7, 9))]
+    tasks = [
+        asyncio.create_task(batcher.submit(item, 1, size))
+        for item, size in ((9, 4), (3, 3), (1, 1), (2, 2), (7, 9))
+    ]
     for call in range(4):
         await settle()
         await receiver.release(call)
@@ -126,7 +137,9 @@ async def test_sizes_are_counted_and_not_items() -> None:
 
 
 async def test_time_that_an_item_waited_counts() -> None:
-    """What gathered while the receiver was busy leaves at once when it is free, however long the wait is set."""
+    """What gathered while the receiver was busy leaves at once when it is free, however long the
+    wait is set.
+    """
     receiver = Receiver()
     batcher = MicroBatcher[int, int](receiver, LIMITS, wait_s=0.02)
     tasks = submit(batcher, [1])
@@ -197,7 +210,9 @@ async def test_a_full_queue_refuses() -> None:
 
 
 async def test_closed_loop_fills_batches_as_an_ideal_queue_would() -> None:
-    """Eight callers in a closed loop, batches of at most four: after the start every batch is full (design decision 1)."""
+    """Eight callers in a closed loop, batches of at most four: after the start every batch is full
+    (design decision 1).
+    """
     sizes: list[int] = []
     busy = asyncio.Lock()
 
@@ -219,7 +234,9 @@ async def test_closed_loop_fills_batches_as_an_ideal_queue_would() -> None:
 
 
 async def test_a_partial_call_follows_shortly_before_the_running_one_ends() -> None:
-    """With a lead, what gathered leaves at the expected end less the lead, though the running call is not back."""
+    """With a lead, what gathered leaves at the expected end less the lead, though the running call
+    is not back.
+    """
     receiver = Receiver()
     batcher = MicroBatcher[int, int](receiver, LIMITS, wait_s=0, lead_s=0.05)
     tasks = submit(batcher, [1])
@@ -242,7 +259,9 @@ async def test_a_partial_call_follows_shortly_before_the_running_one_ends() -> N
 
 
 async def test_a_call_belongs_to_no_request() -> None:
-    """It is not made in the context of the request that happened to start it: Serve would cancel it with that one."""
+    """It is not made in the context of the request that happened to start it: Serve would cancel it
+    with that one.
+    """
     request: ContextVar[str] = ContextVar("request", default="nobody's")
     seen: list[str] = []
 

@@ -1,4 +1,6 @@
-"""What the ingress makes of replies that do not fit together: one request is answered by one vocabulary, or not at all."""
+"""What the ingress makes of replies that do not fit together: one request is answered by one
+vocabulary, or not at all.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,14 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from serve_app.config import ServiceConfig, parse_config
+from serve_app.config.service import ServiceConfig, parse_config
 from serve_app.errors import InvalidImage, InvalidRequest, TaggerError, Unavailable
 from serve_app.graph import preprocessor
 from serve_app.graph.messages import EncodeReply, ScoreReply, ScoreRequest
 from serve_app.graph.preprocessor import Preprocessor
+from serve_app.pipeline.tagger import ScoredBy
 from serve_app.siglip.inputs import ImageBatch
 from serve_app.siglip.outcomes import EncodedImages
-from serve_app.tagger import ScoredBy
 from serve_app.tagging.selection import TagScore
 from serve_app.tagging.settings import TagOptions
 from tests.conftest import encoded, random_picture
@@ -24,16 +26,21 @@ WIDTH = 64
 
 
 class Others:
-    """The other deployments: every scoring call is answered by the next vocabulary, until there are no more to come."""
+    """The other deployments: every scoring call is answered by the next vocabulary, until there are
+    no more to come.
+    """
 
     def __init__(self, *vocabularies: str, refusal: TaggerError | None = None) -> None:
-        self.vocabularies, self.refusal = list(vocabularies), refusal
+        self.vocabularies = list(vocabularies)
+        self.refusal = refusal
         self.scored: list[ScoreRequest] = []
 
     async def __call__(self, method: str, request: Any, timeout_s: float | None = None) -> Any:
         if method == "encode":
             assert isinstance(request, ImageBatch)
-            return EncodeReply(EncodedImages(np.ones((len(request), WIDTH), np.float32), (None,) * len(request)), 1)
+            return EncodeReply(
+                EncodedImages(np.ones((len(request), WIDTH), np.float32), (None,) * len(request)), 1
+            )
         self.scored.append(request)
         name = self.vocabularies.pop(0) if len(self.vocabularies) > 1 else self.vocabularies[0]
         by = None if self.refusal else ScoredBy(name, name, "sigmoid", False)
@@ -43,11 +50,15 @@ class Others:
 
 @pytest.fixture
 def config(tiny: Callable[[str], Path]) -> ServiceConfig:
-    return parse_config({"labels": ["cat"], "plugins": {"siglip": {"model": str(tiny("siglip2")), "batch_size": 1}}})
+    return parse_config(
+        {"labels": ["cat"], "plugins": {"siglip": {"model": str(tiny("siglip2")), "batch_size": 1}}}
+    )
 
 
 @pytest.fixture
-def make(config: ServiceConfig, monkeypatch: pytest.MonkeyPatch) -> Callable[[Others], Preprocessor]:
+def make(
+    config: ServiceConfig, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[Others], Preprocessor]:
     def made(others: Others) -> Preprocessor:
         monkeypatch.setattr(preprocessor, "InnerCalls", lambda *_: others)
         handle: Any = None
@@ -57,10 +68,16 @@ def make(config: ServiceConfig, monkeypatch: pytest.MonkeyPatch) -> Callable[[Ot
 
 
 @pytest.mark.parametrize("quality", ["standard", "high"])
-async def test_a_request_between_two_vocabularies_is_scored_again_as_one(make: Callable[[Others], Preprocessor], quality: str) -> None:
-    """Three micro-batches meet an old and a new vocabulary: all embeddings go in one more call, and the answer is of that."""
+async def test_a_request_between_two_vocabularies_is_scored_again_as_one(
+    make: Callable[[Others], Preprocessor], quality: str
+) -> None:
+    """Three micro-batches meet an old and a new vocabulary: all embeddings go in one more call, and
+    the answer is of that.
+    """
     others = Others("old", "new", "new", "newest")
-    answer = await make(others).tag([PICTURES[0], b"broken", *PICTURES[1:]], TagOptions(quality=quality), with_embeddings=True)  # type: ignore[arg-type]
+    answer = await make(others).tag(
+        [PICTURES[0], b"broken", *PICTURES[1:]], TagOptions(quality=quality), with_embeddings=True
+    )  # type: ignore[arg-type]
     good = [outcome for outcome in answer.outcomes if not isinstance(outcome, TaggerError)]
     assert [tags[0].label for tags in good] == ["newest"] * 3
     assert not isinstance(answer.outcomes[0], TaggerError)
@@ -72,23 +89,31 @@ async def test_a_request_between_two_vocabularies_is_scored_again_as_one(make: C
     assert [embed is None for embed in answer.image_embeds] == [False, True, False, False]
 
 
-async def test_a_request_within_one_vocabulary_is_scored_once(make: Callable[[Others], Preprocessor]) -> None:
+async def test_a_request_within_one_vocabulary_is_scored_once(
+    make: Callable[[Others], Preprocessor],
+) -> None:
     """No call more than there are micro-batches."""
     others = Others("same")
     await make(others).tag(PICTURES, TagOptions())
     assert len(others.scored) == 3
 
 
-async def test_options_that_cannot_work_fail_the_request_and_not_its_images(make: Callable[[Others], Preprocessor]) -> None:
+async def test_options_that_cannot_work_fail_the_request_and_not_its_images(
+    make: Callable[[Others], Preprocessor],
+) -> None:
     """As in one process: the error is the request's."""
     with pytest.raises(InvalidRequest, match="no calibration"):
-        await make(Others("x", refusal=InvalidRequest("there is no calibration"))).tag(PICTURES, TagOptions(score="calibrated"))
+        await make(Others("x", refusal=InvalidRequest("there is no calibration"))).tag(
+            PICTURES, TagOptions(score="calibrated")
+        )
 
 
 async def test_stored_embeddings_in_several_calls_are_of_one_vocabulary(
     make: Callable[[Others], Preprocessor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two calls that differ are both made again; if they never agree the client is told to come back."""
+    """Two calls that differ are both made again; if they never agree the client is told to come
+    back.
+    """
     monkeypatch.setattr(preprocessor, "_message_bytes", lambda: 4 * WIDTH * 2)
     embeds = np.ones((3, WIDTH), np.float32)
     answer = await make(Others("old", "new", "new")).score(embeds, TagOptions())

@@ -20,7 +20,11 @@ def client() -> TestClient:
 
 def test_serves_own_headers_are_taken_off() -> None:
     """In any case; others stay."""
-    sent = {"X-Request-Timeout-Seconds": "0", "x-request-disconnect-DISABLED": "?1", "X-Request-Id": "kept"}
+    sent = {
+        "X-Request-Timeout-Seconds": "0",
+        "x-request-disconnect-DISABLED": "?1",
+        "X-Request-Id": "kept",
+    }
     received = client().get("/headers", headers=sent).json()
     assert received["x-request-id"] == "kept"
     assert not {name for name in received if "timeout" in name or "disconnect" in name}

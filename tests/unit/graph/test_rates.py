@@ -6,7 +6,9 @@ from serve_app.graph.rates import Rates
 
 
 def test_small_batches_do_not_ask_for_more_encoders() -> None:
-    """An encoder that takes 7 ms and 1.44 ms an image: its rate is that of full batches, however small they get."""
+    """An encoder that takes 7 ms and 1.44 ms an image: its rate is that of full batches, however
+    small they get.
+    """
     rates = Rates(0.0)
     for images in (2, 16, 1, 1, 14, 1):
         rates.work(images, 0.007 + 0.00144 * images, full=images >= 8)

@@ -18,8 +18,8 @@ from serve_app.graph.replies import (
     unpacked,
     unpacked_vocabulary,
 )
+from serve_app.pipeline.tagger import VocabularyCard, VocabularyDetail
 from serve_app.siglip.weights import SimilarityHead
-from serve_app.tagger import VocabularyCard, VocabularyDetail
 from serve_app.tagging.selection import SelectionRule, TagScore
 from serve_app.tagging.tag_bank import TagBank, scored_bank, tag_embeddings
 from serve_app.tagging.vocabulary import Tag, make_vocabulary

@@ -16,7 +16,9 @@ def test_nothing_is_expected_before_a_call_came_back() -> None:
 
 
 def test_a_call_behind_another_begins_when_that_ends() -> None:
-    """Two calls to one receiver, sent together, of 2 s each: the second is expected at 4 s and counted as 2 s long."""
+    """Two calls to one receiver, sent together, of 2 s each: the second is expected at 4 s and
+    counted as 2 s long.
+    """
     turns = Turns()
     turns.start(0.0, receivers=1)
     turns.start(0.0, receivers=1)

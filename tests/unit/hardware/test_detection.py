@@ -28,10 +28,16 @@ from serve_app.hardware.detection import detect_machine, hardware_of_nodes, pars
 def test_what_people_write(text: str, gpus: int, name: str | None, cpus: int) -> None:
     """Kind, number and CPUs; what is left out is assumed."""
     found = parse_hardware(text)
-    assert (found.gpus, found.accelerator.name if found.accelerator else None, found.cpus) == (gpus, name, cpus)
+    assert (found.gpus, found.accelerator.name if found.accelerator else None, found.cpus) == (
+        gpus,
+        name,
+        cpus,
+    )
 
 
-@pytest.mark.parametrize("text", ["", "l5", "l4x0", "x2", "l4 x2", "cpu0", "gpu0gb", "rtx4090", "l4x2+cpu", "🚀"])
+@pytest.mark.parametrize(
+    "text", ["", "l5", "l4x0", "x2", "l4 x2", "cpu0", "gpu0gb", "rtx4090", "l4x2+cpu", "🚀"]
+)
 def test_what_cannot_be_read_is_refused(text: str) -> None:
     """One line that shows how it is written."""
     with pytest.raises(ConfigError, match=r"known are|write for example"):
@@ -53,7 +59,12 @@ def test_what_cannot_be_read_is_refused(text: str) -> None:
     ],
 )
 def test_what_nvidia_smi_prints(
-    printed: str, gpus: int, name: str | None, memory_gib: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    printed: str,
+    gpus: int,
+    name: str | None,
+    memory_gib: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A program of that name on the path: cards of the table by name, others by their memory."""
     program = tmp_path / "nvidia-smi"
@@ -79,7 +90,10 @@ def test_nodes_of_a_cluster() -> None:
     """GPUs and CPUs of all nodes; the kind from the label, or from Ray's accelerator resource."""
     nodes = [
         {"resources": {"CPU": 4.0}, "labels": {}},
-        {"resources": {"CPU": 16.0, "GPU": 2.0, "accelerator_type:L4": 1.0}, "labels": {"ray.io/accelerator-type": "L4"}},
+        {
+            "resources": {"CPU": 16.0, "GPU": 2.0, "accelerator_type:L4": 1.0},
+            "labels": {"ray.io/accelerator-type": "L4"},
+        },
         {"resources": {"CPU": 16.0, "GPU": 2.0, "accelerator_type:L4": 1.0}},
     ]
     found = hardware_of_nodes(nodes, True, "test")
@@ -87,20 +101,39 @@ def test_nodes_of_a_cluster() -> None:
     assert found.accelerator is not None
     assert found.accelerator.name == "L4"
     labels = {"ray.io/accelerator-type": "A100"}
-    a100 = [{"resources": {"GPU": 1.0, "accelerator_type:A100": 1.0, "accelerator_type:A100-80G": 1.0}, "labels": labels}]
+    a100 = [
+        {
+            "resources": {
+                "GPU": 1.0,
+                "accelerator_type:A100": 1.0,
+                "accelerator_type:A100-80G": 1.0,
+            },
+            "labels": labels,
+        }
+    ]
     assert hardware_of_nodes(a100, False, "test").accelerator.name == "A100-80G"  # type: ignore[union-attr]
     assert hardware_of_nodes(nodes[:1], False, "test").gpus == 0
 
 
-@pytest.mark.parametrize("second", [{"resources": {"GPU": 1.0, "accelerator_type:T4": 1.0}}, {"resources": {"GPU": 1.0}}])
+@pytest.mark.parametrize(
+    "second", [{"resources": {"GPU": 1.0, "accelerator_type:T4": 1.0}}, {"resources": {"GPU": 1.0}}]
+)
 def test_mixed_and_unnamed_gpus_are_refused(second: dict[str, object]) -> None:
     """One plan has one kind of GPU; the message says how to choose."""
     with pytest.raises(ConfigError, match="set hardware"):
-        hardware_of_nodes([{"resources": {"GPU": 1.0, "accelerator_type:L4": 1.0}}, second], False, "test")
+        hardware_of_nodes(
+            [{"resources": {"GPU": 1.0, "accelerator_type:L4": 1.0}}, second], False, "test"
+        )
 
 
 @pytest.mark.parametrize(
-    ("text", "has"), [("flags\t: fpu avx2\n", False), ("flags\t: fpu avx512_bf16\n", True), ("flags : amx_bf16 x\n", True), ("", False)]
+    ("text", "has"),
+    [
+        ("flags\t: fpu avx2\n", False),
+        ("flags\t: fpu avx512_bf16\n", True),
+        ("flags : amx_bf16 x\n", True),
+        ("", False),
+    ],
 )
 def test_cpu_flags(text: str, has: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As the kernel prints them."""
@@ -112,7 +145,7 @@ def test_cpu_flags(text: str, has: bool, tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_this_machine_is_read_alike_with_and_without_torch() -> None:
     """The plan's reading of the CPU, and the replica's, which asks torch."""
-    from serve_app.siglip.runtime import cpu_has_bfloat16
+    from serve_app.towers.runtime import cpu_has_bfloat16
 
     assert detection.cpu_has_bfloat16() == cpu_has_bfloat16()
 

@@ -1,4 +1,6 @@
-"""Predicted bytes against those of real models: on the meta device for every checkpoint, quantised for real on small ones."""
+"""Predicted bytes against those of real models: on the meta device for every checkpoint, quantised
+for real on small ones.
+"""
 
 from pathlib import Path
 
@@ -6,14 +8,14 @@ import pytest
 import torch
 from transformers import SiglipVisionModel
 
-from serve_app.config import DEMO_CHECKPOINT
+from serve_app.config.service import DEMO_CHECKPOINT
 from serve_app.hardware.footprint import DTYPE_BYTES, image_footprint, text_footprint, weight_bytes
 from serve_app.siglip.architecture import Encoder, Parameters, read_architecture
 from serve_app.siglip.checkpoints import Family, read_json
-from serve_app.siglip.encoder import UNQUANTIZED, ImageTower, TextTower
 from serve_app.siglip.hub import load_checkpoint
 from serve_app.siglip.precision import Precision
 from serve_app.siglip.released import BASE, RELEASED, Released, find_released
+from serve_app.towers.tower import UNQUANTIZED, ImageTower, TextTower
 from tests.unit.siglip.test_released import hub_config, meta_model
 
 TOLERANCE = 0.02
@@ -25,13 +27,23 @@ def kept(name: str) -> bool:
 
 
 def quantized_bytes(tower: torch.nn.Module, dtype: str, quantization: str) -> int:
-    """Return what a tower's weights take, module by module: the storage of bitsandbytes for its linear layers."""
+    """Return what a tower's weights take, module by module: the storage of bitsandbytes for its
+    linear layers.
+    """
     total = sum(parameter.numel() for parameter in tower.parameters()) * DTYPE_BYTES[dtype]
     for name, module in tower.named_modules():
         if type(module) is torch.nn.Linear and not kept(name):
             numbers = module.weight.numel()
-            scales = 4 * module.out_features if quantization == "8bit" else numbers // 64 + 4 * -(-numbers // (64 * 256))
-            total += scales + numbers // (1 if quantization == "8bit" else 2) - numbers * DTYPE_BYTES[dtype]
+            scales = (
+                4 * module.out_features
+                if quantization == "8bit"
+                else numbers // 64 + 4 * -(-numbers // (64 * 256))
+            )
+            total += (
+                scales
+                + numbers // (1 if quantization == "8bit" else 2)
+                - numbers * DTYPE_BYTES[dtype]
+            )
     return total
 
 
@@ -46,13 +58,19 @@ def test_weights_of_every_checkpoint(row: Released, quantization: str) -> None:
     ):
         for dtype, size in DTYPE_BYTES.items():
             real = (
-                quantized_bytes(tower, dtype, quantization) if quantization != "none" else sum(p.numel() for p in tower.parameters()) * size
+                quantized_bytes(tower, dtype, quantization)
+                if quantization != "none"
+                else sum(p.numel() for p in tower.parameters()) * size
             )
-            assert weight_bytes(parameters, dtype, quantization) == pytest.approx(real, rel=TOLERANCE)
+            assert weight_bytes(parameters, dtype, quantization) == pytest.approx(
+                real, rel=TOLERANCE
+            )
 
 
 def stored_bytes(model: torch.nn.Module) -> int:
-    """Return the bytes that a loaded, perhaps quantised model holds, bitsandbytes' scales among them."""
+    """Return the bytes that a loaded, perhaps quantised model holds, bitsandbytes' scales among
+    them.
+    """
     total = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
     for parameter in model.parameters():
         scales = getattr(parameter, "SCB", None)
@@ -66,7 +84,9 @@ def stored_bytes(model: torch.nn.Module) -> int:
 
 @pytest.fixture(scope="module")
 def wide_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with two layers of base width: wide enough that bitsandbytes' own tables of some KiB do not count."""
+    """A folder with two layers of base width: wide enough that bitsandbytes' own tables of some KiB
+    do not count.
+    """
     row = find_released("google/siglip-base-patch16-224")
     assert row is not None
     config = hub_config(row.architecture).vision_config
@@ -78,26 +98,41 @@ def wide_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("quantization", ["none", "8bit", "4bit"])
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
-def test_weights_as_bitsandbytes_stores_them(wide_checkpoint: Path, dtype: str, quantization: str) -> None:
+def test_weights_as_bitsandbytes_stores_them(
+    wide_checkpoint: Path, dtype: str, quantization: str
+) -> None:
     """The real quantiser, on the CPU, on layers of base width."""
-    from serve_app.siglip.encoder import _quantization
     from serve_app.siglip.precision import Runtime
+    from serve_app.towers.tower import _quantization
 
     options = {"dtype": getattr(torch, dtype)}
     if quantization != "none":
-        options |= {"quantization_config": _quantization(Runtime("cpu", dtype, "sdpa", quantization)), "device_map": {"": "cpu"}}
+        options |= {
+            "quantization_config": _quantization(Runtime("cpu", dtype, "sdpa", quantization)),
+            "device_map": {"": "cpu"},
+        }
     model = SiglipVisionModel.from_pretrained(wide_checkpoint, **options)
     row = find_released("google/siglip-base-patch16-224")
     assert row is not None
     full = row.architecture.vision_parameters
-    layers = Encoder(BASE.hidden_size, 10, BASE.num_attention_heads, BASE.intermediate_size).parameters(0)
-    two = Parameters(full.linear - layers.linear, full.linear_rows - layers.linear_rows, full.other - layers.other + 2 * BASE.hidden_size)
-    assert weight_bytes(two, dtype, quantization) == pytest.approx(stored_bytes(model), rel=TOLERANCE)
+    layers = Encoder(
+        BASE.hidden_size, 10, BASE.num_attention_heads, BASE.intermediate_size
+    ).parameters(0)
+    two = Parameters(
+        full.linear - layers.linear,
+        full.linear_rows - layers.linear_rows,
+        full.other - layers.other + 2 * BASE.hidden_size,
+    )
+    assert weight_bytes(two, dtype, quantization) == pytest.approx(
+        stored_bytes(model), rel=TOLERANCE
+    )
 
 
 @pytest.mark.parametrize("quantization", ["none", "8bit", "4bit"])
 def test_weights_of_the_demo_checkpoint(quantization: str) -> None:
-    """Both towers as the service loads them; the smallest checkpoint there is, so a little more tolerance for the tables."""
+    """Both towers as the service loads them; the smallest checkpoint there is, so a little more
+    tolerance for the tables.
+    """
     checkpoint = load_checkpoint(str(DEMO_CHECKPOINT))
     shape = read_architecture(read_json(DEMO_CHECKPOINT / "config.json", ""), checkpoint.family)
     precision = Precision("cpu", "float32", "sdpa", quantization)
@@ -105,21 +140,42 @@ def test_weights_of_the_demo_checkpoint(quantization: str) -> None:
         (ImageTower(checkpoint, precision), shape.vision_parameters),
         (TextTower(checkpoint, precision), shape.text_parameters),
     ):
-        assert weight_bytes(parameters, "float32", quantization) == pytest.approx(stored_bytes(tower._model), rel=TOLERANCE)
+        assert weight_bytes(parameters, "float32", quantization) == pytest.approx(
+            stored_bytes(tower._model), rel=TOLERANCE
+        )
 
 
 def test_activations_grow_with_what_is_processed() -> None:
-    """Twice the batch or the patches, eager attention, float32: more memory; quantisation changes weights only."""
+    """Twice the batch or the patches, eager attention, float32: more memory; quantisation changes
+    weights only.
+    """
     row = find_released("google/siglip2-base-patch16-naflex")
     assert row is not None
     assert row.family is Family.NAFLEX
     plain = image_footprint(row.architecture, ("bfloat16", "sdpa", "none"), 8, 256)
-    assert image_footprint(row.architecture, ("bfloat16", "sdpa", "none"), 16, 256).activations == 2 * plain.activations
-    assert image_footprint(row.architecture, ("bfloat16", "sdpa", "none"), 8, 1024).activations == 4 * plain.activations
-    assert image_footprint(row.architecture, ("bfloat16", "eager", "none"), 8, 256).activations > plain.activations
-    assert image_footprint(row.architecture, ("float32", "sdpa", "none"), 8, 256).activations > plain.activations
+    assert (
+        image_footprint(row.architecture, ("bfloat16", "sdpa", "none"), 16, 256).activations
+        == 2 * plain.activations
+    )
+    assert (
+        image_footprint(row.architecture, ("bfloat16", "sdpa", "none"), 8, 1024).activations
+        == 4 * plain.activations
+    )
+    assert (
+        image_footprint(row.architecture, ("bfloat16", "eager", "none"), 8, 256).activations
+        > plain.activations
+    )
+    assert (
+        image_footprint(row.architecture, ("float32", "sdpa", "none"), 8, 256).activations
+        > plain.activations
+    )
     quantized = image_footprint(row.architecture, ("bfloat16", "sdpa", "4bit"), 8, 256)
     assert quantized.activations == plain.activations
     assert quantized.weights < plain.weights
-    assert plain.needed * 0.8 == pytest.approx(plain.weights + plain.activations + plain.process, abs=2)
-    assert text_footprint(row.architecture, "bfloat16", "none").weights == row.architecture.text_parameters.total * 2
+    assert plain.needed * 0.8 == pytest.approx(
+        plain.weights + plain.activations + plain.process, abs=2
+    )
+    assert (
+        text_footprint(row.architecture, "bfloat16", "none").weights
+        == row.architecture.text_parameters.total * 2
+    )

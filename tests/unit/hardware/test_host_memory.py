@@ -2,12 +2,17 @@
 
 import pytest
 
-from serve_app.config import parse_config
+from serve_app.config.service import parse_config
 from serve_app.demo.settings import demo_config
 from serve_app.hardware.detection import parse_hardware
-from serve_app.hardware.host_memory import MIB, ScoredVocabularies, postprocessor_bytes, preprocessor_bytes
+from serve_app.hardware.host_memory import (
+    MIB,
+    ScoredVocabularies,
+    postprocessor_bytes,
+    preprocessor_bytes,
+)
+from serve_app.hardware.planning import plan_service
 from serve_app.kuberay.groups import worker_groups
-from serve_app.planning import plan_service
 
 
 def test_a_preprocessor_has_room_for_all_its_budgets() -> None:
@@ -27,10 +32,19 @@ def test_every_limit_counts() -> None:
 
 
 def test_pods_follow_the_limits() -> None:
-    """A service that may hold 8 GiB of bodies gets pods that are larger by that much for each Preprocessor."""
-    base = {"labels": ["cat"], "plugins": {"siglip": {"model": str(demo_config().siglip.model_source)}}, "hardware": "cpu8"}
+    """A service that may hold 8 GiB of bodies gets pods that are larger by that much for each
+    Preprocessor.
+    """
+    base = {
+        "labels": ["cat"],
+        "plugins": {"siglip": {"model": str(demo_config().siglip.model_source)}},
+        "hardware": "cpu8",
+    }
     limits = [{"max_held_bytes": held} for held in (2**29, 2**33)]
-    plans = [plan_service(parse_config(base | {"limits": own}), lambda _: parse_hardware("cpu8")) for own in limits]
+    plans = [
+        plan_service(parse_config(base | {"limits": own}), lambda _: parse_hardware("cpu8"))
+        for own in limits
+    ]
     small, large = (worker_groups([plan])[0].memory_gib for plan in plans)
     grown = plans[1].host_bytes["preprocessor"] - plans[0].host_bytes["preprocessor"]
     assert grown == pytest.approx((2**33 - 2**29) / 0.85, abs=1)

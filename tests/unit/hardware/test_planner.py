@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_app.config import MODEL_VARIANTS
+from serve_app.config.service import MODEL_VARIANTS
 from serve_app.errors import ConfigError
 from serve_app.hardware.accelerators import ACCELERATORS
 from serve_app.hardware.detection import Hardware, parse_hardware
@@ -18,7 +18,9 @@ from serve_app.siglip.checkpoints import Family
 from serve_app.siglip.released import RELEASED, Released, find_released
 
 SIZES = ("gpu4gb", "gpu8gb", "gpu16gb", "gpu24gb", "gpu40gb", "gpu80gb", "gpu141gb", "cpu8")
-SO400M, GIANT, NAFLEX, BASE = (MODEL_VARIANTS[name] for name in ("so400m-v2", "giant-v2", "base-naflex", "base"))
+SO400M, GIANT, NAFLEX, BASE = (
+    MODEL_VARIANTS[name] for name in ("so400m-v2", "giant-v2", "base-naflex", "base")
+)
 
 
 def shape_of(hub_id: str) -> Architecture:
@@ -41,7 +43,8 @@ def plan_or_refusal(row: Released, asked: Asked, hardware: Hardware) -> Plan | s
 
 def check_fits(made: Plan, shape: Architecture) -> None:
     """Every GPU holds its encoders and the text tower, in fractions and in bytes."""
-    image, text = made.deployments["image_encoder"], made.deployments["text_encoder"]
+    image = made.deployments["image_encoder"]
+    text = made.deployments["text_encoder"]
     accelerator = made.hardware.accelerator
     assert accelerator is not None
     per_gpu = image.max_replicas // made.hardware.gpus
@@ -60,7 +63,9 @@ def test_the_plugin_documents_checkpoints_on_every_size(variant: str, hardware: 
     made = plan(hub_id, hardware)
     if made.hardware.gpus:
         check_fits(made, shape_of(hub_id))
-    assert all(planned.max_replicas >= planned.min_replicas >= 1 for planned in made.deployments.values())
+    assert all(
+        planned.max_replicas >= planned.min_replicas >= 1 for planned in made.deployments.values()
+    )
     assert made.images_per_second > 0
 
 
@@ -72,8 +77,12 @@ def test_the_plugin_documents_checkpoints_on_every_size(variant: str, hardware: 
     quantization=st.sampled_from(["none", "8bit", "4bit"]),
     batch=st.one_of(st.none(), st.integers(1, 1024)),
 )
-def test_a_plan_fits_or_is_refused_in_one_sentence(row, memory_gb, gpus, dtype, quantization, batch) -> None:  # type: ignore[no-untyped-def]
-    """Whatever is asked on whatever card: it fits, or a ConfigError of one line that says what would."""
+def test_a_plan_fits_or_is_refused_in_one_sentence(
+    row, memory_gb, gpus, dtype, quantization, batch
+) -> None:  # type: ignore[no-untyped-def]
+    """Whatever is asked on whatever card: it fits, or a ConfigError of one line that says what
+    would.
+    """
     asked = Asked(dtype=dtype, quantization=quantization, batch_size=batch)
     made = plan_or_refusal(row, asked, parse_hardware(f"gpu{memory_gb}gbx{gpus}"))
     if isinstance(made, str):
@@ -91,7 +100,10 @@ def test_cpu_plans_take_no_more_than_there_is(cpus: float, row: object) -> None:
     """All replicas together need no more CPUs than the machine has."""
     hardware = Hardware(cpus, False, 0, None, False, "test")
     made = make_plan("x", row.architecture, Asked(), hardware)  # type: ignore[attr-defined]
-    assert sum(planned.num_cpus * planned.max_replicas for planned in made.deployments.values()) <= max(cpus, 1.0) + 1e-9
+    assert (
+        sum(planned.num_cpus * planned.max_replicas for planned in made.deployments.values())
+        <= max(cpus, 1.0) + 1e-9
+    )
     assert made.deployments["image_encoder"].num_gpus == 0
 
 
@@ -112,7 +124,9 @@ def test_dtype_follows_the_cpu() -> None:
 
 
 def test_attention() -> None:
-    """Flash only where its package is and the family, the dtype and the card allow it; asked for otherwise it is refused."""
+    """Flash only where its package is and the family, the dtype and the card allow it; asked for
+    otherwise it is refused.
+    """
     assert plan(SO400M, "l4").attention == "sdpa"
     assert plan(SO400M, "l4", flash=True).attention == "flash_attention_2"
     assert plan(NAFLEX, "l4", flash=True).attention == "sdpa"
@@ -131,8 +145,13 @@ def test_attention() -> None:
 
 
 def test_what_is_fixed_stays() -> None:
-    """Explicit values are in the plan as they were asked, with advice where another would be better."""
-    scales = (("image_encoder", AskedScale(num_cpus=3.0, num_gpus=0.25)), ("text_encoder", AskedScale(min_replicas=0)))
+    """Explicit values are in the plan as they were asked, with advice where another would be
+    better.
+    """
+    scales = (
+        ("image_encoder", AskedScale(num_cpus=3.0, num_gpus=0.25)),
+        ("text_encoder", AskedScale(min_replicas=0)),
+    )
     made = plan(BASE, "l4x2", dtype="float32", batch_size=5, deployments=scales)
     image = made.deployments["image_encoder"]
     assert (image.num_cpus, image.num_gpus, image.max_replicas) == (3.0, 0.25, 6)
@@ -151,23 +170,65 @@ def test_what_is_fixed_stays() -> None:
         (BASE, "cpu8", {"device": "cuda"}, "use device auto or cpu"),
         (BASE, "l4", {"device": "mps"}, "use device auto or cpu"),
         (SO400M, "gpu4gb", {"device": "cuda"}, "beside"),
-        (BASE, "l4", {"deployments": (("image_encoder", AskedScale(num_replicas=9)),)}, "ask for 2 or fewer"),
-        (BASE, "l4", {"deployments": (("text_encoder", AskedScale(num_gpus=0.01)),)}, "or auto"),
-        (SO400M, "l4", {"deployments": (("image_encoder", AskedScale(num_gpus=0.05)),)}, "num_gpus 0.08 fits"),
         (
             BASE,
             "l4",
-            {"deployments": (("image_encoder", AskedScale(num_gpus=0.6)), ("text_encoder", AskedScale(num_gpus=0.5)))},
+            {"deployments": (("image_encoder", AskedScale(num_replicas=9)),)},
+            "ask for 2 or fewer",
+        ),
+        (BASE, "l4", {"deployments": (("text_encoder", AskedScale(num_gpus=0.01)),)}, "or auto"),
+        (
+            SO400M,
+            "l4",
+            {"deployments": (("image_encoder", AskedScale(num_gpus=0.05)),)},
+            "num_gpus 0.08 fits",
+        ),
+        (
+            BASE,
+            "l4",
+            {
+                "deployments": (
+                    ("image_encoder", AskedScale(num_gpus=0.6)),
+                    ("text_encoder", AskedScale(num_gpus=0.5)),
+                )
+            },
             "than one GPU",
         ),
-        (BASE, "l4", {"deployments": (("text_encoder", AskedScale(num_replicas=2)),)}, "ask for 1 or fewer"),
-        (BASE, "l4", {"deployments": (("image_encoder", AskedScale(min_replicas=9)),)}, "ask for 2 or fewer"),
-        (BASE, "cpu8", {"deployments": (("image_encoder", AskedScale(num_gpus=0.5)),)}, "leave it out"),
-        (BASE, "l4", {"device": "cuda", "deployments": (("text_encoder", AskedScale(num_gpus=0.0)),)}, "set device to auto"),
-        (BASE, "l4", {"device": "cuda", "deployments": (("image_encoder", AskedScale(num_gpus=1.0)),)}, "than one GPU"),
+        (
+            BASE,
+            "l4",
+            {"deployments": (("text_encoder", AskedScale(num_replicas=2)),)},
+            "ask for 1 or fewer",
+        ),
+        (
+            BASE,
+            "l4",
+            {"deployments": (("image_encoder", AskedScale(min_replicas=9)),)},
+            "ask for 2 or fewer",
+        ),
+        (
+            BASE,
+            "cpu8",
+            {"deployments": (("image_encoder", AskedScale(num_gpus=0.5)),)},
+            "leave it out",
+        ),
+        (
+            BASE,
+            "l4",
+            {"device": "cuda", "deployments": (("text_encoder", AskedScale(num_gpus=0.0)),)},
+            "set device to auto",
+        ),
+        (
+            BASE,
+            "l4",
+            {"device": "cuda", "deployments": (("image_encoder", AskedScale(num_gpus=1.0)),)},
+            "than one GPU",
+        ),
     ],
 )
-def test_refusals_say_what_would_work(hub_id: str, hardware: str, asked: dict[str, object], said: str) -> None:
+def test_refusals_say_what_would_work(
+    hub_id: str, hardware: str, asked: dict[str, object], said: str
+) -> None:
     """One line with the number that does not fit and an alternative."""
     with pytest.raises(ConfigError, match=said) as refused:
         plan(hub_id, hardware, **asked)
@@ -186,7 +247,10 @@ def test_small_models_share_a_gpu_and_decoding_limits_are_told() -> None:
     assert made.deployments["image_encoder"].max_replicas == 4
     reason = next(reason for reason in made.reasons if reason.name == "preprocessor")
     assert "decoding is what limits" in reason.why
-    assert made.deployments["preprocessor"].max_replicas < plan(BASE, "l4x2+96cpu").deployments["preprocessor"].max_replicas
+    assert (
+        made.deployments["preprocessor"].max_replicas
+        < plan(BASE, "l4x2+96cpu").deployments["preprocessor"].max_replicas
+    )
 
 
 def scales(**changes: AskedScale) -> dict[str, object]:
@@ -203,7 +267,9 @@ def scales(**changes: AskedScale) -> dict[str, object]:
         ("l4x8+8cpu", {}, (0.47, 16), 0.05),
     ],
 )
-def test_odd_parts_of_a_gpu(hardware: str, asked: dict[str, object], image: tuple[float, int], text_gpus: float) -> None:
+def test_odd_parts_of_a_gpu(
+    hardware: str, asked: dict[str, object], image: tuple[float, int], text_gpus: float
+) -> None:
     """Many small parts, whole cards, none, and few CPUs beside many cards."""
     made = plan(BASE, hardware, **asked)
     planned = made.deployments["image_encoder"]
@@ -219,7 +285,9 @@ def test_odd_parts_of_a_gpu(hardware: str, asked: dict[str, object], image: tupl
 )
 def test_what_is_left_to_the_plan_can_be_placed(gpus: int, cpus: int, row: Released) -> None:
     """The fewest replicas of an automatic plan find their CPUs, whatever the mix."""
-    made = plan_or_refusal(row, Asked(), parse_hardware(f"l4x{gpus}+{cpus}cpu" if gpus else f"cpu{cpus}"))
+    made = plan_or_refusal(
+        row, Asked(), parse_hardware(f"l4x{gpus}+{cpus}cpu" if gpus else f"cpu{cpus}")
+    )
     assert isinstance(made, Plan)
     assert not any("CPUs are needed" in line for line in made.advice)
 
@@ -230,13 +298,19 @@ def test_replicas_fit_the_largest_node() -> None:
     made = make_plan(BASE, shape_of(BASE), Asked(), hardware)
     assert all(planned.num_cpus <= 4 for planned in made.deployments.values())
     asked = Asked(deployments=(("image_encoder", AskedScale(num_cpus=6.0)),))
-    assert any("largest node has 4" in line for line in make_plan(BASE, shape_of(BASE), asked, hardware).advice)
+    assert any(
+        "largest node has 4" in line
+        for line in make_plan(BASE, shape_of(BASE), asked, hardware).advice
+    )
 
 
 def test_a_text_tower_on_the_cpu_is_told() -> None:
     """A dtype that was asked for is the image tower's where the text tower has no part of a GPU."""
     on_cpu = scales(text_encoder=AskedScale(num_gpus=0.0))
-    assert any("text tower stands on the CPU" in line for line in plan(BASE, "l4", dtype="float16", **on_cpu).advice)
+    assert any(
+        "text tower stands on the CPU" in line
+        for line in plan(BASE, "l4", dtype="float16", **on_cpu).advice
+    )
     assert plan(BASE, "l4", **on_cpu).advice == ()
     assert plan(BASE, "l4", dtype="float16").advice == ()
 
@@ -252,4 +326,7 @@ def test_fewer_encoders_need_less_to_feed_them() -> None:
     one = plan(BASE, "h100x8+192cpu", **scales(image_encoder=AskedScale(num_replicas=1)))
     all_of_them = plan(BASE, "h100x8+192cpu")
     assert one.images_per_second < all_of_them.images_per_second / 20
-    assert one.deployments["postprocessor"].max_replicas < all_of_them.deployments["postprocessor"].max_replicas
+    assert (
+        one.deployments["postprocessor"].max_replicas
+        < all_of_them.deployments["postprocessor"].max_replicas
+    )

@@ -22,12 +22,24 @@ NAMES = ("ImageEncoder", "Preprocessor", "Postprocessor", "TextEncoder")
 
 
 def load(**changes: float | None) -> Load:
-    values = {name: getattr(IDLE, name) for name in ("arrivals", "waiting", "undecoded", "per_encoder", "per_preprocessor", "text_calls")}
+    values = {
+        name: getattr(IDLE, name)
+        for name in (
+            "arrivals",
+            "waiting",
+            "undecoded",
+            "per_encoder",
+            "per_preprocessor",
+            "text_calls",
+        )
+    }
     return Load(**(values | changes))
 
 
 def wanted(given_load: Load, current: int = 1, least: int = 1, most: int = 50) -> dict[str, int]:
-    return wanted_replicas(given_load, {name: Bounds(current, current, least, most) for name in NAMES})
+    return wanted_replicas(
+        given_load, {name: Bounds(current, current, least, most) for name in NAMES}
+    )
 
 
 @pytest.mark.parametrize(
@@ -70,25 +82,55 @@ def test_a_small_difference_changes_nothing() -> None:
 rates = st.floats(0, 1e6)
 
 
-@given(rates, rates, rates, rates, st.floats(0.01, 1e4), st.integers(0, 60), st.integers(0, 5), st.integers(5, 60))
+@given(
+    rates,
+    rates,
+    rates,
+    rates,
+    st.floats(0.01, 1e4),
+    st.integers(0, 60),
+    st.integers(0, 5),
+    st.integers(5, 60),
+)
 def test_more_load_never_gives_fewer_replicas_and_bounds_hold(
-    arrivals: float, more: float, waiting: float, more_waiting: float, rate: float, current: int, least: int, most: int
+    arrivals: float,
+    more: float,
+    waiting: float,
+    more_waiting: float,
+    rate: float,
+    current: int,
+    least: int,
+    most: int,
 ) -> None:
     """Monotone in arrivals, in what waits and in text calls, and always within the bounds."""
-    small = load(arrivals=arrivals, waiting=waiting, per_encoder=rate, per_preprocessor=rate, text_calls=arrivals)
-    large = load(
-        arrivals=arrivals + more, waiting=waiting + more_waiting, per_encoder=rate, per_preprocessor=rate, text_calls=arrivals + more
+    small = load(
+        arrivals=arrivals,
+        waiting=waiting,
+        per_encoder=rate,
+        per_preprocessor=rate,
+        text_calls=arrivals,
     )
-    fewer, greater = wanted(small, current, least, most), wanted(large, current, least, most)
+    large = load(
+        arrivals=arrivals + more,
+        waiting=waiting + more_waiting,
+        per_encoder=rate,
+        per_preprocessor=rate,
+        text_calls=arrivals + more,
+    )
+    fewer = wanted(small, current, least, most)
+    greater = wanted(large, current, least, most)
     for name in NAMES:
         assert least <= fewer[name] <= greater[name] <= most
 
 
 @given(st.lists(st.tuples(st.floats(0.1, 60), st.integers(0, 20)), max_size=60))
 def test_damping_is_the_most_of_the_window(steps: list[tuple[float, int]]) -> None:
-    """Up at once, down only to what was wanted lately; the shortened history gives what the whole one would."""
+    """Up at once, down only to what was wanted lately; the shortened history gives what the whole
+    one would.
+    """
     history: History = ()
-    now, wishes = 0.0, list[tuple[float, int]]()
+    now = 0.0
+    wishes = list[tuple[float, int]]()
     for pause, wish in steps:
         now += pause
         wishes.append((now, wish))
@@ -100,10 +142,13 @@ def test_damping_is_the_most_of_the_window(steps: list[tuple[float, int]]) -> No
 def test_a_load_that_swings_does_not_swing_the_replicas() -> None:
     """Load that doubles and halves every half minute: the replicas rise once and stay."""
     history: History = ()
-    current, changes = 1, 0
+    current = 1
+    changes = 0
     for second in range(0, 1_200, 2):
         arrivals = 600.0 if second // 30 % 2 else 300.0
-        wish = wanted_replicas(load(arrivals=arrivals), {"ImageEncoder": Bounds(current, current, 1, 50)})["ImageEncoder"]
+        wish = wanted_replicas(
+            load(arrivals=arrivals), {"ImageEncoder": Bounds(current, current, 1, 50)}
+        )["ImageEncoder"]
         target, history = damp(wish, history, float(second))
         changes += target != current
         current = target
@@ -112,10 +157,14 @@ def test_a_load_that_swings_does_not_swing_the_replicas() -> None:
 
 
 def test_without_a_measurement_replicas_follow_those_that_run() -> None:
-    """Asked ten times a second, the target stays a little above what runs, and grows from any number."""
+    """Asked ten times a second, the target stays a little above what runs, and grows from any
+    number.
+    """
     unknown = load(per_encoder=None, waiting=50.0)
     target = 1
     for _ in range(20):
-        target = wanted_replicas(unknown, {"ImageEncoder": Bounds(target, 1, 1, 50)})["ImageEncoder"]
+        target = wanted_replicas(unknown, {"ImageEncoder": Bounds(target, 1, 1, 50)})[
+            "ImageEncoder"
+        ]
     assert target == 2
     assert wanted_replicas(unknown, {"ImageEncoder": Bounds(20, 20, 1, 50)})["ImageEncoder"] > 20

@@ -1,4 +1,6 @@
-"""What another Serve config does, against Ray's own functions: they decide which replicas restart, and are asked about every option."""
+"""What another Serve config does, against Ray's own functions: they decide which replicas restart,
+and are asked about every option.
+"""
 
 from typing import Any
 
@@ -18,11 +20,16 @@ APPLICATION = {
     "route_prefix": "/",
     "import_path": "serve_app.app:build_app",
     "args": {"config": {"name": "tags"}},
-    "deployments": [{"name": "First", "max_ongoing_requests": 8}, {"name": "Second", "max_ongoing_requests": 8}],
+    "deployments": [
+        {"name": "First", "max_ongoing_requests": 8},
+        {"name": "Second", "max_ongoing_requests": 8},
+    ],
 }
 POLICY = {"policy_function": "serve_app.graph.autoscaling:GraphScaling"}
 OTHER_POLICY = {"policy_function": "ray.serve.autoscaling_policy:default_autoscaling_policy"}
-ROUTER = {"request_router_class": "ray.serve._private.request_router:PowerOfTwoChoicesRequestRouter"}
+ROUTER = {
+    "request_router_class": "ray.serve._private.request_router:PowerOfTwoChoicesRequestRouter"
+}
 BOUNDS = {"min_replicas": 1, "max_replicas": 3}
 
 APPLICATION_OPTIONS: dict[str, list[tuple[Any, Any]]] = {
@@ -30,14 +37,23 @@ APPLICATION_OPTIONS: dict[str, list[tuple[Any, Any]]] = {
     "import_path": [("serve_app.app:build_app", "serve_app.app:other")],
     "runtime_env": [({}, {"env_vars": {"A": "1"}})],
     "autoscaling_policy": [
-        (POLICY | {"policy_kwargs": {"scale_down_delay_s": 1}}, POLICY | {"policy_kwargs": {"scale_down_delay_s": 2}}),
+        (
+            POLICY | {"policy_kwargs": {"scale_down_delay_s": 1}},
+            POLICY | {"policy_kwargs": {"scale_down_delay_s": 2}},
+        ),
         (None, POLICY),
     ],
     "args": [({"config": {}}, {"config": {"name": "x"}})],
-    "logging_config": [(None, {"enable_access_log": False}), ({"log_level": "INFO"}, {"log_level": "DEBUG"})],
+    "logging_config": [
+        (None, {"enable_access_log": False}),
+        ({"log_level": "INFO"}, {"log_level": "DEBUG"}),
+    ],
     "external_scaler_enabled": [(False, True)],
 }
-"""Of an application, values before and after. Not here: its name, `deployments`, and `host` and `port`, which Serve refuses."""
+"""Of an application, values before and after.
+
+Not here: its name, `deployments`, and `host` and `port`, which Serve refuses.
+"""
 DEPLOYMENT_OPTIONS: dict[str, list[tuple[Any, Any]]] = {
     "num_replicas": [(1, 2)],
     "max_ongoing_requests": [(8, 16)],
@@ -55,7 +71,10 @@ DEPLOYMENT_OPTIONS: dict[str, list[tuple[Any, Any]]] = {
     "graceful_shutdown_timeout_s": [(5.0, 9.0)],
     "health_check_period_s": [(3.0, 5.0)],
     "health_check_timeout_s": [(30.0, 60.0)],
-    "ray_actor_options": [({"num_cpus": 1}, {"num_cpus": 2}), (..., {"label_selector": {"siglip-serve/pods": "cpu"}})],
+    "ray_actor_options": [
+        ({"num_cpus": 1}, {"num_cpus": 2}),
+        (..., {"label_selector": {"siglip-serve/pods": "cpu"}}),
+    ],
     "placement_group_bundles": [([{"CPU": 1}], [{"CPU": 2}])],
     "placement_group_strategy": [("PACK", "SPREAD")],
     "placement_group_bundle_label_selector": [([{"a": "b"}], [{"a": "c"}])],
@@ -63,7 +82,9 @@ DEPLOYMENT_OPTIONS: dict[str, list[tuple[Any, Any]]] = {
     "logging_config": [(..., {"log_level": "DEBUG"})],
     "request_router_config": [(..., ROUTER), (ROUTER, ROUTER | {"initial_backoff_s": 0.1})],
     "gang_scheduling_config": [(..., {"gang_size": 1})],
-    "deployment_actors": [(..., [{"name": "one", "actor_class": "serve_app.graph.autoscaling:GraphScaling"}])],
+    "deployment_actors": [
+        (..., [{"name": "one", "actor_class": "serve_app.graph.autoscaling:GraphScaling"}])
+    ],
     "rolling_update_percentage": [(0.2, 0.5)],
     "max_surge_percent": [(0, 50)],
 }
@@ -75,11 +96,15 @@ def flat(options: dict[str, list[tuple[Any, Any]]]) -> list[tuple[str, Any, Any]
 
 
 def placed(options: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
-    return {other: one for other, one in options.items() if other != key} | ({} if value is ... else {key: value})
+    return {other: one for other, one in options.items() if other != key} | (
+        {} if value is ... else {key: value}
+    )
 
 
 def versions(application: dict[str, Any]) -> dict[str, DeploymentVersion]:
-    """What Serve compares, made as `ApplicationState` and `DeploymentState` make it: the code's options, then the config's."""
+    """What Serve compares, made as `ApplicationState` and `DeploymentState` make it: the code's
+    options, then the config's.
+    """
     schema = ServeApplicationSchema.model_validate(application)
     code_version = get_app_code_version(schema)
     built = {
@@ -113,15 +138,24 @@ def versions(application: dict[str, Any]) -> dict[str, DeploymentVersion]:
 
 
 def restarted_by_ray(before: dict[str, Any], after: dict[str, Any]) -> set[str]:
-    old, new = versions(before), versions(after)
+    old = versions(before)
+    new = versions(after)
     return {name for name in new if old[name].requires_actor_restart(new[name])}
 
 
 def restarted_by_us(before: dict[str, Any], after: dict[str, Any]) -> set[str]:
-    rolling = [one for one in serve_changes({"applications": [before]}, {"applications": [after]}) if one.effect is Effect.ROLLING]
+    rolling = [
+        one
+        for one in serve_changes({"applications": [before]}, {"applications": [after]})
+        if one.effect is Effect.ROLLING
+    ]
     if any(one.why == EVERYTHING for one in rolling):
         return {"First", "Second"}
-    return {name for name in ("First", "Second") if any(one.where.startswith(f"tags: {name}.") for one in rolling)}
+    return {
+        name
+        for name in ("First", "Second")
+        if any(one.where.startswith(f"tags: {name}.") for one in rolling)
+    }
 
 
 @pytest.mark.parametrize(("key", "old", "new"), flat(APPLICATION_OPTIONS))
@@ -137,15 +171,22 @@ def test_options_of_a_deployment(key: str, old: Any, new: Any) -> None:
     """Ray restarts this deployment, all of them or none."""
     first, second = APPLICATION["deployments"]
     needed = {"placement_group_bundles": [{"CPU": 1}]} if key.startswith("placement_group_") else {}
-    before, after = (APPLICATION | {"deployments": [placed(first | needed, key, value), second]} for value in (old, new))
+    before, after = (
+        APPLICATION | {"deployments": [placed(first | needed, key, value), second]}
+        for value in (old, new)
+    )
     assert restarted_by_us(before, after) == restarted_by_ray(before, after)
     (change,) = serve_changes({"applications": [before]}, {"applications": [after]})
     assert change.where == f"tags: First.{key}"
 
 
 def test_every_option_of_serve_is_asked_about() -> None:
-    """The tables above hold every field of Serve's schemas, so that one that comes with another Ray is not missed."""
-    assert {*APPLICATION_OPTIONS, "name", "deployments", "host", "port"} == set(ServeApplicationSchema.model_fields)
+    """The tables above hold every field of Serve's schemas, so that one that comes with another Ray
+    is not missed.
+    """
+    assert {*APPLICATION_OPTIONS, "name", "deployments", "host", "port"} == set(
+        ServeApplicationSchema.model_fields
+    )
     assert {*DEPLOYMENT_OPTIONS, "name"} == set(DeploymentSchema.model_fields)
 
 
@@ -159,15 +200,18 @@ CLUSTER_OPTIONS = {
     "tracing_config": (None, TRACING, Effect.IN_PLACE),
     "target_capacity": (100, 50, Effect.IN_PLACE),
 }
-"""Of the whole. Source: `put_all_applications` of Ray's dashboard starts Serve with the first four, which does nothing to one that
-runs, updates the logging and hands the rest to the controller; `apply_config` there keeps tracing for what starts from then on."""
+"""Of the whole. Source: `put_all_applications` of Ray's dashboard starts Serve with the first four,
+which does nothing to one that runs, updates the logging and hands the rest to the controller;
+`apply_config` there keeps tracing for what starts from then on."""
 
 
 @pytest.mark.parametrize("key", CLUSTER_OPTIONS)
 def test_options_of_the_whole(key: str) -> None:
     """One change for each, with what the dashboard and the controller do with it."""
     before, after, effect = CLUSTER_OPTIONS[key]
-    assert [(one.where, one.effect) for one in serve_changes({key: before}, {key: after})] == [(key, effect)]
+    assert [(one.where, one.effect) for one in serve_changes({key: before}, {key: after})] == [
+        (key, effect)
+    ]
 
 
 def test_every_option_of_the_whole_is_asked_about() -> None:
@@ -178,12 +222,19 @@ def test_every_option_of_the_whole_is_asked_about() -> None:
 def test_tracing_is_not_taken_away() -> None:
     """`apply_config` passes over a config without it, so Serve goes on with what it has."""
     (change,) = serve_changes({"tracing_config": TRACING}, {})
-    assert (change.effect, change.why) == (Effect.NOT_TAKEN, "Serve keeps what it has; set enabled: false")
+    assert (change.effect, change.why) == (
+        Effect.NOT_TAKEN,
+        "Serve keeps what it has; set enabled: false",
+    )
 
 
 def test_applications_come_and_go() -> None:
-    """Those of the config are deployed beside each other, others are deleted (`apply_config`); their order says nothing."""
-    one, two, three = (APPLICATION | {"name": name, "route_prefix": f"/{name}"} for name in ("one", "two", "three"))
+    """Those of the config are deployed beside each other, others are deleted (`apply_config`);
+    their order says nothing.
+    """
+    one, two, three = (
+        APPLICATION | {"name": name, "route_prefix": f"/{name}"} for name in ("one", "two", "three")
+    )
     changes = list(serve_changes({"applications": [one, two]}, {"applications": [three, one]}))
     assert [(change.where, change.why) for change in changes] == [
         ("application three", "it starts beside the others"),

@@ -47,7 +47,8 @@ def test_it_is_remembered(path: Path) -> None:
 
 def test_other_bytes_of_the_same_size_and_time_are_seen(path: Path) -> None:
     """A program can set the time of modification back, and not the time of the change."""
-    before, times = file_digest(path), path.stat()
+    before = file_digest(path)
+    times = path.stat()
     with path.open("r+b") as file:
         file.seek(5000)
         file.write(b"x")
@@ -65,7 +66,9 @@ def test_another_file_of_the_same_name_is_seen(path: Path, tmp_path: Path) -> No
     assert file_digest(path) != before
 
 
-def test_a_file_that_has_just_changed_is_not_remembered(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_has_just_changed_is_not_remembered(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A second change within the clock's tick would have the same time."""
     monkeypatch.setattr(digests, "SETTLED_S", 1000.0)
     file_digest(path)
@@ -81,7 +84,9 @@ def test_a_damaged_record_is_not_used(path: Path, content: str) -> None:
     assert file_digest(path) == expected
 
 
-def test_no_place_to_remember_is_no_error(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_place_to_remember_is_no_error(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A cache folder that is a file."""
     (tmp_path / "a file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "a file"))

@@ -1,4 +1,6 @@
-"""The hub path against a real local endpoint: download, revision, cache, offline, and clear errors."""
+"""The hub path against a real local endpoint: download, revision, cache, offline, and clear
+errors.
+"""
 
 import hashlib
 import json
@@ -20,10 +22,13 @@ COMMITS = {"main": "a" * 40, "v1": "b" * 40}
 
 
 class Hub(ThreadingHTTPServer):
-    """The parts of the hub's HTTP interface that downloading needs, over one folder; counts what was fetched."""
+    """The parts of the hub's HTTP interface that downloading needs, over one folder; counts what
+    was fetched.
+    """
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.fetched = folder, []
+        self.folder = folder
+        self.fetched = []
         self.fault: str | None = None
         self.faulty_files = False
         super().__init__(("127.0.0.1", 0), Handler)
@@ -43,12 +48,16 @@ class Handler(BaseHTTPRequestHandler):
         self._answer(407, b"", {"Proxy-Authenticate": "Basic"})
 
     def do_GET(self) -> None:
-        if self.server.fault is not None and (not self.server.faulty_files or "/resolve/" in self.path):
+        if self.server.fault is not None and (
+            not self.server.faulty_files or "/resolve/" in self.path
+        ):
             self._fail(self.server.fault)
             return
         parts = self.path.partition("?")[0].strip("/").split("/")
         if parts[:2] == ["api", "models"] and "/".join(parts[2:4]) == OWNER_MODEL:
-            self._answer_api(parts[4] if len(parts) > 4 else "revision", parts[5] if len(parts) > 5 else "main")
+            self._answer_api(
+                parts[4] if len(parts) > 4 else "revision", parts[5] if len(parts) > 5 else "main"
+            )
         elif "/".join(parts[:2]) == OWNER_MODEL and parts[2:3] == ["resolve"]:
             self._answer_file(parts[3], "/".join(parts[4:]))
         else:
@@ -80,12 +89,26 @@ class Handler(BaseHTTPRequestHandler):
         commit = COMMITS.get(revision, revision)
         if commit not in COMMITS.values():
             return self._answer(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
-        sizes = {file.name: file.stat().st_size for file in sorted(self.server.folder.iterdir())} | {"modeling_evil.py": 9}
+        sizes = {
+            file.name: file.stat().st_size for file in sorted(self.server.folder.iterdir())
+        } | {"modeling_evil.py": 9}
         if what == "tree":
-            tree = [{"type": "file", "path": name, "size": size, "oid": "0" * 40} for name, size in sizes.items()]
-            return self._answer(200, json.dumps(tree).encode(), {"Content-Type": "application/json"})
+            tree = [
+                {"type": "file", "path": name, "size": size, "oid": "0" * 40}
+                for name, size in sizes.items()
+            ]
+            return self._answer(
+                200, json.dumps(tree).encode(), {"Content-Type": "application/json"}
+            )
         files = [{"rfilename": name} for name in sizes]
-        info = {"id": OWNER_MODEL, "modelId": OWNER_MODEL, "sha": commit, "siblings": files, "private": False, "tags": []}
+        info = {
+            "id": OWNER_MODEL,
+            "modelId": OWNER_MODEL,
+            "sha": commit,
+            "siblings": files,
+            "private": False,
+            "tags": [],
+        }
         return self._answer(200, json.dumps(info).encode(), {"Content-Type": "application/json"})
 
     def _answer_file(self, revision: str, name: str) -> None:
@@ -96,7 +119,9 @@ class Handler(BaseHTTPRequestHandler):
             self.server.fetched.append(name)
         content = path.read_bytes()
         etag = hashlib.sha256(content).hexdigest()
-        return self._answer(200, content, {"ETag": f'"{etag}"', "X-Repo-Commit": COMMITS.get(revision, revision)})
+        return self._answer(
+            200, content, {"ETag": f'"{etag}"', "X-Repo-Commit": COMMITS.get(revision, revision)}
+        )
 
     def _answer(self, status: int, content: bytes, headers: dict[str, str]) -> None:
         self.send_response(status)
@@ -132,10 +157,20 @@ except ConfigError as error:
 
 
 def load(
-    cache: Path, endpoint: str, model: str = OWNER_MODEL, revision: str = "", offline: bool = False, **environment: str
+    cache: Path,
+    endpoint: str,
+    model: str = OWNER_MODEL,
+    revision: str = "",
+    offline: bool = False,
+    **environment: str,
 ) -> dict[str, object]:
     """Load in a process of its own: the hub's settings are read at import."""
-    settings = {"HF_ENDPOINT": endpoint, "HF_HOME": str(cache), "HF_HUB_OFFLINE": str(int(offline)), "HF_HUB_DISABLE_XET": "1"}
+    settings = {
+        "HF_ENDPOINT": endpoint,
+        "HF_HOME": str(cache),
+        "HF_HUB_OFFLINE": str(int(offline)),
+        "HF_HUB_DISABLE_XET": "1",
+    }
     ran = subprocess.run(
         [sys.executable, "-c", PROGRAM, model, revision],
         env=os.environ | settings | environment,
@@ -149,7 +184,9 @@ def load(
 
 
 def test_checkpoint_is_downloaded_once_and_works_offline(hub: Hub, tmp_path: Path) -> None:
-    """The first load downloads weights, JSON and tokenizer and no code; the second, offline, needs no hub."""
+    """The first load downloads weights, JSON and tokenizer and no code; the second, offline, needs
+    no hub.
+    """
     first = load(tmp_path, hub.url)
     assert first["name"] == OWNER_MODEL
     assert {"model.safetensors", "config.json", "tokenizer.json"} <= set(first["files"])
@@ -167,7 +204,9 @@ def test_pinned_revision_is_the_one_loaded(hub: Hub, tmp_path: Path) -> None:
 
 
 def test_what_is_not_there_is_said(hub: Hub, tmp_path: Path) -> None:
-    """A wrong id, a wrong revision, no hub, and offline without a cache are four different sentences."""
+    """A wrong id, a wrong revision, no hub, and offline without a cache are four different
+    sentences.
+    """
     assert "is not on the hub" in str(load(tmp_path, hub.url, model="tiny/nothing")["error"])
     assert "no revision 'v9'" in str(load(tmp_path, hub.url, revision="v9")["error"])
     assert "cannot be reached" in str(load(tmp_path, "http://127.0.0.1:9")["error"])
@@ -175,12 +214,17 @@ def test_what_is_not_there_is_said(hub: Hub, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "revision", "said"), [("no such folder", "", "neither a folder"), ("FOLDER", "v1", "only a hub id has revisions")]
+    ("model", "revision", "said"),
+    [("no such folder", "", "neither a folder"), ("FOLDER", "v1", "only a hub id has revisions")],
 )
-def test_folders_and_ids_are_told_apart(tiny: Callable[[str], Path], tmp_path: Path, model: str, revision: str, said: str) -> None:
+def test_folders_and_ids_are_told_apart(
+    tiny: Callable[[str], Path], tmp_path: Path, model: str, revision: str, said: str
+) -> None:
     """Something that is neither is refused, and so is a revision of a folder."""
     model = str(tiny("siglip")) if model == "FOLDER" else model
-    assert said in str(load(tmp_path, "http://127.0.0.1:9", model=model, revision=revision)["error"])
+    assert said in str(
+        load(tmp_path, "http://127.0.0.1:9", model=model, revision=revision)["error"]
+    )
 
 
 @pytest.mark.parametrize(
@@ -211,7 +255,8 @@ def test_a_broken_hub_is_one_sentence(hub: Hub, tmp_path: Path, fault: str, said
 @pytest.mark.parametrize("fault", ["cut", "redirects without end", "403", "no answer"])
 def test_a_file_that_does_not_arrive_is_one_sentence(hub: Hub, tmp_path: Path, fault: str) -> None:
     """The hub lists its files and then does not give them."""
-    hub.fault, hub.faulty_files = fault, True
+    hub.fault = fault
+    hub.faulty_files = True
     error = str(load(tmp_path, hub.url, HF_HUB_DOWNLOAD_TIMEOUT="2")["error"])
     assert error.startswith(f"{OWNER_MODEL} ")
     assert "\n" not in error
@@ -220,17 +265,27 @@ def test_a_file_that_does_not_arrive_is_one_sentence(hub: Hub, tmp_path: Path, f
 def test_a_proxy_that_wants_a_password_is_named(hub: Hub, tmp_path: Path) -> None:
     """For a hub with TLS, where the proxy refuses the tunnel, and one without."""
     for scheme in ("https", "http"):
-        proxies = {f"{scheme.upper()}_PROXY": hub.url, f"{scheme}_proxy": hub.url, "NO_PROXY": "", "no_proxy": ""}
+        proxies = {
+            f"{scheme.upper()}_PROXY": hub.url,
+            f"{scheme}_proxy": hub.url,
+            "NO_PROXY": "",
+            "no_proxy": "",
+        }
         hub.fault = "407"
         error = str(load(tmp_path, f"{scheme}://hub.example", **proxies)["error"])
         assert "proxy" in error
         assert "HTTPS_PROXY" in error
 
 
-@pytest.mark.parametrize("endpoint", ["huggingface.co", "ftp://hub", "http://", "http://[::1", "http://hub:99999", "http://a hub"])
+@pytest.mark.parametrize(
+    "endpoint",
+    ["huggingface.co", "ftp://hub", "http://", "http://[::1", "http://hub:99999", "http://a hub"],
+)
 def test_an_endpoint_that_is_no_address_is_told(tmp_path: Path, endpoint: str) -> None:
     """Some of them stop huggingface_hub while it is imported."""
-    assert f"HF_ENDPOINT is {endpoint!r}, which is not an address" in str(load(tmp_path, endpoint)["error"])
+    assert f"HF_ENDPOINT is {endpoint!r}, which is not an address" in str(
+        load(tmp_path, endpoint)["error"]
+    )
 
 
 def test_a_password_in_the_endpoint_is_not_shown(tmp_path: Path) -> None:
@@ -246,7 +301,9 @@ def test_a_timeout_that_is_no_number_is_told(hub: Hub, tmp_path: Path, name: str
 
 def test_a_proxy_that_is_no_address_is_told(hub: Hub, tmp_path: Path) -> None:
     """An unknown scheme."""
-    proxies = dict.fromkeys(("HTTP_PROXY", "http_proxy"), "gopher://proxy") | dict.fromkeys(("NO_PROXY", "no_proxy"), "")
+    proxies = dict.fromkeys(("HTTP_PROXY", "http_proxy"), "gopher://proxy") | dict.fromkeys(
+        ("NO_PROXY", "no_proxy"), ""
+    )
     assert "check HTTP_PROXY" in str(load(tmp_path, hub.url, **proxies)["error"])
 
 

@@ -20,16 +20,21 @@ def folder(tiny: Callable[[str], Path], tmp_path: Path) -> Path:
     return shutil.copytree(tiny("siglip2"), tmp_path / "c")
 
 
-def test_a_moved_folder_keeps_it_and_a_name_or_revision_says_nothing(folder: Path, tmp_path: Path) -> None:
+def test_a_moved_folder_keeps_it_and_a_name_or_revision_says_nothing(
+    folder: Path, tmp_path: Path
+) -> None:
     """Embeddings of the same weights are comparable wherever they lie."""
     moved = shutil.copytree(folder, tmp_path / "elsewhere")
-    assert checkpoint_fingerprint(read_checkpoint(folder)) == checkpoint_fingerprint(read_checkpoint(moved, "other/name", "main"))
+    assert checkpoint_fingerprint(read_checkpoint(folder)) == checkpoint_fingerprint(
+        read_checkpoint(moved, "other/name", "main")
+    )
 
 
 def test_every_tensor_counts(folder: Path) -> None:
     """One byte in the middle of any tensor of the file, the two scalars of the head among them."""
     path = folder / "model.safetensors"
-    data, header = path.read_bytes(), read_header(path)
+    data = path.read_bytes()
+    header = read_header(path)
     before = checkpoint_fingerprint(read_checkpoint(folder))
     for begin, end in (offsets for _, _, offsets in header.tensors.values()):
         changed = bytearray(data)
@@ -41,16 +46,27 @@ def test_every_tensor_counts(folder: Path) -> None:
 def test_a_missing_shard_is_told(folder: Path) -> None:
     """Named by an index and not there."""
     (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
-    index = {"weight_map": {"logit_bias": "model-00001-of-00002.safetensors", "logit_scale": "model-00002-of-00002.safetensors"}}
+    index = {
+        "weight_map": {
+            "logit_bias": "model-00001-of-00002.safetensors",
+            "logit_scale": "model-00002-of-00002.safetensors",
+        }
+    }
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(ConfigError, match="model-00002-of-00002"):
         checkpoint_fingerprint(read_checkpoint(folder))
 
 
 @pytest.mark.parametrize("name", SMALL_FILES)
-def test_every_file_that_changes_embeddings_changes_it(tiny: Callable[[str], Path], tmp_path: Path, name: str) -> None:
-    """One more byte in a file that is there, or the file itself; the tokenizers' and both processors' files among them."""
-    folder = shutil.copytree(tiny("siglip" if name == "spiece.model" else "siglip2"), tmp_path / "c")
+def test_every_file_that_changes_embeddings_changes_it(
+    tiny: Callable[[str], Path], tmp_path: Path, name: str
+) -> None:
+    """One more byte in a file that is there, or the file itself; the tokenizers' and both
+    processors' files among them.
+    """
+    folder = shutil.copytree(
+        tiny("siglip" if name == "spiece.model" else "siglip2"), tmp_path / "c"
+    )
     before = checkpoint_fingerprint(read_checkpoint(folder))
     checkpoint = read_checkpoint(folder)
     with (folder / name).open("ab") as file:
@@ -64,7 +80,9 @@ def test_the_mean_of_pixels_changes_it(folder: Path) -> None:
     (folder / "preprocessor_config.json").unlink()
     fingerprints = set()
     for mean in (0.5, 0.4):
-        (folder / "processor_config.json").write_text(json.dumps({"image_processor": content | {"image_mean": mean}}))
+        (folder / "processor_config.json").write_text(
+            json.dumps({"image_processor": content | {"image_mean": mean}})
+        )
         fingerprints.add(checkpoint_fingerprint(read_checkpoint(folder)))
     assert len(fingerprints) == 2
 
@@ -97,7 +115,9 @@ def test_every_byte_of_the_weights_counts(folder: Path) -> None:
 def test_shards_beside_a_whole_file_are_not_read(folder: Path) -> None:
     """As transformers does not load them: the index of an older version is left over."""
     before = checkpoint_fingerprint(read_checkpoint(folder))
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"logit_bias": "gone.safetensors"}}))
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": {"logit_bias": "gone.safetensors"}})
+    )
     assert checkpoint_fingerprint(read_checkpoint(folder)) == before
 
 

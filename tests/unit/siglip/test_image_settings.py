@@ -1,4 +1,6 @@
-"""Image processors' files: what is honoured gives the pixel values of transformers' own class, the rest is refused."""
+"""Image processors' files: what is honoured gives the pixel values of transformers' own class, the
+rest is refused.
+"""
 
 import io
 import json
@@ -28,9 +30,14 @@ PLAIN = {"fixed": {"size": {"height": 32, "width": 32}}, "naflex": {}}
 FOLDERS = {"fixed": "siglip2", "naflex": "siglip2-naflex"}
 
 
-def write(folder: Path, preprocessor: dict[str, Any] | None, processor: dict[str, Any] | None = None) -> None:
+def write(
+    folder: Path, preprocessor: dict[str, Any] | None, processor: dict[str, Any] | None = None
+) -> None:
     """Replace the image processor's files of a checkpoint."""
-    for name, content in (("preprocessor_config.json", preprocessor), ("processor_config.json", processor)):
+    for name, content in (
+        ("preprocessor_config.json", preprocessor),
+        ("processor_config.json", processor),
+    ):
         (folder / name).unlink(missing_ok=True)
         if content is not None:
             (folder / name).write_text(json.dumps(content))
@@ -42,11 +49,15 @@ def our_values(folder: Path) -> np.ndarray:
     prepared = ImagePreparer(checkpoint, ImageLimits(), MAX_NUM_PATCHES).prepare(PICTURE)
     pixels = collate([prepared]).pixel_values[0].astype(np.float64)
     repeat = pixels.shape[-1] // 3
-    return pixels * np.tile(checkpoint.pixel_scale, repeat) + np.tile(checkpoint.pixel_offset, repeat)
+    return pixels * np.tile(checkpoint.pixel_scale, repeat) + np.tile(
+        checkpoint.pixel_offset, repeat
+    )
 
 
 def their_values(folder: Path) -> np.ndarray:
-    """Return what transformers' image processor makes of the picture, in the layout of `our_values`."""
+    """Return what transformers' image processor makes of the picture, in the layout of
+    `our_values`.
+    """
     processor = AutoImageProcessor.from_pretrained(folder)
     naflex = "Siglip2" in type(processor).__name__
     options = {"max_num_patches": MAX_NUM_PATCHES} if naflex else {}
@@ -59,7 +70,9 @@ def their_values(folder: Path) -> np.ndarray:
 def check_same(folder: Path) -> None:
     """Assert that both see the same, up to the rounding of float32."""
     theirs = their_values(folder)
-    np.testing.assert_allclose(our_values(folder), theirs, atol=2e-5 * max(1.0, float(np.abs(theirs).max())))
+    np.testing.assert_allclose(
+        our_values(folder), theirs, atol=2e-5 * max(1.0, float(np.abs(theirs).max()))
+    )
 
 
 HONOURED: list[dict[str, Any]] = [
@@ -105,11 +118,16 @@ def folder(tiny: Callable[[str], Path], tmp_path: Path, kind: str) -> Path:
 def named(content: dict[str, Any], kind: str) -> dict[str, Any]:
     """Write the class of a family's image processor into a template."""
     prefix = "Siglip" if kind == "fixed" else "Siglip2"
-    return {key: value.format(prefix) if isinstance(value, str) else value for key, value in content.items()}
+    return {
+        key: value.format(prefix) if isinstance(value, str) else value
+        for key, value in content.items()
+    }
 
 
 @pytest.mark.parametrize("content", HONOURED, ids=str)
-def test_honoured_keys_give_the_values_of_transformers(folder: Path, kind: str, content: dict[str, Any]) -> None:
+def test_honoured_keys_give_the_values_of_transformers(
+    folder: Path, kind: str, content: dict[str, Any]
+) -> None:
     """Every one of them, in both processors."""
     write(folder, PLAIN[kind] | named(content, kind))
     check_same(folder)
@@ -130,8 +148,12 @@ def test_honoured_keys_give_the_values_of_transformers(folder: Path, kind: str, 
     ],
     ids=str,
 )
-def test_sizes_that_come_to_the_square_are_honoured(tiny: Callable[[str], Path], tmp_path: Path, content: dict[str, Any]) -> None:
-    """Crops and paddings that change nothing, and 38 pixels, of which patches of 8 take 32 as the model does itself."""
+def test_sizes_that_come_to_the_square_are_honoured(
+    tiny: Callable[[str], Path], tmp_path: Path, content: dict[str, Any]
+) -> None:
+    """Crops and paddings that change nothing, and 38 pixels, of which patches of 8 take 32 as the
+    model does itself.
+    """
     folder = shutil.copytree(tiny("siglip2"), tmp_path / "c")
     write(folder, PLAIN["fixed"] | content)
     check_same(folder)
@@ -160,12 +182,17 @@ def test_sizes_that_come_to_the_square_are_honoured(tiny: Callable[[str], Path],
         ({"resample": "bicubic"}, "resample must be one of Pillow's filters"),
         ({"resample": 0}, "resample is 0"),
         ({"do_center_crop": True}, "crop_size is missing"),
-        ({"image_processor_type": "CLIPImageProcessor"}, "image_processor_type is CLIPImageProcessor"),
+        (
+            {"image_processor_type": "CLIPImageProcessor"},
+            "image_processor_type is CLIPImageProcessor",
+        ),
         ({"auto_map": {"AutoImageProcessor": "code.Processor"}}, "auto_map names code"),
     ],
     ids=str,
 )
-def test_what_cannot_be_followed_is_refused(folder: Path, kind: str, content: dict[str, Any], said: str) -> None:
+def test_what_cannot_be_followed_is_refused(
+    folder: Path, kind: str, content: dict[str, Any], said: str
+) -> None:
     """The message names the file and the key."""
     write(folder, PLAIN[kind] | content)
     with pytest.raises(ConfigError, match=said) as refused:
@@ -180,9 +207,18 @@ def test_what_cannot_be_followed_is_refused(folder: Path, kind: str, content: di
         ({"size": {"shortest_edge": 32, "longest_edge": 64}}, "keeps the image's proportions"),
         ({"size": {"longest_edge": 32}}, "keeps the image's proportions"),
         ({"size": 32}, "keeps the image's proportions"),
-        ({"size": {"shortest_edge": 32}, "do_center_crop": True, "crop_size": 32}, "keeps the image's proportions"),
-        ({"size": {"height": 40, "width": 40}, "do_center_crop": True, "crop_size": 32}, "do_center_crop is true"),
-        ({"do_center_crop": True, "crop_size": {"height": 24, "width": 24}}, "do_center_crop is true"),
+        (
+            {"size": {"shortest_edge": 32}, "do_center_crop": True, "crop_size": 32},
+            "keeps the image's proportions",
+        ),
+        (
+            {"size": {"height": 40, "width": 40}, "do_center_crop": True, "crop_size": 32},
+            "do_center_crop is true",
+        ),
+        (
+            {"do_center_crop": True, "crop_size": {"height": 24, "width": 24}},
+            "do_center_crop is true",
+        ),
         ({"do_pad": True, "pad_size": {"height": 40, "width": 40}}, "do_pad is true"),
         ({"size": {"height": 40, "width": 40}}, "size is 40×40"),
         ({"size": {"height": 32, "width": 64}}, "size is 32×64"),
@@ -196,27 +232,39 @@ def test_what_cannot_be_followed_is_refused(folder: Path, kind: str, content: di
     ],
     ids=str,
 )
-def test_other_sizes_than_the_models_are_refused(tiny: Callable[[str], Path], tmp_path: Path, content: dict[str, Any], said: str) -> None:
-    """Images are resized to the square that the vision tower has positions for, and nothing else is done to them."""
+def test_other_sizes_than_the_models_are_refused(
+    tiny: Callable[[str], Path], tmp_path: Path, content: dict[str, Any], said: str
+) -> None:
+    """Images are resized to the square that the vision tower has positions for, and nothing else is
+    done to them.
+    """
     folder = shutil.copytree(tiny("siglip2"), tmp_path / "c")
     write(folder, PLAIN["fixed"] | content)
     with pytest.raises(ConfigError, match=said):
         read_checkpoint(folder)
 
 
-def test_size_and_filter_have_the_defaults_of_transformers(tiny: Callable[[str], Path], tmp_path: Path) -> None:
-    """224 pixels and bicubic, whatever the family's usual filter; null is the bilinear one of its resize function."""
+def test_size_and_filter_have_the_defaults_of_transformers(
+    tiny: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """224 pixels and bicubic, whatever the family's usual filter; null is the bilinear one of its
+    resize function.
+    """
     folder = shutil.copytree(tiny("siglip2"), tmp_path / "c")
     write(folder, {"resample": 2})
     with pytest.raises(ConfigError, match="size is 224×224"):
         read_checkpoint(folder)
     write(folder, PLAIN["fixed"])
-    assert read_checkpoint(folder).resample == AutoImageProcessor.from_pretrained(folder).resample == 3
+    assert (
+        read_checkpoint(folder).resample == AutoImageProcessor.from_pretrained(folder).resample == 3
+    )
     write(folder, PLAIN["fixed"] | {"resample": None})
     assert read_checkpoint(folder).resample == 2
 
 
-def test_naflex_takes_null_for_the_bilinear_filter(tiny: Callable[[str], Path], tmp_path: Path) -> None:
+def test_naflex_takes_null_for_the_bilinear_filter(
+    tiny: Callable[[str], Path], tmp_path: Path
+) -> None:
     """As its processor does."""
     folder = shutil.copytree(tiny("siglip2-naflex"), tmp_path / "c")
     write(folder, {"resample": None})
@@ -224,7 +272,9 @@ def test_naflex_takes_null_for_the_bilinear_filter(tiny: Callable[[str], Path], 
 
 
 @pytest.mark.parametrize("patch_size", [8, "16", 16.0, True, None])
-def test_patches_of_another_size_than_the_models_are_refused(tiny: Callable[[str], Path], tmp_path: Path, patch_size: object) -> None:
+def test_patches_of_another_size_than_the_models_are_refused(
+    tiny: Callable[[str], Path], tmp_path: Path, patch_size: object
+) -> None:
     """NaFlex cuts images into patches before the tower sees them."""
     folder = shutil.copytree(tiny("siglip2-naflex"), tmp_path / "c")
     write(folder, {"patch_size": patch_size})
@@ -232,7 +282,8 @@ def test_patches_of_another_size_than_the_models_are_refused(tiny: Callable[[str
         read_checkpoint(folder)
 
 
-OLD, NEW = {"do_normalize": False}, {"image_mean": 0.1, "image_std": 0.2}
+OLD = {"do_normalize": False}
+NEW = {"image_mean": 0.1, "image_std": 0.2}
 
 
 @pytest.mark.parametrize(
@@ -250,7 +301,9 @@ OLD, NEW = {"do_normalize": False}, {"image_mean": 0.1, "image_std": 0.2}
 def test_the_file_that_counts_is_that_of_transformers(
     folder: Path, kind: str, preprocessor: dict[str, Any] | None, processor: dict[str, Any]
 ) -> None:
-    """The block image_processor of processor_config.json where there is one, else preprocessor_config.json."""
+    """The block image_processor of processor_config.json where there is one, else
+    preprocessor_config.json.
+    """
     if isinstance(nested := processor.get("image_processor"), dict):
         processor = processor | {"image_processor": PLAIN[kind] | nested}
     write(folder, None if preprocessor is None else PLAIN[kind] | preprocessor, processor)
@@ -259,7 +312,9 @@ def test_the_file_that_counts_is_that_of_transformers(
 
 
 @pytest.mark.parametrize("processor", [{"image_processor": None}, {"image_mean": 0.5}, {}], ids=str)
-def test_a_processor_file_without_image_processor_is_not_enough(folder: Path, processor: dict[str, Any]) -> None:
+def test_a_processor_file_without_image_processor_is_not_enough(
+    folder: Path, processor: dict[str, Any]
+) -> None:
     """Transformers loads neither of them."""
     write(folder, None, processor)
     with pytest.raises(ConfigError, match=r"neither preprocessor_config\.json"):
@@ -269,7 +324,10 @@ def test_a_processor_file_without_image_processor_is_not_enough(folder: Path, pr
 
 
 NUMBERS = st.one_of(
-    st.none(), st.floats(-3, 3, width=32), st.integers(-2, 300), st.lists(st.floats(-2, 2, width=32), min_size=2, max_size=4)
+    st.none(),
+    st.floats(-3, 3, width=32),
+    st.integers(-2, 300),
+    st.lists(st.floats(-2, 2, width=32), min_size=2, max_size=4),
 )
 SIDES = st.sampled_from([24, 32, 38, 39, 40])
 SIZES = st.one_of(
@@ -285,8 +343,12 @@ FLAGS = st.sampled_from([True, False, None])
 CONTENT = st.fixed_dictionaries(
     {},
     optional={
-        **dict.fromkeys(("do_rescale", "do_normalize", "do_convert_rgb", "default_to_square"), FLAGS),
-        **dict.fromkeys(("do_resize", "do_center_crop", "do_pad"), st.sampled_from([True, None, False])),
+        **dict.fromkeys(
+            ("do_rescale", "do_normalize", "do_convert_rgb", "default_to_square"), FLAGS
+        ),
+        **dict.fromkeys(
+            ("do_resize", "do_center_crop", "do_pad"), st.sampled_from([True, None, False])
+        ),
         **dict.fromkeys(("image_mean", "image_std"), NUMBERS),
         **dict.fromkeys(("crop_size", "pad_size"), SIZES),
         "rescale_factor": st.one_of(st.none(), st.floats(0.001, 2), st.integers(0, 2)),
@@ -297,17 +359,31 @@ CONTENT = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(content=CONTENT, size=SIZES, plain=st.booleans(), nested=st.booleans())
-def test_every_file_is_followed_or_refused(folder: Path, kind: str, content: dict, size: object, plain: bool, nested: bool) -> None:
-    """Whatever it holds: the pixel values are those of transformers, or the checkpoint is not loaded."""
-    content = content | ({} if kind == "naflex" else {"size": {"height": 32, "width": 32} if plain else size})
-    write(folder, {"do_rescale": False} | PLAIN[kind] if nested else content, {"image_processor": content} if nested else None)
+def test_every_file_is_followed_or_refused(
+    folder: Path, kind: str, content: dict, size: object, plain: bool, nested: bool
+) -> None:
+    """Whatever it holds: the pixel values are those of transformers, or the checkpoint is not
+    loaded.
+    """
+    content = content | (
+        {} if kind == "naflex" else {"size": {"height": 32, "width": 32} if plain else size}
+    )
+    write(
+        folder,
+        {"do_rescale": False} | PLAIN[kind] if nested else content,
+        {"image_processor": content} if nested else None,
+    )
     try:
         read_checkpoint(folder)
     except ConfigError:
         return
-    if kind == "fixed" and content.get("resample", 3) is None:  # transformers loads it and fails with the first image
+    if (
+        kind == "fixed" and content.get("resample", 3) is None
+    ):  # transformers loads it and fails with the first image
         return
     check_same(folder)
 

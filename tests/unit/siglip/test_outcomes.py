@@ -7,7 +7,8 @@ from serve_app.errors import InferenceFailed
 from serve_app.siglip.inputs import ImageBatch, PreparedImage, collate
 from serve_app.siglip.outcomes import encode_apart
 
-POISON, NAN = 13, 14
+POISON = 13
+NAN = 14
 
 
 def batch_of(values: list[int]) -> ImageBatch:

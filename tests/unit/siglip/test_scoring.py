@@ -9,7 +9,12 @@ from serve_app.siglip.scoring import pair_logits, sigmoid, unit_norm
 def test_sigmoid_has_no_overflow_and_equals_torch() -> None:
     """From -1,000 to 1,000 without a warning, to float32's precision."""
     values = np.array([-1000, -100, -15.9, -1, 0, 1, 100, 1000], np.float32)
-    np.testing.assert_allclose(sigmoid(values), torch.sigmoid(torch.tensor(values, dtype=torch.float64)), rtol=1e-6, atol=1e-38)
+    np.testing.assert_allclose(
+        sigmoid(values),
+        torch.sigmoid(torch.tensor(values, dtype=torch.float64)),
+        rtol=1e-6,
+        atol=1e-38,
+    )
 
 
 def test_logits_are_scale_times_cosine_plus_bias() -> None:

@@ -1,4 +1,6 @@
-"""Tiles cover a picture, overlap, stay nearly square, and are left out where they would show nothing new."""
+"""Tiles cover a picture, overlap, stay nearly square, and are left out where they would show
+nothing new.
+"""
 
 import itertools
 
@@ -11,7 +13,14 @@ from serve_app.siglip.tiles import MAX_TILES, OVERLAP, tile_boxes, tile_grid, vi
 
 @pytest.mark.parametrize(
     ("size", "grid"),
-    [((100, 100), (2, 2)), ((640, 480), (2, 3)), ((480, 640), (3, 2)), ((200, 100), (2, 4)), ((300, 100), (1, 3)), ((100, 5_000), (8, 1))],
+    [
+        ((100, 100), (2, 2)),
+        ((640, 480), (2, 3)),
+        ((480, 640), (3, 2)),
+        ((200, 100), (2, 4)),
+        ((300, 100), (1, 3)),
+        ((100, 5_000), (8, 1)),
+    ],
 )
 def test_grids_follow_the_proportions(size: tuple[int, int], grid: tuple[int, int]) -> None:
     """Rows and columns, by hand."""
@@ -20,7 +29,9 @@ def test_grids_follow_the_proportions(size: tuple[int, int], grid: tuple[int, in
 
 @given(st.integers(1, 3_000), st.integers(1, 3_000))
 def test_tiles_cover_everything_and_stay_inside(width: int, height: int) -> None:
-    """No pixel is in no tile, no tile leaves the picture or is empty, and there are at most eight."""
+    """No pixel is in no tile, no tile leaves the picture or is empty, and there are at most
+    eight.
+    """
     boxes = tile_boxes(width, height)
     assert 2 <= len(boxes) <= MAX_TILES
     for begin, end, length in ((0, 2, width), (1, 3, height)):

@@ -24,7 +24,9 @@ from serve_app.errors import ConfigError
 
 
 def interpreter_for_others() -> str:
-    """Return a Python of this version that other users may run; the test's own may be in a private home folder."""
+    """Return a Python of this version that other users may run; the test's own may be in a private
+    home folder.
+    """
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     for path in (sys.executable, shutil.which(version, path="/usr/local/bin:/usr/bin")):
         if path and all(parent.stat().st_mode & 0o001 for parent in Path(path).resolve().parents):
@@ -37,13 +39,22 @@ def run_as_nobody(body: str, folder: Path, **environment: str) -> str:
     if os.getuid() != 0:
         pytest.skip("only root can become another user")
     folder.chmod(0o777)
-    kept = {key: value for key, value in os.environ.items() if key not in ("HOME", "XDG_CACHE_HOME", "HF_HOME", "USER", "LOGNAME")}
+    kept = {
+        key: value
+        for key, value in os.environ.items()
+        if key not in ("HOME", "XDG_CACHE_HOME", "HF_HOME", "USER", "LOGNAME")
+    }
     ran = subprocess.run(
         [interpreter_for_others(), "-B", "-c", PROGRAM.format(body=body)],
         user=NOBODY,
         group=NOBODY,
         extra_groups=[],
-        env=kept | {"TMPDIR": str(folder), "PYTHONPATH": f"{os.getcwd()}{os.pathsep}{site.getsitepackages()[0]}"} | environment,
+        env=kept
+        | {
+            "TMPDIR": str(folder),
+            "PYTHONPATH": f"{os.getcwd()}{os.pathsep}{site.getsitepackages()[0]}",
+        }
+        | environment,
         cwd=folder,
         capture_output=True,
         text=True,
@@ -65,7 +76,7 @@ def test_a_user_without_home_tags_with_the_demo(folder: Path) -> None:
     """Tag banks go to a folder of the user's own below the temporary one."""
     said = run_as_nobody(
         "from serve_app.demo.settings import demo_config\n"
-        "from serve_app.local_tagger import LocalTagger\n"
+        "from serve_app.pipeline.local_tagger import LocalTagger\n"
         "LocalTagger(demo_config())\n"
         "from serve_app.siglip.user_folders import cache_root\n"
         "print(cache_root())",

@@ -1,4 +1,6 @@
-"""The similarity head's scalars come from the file, exactly, whatever dtype they or the towers have."""
+"""The similarity head's scalars come from the file, exactly, whatever dtype they or the towers
+have.
+"""
 
 import json
 import math
@@ -26,7 +28,8 @@ def test_head_is_read_in_float32(tiny: Callable[[str], Path], family: str) -> No
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
 def test_every_float_dtype_is_read(tmp_path: Path, dtype: torch.dtype) -> None:
     """A checkpoint saved in bfloat16 can be read without torch: its value is what torch reads."""
-    scale, bias = torch.tensor([4.5], dtype=dtype), torch.tensor([-12.5], dtype=dtype)
+    scale = torch.tensor([4.5], dtype=dtype)
+    bias = torch.tensor([-12.5], dtype=dtype)
     save_file({"logit_scale": scale, "logit_bias": bias}, tmp_path / "model.safetensors")
     head = read_similarity_head(tmp_path)
     assert head.logit_scale == pytest.approx(math.exp(4.5), rel=1e-6)
@@ -53,9 +56,14 @@ def test_missing_scalar_and_damaged_file_are_named(tmp_path: Path) -> None:
 
 
 def test_a_whole_file_counts_before_an_index(tiny: Callable[[str], Path], tmp_path: Path) -> None:
-    """Towers, scale and bias are of one source: transformers reads no index beside model.safetensors."""
+    """Towers, scale and bias are of one source: transformers reads no index beside
+    model.safetensors.
+    """
     folder = shutil.copytree(tiny("siglip2"), tmp_path / "c")
-    save_file({"logit_scale": torch.tensor([1.0]), "logit_bias": torch.tensor([-2.0])}, folder / "old.safetensors")
+    save_file(
+        {"logit_scale": torch.tensor([1.0]), "logit_bias": torch.tensor([-2.0])},
+        folder / "old.safetensors",
+    )
     index = {"weight_map": {"logit_scale": "old.safetensors", "logit_bias": "old.safetensors"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     model = AutoModel.from_pretrained(folder)
@@ -64,7 +72,12 @@ def test_a_whole_file_counts_before_an_index(tiny: Callable[[str], Path], tmp_pa
     assert head.logit_scale == pytest.approx(model.logit_scale.exp().item())
 
 
-def shards(folder: Path, first: dict[str, torch.Tensor], second: dict[str, torch.Tensor], weight_map: dict[str, str]) -> None:
+def shards(
+    folder: Path,
+    first: dict[str, torch.Tensor],
+    second: dict[str, torch.Tensor],
+    weight_map: dict[str, str],
+) -> None:
     """Write two shards and their index."""
     save_file(first, folder / "a.safetensors")
     save_file(second, folder / "b.safetensors")
@@ -73,24 +86,33 @@ def shards(folder: Path, first: dict[str, torch.Tensor], second: dict[str, torch
 
 def test_a_tensor_in_two_shards_is_refused(tmp_path: Path) -> None:
     """Transformers takes the last one, the index may name the first."""
-    one, other = {"logit_bias": torch.tensor([1.0])}, {"logit_bias": torch.tensor([2.0]), "logit_scale": torch.tensor([2.0])}
+    one = {"logit_bias": torch.tensor([1.0])}
+    other = {"logit_bias": torch.tensor([2.0]), "logit_scale": torch.tensor([2.0])}
     shards(tmp_path, one, other, {"logit_bias": "a.safetensors", "logit_scale": "b.safetensors"})
-    with pytest.raises(ConfigError, match=r"logit_bias is in a\.safetensors and in .*b\.safetensors"):
+    with pytest.raises(
+        ConfigError, match=r"logit_bias is in a\.safetensors and in .*b\.safetensors"
+    ):
         tensor_dtypes(tmp_path)
 
 
 def test_an_index_of_other_shards_is_refused(tmp_path: Path) -> None:
     """It says that a tensor is where it is not."""
-    one, other = {"logit_bias": torch.tensor([1.0])}, {"logit_scale": torch.tensor([2.0])}
+    one = {"logit_bias": torch.tensor([1.0])}
+    other = {"logit_scale": torch.tensor([2.0])}
     shards(tmp_path, one, other, {"logit_bias": "b.safetensors", "logit_scale": "a.safetensors"})
-    with pytest.raises(ConfigError, match=r"index\.json says that logit_bias is in b\.safetensors, but it is not"):
+    with pytest.raises(
+        ConfigError, match=r"index\.json says that logit_bias is in b\.safetensors, but it is not"
+    ):
         tensor_dtypes(tmp_path)
 
 
 def test_a_missing_shard_is_named(tmp_path: Path) -> None:
     """Named by the index and not downloaded."""
     shards(
-        tmp_path, {"logit_bias": torch.tensor([1.0])}, {"logit_scale": torch.tensor([2.0])}, {"a": "a.safetensors", "c": "c.safetensors"}
+        tmp_path,
+        {"logit_bias": torch.tensor([1.0])},
+        {"logit_scale": torch.tensor([2.0])},
+        {"a": "a.safetensors", "c": "c.safetensors"},
     )
     with pytest.raises(ConfigError, match=r"c\.safetensors is missing"):
         tensor_dtypes(tmp_path)

@@ -25,7 +25,13 @@ def table_of(*tags: Tag, calibration: Calibration | None = None) -> TagTable:
 def as_clients_send_it(confidence: float) -> list[float]:
     """A returned confidence after every way that it may take: as it is, float32, JSON, text."""
     in_json = json.loads(json.dumps(shorten(confidence)))
-    return [confidence, float(np.float32(confidence)), in_json, float(np.float32(in_json)), float(f"{confidence:.6g}")]
+    return [
+        confidence,
+        float(np.float32(confidence)),
+        in_json,
+        float(np.float32(in_json)),
+        float(f"{confidence:.6g}"),
+    ]
 
 
 @pytest.mark.parametrize("score", [-87.5, -100.0, -735.0, -800.0, -3e38])
@@ -47,22 +53,40 @@ def test_confidences_are_the_sigmoid_to_six_digits(score: float) -> None:
 
 
 @settings(max_examples=500, deadline=None)
-@given(st.lists(SCORES, min_size=1, max_size=6), st.sampled_from(["sigmoid", "calibrated", "margin", "softmax"]))
+@given(
+    st.lists(SCORES, min_size=1, max_size=6),
+    st.sampled_from(["sigmoid", "calibrated", "margin", "softmax"]),
+)
 def test_a_returned_confidence_as_threshold_keeps_its_tag(logits: list[float], score: str) -> None:
-    """For each score, and as the request's threshold, the tag's own, and the calibration's of all and of one tag."""
+    """For each score, and as the request's threshold, the tag's own, and the calibration's of all
+    and of one tag.
+    """
     labels = "abcdef"[: len(logits)]
     fit = Fit(scale=0.7, offset=0.3)
-    fitted = Calibration(method="platt", checkpoint="x", prompt_templates=("{label}",), images=1, threshold=0.0, pooled=fit)
+    fitted = Calibration(
+        method="platt",
+        checkpoint="x",
+        prompt_templates=("{label}",),
+        images=1,
+        threshold=0.0,
+        pooled=fit,
+    )
     tags = tuple(Tag(label=label, bias=0.25) for label in labels)
-    rows, background = np.array([logits], np.float32), np.array([[-3.0]], np.float32)
+    rows = np.array([logits], np.float32)
+    background = np.array([[-3.0]], np.float32)
     rule = SelectionRule(0.0, 9, score=score)  # type: ignore[arg-type]
     (found,) = select_tags(rows, table_of(*tags, calibration=fitted), rule, background)
     assert len(found) == len(labels)
     for tag in found:
         for threshold in as_clients_send_it(tag.confidence):
-            own = tuple(one.model_copy(update={"threshold": threshold}) if one.label == tag.label else one for one in tags)
+            own = tuple(
+                one.model_copy(update={"threshold": threshold}) if one.label == tag.label else one
+                for one in tags
+            )
             general = fitted.model_copy(update={"threshold": threshold})
-            of_one = fitted.model_copy(update={"tags": {tag.label: fit.model_copy(update={"threshold": threshold})}})
+            of_one = fitted.model_copy(
+                update={"tags": {tag.label: fit.model_copy(update={"threshold": threshold})}}
+            )
             for table, for_all in (
                 (table_of(*tags, calibration=fitted), True),
                 (table_of(*own, calibration=fitted), False),
@@ -76,8 +100,12 @@ def test_a_returned_confidence_as_threshold_keeps_its_tag(logits: list[float], s
 
 @settings(max_examples=500, deadline=None)
 @given(st.floats(0, 1), st.lists(st.floats(-20, 20, width=32), min_size=1, max_size=20))
-def test_what_is_given_shows_a_confidence_that_reaches_the_threshold(threshold: float, scores: list[float]) -> None:
-    """To one part in ten million, which is the precision of float32; what is not given shows less."""
+def test_what_is_given_shows_a_confidence_that_reaches_the_threshold(
+    threshold: float, scores: list[float]
+) -> None:
+    """To one part in ten million, which is the precision of float32; what is not given shows
+    less.
+    """
     least = least_scores_of(threshold)
     for score in scores:
         shown = float(f"{float(confidences_of(np.array([score], np.float32))[0]):.6g}")
@@ -88,7 +116,9 @@ def test_what_is_given_shows_a_confidence_that_reaches_the_threshold(threshold: 
 
 
 def test_thresholds_at_the_ends() -> None:
-    """0 lets everything pass; 1 asks for what is shown as 1, which begins half a unit of the sixth digit below it."""
+    """0 lets everything pass; 1 asks for what is shown as 1, which begins half a unit of the sixth
+    digit below it.
+    """
     assert least_score_of(0.0) == -math.inf
     assert least_score_of(1e-300) == -math.inf
     assert least_score_of(1.0) == pytest.approx(math.log((1 - 5e-7) / 5e-7), abs=1e-5)

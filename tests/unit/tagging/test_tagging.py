@@ -27,7 +27,9 @@ from serve_app.tagging.vocabulary import Tag, TagVocabulary, make_vocabulary
 TEMPLATES = ("{label}",)
 
 
-def vocabulary_of(*tags: Tag | str, templates: tuple[str, ...] = TEMPLATES, background: tuple[str, ...] = ()) -> TagVocabulary:
+def vocabulary_of(
+    *tags: Tag | str, templates: tuple[str, ...] = TEMPLATES, background: tuple[str, ...] = ()
+) -> TagVocabulary:
     return TagVocabulary(
         tags=tuple(Tag(label=tag) if isinstance(tag, str) else tag for tag in tags),
         prompt_templates=templates,
@@ -35,7 +37,9 @@ def vocabulary_of(*tags: Tag | str, templates: tuple[str, ...] = TEMPLATES, back
     )
 
 
-def settings_of(*tags: Tag | str, threshold: float = 0.2, max_tags: int = 7, **selection: object) -> TagSettings:
+def settings_of(
+    *tags: Tag | str, threshold: float = 0.2, max_tags: int = 7, **selection: object
+) -> TagSettings:
     registered = {"default": RegisteredVocabulary(vocabulary=vocabulary_of(*tags))}
     return TagSettings(registered, "default", threshold, max_tags, selection=Selection(**selection))  # type: ignore[arg-type]
 
@@ -48,7 +52,13 @@ def test_labels_are_kept_once_and_as_written() -> None:
 
 @pytest.mark.parametrize(
     ("labels", "said"),
-    [([], "empty"), (["a", "b", "c"], "at most 2"), (["..."], "no letter"), (["a", "x" * 257], "256"), ([" "], "no letter")],
+    [
+        ([], "empty"),
+        (["a", "b", "c"], "at most 2"),
+        (["..."], "no letter"),
+        (["a", "x" * 257], "256"),
+        ([" "], "no letter"),
+    ],
 )
 def test_bad_labels_are_refused(labels: list[str], said: str) -> None:
     """Every refusal names the limit or the label."""
@@ -57,7 +67,9 @@ def test_bad_labels_are_refused(labels: list[str], said: str) -> None:
 
 
 def test_half_a_surrogate_pair_is_refused() -> None:
-    """JSON can carry text that is no Unicode; it would fail in the tokenizer, with everybody else's labels."""
+    """JSON can carry text that is no Unicode; it would fail in the tokenizer, with everybody else's
+    labels.
+    """
     with pytest.raises(InvalidRequest, match="surrogate"):
         make_vocabulary(["cat\ud83d"], TEMPLATES, 2)
     with pytest.raises(InvalidRequest, match="surrogate"):
@@ -66,16 +78,24 @@ def test_half_a_surrogate_pair_is_refused() -> None:
 
 def test_prompts_of_a_request_are_bounded_and_registered_ones_are_not() -> None:
     """Labels times templates: 500 × 9 is too much for a request, and fine in a configuration."""
-    labels, templates = [f"label {n}" for n in range(500)], tuple(f"{n} {{label}}" for n in range(9))
+    labels = [f"label {n}" for n in range(500)]
+    templates = tuple(f"{n} {{label}}" for n in range(9))
     with pytest.raises(InvalidRequest, match="4,500 prompts"):
         make_vocabulary(labels, templates, 1_000)
     assert len(make_vocabulary(labels, templates, None).labels) == 500
 
 
 def test_fingerprint_changes_with_everything_that_is_said_and_nothing_else() -> None:
-    """Labels, their order, prompts, aliases, templates and background change it; thresholds and categories do not."""
+    """Labels, their order, prompts, aliases, templates and background change it; thresholds and
+    categories do not.
+    """
     plain = vocabulary_of("a", "b").fingerprint
-    assert plain == vocabulary_of(Tag(label="a", threshold=0.5, category="letters", bias=1.0), "b").fingerprint
+    assert (
+        plain
+        == vocabulary_of(
+            Tag(label="a", threshold=0.5, category="letters", bias=1.0), "b"
+        ).fingerprint
+    )
     others = [
         vocabulary_of("b", "a"),
         vocabulary_of("a"),
@@ -90,7 +110,15 @@ def test_fingerprint_changes_with_everything_that_is_said_and_nothing_else() -> 
 
 
 @pytest.mark.parametrize(
-    "templates", [(), ("no place",), ("{label} and {label}",), ("{} {label}",), ("x" * 257 + "{label}",), ("{label}",) * 101]
+    "templates",
+    [
+        (),
+        ("no place",),
+        ("{label} and {label}",),
+        ("{} {label}",),
+        ("x" * 257 + "{label}",),
+        ("{label}",) * 101,
+    ],
 )
 def test_bad_templates_are_refused(templates: tuple[str, ...]) -> None:
     """A template without exactly one place for the label would not tell labels apart."""
@@ -99,18 +127,29 @@ def test_bad_templates_are_refused(templates: tuple[str, ...]) -> None:
 
 
 def test_templates_take_both_placeholders_and_other_braces() -> None:
-    """`{}` is the Hugging Face way; braces in labels and templates are text and never format codes."""
+    """`{}` is the Hugging Face way; braces in labels and templates are text and never format
+    codes.
+    """
     assert fill_template("a photo of {}.", "cat") == "a photo of cat."
     assert fill_template("{label} {0.__class__}", "{x}") == "{x} {0.__class__}"
     assert render_prompts(["a", "b"], ["1 {label}", "2 {label}"]) == ["1 a", "2 a", "1 b", "2 b"]
 
 
 def test_what_is_said_is_the_prompt_then_the_aliases() -> None:
-    """A prompt stands in the label's place of every template; background prompts are said as they are."""
+    """A prompt stands in the label's place of every template; background prompts are said as they
+    are.
+    """
     crane = Tag(label="crane (bird)", prompt="a crane, a bird", aliases=("grus",))
-    own = vocabulary_of(crane, "dog", templates=("1 {label}", "2 {label}"), background=("a photo.",))
+    own = vocabulary_of(
+        crane, "dog", templates=("1 {label}", "2 {label}"), background=("a photo.",)
+    )
     said = [prompts_of(key) for key in row_keys(own)]
-    assert said == [["1 a crane, a bird", "2 a crane, a bird"], ["1 dog", "2 dog"], ["1 grus", "2 grus"], ["a photo."]]
+    assert said == [
+        ["1 a crane, a bird", "2 a crane, a bird"],
+        ["1 dog", "2 dog"],
+        ["1 grus", "2 grus"],
+        ["a photo."],
+    ]
 
 
 def test_ensemble_is_a_plain_mean() -> None:
@@ -123,27 +162,45 @@ def test_ensemble_is_a_plain_mean() -> None:
 
 def test_a_tags_score_is_that_of_its_best_name() -> None:
     """The alias fits the picture and the label does not: the tag is given, under its label."""
-    own = vocabulary_of(Tag(label="puma", aliases=("cougar", "mountain lion")), "dog", Tag(label="cat", aliases=("kitty",)))
-    embeds = np.array([[0, 1], [0, 1], [0.2, 0.98], [0, 1], [1, 0], [0, 1]], np.float32)  # puma dog cat cougar lion kitty
+    own = vocabulary_of(
+        Tag(label="puma", aliases=("cougar", "mountain lion")),
+        "dog",
+        Tag(label="cat", aliases=("kitty",)),
+    )
+    embeds = np.array(
+        [[0, 1], [0, 1], [0.2, 0.98], [0, 1], [1, 0], [0, 1]], np.float32
+    )  # puma dog cat cougar lion kitty
     (tags,) = tag_embeddings(
-        np.array([[1, 0]], np.float32), scored_bank(TagBank(own, embeds)), SimilarityHead(10.0, -5.0), SelectionRule(0.5, 9)
+        np.array([[1, 0]], np.float32),
+        scored_bank(TagBank(own, embeds)),
+        SimilarityHead(10.0, -5.0),
+        SelectionRule(0.5, 9),
     )
     assert [(tag.label, tag.logit) for tag in tags] == [("puma", 5.0)]
 
 
 def test_tiles_must_beat_the_whole_by_a_margin() -> None:
-    """A tile's hit counts three logits less than the picture's own; its raw score is the tile's logit.
+    """A tile's hit counts three logits less than the picture's own; its raw score is the tile's
+    logit.
 
-    The second image has no tiles. In the first, "a" is best in a tile by one logit, which is not enough.
+    The second image has no tiles. In the first, "a" is best in a tile by one logit, which is not
+    enough.
     """
     own = vocabulary_of("a", "b")
     views = np.array([[0.5, 0], [0, 1], [0.6, 0], [0, 0.1]], np.float32)
     found = tag_embeddings(
-        views, scored_bank(TagBank(own, np.eye(2, dtype=np.float32))), SimilarityHead(10.0, 0.0), SelectionRule(0.0, 9), views=[3, 1]
+        views,
+        scored_bank(TagBank(own, np.eye(2, dtype=np.float32))),
+        SimilarityHead(10.0, 0.0),
+        SelectionRule(0.0, 9),
+        views=[3, 1],
     )
     raw = [{tag.label: round(tag.logit, 4) for tag in tags} for tags in found]
     assert raw == [{"b": 10.0, "a": 5.0}, {"b": 1.0, "a": 0.0}]
-    compared = [{tag.label: round(math.log(tag.confidence / (1 - tag.confidence)), 2) for tag in tags} for tags in found]
+    compared = [
+        {tag.label: round(math.log(tag.confidence / (1 - tag.confidence)), 2) for tag in tags}
+        for tags in found
+    ]
     assert compared == [{"b": 7.0, "a": 5.0}, {"b": 1.0, "a": 0.0}]
 
 
@@ -157,7 +214,10 @@ def test_requests_override_only_what_they_name() -> None:
     bird = settings.vocabulary_for(TagOptions(labels=("bird",)), 9)
     assert (bird.vocabulary.labels, bird.name) == (("bird",), None)
     changed = settings.vocabulary_for(TagOptions(prompt_templates=("a {label}",)), 1)
-    assert (changed.vocabulary.labels, changed.vocabulary.prompt_templates) == (("cat", "dog"), ("a {label}",))
+    assert (changed.vocabulary.labels, changed.vocabulary.prompt_templates) == (
+        ("cat", "dog"),
+        ("a {label}",),
+    )
     assert changed.key is not None
 
 
@@ -186,7 +246,9 @@ def test_options_out_of_bounds_are_refused(options: TagOptions) -> None:
 
 
 def test_filters_of_a_request_must_name_what_is_there() -> None:
-    """A slip of the pen is told with what was meant; the service's own filters are for all of its vocabularies."""
+    """A slip of the pen is told with what was meant; the service's own filters are for all of its
+    vocabularies.
+    """
     settings = settings_of("cat", "dog", exclude_labels=("bird",))
     table = TagTable(settings.vocabulary)
     with pytest.raises(InvalidRequest, match="did you mean 'dog'"):
@@ -201,7 +263,10 @@ def test_filters_of_a_request_must_name_what_is_there() -> None:
 def test_the_services_includes_are_for_vocabularies_that_have_them() -> None:
     """Labels of a request, and other vocabularies, are not emptied by them."""
     settings = settings_of("cat", "dog", include_labels=("cat",))
-    assert settings.rule_for(TagOptions(), TagTable(settings.vocabulary)).allowed.tolist() == [True, False]  # type: ignore[union-attr]
+    assert settings.rule_for(TagOptions(), TagTable(settings.vocabulary)).allowed.tolist() == [
+        True,
+        False,
+    ]  # type: ignore[union-attr]
     assert settings.rule_for(TagOptions(), TagTable(vocabulary_of("boat"))).allowed is None
 
 
@@ -223,7 +288,9 @@ def test_cache_drops_the_least_recently_used_beyond_its_bytes() -> None:
 
 
 def test_cache_refuses_what_is_larger_than_itself() -> None:
-    """A value that would push everything out is not kept, and replacing one counts its bytes once."""
+    """A value that would push everything out is not kept, and replacing one counts its bytes
+    once.
+    """
     cache = ByteCache[str, bytes](2 * (100 + ENTRY_BYTES), lambda _, value: len(value))
     cache.put("a", bytes(100))
     cache.put("huge", bytes(1_000))

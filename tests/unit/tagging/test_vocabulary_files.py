@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from serve_app.config import parse_config
+from serve_app.config.service import parse_config
 from serve_app.errors import ConfigError
 from serve_app.tagging.registered import read_registered
 from serve_app.tagging.vocabulary import DEFAULT_BACKGROUND, TagVocabulary, canonical_name
@@ -43,23 +43,39 @@ def test_yaml_and_csv_say_the_same(tmp_path: Path) -> None:
     own = read(tmp_path, "a.yaml", YAML)
     assert own == read(tmp_path, "a.csv", CSV)
     crane = own.tags[1]
-    assert (crane.label, crane.names, crane.category, crane.parents) == ("crane (bird)", ("a crane, a bird", "grus"), "animals", ("bird",))
+    assert (crane.label, crane.names, crane.category, crane.parents) == (
+        "crane (bird)",
+        ("a crane, a bird", "grus"),
+        "animals",
+        ("bird",),
+    )
     assert (crane.threshold, crane.bias) == (0.2, -0.5)
     assert own.background_prompts == DEFAULT_BACKGROUND
 
 
 def test_plain_text_is_one_label_a_line(tmp_path: Path) -> None:
-    """Comments and empty lines are left out; a byte order mark and other alphabets are no trouble."""
+    """Comments and empty lines are left out; a byte order mark and other alphabets are no
+    trouble.
+    """
     own = read(tmp_path, "a.txt", "\ufeff# animals\ncat\n\n  犬 \nКошка\ncafé\n")
     assert own.labels == ("cat", "犬", "Кошка", "café")
 
 
 def test_templates_come_from_the_block_then_the_file_then_the_configuration(tmp_path: Path) -> None:
     """The nearest word holds."""
-    (tmp_path / "own.yaml").write_text('prompt_templates: ["a {label}"]\nbackground_prompts: []\ntags: [cat]\n')
+    (tmp_path / "own.yaml").write_text(
+        'prompt_templates: ["a {label}"]\nbackground_prompts: []\ntags: [cat]\n'
+    )
     (tmp_path / "bare.yaml").write_text("[cat]")
     config = parse_config(
-        {"vocabularies": {"x": "own.yaml", "y": {"file": "own.yaml", "prompt_templates": ["the {label}"]}, "z": "bare.yaml"}}, tmp_path
+        {
+            "vocabularies": {
+                "x": "own.yaml",
+                "y": {"file": "own.yaml", "prompt_templates": ["the {label}"]},
+                "z": "bare.yaml",
+            }
+        },
+        tmp_path,
     )
     templates = {name: v.vocabulary.prompt_templates for name, v in config.vocabularies.items()}
     assert templates == {"x": ("a {label}",), "y": ("the {label}",), "z": TEMPLATES}
@@ -101,7 +117,9 @@ BAD_YAML = [
 
 
 @pytest.mark.parametrize(("text", "expected"), BAD_YAML, ids=range(len(BAD_YAML)))
-def test_every_problem_of_a_yaml_file_is_told_with_its_line(tmp_path: Path, text: str, expected: list[str]) -> None:
+def test_every_problem_of_a_yaml_file_is_told_with_its_line(
+    tmp_path: Path, text: str, expected: list[str]
+) -> None:
     """The line, the label or key, and the reason; all problems of a file at once."""
     found = problems(tmp_path, "a.yaml", text)
     assert len(found) == len(expected), found
@@ -122,7 +140,9 @@ BAD_CSV = [
 
 
 @pytest.mark.parametrize(("text", "expected"), BAD_CSV, ids=range(len(BAD_CSV)))
-def test_every_problem_of_a_csv_file_is_told_with_its_line(tmp_path: Path, text: str, expected: str) -> None:
+def test_every_problem_of_a_csv_file_is_told_with_its_line(
+    tmp_path: Path, text: str, expected: str
+) -> None:
     """The same for tables."""
     assert problems(tmp_path, "a.csv", text)[0].startswith(expected)
 
@@ -131,7 +151,11 @@ def test_files_that_cannot_be_read_are_told(tmp_path: Path) -> None:
     """Missing, a folder, or not UTF-8: which file, and the line of the first bad byte."""
     (tmp_path / "latin.txt").write_bytes(b"cat\ncaf\xe9\n")
     (tmp_path / "folder.txt").mkdir()
-    for name, said in (("missing.txt", "does not exist"), ("latin.txt", "latin.txt:2: not UTF-8"), ("folder.txt", "cannot be read")):
+    for name, said in (
+        ("missing.txt", "does not exist"),
+        ("latin.txt", "latin.txt:2: not UTF-8"),
+        ("folder.txt", "cannot be read"),
+    ):
         with pytest.raises(ConfigError, match=said):
             parse_config({"labels": name}, tmp_path)
 
@@ -150,8 +174,14 @@ def test_many_problems_are_cut(tmp_path: Path) -> None:
         ({"vocabularies": {"x": {"fil": "a"}}}, "vocabularies.x.fil"),
         ({"vocabularies": {"x y": ["a"]}}, "vocabularies"),
         ({"vocabularies": ["a"]}, "must be a block of names"),
-        ({"labels": ["a"], "plugins": {"siglip": {"custom_vocabulary": ["b"]}}}, "keep one of them"),
-        ({"labels": {"labels": ["a"], "calibration": "nowhere.yaml"}}, "nowhere.yaml does not exist"),
+        (
+            {"labels": ["a"], "plugins": {"siglip": {"custom_vocabulary": ["b"]}}},
+            "keep one of them",
+        ),
+        (
+            {"labels": {"labels": ["a"], "calibration": "nowhere.yaml"}},
+            "nowhere.yaml does not exist",
+        ),
         ({"vocabularies": {"default": ["a"]}, "labels": ["b"]}, "already has one named default"),
         ({"vocabularies": {"x": ["a"]}, "default_vocabulary": "y"}, "none of vocabularies"),
         ({"vocabularies": {"x": ["a"]}, "calibration": "c.yaml"}, "belongs to labels"),
@@ -159,7 +189,9 @@ def test_many_problems_are_cut(tmp_path: Path) -> None:
         ({"labels": ["a"], "selection": {"exclude_categories": ["b"]}}, "is in no vocabulary"),
     ],
 )
-def test_what_the_configuration_says_of_vocabularies_is_checked(data: dict[str, object], said: str) -> None:
+def test_what_the_configuration_says_of_vocabularies_is_checked(
+    data: dict[str, object], said: str
+) -> None:
     """The key and the reason."""
     with pytest.raises(ConfigError, match=said):
         parse_config(data)

@@ -1,4 +1,6 @@
-"""What an image costs is predicted from its header, and refused in sentences that say what to do."""
+"""What an image costs is predicted from its header, and refused in sentences that say what to
+do.
+"""
 
 import dataclasses
 
@@ -6,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_app.config import parse_config
+from serve_app.config.service import parse_config
 from serve_app.errors import ImageTooLarge
 from serve_app.siglip.images.cost import Resizing, check, predict
 from serve_app.siglip.images.formats import FORMATS
@@ -40,10 +42,23 @@ def test_the_unit_is_a_12_megapixel_jpeg() -> None:
     st.integers(0, 20_000_000),
     st.integers(1, 100),
 )
-def test_more_of_anything_costs_more(variant: str, width: int, height: int, nbytes: int, scans: int) -> None:
-    """With more bytes and scans no image is predicted to be cheaper. Width is left alone: wide JPEGs are shrunk before they are resized."""
+def test_more_of_anything_costs_more(
+    variant: str, width: int, height: int, nbytes: int, scans: int
+) -> None:
+    """With more bytes and scans no image is predicted to be cheaper.
+
+    Width is left alone: wide JPEGs are shrunk before they are resized.
+    """
     samples = width * height * 3
-    header = ImageHeader(format="JPEG", width=width, height=height, coded_nbytes=nbytes, variant=variant, raw_nbytes=samples, scans=scans)
+    header = ImageHeader(
+        format="JPEG",
+        width=width,
+        height=height,
+        coded_nbytes=nbytes,
+        variant=variant,
+        raw_nbytes=samples,
+        scans=scans,
+    )
     larger = dataclasses.replace(header, coded_nbytes=nbytes + 1, scans=scans + 1)
     before, after = (predict(one, 1, RESIZING) for one in (header, larger))
     assert after.cost > before.cost
@@ -59,7 +74,9 @@ def test_more_of_anything_costs_more(variant: str, width: int, height: int, nbyt
         (ImageLimits(max_decode_bytes=2**20), r"MiB to decode; the limit is 1 MiB"),
     ],
 )
-def test_refusals_say_the_number_the_limit_and_what_to_do(limits: ImageLimits, message: str) -> None:
+def test_refusals_say_the_number_the_limit_and_what_to_do(
+    limits: ImageLimits, message: str
+) -> None:
     """Each of the four limits, on a header alone."""
     with pytest.raises(ImageTooLarge, match=message):
         check(JPEG, predict(JPEG, 2, RESIZING), limits)
@@ -68,7 +85,9 @@ def test_refusals_say_the_number_the_limit_and_what_to_do(limits: ImageLimits, m
 def test_within_the_limits_nothing_is_refused() -> None:
     """Photos of today's phones, as JPEG, in both qualities."""
     for width, height in ((4000, 3000), (5712, 4284), (8064, 6048)):
-        header = dataclasses.replace(JPEG, width=width, height=height, raw_nbytes=width * height * 3 // 2)
+        header = dataclasses.replace(
+            JPEG, width=width, height=height, raw_nbytes=width * height * 3 // 2
+        )
         for draft_px, resizing in ((384, RESIZING), (1536, Resizing(384, tiles=True, gap=2.0))):
             plan_decoding(header, draft_px, resizing, ImageLimits())
 
@@ -76,9 +95,19 @@ def test_within_the_limits_nothing_is_refused() -> None:
 def test_limits_come_from_the_configuration() -> None:
     """The defaults of both are equal, and each setting arrives."""
     assert parse_config({"labels": ["cat"]}).image_limits() == ImageLimits()
-    limits = {"max_image_pixels": 1_000, "max_image_side": 2_000, "max_decode_cost": 3.5, "max_decode_bytes": 4_000_000}
+    limits = {
+        "max_image_pixels": 1_000,
+        "max_image_side": 2_000,
+        "max_decode_cost": 3.5,
+        "max_decode_bytes": 4_000_000,
+    }
     found = parse_config({"labels": ["cat"], "limits": limits}).image_limits()
-    assert (found.max_pixels, found.max_side_px, found.max_cost, found.max_decode_bytes) == (1_000, 2_000, 3.5, 4_000_000)
+    assert (found.max_pixels, found.max_side_px, found.max_cost, found.max_decode_bytes) == (
+        1_000,
+        2_000,
+        3.5,
+        4_000_000,
+    )
 
 
 def test_high_quality_costs_more() -> None:

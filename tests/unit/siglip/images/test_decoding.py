@@ -1,4 +1,6 @@
-"""Every kind of picture ends as upright 8-bit RGB, and bad ones are refused for the right reason."""
+"""Every kind of picture ends as upright 8-bit RGB, and bad ones are refused for the right
+reason.
+"""
 
 import io
 
@@ -45,7 +47,9 @@ def test_jpeg_modes_become_rgb(mode: str) -> None:
 
 @pytest.mark.parametrize("make", ["alpha", "palette", "grey"])
 def test_transparency_is_laid_on_white(make: str) -> None:
-    """A fully transparent black pixel is white, whatever way the file says that it is transparent."""
+    """A fully transparent black pixel is white, whatever way the file says that it is
+    transparent.
+    """
     if make == "alpha":
         data = encoded(Image.new("RGBA", (8, 8), (0, 0, 0, 0)))
     elif make == "palette":
@@ -57,7 +61,11 @@ def test_transparency_is_laid_on_white(make: str) -> None:
 
 def test_half_transparent_red_is_pink() -> None:
     """Compositing is arithmetic: half of red on white."""
-    assert decode(encoded(Image.new("RGBA", (4, 4), (255, 0, 0, 128))))[0, 0].tolist() == [255, 127, 127]
+    assert decode(encoded(Image.new("RGBA", (4, 4), (255, 0, 0, 128))))[0, 0].tolist() == [
+        255,
+        127,
+        127,
+    ]
 
 
 def test_sixteen_bit_grey_is_scaled_and_not_clipped() -> None:
@@ -76,7 +84,9 @@ def test_floating_point_tiff_is_scaled() -> None:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation_is_applied(orientation: int) -> None:
-    """All eight orientations come out as the upright picture: red above, blue below, white at the left."""
+    """All eight orientations come out as the upright picture: red above, blue below, white at the
+    left.
+    """
     upright = Image.new("RGB", (40, 20), (0, 0, 255))
     upright.paste((255, 0, 0), (0, 0, 40, 10))
     upright.paste((255, 255, 255), (0, 0, 8, 20))
@@ -108,7 +118,10 @@ def test_truncated_files_are_refused(kind: str) -> None:
         decode(data[: len(data) // 2])
 
 
-@pytest.mark.parametrize("data", [b"", b"hello", b"<svg/>", b"%PDF-1.7", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"])
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"hello", b"<svg/>", b"%PDF-1.7", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"],
+)
 def test_other_formats_are_refused(data: bytes) -> None:
     """Only the listed decoders are ever tried."""
     with pytest.raises(UnsupportedImage):

@@ -1,4 +1,6 @@
-"""Headers are read without a decoder: size, orientation, coding, and what may not be given to Pillow."""
+"""Headers are read without a decoder: size, orientation, coding, and what may not be given to
+Pillow.
+"""
 
 import io
 import struct
@@ -80,7 +82,10 @@ def test_size_of_a_truncated_png_is_read_and_decoding_fails() -> None:
         (make.png((64, 48), 3, 4), ("", 1, 4, 1, "grey")),
         (make.saved(make.photo(64, 48), "WEBP"), ("lossy", 3, 8, 1, "")),
         (make.saved(make.photo(64, 48), "WEBP", lossless=True), ("lossless", 3, 8, 1, "")),
-        (make.saved(make.photo(64, 48).convert("RGBA"), "TIFF", compression="tiff_lzw"), ("lzw", 4, 8, 1, "alpha")),
+        (
+            make.saved(make.photo(64, 48).convert("RGBA"), "TIFF", compression="tiff_lzw"),
+            ("lzw", 4, 8, 1, "alpha"),
+        ),
         (make.saved(make.photo(64, 48).convert("F"), "TIFF"), ("raw", 1, 32, 1, "deep")),
         (make.bmp_rle((64, 48), b"\0\0" * 48), ("run-length", 1, 8, 1, "grey")),
         (make.saved(make.photo(64, 48), "AVIF"), ("", 3, 8, 1, "")),
@@ -120,7 +125,9 @@ def test_blocks_of_a_tiff_are_counted() -> None:
 def test_metadata_of_a_tiff_is_not_given_to_the_decoder() -> None:
     """Texts, sub-directories and further pages stay behind; the pixels are the same."""
     frames = [make.photo(40, 24, seed) for seed in range(3)]
-    data = make.saved(frames[0], "TIFF", save_all=True, append_images=frames[1:], description="text" * 50)
+    data = make.saved(
+        frames[0], "TIFF", save_all=True, append_images=frames[1:], description="text" * 50
+    )
     kept = kept_bytes(data, header(data))
     with Image.open(io.BytesIO(kept), formats=("TIFF",)) as image:
         assert image.n_frames == 1
@@ -129,7 +136,17 @@ def test_metadata_of_a_tiff_is_not_given_to_the_decoder() -> None:
 
 
 def _big_tiff(order: str, pixels: bytes) -> bytes:
-    tags = [(256, 8), (257, 8), (258, 8), (259, 1), (262, 1), (273, 16), (277, 1), (278, 8), (279, 64)]
+    tags = [
+        (256, 8),
+        (257, 8),
+        (258, 8),
+        (259, 1),
+        (262, 1),
+        (273, 16),
+        (277, 1),
+        (278, 8),
+        (279, 64),
+    ]
     table = b"".join(struct.pack(f"{order}HHQI4x", tag, 4, 1, value) for tag, value in tags)
     head = b"II" if order == "<" else b"MM"
     head += struct.pack(f"{order}HHHQ", 43, 8, 0, 16 + len(pixels))
@@ -159,13 +176,17 @@ def test_large_compressed_metadata_of_a_png_is_left_out(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", [name for name in FORMATS if name not in ("GIF", "BMP")])
 def test_large_profiles_and_descriptions_do_not_matter(kind: str) -> None:
-    """1.5 MB of ICC profile, in every format that holds one, and of EXIF where it may be so long."""
+    """1.5 MB of ICC profile, in every format that holds one, and of EXIF where it may be so
+    long.
+    """
     junk = np.random.default_rng(0).bytes(1_500_000)
     exif = Image.Exif()
     exif[0x0112] = 6
     if kind != "JPEG":  # one segment has 64 KiB
         exif[0x9286] = junk
-    data = make.saved(make.photo(40, 24), kind, icc_profile=junk, exif=exif.tobytes() if kind == "HEIF" else exif)
+    data = make.saved(
+        make.photo(40, 24), kind, icc_profile=junk, exif=exif.tobytes() if kind == "HEIF" else exif
+    )
     assert len(data) > 1_500_000
     assert decode_image(data, LIMITS).size == (24, 40)
 
@@ -198,7 +219,9 @@ def test_many_exif_segments_of_a_jpeg_are_left_out() -> None:
     segments = b"\xff\xe1\x00\x0cExif\0\0abcd" * 1_500
     swollen = data[:2] + segments + data[2:]
     assert len(kept_bytes(swollen, header(swollen))) <= len(data)
-    np.testing.assert_array_equal(np.asarray(decode_image(swollen, LIMITS)), np.asarray(decode_image(data, LIMITS)))
+    np.testing.assert_array_equal(
+        np.asarray(decode_image(swollen, LIMITS)), np.asarray(decode_image(data, LIMITS))
+    )
 
 
 def test_grids_are_read() -> None:
@@ -237,8 +260,13 @@ def test_rare_compressions_of_tiffs_are_not_supported(compression: int) -> None:
 
 @pytest.mark.parametrize("kind", FORMATS)
 @settings(max_examples=60, deadline=None)
-@given(changes=st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255)), max_size=8), cut=st.integers(0, 500))
-def test_damaged_headers_raise_request_errors_only(kind: str, changes: list[tuple[int, int]], cut: int) -> None:
+@given(
+    changes=st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255)), max_size=8),
+    cut=st.integers(0, 500),
+)
+def test_damaged_headers_raise_request_errors_only(
+    kind: str, changes: list[tuple[int, int]], cut: int
+) -> None:
     """Whatever stands in a header, it is read or refused."""
     data = bytearray(_SAMPLES[kind])
     for offset, value in changes:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageOps
 from transformers import SiglipImageProcessorPil
 
-from serve_app.config import parse_config
+from serve_app.config.service import parse_config
 from serve_app.errors import ConfigError, ImageTooLarge
 from serve_app.siglip.images.cost import Resizing, predict
 from serve_app.siglip.images.detail import MAX_DETAIL, finest_detail, has_fine_detail
@@ -20,7 +20,14 @@ from serve_app.siglip.images.formats import FORMATS
 from serve_app.siglip.images.header import ImageHeader
 from serve_app.siglip.images.headers import read_header
 from serve_app.siglip.images.limits import ImageLimits
-from serve_app.siglip.images.plan import MIN_MARGIN, QUICK_MARGIN, SHARP_MARGIN, SMALL_PX, draft_scale, plan_decoding
+from serve_app.siglip.images.plan import (
+    MIN_MARGIN,
+    QUICK_MARGIN,
+    SHARP_MARGIN,
+    SMALL_PX,
+    draft_scale,
+    plan_decoding,
+)
 from tests.hostile import encoded as make
 from tests.hostile.measured import preparer
 
@@ -44,14 +51,20 @@ def photo_like(width: int, height: int, seed: int) -> Image.Image:
     rng = np.random.default_rng(seed)
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
     frequency[0, 0] = np.inf
-    noise = rng.standard_normal((3, *frequency.shape)) + 1j * rng.standard_normal((3, *frequency.shape))
+    noise = rng.standard_normal((3, *frequency.shape)) + 1j * rng.standard_normal(
+        (3, *frequency.shape)
+    )
     channels = np.fft.irfft2(noise / frequency, (height, width))
     channels = 0.85 * channels[:1] + 0.5 * channels
     channels *= 45 / channels.std()
-    image = Image.fromarray(np.clip(channels + 120, 0, 255).astype(np.uint8).transpose(1, 2, 0).copy())
+    image = Image.fromarray(
+        np.clip(channels + 120, 0, 255).astype(np.uint8).transpose(1, 2, 0).copy()
+    )
     draw = ImageDraw.Draw(image)
     for _ in range(12):
-        x, y, radius = rng.integers(0, width), rng.integers(0, height), rng.integers(20, height // 6)
+        x = rng.integers(0, width)
+        y = rng.integers(0, height)
+        radius = rng.integers(20, height // 6)
         grey = int(rng.integers(60, 200))
         draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=(grey, grey, grey // 2))
     return image
@@ -83,17 +96,23 @@ CONTENT = {
 @pytest.mark.parametrize("size_px", SIDES)
 @pytest.mark.parametrize("resample", [2, 3])
 @pytest.mark.parametrize("name", CONTENT)
-def test_fast_decoding_changes_photos_and_text_by_at_most_4(name: str, resample: int, size_px: int) -> None:
+def test_fast_decoding_changes_photos_and_text_by_at_most_4(
+    name: str, resample: int, size_px: int
+) -> None:
     """Of 255, beside transformers' processor, with colour at full and at half resolution."""
     for options in ({"quality": 75}, {"quality": 92, "subsampling": 0}):
         data = make.saved(CONTENT[name], "JPEG", **options)
-        found = preparer(ImageLimits(), size_px, resample).prepare(data).pixel_values.astype(np.int16)
+        found = (
+            preparer(ImageLimits(), size_px, resample).prepare(data).pixel_values.astype(np.int16)
+        )
         assert np.abs(found - exact_pixels(data, size_px, resample)).max() <= 4
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_sides_that_are_no_multiple_of_the_scale_stay_within_the_bound(orientation: int) -> None:
-    """The last row and column of a smaller decode count in part, wherever the orientation has them."""
+    """The last row and column of a smaller decode count in part, wherever the orientation has
+    them.
+    """
     exif = Image.Exif()
     exif[0x0112] = orientation
     content = CONTENT["photo"].crop((0, 0, 2003, 1501))
@@ -149,7 +168,9 @@ def test_exact_decoding_never_shrinks(views: bool) -> None:
         ((9800, 9800), 224, 5.4, 8),
     ],
 )
-def test_the_shorter_side_decides(size: tuple[int, int], draft_px: int, margin: float, scale: int) -> None:
+def test_the_shorter_side_decides(
+    size: tuple[int, int], draft_px: int, margin: float, scale: int
+) -> None:
     """The numbers are by hand: the shorter side over margin and target, down to 1, 2, 4 or 8."""
     header = dataclasses.replace(JPEG, width=size[0], height=size[1])
     assert draft_scale(header, draft_px, margin) == scale
@@ -159,15 +180,21 @@ def test_pillow_decodes_at_the_planned_scale() -> None:
     """Decoded sizes of real JPEGs, whose sides are no multiple of the scale."""
     for width, height in ((1601, 1200), (3101, 801), (803, 3100), (6201, 6203)):
         data = make.saved(make.flat(width, height).convert("L"), "JPEG")
-        plan = plan_decoding(read_header(data, FORMATS), 384, Resizing(384, gap=MIN_MARGIN), ImageLimits())
+        plan = plan_decoding(
+            read_header(data, FORMATS), 384, Resizing(384, gap=MIN_MARGIN), ImageLimits()
+        )
         image = preparer()._decode(data, views=False)[0]
         assert image.size == (-(-width // plan.scale), -(-height // plan.scale))
 
 
 @given(st.integers(1, 20_000), st.integers(1, 20_000), st.sampled_from([96, 224, 384, 512, 1024]))
 def test_plans_keep_their_margins(width: int, height: int, size_px: int) -> None:
-    """A second decode has the margin for text, and the first the one for photos; small images have only the former."""
-    header = dataclasses.replace(JPEG, width=width, height=height, coded_nbytes=1000, raw_nbytes=width * height)
+    """A second decode has the margin for text, and the first the one for photos; small images have
+    only the former.
+    """
+    header = dataclasses.replace(
+        JPEG, width=width, height=height, coded_nbytes=1000, raw_nbytes=width * height
+    )
     no_limits = ImageLimits(max_pixels=2**40, max_cost=1e9, max_decode_bytes=2**50)
     plan = plan_decoding(header, size_px, Resizing(size_px, gap=MIN_MARGIN), no_limits)
     shorter = min(width, height)
@@ -224,7 +251,9 @@ def test_fine_detail_is_found_in_text_and_not_in_photos() -> None:
 
 
 def test_detail_is_the_mean_second_difference_of_a_tile() -> None:
-    """By hand: columns of 0 and 200 in turn differ by 400 in each of 14 inner of 16 columns or more."""
+    """By hand: columns of 0 and 200 in turn differ by 400 in each of 14 inner of 16 columns or
+    more.
+    """
     stripes = np.zeros((64, 64), np.uint8)
     stripes[:, 1::2] = 200
     assert finest_detail(stripes) == pytest.approx(400)
@@ -235,16 +264,22 @@ def test_detail_is_the_mean_second_difference_of_a_tile() -> None:
 
 def test_most_large_photos_are_predicted_to_be_decoded_once() -> None:
     """The limits count the second decode, the queue does not."""
-    plan = plan_decoding(JPEG, 384, Resizing(output_px=384, tiles=False, support=2.0, gap=MIN_MARGIN), ImageLimits())
+    plan = plan_decoding(
+        JPEG, 384, Resizing(output_px=384, tiles=False, support=2.0, gap=MIN_MARGIN), ImageLimits()
+    )
     assert (plan.scale, plan.sharp_scale) == (2, 1)
     assert plan.cost.usual < 0.6 * plan.cost.cost
-    small = plan_decoding(JPEG, 224, Resizing(output_px=224, tiles=False, support=2.0, gap=MIN_MARGIN), ImageLimits())
+    small = plan_decoding(
+        JPEG, 224, Resizing(output_px=224, tiles=False, support=2.0, gap=MIN_MARGIN), ImageLimits()
+    )
     assert small.scale == small.sharp_scale
     assert small.cost.usual == small.cost.cost
 
 
 def test_the_setting_reaches_the_decoder() -> None:
-    """It stands at the top of the configuration, and other values are refused with those that are known."""
+    """It stands at the top of the configuration, and other values are refused with those that are
+    known.
+    """
     assert parse_config({"labels": ["cat"]}).image_limits().decoding == "fast"
     assert parse_config({"labels": ["cat"], "image_decoding": "exact"}).image_limits() == EXACT
     with pytest.raises(ConfigError, match=r"image_decoding.*'fast' or 'exact'"):

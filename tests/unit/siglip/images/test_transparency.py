@@ -23,7 +23,9 @@ from tests.hostile import encoded as make
 Pixels = npt.NDArray[np.uint8]
 Samples = npt.NDArray[np.uint16]
 
-GREY, RGB, PALETTE = 0, 2, 3
+GREY = 0
+RGB = 2
+PALETTE = 3
 KEYED = [(GREY, 1), (GREY, 2), (GREY, 4), (GREY, 8), (GREY, 16), (RGB, 8), (RGB, 16)]
 """Colour types and depths of PNGs in which a tRNS chunk names one transparent colour."""
 
@@ -49,7 +51,9 @@ def packed_rows(samples: Samples, depth: int) -> bytes:
     return b"".join(rows)
 
 
-def png_of_samples(samples: Samples, colour: int, depth: int, chunks: bytes, interlaced: bool = False) -> bytes:
+def png_of_samples(
+    samples: Samples, colour: int, depth: int, chunks: bytes, interlaced: bool = False
+) -> bytes:
     """Return a PNG of (H, W, C) samples with chunks before its image data."""
     rows = packed_rows(samples, depth)
     if interlaced:
@@ -71,7 +75,9 @@ def eight_bits(samples: Samples, depth: int) -> Pixels:
 
 
 @given(data=st.data(), kind=st.sampled_from(KEYED), interlaced=st.booleans())
-def test_the_transparent_colour_of_a_png_is_white(data: st.DataObject, kind: tuple[int, int], interlaced: bool) -> None:
+def test_the_transparent_colour_of_a_png_is_white(
+    data: st.DataObject, kind: tuple[int, int], interlaced: bool
+) -> None:
     """Pixels that equal the chunk's colour in all bits are white, and all others are untouched."""
     colour, depth = kind
     channels = 1 if colour == GREY else 3
@@ -104,7 +110,11 @@ def test_each_colour_of_a_palette_has_its_own_transparency(depth: int) -> None:
     """Colours beyond the end of the chunk are opaque."""
     palette = make.png_chunk(b"PLTE", bytes((10, 20, 30, 40, 50, 60)))
     samples = np.array([[[0], [1]]], np.uint16)
-    for chunk, first in ((b"\0", [255, 255, 255]), (b"\x80", [132, 137, 142]), (b"\xff", [10, 20, 30])):
+    for chunk, first in (
+        (b"\0", [255, 255, 255]),
+        (b"\x80", [132, 137, 142]),
+        (b"\xff", [10, 20, 30]),
+    ):
         data = png_of_samples(samples, PALETTE, depth, palette + make.png_chunk(b"tRNS", chunk))
         np.testing.assert_allclose(decoded(data)[0].astype(int), [first, [40, 50, 60]], atol=1)
 
@@ -114,7 +124,11 @@ def translucent(mode: str) -> Image.Image:
     levels = np.linspace(0, 255, 32).round().astype(np.uint8)
     grey = Image.fromarray(np.tile(levels, (32, 1)))
     alpha = Image.fromarray(np.tile(levels[:, None], (1, 32)))
-    image = Image.merge("RGB", (grey, grey.transpose(Image.Transpose.ROTATE_180), grey)) if mode == "RGBA" else grey
+    image = (
+        Image.merge("RGB", (grey, grey.transpose(Image.Transpose.ROTATE_180), grey))
+        if mode == "RGBA"
+        else grey
+    )
     image.putalpha(alpha)
     return image
 
@@ -125,8 +139,21 @@ LOSSLESS: dict[str, tuple[str, str, dict[str, object]]] = {
     "WEBP": ("WEBP", "RGBA", {"lossless": True, "exact": True}),
     "TIFF grey": ("TIFF", "LA", {}),
     "TIFF colour": ("TIFF", "RGBA", {"compression": "tiff_lzw"}),
-    "animated WEBP": ("WEBP", "RGBA", {"lossless": True, "exact": True, "save_all": True, "append_images": [Image.new("RGBA", (32, 32))]}),
-    "animated PNG": ("PNG", "RGBA", {"save_all": True, "append_images": [Image.new("RGBA", (32, 32))]}),
+    "animated WEBP": (
+        "WEBP",
+        "RGBA",
+        {
+            "lossless": True,
+            "exact": True,
+            "save_all": True,
+            "append_images": [Image.new("RGBA", (32, 32))],
+        },
+    ),
+    "animated PNG": (
+        "PNG",
+        "RGBA",
+        {"save_all": True, "append_images": [Image.new("RGBA", (32, 32))]},
+    ),
 }
 
 
@@ -140,13 +167,19 @@ def test_alpha_channels_agree_with_transformers(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "options"), [("AVIF", {"quality": 100, "subsampling": "4:4:4"}), ("HEIF", {"quality": -1, "chroma": "444"})]
+    ("kind", "options"),
+    [
+        ("AVIF", {"quality": 100, "subsampling": "4:4:4"}),
+        ("HEIF", {"quality": -1, "chroma": "444"}),
+    ],
 )
 def test_alpha_of_lossy_formats_is_near_transformers(kind: str, options: dict[str, object]) -> None:
     """AVIF and HEIF store the alpha channel as an image of its own."""
     image = translucent("RGBA")
     expected = convert_to_rgb(image, return_numpy=True)
-    np.testing.assert_allclose(decoded(make.saved(image, kind, **options)).astype(int), expected, atol=8)
+    np.testing.assert_allclose(
+        decoded(make.saved(image, kind, **options)).astype(int), expected, atol=8
+    )
 
 
 TIFFS: dict[str, tuple[tuple[int, ...], int, int, bytes, list[int]]] = {
@@ -154,7 +187,13 @@ TIFFS: dict[str, tuple[tuple[int, ...], int, int, bytes, list[int]]] = {
     "grey": ((8, 8), 1, 2, bytes((50, 128)), [152, 152, 152]),
     "RGB, premultiplied": ((8,) * 4, 2, 1, bytes((50, 0, 0, 128)), [177, 127, 127]),
     "RGB": ((8,) * 4, 2, 2, bytes((50, 0, 0, 128)), [152, 127, 127]),
-    "RGB 16, premultiplied": ((16,) * 4, 2, 1, struct.pack("<4H", 50 << 8, 0, 0, 128 << 8), [177, 127, 127]),
+    "RGB 16, premultiplied": (
+        (16,) * 4,
+        2,
+        1,
+        struct.pack("<4H", 50 << 8, 0, 0, 128 << 8),
+        [177, 127, 127],
+    ),
     "RGB 16": ((16,) * 4, 2, 2, struct.pack("<4H", 50 << 8, 0, 0, 128 << 8), [152, 127, 127]),
     "RGB, not alpha": ((8,) * 4, 2, 0, bytes((50, 0, 0, 128)), [50, 0, 0]),
 }
@@ -198,6 +237,8 @@ def test_a_large_image_is_composited_in_strips() -> None:
 def test_pixels_that_are_decoded_twice_are_predicted_to_cost_so() -> None:
     """16-bit RGB with a transparent colour needs the low bytes as well."""
     chunk = make.png_chunk(b"tRNS", bytes(6))
-    plain, keyed = (read_header(make.png((64, 48), RGB, 16, extra=extra), FORMATS) for extra in (b"", chunk))
+    plain, keyed = (
+        read_header(make.png((64, 48), RGB, 16, extra=extra), FORMATS) for extra in (b"", chunk)
+    )
     assert not plain.decoded_twice
     assert keyed.decoded_twice

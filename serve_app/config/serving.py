@@ -1,0 +1,90 @@
+"""The `serving` block of the YAML: where the service listens, and how each deployment is laid out
+and scaled.
+
+Not here: the rest of the file and how it is read (`config.py`), what `auto` becomes
+(`planning.py`).
+"""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+DEPLOYMENTS = ("preprocessor", "image_encoder", "text_encoder", "postprocessor")
+"""Names of the deployments in the `serving` block."""
+Count = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(gt=0)]
+
+
+class Settings(BaseModel):
+    """Base of every block: frozen, strict, no unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class DeploymentScale(Settings):
+    """How many replicas of a deployment there are, what each takes, and how much each lets wait."""
+
+    num_replicas: Literal["auto"] | Count = "auto"
+    min_replicas: Count = 1
+    max_replicas: Literal["auto"] | Count = "auto"
+    num_cpus: Literal["auto"] | Annotated[float, Field(ge=0)] = "auto"
+    num_gpus: Literal["auto"] | Annotated[float, Field(ge=0, le=1)] = 0.0
+    label_selector: dict[str, str] = {}
+    max_ongoing_requests: Count = 64
+    max_queued_requests: Count = 256
+
+    @model_validator(mode="after")
+    def _check_bounds(self) -> Self:
+        if self.max_replicas != "auto" and self.max_replicas < self.min_replicas:
+            raise ValueError(
+                f"max_replicas {self.max_replicas} is less than min_replicas {self.min_replicas}"
+            )
+        if self.num_replicas != "auto" and self.num_replicas < self.min_replicas:
+            raise ValueError(
+                f"num_replicas {self.num_replicas} is less than min_replicas {self.min_replicas}; keep one of them"
+            )
+        if self.num_replicas != "auto" and self.max_replicas != "auto":
+            raise ValueError(
+                "num_replicas fixes the number and max_replicas bounds it; keep one of them"
+            )
+        return self
+
+
+class Preprocessing(DeploymentScale):
+    """The Preprocessor, which is the HTTP ingress."""
+
+    max_ongoing_requests: Count = 768
+    decode_threads: Literal["auto"] | Count = "auto"
+
+
+class ImageEncoding(DeploymentScale):
+    """The ImageEncoder; a call carries a micro-batch."""
+
+    num_gpus: Literal["auto"] | Annotated[float, Field(ge=0, le=1)] = "auto"
+
+
+class TextEncoding(DeploymentScale):
+    """The TextEncoder; new labels are rare, so it may scale to zero."""
+
+    min_replicas: Annotated[int, Field(ge=0)] = 1
+    num_gpus: Literal["auto"] | Annotated[float, Field(ge=0, le=1)] = "auto"
+
+
+class Postprocessing(DeploymentScale):
+    """The Postprocessor."""
+
+
+class Serving(Settings):
+    """Where the service listens and how its graph is laid out."""
+
+    host: str = "auto"
+    port: int = Field(8000, ge=1, le=65535)
+    route_prefix: str = Field("/", pattern=r"^/([a-z0-9][a-z0-9-]*)?$")
+    ingress: Literal["auto", "haproxy", "python"] = "auto"
+    request_timeout_s: Seconds = 60.0
+    batch_wait_timeout_s: float = Field(0.002, ge=0, le=10)
+    scale_down_delay_s: Seconds = 120.0
+    preprocessor: Preprocessing = Preprocessing()
+    image_encoder: ImageEncoding = ImageEncoding()
+    text_encoder: TextEncoding = TextEncoding()
+    postprocessor: Postprocessing = Postprocessing()

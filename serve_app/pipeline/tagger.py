@@ -1,0 +1,258 @@
+"""The `Tagger` protocol that every face of the service speaks to, and what goes in and out of it.
+
+Not here: the pipeline in one process (`local_tagger.py`), the graph of many
+(`graph/preprocessor.py`). No torch.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+from serve_app import __version__
+from serve_app.config.service import ServiceConfig
+from serve_app.errors import TaggerError
+from serve_app.siglip.checkpoints import Checkpoint
+from serve_app.siglip.inputs import FloatArray
+from serve_app.siglip.precision import Runtime
+from serve_app.tagging.scores import Score
+from serve_app.tagging.selection import TagScore
+from serve_app.tagging.settings import TagOptions, TagSettings
+from serve_app.tagging.tag_bank import ScoredBank
+from serve_app.tagging.vocabulary import Tag
+
+TagOutcome = tuple[TagScore, ...] | TaggerError
+"""One image's tags, or why it has none."""
+
+
+@dataclass(frozen=True, slots=True)
+class TagAnswer:
+    """What comes back for one request.
+
+    Attributes:
+        outcomes: One for each image, in the order they were given.
+        scored: What they were scored against; None where no image came that far.
+        image_embeds: One embedding (D,) for each image where they were asked for; None for one that
+            failed.
+        views: How often each image was encoded; 0 for one that failed.
+    """
+
+    outcomes: tuple[TagOutcome, ...]
+    scored: "ScoredBy | None" = None
+    image_embeds: tuple[FloatArray | None, ...] | None = None
+    views: tuple[int, ...] = ()
+
+
+class ScoredBy(NamedTuple):
+    """What an image was scored against.
+
+    Attributes:
+        vocabulary: Name of a registered vocabulary; None for labels that came with the request.
+        vocabulary_fingerprint: Changes with the checkpoint, the labels and how they are said.
+        score: What its confidences are.
+        include_raw_scores: Whether the logits are to be shown.
+    """
+
+    vocabulary: str | None
+    vocabulary_fingerprint: str
+    score: Score
+    include_raw_scores: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCard:
+    """What is served, as `GET /v1/model` shows it; field names are the configuration's where it has
+    them.
+    """
+
+    model: str
+    revision: str | None
+    version: str
+    family: str
+    image_size: int | None
+    patch_size: int
+    max_num_patches: int | None
+    context_length: int
+    dtype: str
+    attention: str
+    device: str
+    quantization: str
+    batch_size: int
+    labels: int
+    vocabulary: str
+    vocabulary_fingerprint: str
+    vocabularies: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class VocabularyCard:
+    """A vocabulary as `GET /v1/vocabularies` lists it.
+
+    Attributes:
+        name: As requests name it.
+        default: Whether it holds where a request names none.
+        fingerprint: Changes with the checkpoint, the labels and how they are said.
+        tags: How many.
+        categories: How many tags each has.
+        prompt_templates: In which labels are said.
+        calibrated: Whether it has a calibration.
+        confidence_threshold: What tags without a threshold of their own need where a request names
+            none, in [0, 1].
+    """
+
+    name: str
+    default: bool
+    fingerprint: str
+    tags: int
+    categories: dict[str, int]
+    prompt_templates: tuple[str, ...]
+    calibrated: bool
+    confidence_threshold: float
+
+
+@dataclass(frozen=True, slots=True)
+class VocabularyDetail:
+    """A vocabulary with its tags, as `GET /v1/vocabularies/{name}` shows it."""
+
+    card: VocabularyCard
+    tags: tuple[Tag, ...]
+
+
+class Tagger(Protocol):
+    """Something that tags images: in one process, or by a graph of many."""
+
+    async def tag(
+        self, images: Sequence[bytes], options: TagOptions, with_embeddings: bool = False
+    ) -> TagAnswer:
+        """Tag encoded pictures; one that cannot be read has its error in the answer.
+
+        Raises:
+            InvalidRequest: The options cannot work.
+            ServiceError: Nothing could be tagged.
+        """
+
+    async def score(self, image_embeds: FloatArray, options: TagOptions) -> TagAnswer:
+        """Tag stored image embeddings (B, D) float32, unit norm; no pixels are needed.
+
+        Raises:
+            InvalidRequest: The options cannot work, or D is not the checkpoint's.
+            ServiceError: Nothing could be tagged.
+        """
+
+    async def embed_images(self, images: Sequence[bytes]) -> tuple[FloatArray | TaggerError, ...]:
+        """Return one embedding (D,) float32, unit norm, for each encoded picture, or why it has
+        none.
+
+        Raises:
+            ServiceError: Nothing could be encoded.
+        """
+
+    async def embed_texts(self, texts: Sequence[str]) -> FloatArray:
+        """Return embeddings (n, D) float32, unit norm, of texts as they are, without a template.
+
+        Raises:
+            ServiceError: They could not be encoded.
+        """
+
+    async def vocabularies(self) -> tuple[VocabularyCard, ...]:
+        """Return what vocabularies there are, the default one first.
+
+        Raises:
+            Unavailable: A part of the service is not ready.
+        """
+
+    async def vocabulary(self, name: str) -> VocabularyDetail:
+        """Return a vocabulary with its tags.
+
+        Raises:
+            UnknownVocabulary: There is none of that name.
+            Unavailable: A part of the service is not ready.
+        """
+
+    async def configuration(self) -> dict[str, Any]:
+        """Return the configuration as it runs, as `serve_app/config/public.py` shows it.
+
+        Raises:
+            Unavailable: A part of the service is not ready.
+        """
+
+    async def describe(self) -> ModelCard:
+        """Return what is served.
+
+        Raises:
+            Unavailable: A part of the service is not ready.
+        """
+
+
+class VocabularyState(NamedTuple):
+    """Which vocabularies are scored: the default one's name, fingerprint and number of labels, and
+    the names of all.
+    """
+
+    default: str
+    fingerprint: str
+    labels: int
+    names: tuple[str, ...]
+
+
+def make_model_card(
+    config: ServiceConfig, checkpoint: Checkpoint, runtime: Runtime, vocabularies: VocabularyState
+) -> ModelCard:
+    """Gather what `GET /v1/model` shows."""
+    return ModelCard(
+        model=config.siglip.model_shown,
+        revision=checkpoint.revision,
+        version=__version__,
+        family=checkpoint.family.value,
+        image_size=checkpoint.image_size_px,
+        patch_size=checkpoint.patch_size_px,
+        max_num_patches=None if checkpoint.image_size_px else config.siglip.max_num_patches,
+        context_length=checkpoint.context_length,
+        dtype=runtime.dtype,
+        attention=runtime.attention,
+        device=runtime.device,
+        quantization=runtime.quantization,
+        batch_size=config.siglip.resolved_batch_size,
+        labels=vocabularies.labels,
+        vocabulary=vocabularies.default,
+        vocabulary_fingerprint=vocabularies.fingerprint,
+        vocabularies=vocabularies.names,
+    )
+
+
+def vocabulary_cards(
+    settings: TagSettings, banks: Mapping[str, ScoredBank]
+) -> tuple[VocabularyCard, ...]:
+    """Gather what `GET /v1/vocabularies` lists, the default one first."""
+    names = sorted(banks, key=lambda name: name != settings.default)
+    return tuple(_card(settings, name, banks[name]) for name in names)
+
+
+def vocabulary_detail(
+    settings: TagSettings, banks: Mapping[str, ScoredBank], name: str
+) -> VocabularyDetail:
+    """Gather what `GET /v1/vocabularies/{name}` shows; raises `UnknownVocabulary` if there is none
+    of that name.
+    """
+    settings.check_known(name)
+    return VocabularyDetail(_card(settings, name, banks[name]), banks[name].bank.vocabulary.tags)
+
+
+def _card(settings: TagSettings, name: str, scored: ScoredBank) -> VocabularyCard:
+    own = scored.bank.vocabulary
+    categories = Counter(tag.category for tag in own.tags if tag.category)
+    fitted = (
+        settings.vocabularies[name].calibration
+        if settings.selection.score in (None, "calibrated")
+        else None
+    )
+    return VocabularyCard(
+        name=name,
+        default=name == settings.default,
+        fingerprint=scored.bank.fingerprint,
+        tags=len(own.tags),
+        categories=dict(categories),
+        prompt_templates=own.prompt_templates,
+        calibrated=scored.table.lines is not None,
+        confidence_threshold=settings.confidence_threshold if fitted is None else fitted.threshold,
+    )

@@ -1,0 +1,74 @@
+"""Tables, status lines and progress bars for a terminal that are safe to use with untrusted text.
+
+rich reads markup such as `[red]` and `[link=…]` from the text that it prints, and passes escape
+sequences on. A console made here does neither. Plain lines are printed by `terminal.py`.
+"""
+
+from typing import Any
+
+from rich.console import Console, RenderableType
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from serve_app.terminal.printable import printable, printable_lines
+
+PLAIN_WIDTH = 120
+"""Columns if standard output is not a terminal, unless a command needs more."""
+
+
+class SafeConsole(Console):
+    """A console that reads no markup and escapes hidden characters in the lines that it prints."""
+
+    def __init__(self, *, stderr: bool = False, plain_width: int = PLAIN_WIDTH) -> None:
+        super().__init__(stderr=stderr, markup=False, emoji=False, highlight=False)
+        if not self.is_terminal:
+            self.width = plain_width
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print lines and tables; see `rich.console.Console.print`."""
+        safe = (printable_lines(one) if isinstance(one, str) else one for one in objects)
+        super().print(*safe, **options)
+
+
+class SafeTable(Table):
+    """A table without lines whose cells are single lines with hidden characters escaped."""
+
+    def __init__(self, *headers: str) -> None:
+        super().__init__(*headers, box=None, pad_edge=False)
+
+    def add_row(self, *cells: RenderableType | None, **options: Any) -> None:
+        """Add a row; see `rich.table.Table.add_row`."""
+        safe = (printable(cell) if isinstance(cell, str) else cell for cell in cells)
+        super().add_row(*safe, **options)
+
+
+def facts_table() -> SafeTable:
+    """Return a table of names and values without a header."""
+    table = SafeTable("", "")
+    table.show_header = False
+    table.collapse_padding = True
+    table.padding = (0, 2)
+    return table
+
+
+def styled(text: str, style: str = "") -> Text:
+    """Return text for a cell or a status line in a style such as `bold`, hidden characters
+    escaped.
+    """
+    return Text(printable(text), style)
+
+
+def progress(console: Console, *columns: str | ProgressColumn, disable: bool = False) -> Progress:
+    """Return a progress bar that disappears when it ends; `columns` are shown after the bar."""
+    shown = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn())
+    return Progress(
+        *shown, *columns, TimeRemainingColumn(), console=console, transient=True, disable=disable
+    )
