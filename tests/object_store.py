@@ -1,5 +1,6 @@
 """A real S3 endpoint for tests: moto's server in this process, and a bucket."""
 
+import itertools
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,9 +48,16 @@ class Bucket:
         )
 
 
+_numbers = itertools.count(1)
+
+
 @contextmanager
-def bucket(name: str = "pictures") -> Iterator[Bucket]:
-    """Start an endpoint with an empty bucket, and end it."""
+def bucket() -> Iterator[Bucket]:
+    """Start an endpoint with an empty bucket, and end it.
+
+    The bucket has a name of its own: every endpoint of a process shows the same buckets.
+    """
+    name = f"images-{next(_numbers)}"
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
@@ -57,9 +65,7 @@ def bucket(name: str = "pictures") -> Iterator[Bucket]:
         host, port = server.get_host_and_port()
         endpoint = f"http://{host}:{port}"
         session = {"aws_access_key_id": KEY, "aws_secret_access_key": SECRET, "region_name": REGION}
-        s3 = boto3.resource("s3", endpoint_url=endpoint, **session).Bucket(name)
-        s3.create()
-        s3.objects.delete()  # every endpoint of a process shows the same buckets
+        boto3.client("s3", endpoint_url=endpoint, **session).create_bucket(Bucket=name)
         yield Bucket(name, endpoint)
     finally:
         server.stop()
