@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from serve_app.siglip.hub_errors import download_problem
+from serve_app.siglip.hub_download import download_problem
 from tests.conftest import encoded, random_picture
 
 OWNER_MODEL = "tiny/siglip2"
@@ -215,7 +215,7 @@ def test_what_is_not_there_is_said(hub: Hub, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("model", "revision", "said"),
-    [("no such folder", "", "neither a folder"), ("FOLDER", "v1", "only a hub id has revisions")],
+    [("no such folder", "", "neither a folder"), ("FOLDER", "v1", "only hub ids have revisions")],
 )
 def test_folders_and_ids_are_told_apart(
     tiny: Callable[[str], Path], tmp_path: Path, model: str, revision: str, said: str
@@ -230,17 +230,17 @@ def test_folders_and_ids_are_told_apart(
 @pytest.mark.parametrize(
     ("fault", "said"),
     [
-        ("page instead of JSON", "something else than the hub's JSON"),
-        ("JSON of something else", "its answer was not understood"),
-        ("redirects without end", "redirects without end"),
+        ("page instead of JSON", "its response is not the hub's JSON"),
+        ("JSON of something else", "its response is not understood"),
+        ("redirects without end", "redirects endlessly"),
         ("redirect to nowhere", "HF_ENDPOINT"),
-        ("cut", "ended the connection before its answer was complete"),
-        ("no answer", "ended the connection before its answer was complete"),
-        ("407", "the proxy wants a user and a password"),
+        ("cut", "closed the connection before the response was complete"),
+        ("no answer", "closed the connection before the response was complete"),
+        ("407", "the proxy requires a user and a password"),
         ("401", "does not accept HF_TOKEN"),
         ("403", "forbids the download"),
-        ("418", "the status 418"),
-        ("500", "the status 500; try again later"),
+        ("418", "status 418"),
+        ("500", "status 500; retry later"),
     ],
 )
 def test_a_broken_hub_is_one_sentence(hub: Hub, tmp_path: Path, fault: str, said: str) -> None:
@@ -283,7 +283,7 @@ def test_a_proxy_that_wants_a_password_is_named(hub: Hub, tmp_path: Path) -> Non
 )
 def test_an_endpoint_that_is_no_address_is_told(tmp_path: Path, endpoint: str) -> None:
     """Some of them stop huggingface_hub while it is imported."""
-    assert f"HF_ENDPOINT is {endpoint!r}, which is not an address" in str(
+    assert f"HF_ENDPOINT is {endpoint!r}, which is not a URL" in str(
         load(tmp_path, endpoint)["error"]
     )
 

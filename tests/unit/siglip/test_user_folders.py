@@ -108,7 +108,7 @@ def test_a_folder_of_somebody_else_is_not_used(folder: Path) -> None:
         "from serve_app.siglip.user_folders import cache_root\ntry:\n    cache_root()\nexcept ConfigError as error:\n    print(error)",
         folder,
     )
-    assert "belongs to somebody else; set XDG_CACHE_HOME" in said
+    assert "belongs to another user; set XDG_CACHE_HOME" in said
 
 
 def test_the_cache_folder_can_be_named(monkeypatch: pytest.MonkeyPatch) -> None:

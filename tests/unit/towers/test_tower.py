@@ -229,7 +229,7 @@ def test_weights_without_a_place_are_refused(
     ("change", "said"),
     [
         ({"num_hidden_layers": 3}, "lacks 16 tensors"),
-        ({"hidden_size": 128}, "image embeddings have 128 numbers"),
+        ({"hidden_size": 128}, "width of image embeddings is 128"),
         ({"intermediate_size": 64}, "other shapes than config.json describes"),
         ({"num_attention_heads": 5}, "divisible by num_heads"),
         ({"hidden_act": "no_such_activation"}, "no_such_activation"),
