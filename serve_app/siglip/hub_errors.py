@@ -68,8 +68,8 @@ def check_hub_environment() -> None:
     endpoint = os.environ.get("HF_ENDPOINT")
     if endpoint and not _is_address(endpoint):
         raise ConfigError(
-            f"HF_ENDPOINT is {without_credentials(endpoint)!r}, which is not a URL; set it to one such as "
-            "https://huggingface.co."
+            f"HF_ENDPOINT is {without_credentials(endpoint)!r}, which is not a URL; set it to one "
+            "such as https://huggingface.co."
         )
     for name in _WHOLE_NUMBERS:
         value = os.environ.get(name)
