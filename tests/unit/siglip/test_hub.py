@@ -1,6 +1,4 @@
-"""The hub path against a real local endpoint: download, revision, cache, offline, and clear
-errors.
-"""
+"""Downloads from a real local endpoint: revisions, the cache, offline use, and clear errors."""
 
 import hashlib
 import json
@@ -22,9 +20,7 @@ COMMITS = {"main": "a" * 40, "v1": "b" * 40}
 
 
 class Hub(ThreadingHTTPServer):
-    """The parts of the hub's HTTP interface that downloading needs, over one folder; counts what
-    was fetched.
-    """
+    """The hub's HTTP interface for downloads, serving one folder and counting the requests."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -150,7 +146,8 @@ from serve_app.errors import ConfigError
 from serve_app.siglip.hub import load_checkpoint
 try:
     c = load_checkpoint(sys.argv[1], sys.argv[2] or None)
-    print(json.dumps({"name": c.name, "folder": str(c.folder), "files": sorted(f.name for f in c.folder.iterdir())}))
+    files = sorted(f.name for f in c.folder.iterdir())
+    print(json.dumps({"name": c.name, "folder": str(c.folder), "files": files}))
 except ConfigError as error:
     print(json.dumps({"error": str(error)}))
 """
@@ -184,9 +181,7 @@ def load(
 
 
 def test_checkpoint_is_downloaded_once_and_works_offline(hub: Hub, tmp_path: Path) -> None:
-    """The first load downloads weights, JSON and tokenizer and no code; the second, offline, needs
-    no hub.
-    """
+    """The first load downloads weights, JSON and tokenizer, no code; the second needs no hub."""
     first = load(tmp_path, hub.url)
     assert first["name"] == OWNER_MODEL
     assert {"model.safetensors", "config.json", "tokenizer.json"} <= set(first["files"])
@@ -203,10 +198,8 @@ def test_pinned_revision_is_the_one_loaded(hub: Hub, tmp_path: Path) -> None:
     assert COMMITS["main"] in str(load(tmp_path, hub.url)["folder"])
 
 
-def test_what_is_not_there_is_said(hub: Hub, tmp_path: Path) -> None:
-    """A wrong id, a wrong revision, no hub, and offline without a cache are four different
-    sentences.
-    """
+def test_each_missing_thing_has_its_own_message(hub: Hub, tmp_path: Path) -> None:
+    """A wrong id, a wrong revision, no hub, and offline without a cache have different messages."""
     assert "is not on the hub" in str(load(tmp_path, hub.url, model="tiny/nothing")["error"])
     assert "no revision 'v9'" in str(load(tmp_path, hub.url, revision="v9")["error"])
     assert "cannot be reached" in str(load(tmp_path, "http://127.0.0.1:9")["error"])
@@ -217,7 +210,7 @@ def test_what_is_not_there_is_said(hub: Hub, tmp_path: Path) -> None:
     ("model", "revision", "said"),
     [("no such folder", "", "neither a folder"), ("FOLDER", "v1", "only hub ids have revisions")],
 )
-def test_folders_and_ids_are_told_apart(
+def test_folders_and_ids_are_distinguished(
     tiny: Callable[[str], Path], tmp_path: Path, model: str, revision: str, said: str
 ) -> None:
     """Something that is neither is refused, and so is a revision of a folder."""
@@ -281,7 +274,7 @@ def test_a_proxy_that_wants_a_password_is_named(hub: Hub, tmp_path: Path) -> Non
     "endpoint",
     ["huggingface.co", "ftp://hub", "http://", "http://[::1", "http://hub:99999", "http://a hub"],
 )
-def test_an_endpoint_that_is_no_address_is_told(tmp_path: Path, endpoint: str) -> None:
+def test_an_endpoint_that_is_no_url_is_reported(tmp_path: Path, endpoint: str) -> None:
     """Some of them stop huggingface_hub while it is imported."""
     assert f"HF_ENDPOINT is {endpoint!r}, which is not a URL" in str(
         load(tmp_path, endpoint)["error"]
@@ -294,12 +287,12 @@ def test_a_password_in_the_endpoint_is_not_shown(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["HF_HUB_DOWNLOAD_TIMEOUT", "HF_HUB_ETAG_TIMEOUT"])
-def test_a_timeout_that_is_no_number_is_told(hub: Hub, tmp_path: Path, name: str) -> None:
+def test_a_timeout_that_is_no_number_is_reported(hub: Hub, tmp_path: Path, name: str) -> None:
     """They stop huggingface_hub while it is imported, too."""
     assert f"{name} is 'soon'" in str(load(tmp_path, hub.url, **{name: "soon"})["error"])
 
 
-def test_a_proxy_that_is_no_address_is_told(hub: Hub, tmp_path: Path) -> None:
+def test_a_proxy_that_is_no_url_is_reported(hub: Hub, tmp_path: Path) -> None:
     """An unknown scheme."""
     proxies = dict.fromkeys(("HTTP_PROXY", "http_proxy"), "gopher://proxy") | dict.fromkeys(
         ("NO_PROXY", "no_proxy"), ""
@@ -316,7 +309,7 @@ def test_a_cache_that_cannot_be_written_is_named(hub: Hub, tmp_path: Path) -> No
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux only")
-def test_a_full_disk_is_told(hub: Hub, tmp_path: Path) -> None:
+def test_a_full_disk_is_reported(hub: Hub, tmp_path: Path) -> None:
     """A write that fails with the error of a full disk, whichever file it is of."""
     problem = download_problem(OWNER_MODEL, None, full_disk())
     assert "the disk is full" in str(problem)
@@ -334,10 +327,10 @@ def full_disk() -> OSError:
 
 def test_the_command_line_checks_the_environment_first(tmp_path: Path) -> None:
     """Commands that import transformers before they ask the hub."""
-    picture = tmp_path / "a.png"
-    picture.write_bytes(encoded(random_picture(40, 30)))
+    image = tmp_path / "a.png"
+    image.write_bytes(encoded(random_picture(40, 30)))
     ran = subprocess.run(
-        [sys.executable, "-m", "serve_app", "tag", str(picture)],
+        [sys.executable, "-m", "serve_app", "tag", str(image)],
         env=os.environ | {"HF_ENDPOINT": "http://[::1"},
         capture_output=True,
         text=True,
