@@ -1,37 +1,37 @@
 """Every error this package raises on purpose, as one tree.
 
     TaggerError
-    ├── ConfigError                 a setting, a checkpoint folder or a vocabulary that cannot work
-    ├── RequestError                the caller can mend it
+    ├── ConfigError                 a setting, checkpoint folder or vocabulary is not usable
+    ├── RequestError                the client can fix the request
     │   ├── InvalidRequest          a field is missing, unknown or out of bounds
-    │   ├── Unauthorized            no API key, or none that is known
+    │   ├── Unauthorized            the API key is missing or unknown
     │   ├── RequestTimeout          the body did not arrive in time
     │   ├── PayloadTooLarge         more bytes, images or labels than allowed
-    │   ├── UnsupportedImage        not one of the picture formats that are read here
+    │   ├── UnsupportedImage        not one of the supported image formats
     │   ├── ImageTooLarge           more pixels than allowed
     │   ├── InvalidImage            truncated, damaged or undecodable
     │   ├── UnknownVocabulary       no vocabulary of that name is loaded
-    │   └── SourceUnavailable       an image could not be read from where the request points
-    └── ServiceError                the caller did nothing wrong
-        ├── Overloaded              every queue is full; try again after a while
-        ├── Unavailable             a part of the service is starting or gone
-        ├── DeadlineExceeded        no answer within the request's time
+    │   └── SourceUnavailable       the image could not be read from its source
+    └── ServiceError                the request is fine; retry it later
+        ├── Overloaded              every queue is full
+        ├── Unavailable             a part of the service is starting or being replaced
+        ├── DeadlineExceeded        no response within the request's deadline
         └── InferenceFailed         the model could not encode this input
 
-`code` is stable and meant for programs, `str(error)` is one sentence meant for people; it never
-holds a path of the server, an address or a traceback where it may reach a client (`RequestError`,
-`ServiceError`). Which HTTP status each has is decided in `api/statuses.py`.
+`code` is stable and meant for programs. `str(error)` is one sentence meant for people. Clients see
+the messages of `RequestError` and `ServiceError`, so these never contain a server path, an internal
+address or a traceback. `api/statuses.py` maps every class to its HTTP status.
 """
 
 
 class TaggerError(Exception):
-    """Base of every error raised on purpose; `str(error)` is one sentence that says what to do."""
+    """Base class of all errors of this package; the message says what to do."""
 
     code = "error"
     status: int | None = None
-    """HTTP status that it came with, on errors that `serve_app.client` raises."""
+    """HTTP status of the response; set on errors that `serve_app.client` raises."""
     request_id: str | None = None
-    """`X-Request-Id` of the request that it answers, on errors that `serve_app.client` raises."""
+    """`X-Request-Id` of the request; set on errors that `serve_app.client` raises."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
@@ -39,15 +39,13 @@ class TaggerError(Exception):
 
 
 class ConfigError(TaggerError):
-    """A setting, a checkpoint folder or a vocabulary that cannot work; says which file or key, and
-    why.
-    """
+    """A setting, checkpoint folder or vocabulary is not usable; the message names file or key."""
 
     code = "invalid_config"
 
 
 class RequestError(TaggerError):
-    """The request cannot be answered as it is, and the caller can mend it."""
+    """The request is wrong, and the client can fix it."""
 
     code = "bad_request"
 
@@ -59,37 +57,37 @@ class InvalidRequest(RequestError):
 
 
 class Unauthorized(RequestError):
-    """No API key came with the request, or none that is known."""
+    """The request has no API key, or an unknown one."""
 
     code = "unauthorized"
 
 
 class RequestTimeout(RequestError):
-    """The body did not arrive within the time that it has."""
+    """The request body did not arrive in time."""
 
     code = "request_timeout"
 
 
 class PayloadTooLarge(RequestError):
-    """More bytes, images or labels than one request may carry."""
+    """The request has more bytes, images or labels than allowed."""
 
     code = "payload_too_large"
 
 
 class UnsupportedImage(RequestError):
-    """The bytes are not a picture in one of the formats that are read here."""
+    """The bytes are not an image in one of the supported formats."""
 
     code = "unsupported_image"
 
 
 class ImageTooLarge(RequestError):
-    """The picture has more pixels than are decoded here."""
+    """The image has more pixels than allowed, or would be too expensive to decode."""
 
     code = "image_too_large"
 
 
 class InvalidImage(RequestError):
-    """The picture is truncated, damaged or cannot be decoded."""
+    """The image is truncated, damaged or undecodable."""
 
     code = "invalid_image"
 
@@ -101,13 +99,13 @@ class UnknownVocabulary(RequestError):
 
 
 class SourceUnavailable(RequestError):
-    """The image could not be read from where the request points."""
+    """The image could not be read from the source that the request names."""
 
     code = "source_unavailable"
 
 
 class ServiceError(TaggerError):
-    """The service could not answer; the same request may succeed later."""
+    """The service could not respond; the same request may succeed later."""
 
     code = "service_error"
 
@@ -119,13 +117,13 @@ class Overloaded(ServiceError):
 
 
 class Unavailable(ServiceError):
-    """A part of the service is starting, or gone and not yet replaced."""
+    """A part of the service is starting, or was lost and is not replaced yet."""
 
     code = "unavailable"
 
 
 class DeadlineExceeded(ServiceError):
-    """No answer within the time that the request had."""
+    """The service did not respond within the request's deadline."""
 
     code = "deadline_exceeded"
 

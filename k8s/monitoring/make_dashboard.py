@@ -1,8 +1,8 @@
-"""Writes dashboard.json, the Grafana dashboard: its panels stand below as data, in the order in
-which an operator asks.
+"""Writes dashboard.json, the Grafana dashboard, from the panels below.
 
-`python k8s/monitoring/make_dashboard.py` writes the file. To add a panel, add a `Panel` to a `Row`;
-where it comes to lie is worked out. What the metrics mean is in docs/monitoring.md.
+Rows and panels are in the order of an operator's questions. To write the file, run
+`python k8s/monitoring/make_dashboard.py`. To add a panel, add a `Panel` to a `Row`; its position is
+computed. docs/monitoring.md describes the metrics.
 """
 
 import json
@@ -13,28 +13,28 @@ from typing import Any
 
 PATH = Path(__file__).with_name("dashboard.json")
 SCHEMA_VERSION = 39
-"""Of Grafana 11.0; later versions bring it up to theirs when they read it."""
+"""The schema of Grafana 11.0, which later versions convert to theirs."""
 COLUMNS = 24
 STAT_HEIGHT = 4
 GRAPH_HEIGHT = 8
 DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
 APPLICATION = 'application=~"$application"'
 WORK = 'route!~"/healthz|/readyz|/v2.*|/docs|/openapi.json|other"'
-"""Requests that ask for work: probes, which are quick and many, would flatter every quantile."""
+"""Matches requests for work, because many quick probes would lower every quantile."""
 
 
 def of(metric: str, *matchers: str) -> str:
-    """Return the series of a metric that are of the chosen application."""
+    """Return the series of a metric for the selected applications."""
     return f"{metric}{{{', '.join([APPLICATION, *matchers])}}}"
 
 
 def rate(metric: str, *matchers: str) -> str:
-    """Return how much a counter grows each second."""
+    """Return the increase of a counter per second."""
     return f"rate({of(metric, *matchers)}[$__rate_interval])"
 
 
 def quantile(share: float, histogram: str, *matchers: str, by: str = "") -> str:
-    """Return a quantile of a histogram, over all replicas."""
+    """Return a quantile of a histogram over all replicas."""
     labels = f"le, {by}" if by else "le"
     return (
         f"histogram_quantile({share}, sum by ({labels}) ({rate(f'{histogram}_bucket', *matchers)}))"
@@ -43,18 +43,18 @@ def quantile(share: float, histogram: str, *matchers: str, by: str = "") -> str:
 
 @dataclass(frozen=True)
 class Panel:
-    """What a panel shows.
+    """A panel of the dashboard.
 
     Attributes:
-        title: As short as it can be.
-        description: What it is, and what to do when it looks bad.
-        unit: Grafana's id of one.
-        queries: From a legend, with `{{label}}` for a label's value, to PromQL.
-        kind: `timeseries`, `stat`, or `table` for labels as they are now.
-        width: Of 24 columns.
-        limits: From which a value is orange, and red.
-        is_stacked: Whether the series add up to something.
-        when_empty: Shown where there is no data.
+        title: A short title.
+        description: The meaning of the panel, and what to do if it looks bad.
+        unit: Grafana's id of the unit.
+        queries: PromQL by legend, which may contain `{{label}}` for a label's value.
+        kind: `timeseries`, `stat`, or `table` for current labels.
+        width: Width in columns, of which a row has 24.
+        limits: The values from which the panel is orange and red.
+        is_stacked: Whether the sum of the series has a meaning.
+        when_empty: Text that is shown without data.
     """
 
     title: str
@@ -70,7 +70,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Row:
-    """A question, and the panels that answer it."""
+    """A question of an operator, and the panels that answer it."""
 
     title: str
     panels: Sequence[Panel] = field(default_factory=tuple)
@@ -87,7 +87,14 @@ OK = 'outcome="ok"'
 HIT = 'result="hit"'
 RESERVED = 'kind="reserved"'
 LIMIT = 'kind="limit"'
+BUSY_SECONDS = "ray_siglip_encoder_busy_seconds_total"
+ENCODED_ITEMS = "ray_siglip_encoder_items_total"
+ENCODED_BATCHES = "ray_siglip_encoder_batches_total"
 HEALTHY = "ray_serve_deployment_replica_healthy"
+PROCESSED_CALLS = "ray_serve_replica_processing_queries"
+QUEUED_CALLS = "ray_serve_deployment_queued_queries"
+REPLICA_STARTS = "ray_serve_deployment_replica_starts_total"
+TARGET_REPLICAS = "ray_serve_autoscaling_target_replicas"
 
 
 def _share_of_requests(status: str) -> str:
@@ -96,8 +103,9 @@ def _share_of_requests(status: str) -> str:
 
 
 def _since_start(counter: str) -> str:
-    """Return a counter that is not there until something happens; a rate would not see the first
-    time.
+    """Return the value of a counter that does not exist before its first increase.
+
+    A rate would miss that increase.
     """
     return f"sum({of(counter)}) or vector(0)"
 
@@ -107,8 +115,8 @@ FINE = Row(
     (
         Panel(
             "Requests",
-            "Requests answered each second, probes included; if it falls to nothing while clients send, look at the ingress and "
-            "at the replicas below.",
+            "Requests answered each second, probes included; if it falls to nothing while clients "
+            "send, look at the ingress and at the replicas below.",
             "reqps",
             {"requests": f"sum({rate(REQUESTS)})"},
             kind="stat",
@@ -116,8 +124,8 @@ FINE = Row(
         ),
         Panel(
             "Server errors",
-            "Share of requests answered with 5xx; if it is not 0, read the codes under “What is refused?” and the replicas' "
-            "standard error.",
+            "Share of requests answered with 5xx; if it is not 0, read the codes under “What is "
+            "refused?” and the replicas' standard error.",
             "percentunit",
             {"5xx": _share_of_requests("5..")},
             kind="stat",
@@ -127,7 +135,8 @@ FINE = Row(
         ),
         Panel(
             "Median latency",
-            "Half of the requests for work were quicker; if it is high, the row below says in which stage the time goes.",
+            "Half of the requests for work were quicker; if it is high, the row below says in "
+            "which stage the time goes.",
             "s",
             {"p50": quantile(0.5, REQUEST_SECONDS, WORK)},
             kind="stat",
@@ -136,7 +145,8 @@ FINE = Row(
         ),
         Panel(
             "p99 latency",
-            "One request in a hundred took longer; if it is far above the median, look for waiting images and for large pictures.",
+            "One request in a hundred took longer; if it is far above the median, look for "
+            "waiting images and for large pictures.",
             "s",
             {"p99": quantile(0.99, REQUEST_SECONDS, WORK)},
             kind="stat",
@@ -146,7 +156,8 @@ FINE = Row(
         ),
         Panel(
             "Images",
-            "Images tagged or embedded each second; if it is flat while images wait, the service is full: add replicas or hardware.",
+            "Images tagged or embedded each second; if it is flat while images wait, the service "
+            "is full: add replicas or hardware.",
             "cps",
             {"images": f"sum({rate(IMAGES, OK)})"},
             kind="stat",
@@ -154,8 +165,8 @@ FINE = Row(
         ),
         Panel(
             "Healthy replicas",
-            "Replicas that pass their health check, of all deployments; if one is missing for minutes, read `siglip-serve env` "
-            "and the log of Serve's controller.",
+            "Replicas that pass their health check, of all deployments; if one is missing for "
+            "minutes, read `siglip-serve env` and the log of Serve's controller.",
             "short",
             {"replicas": f"sum({of(HEALTHY)})"},
             kind="stat",
@@ -163,8 +174,8 @@ FINE = Row(
         ),
         Panel(
             "Latency",
-            "Time of requests for work, their bodies' arrival included; if it grows with the load, the service is full, and if it "
-            "grows without, look at the stages.",
+            "Time of requests for work, their bodies' arrival included; if it grows with the "
+            "load, the service is full, and if it grows without, look at the stages.",
             "s",
             {
                 "p50": quantile(0.5, REQUEST_SECONDS, WORK),
@@ -174,7 +185,8 @@ FINE = Row(
         ),
         Panel(
             "Errors",
-            "Share of requests that failed; 5xx is ours to mend, 4xx is the client's, and many 429 mean that the service is full.",
+            "Share of requests that failed; 5xx is ours to mend, 4xx is the client's, and many "
+            "429 mean that the service is full.",
             "percentunit",
             {"4xx": _share_of_requests("4.."), "5xx": _share_of_requests("5..")},
             width=12,
@@ -188,8 +200,9 @@ TIME = Row(
     (
         Panel(
             "Median of each stage",
-            "Typical time of an image in each stage, one on the other; a thick decode or preprocess wants processors for the "
-            "Preprocessor, a thick queue or encode wants ImageEncoders.",
+            "Typical time of an image in each stage, one on the other; a thick decode or "
+            "preprocess wants processors for the Preprocessor, a thick queue or encode wants "
+            "ImageEncoders.",
             "s",
             {"{{stage}}": quantile(0.5, STAGE_SECONDS, by="stage")},
             width=12,
@@ -197,8 +210,8 @@ TIME = Row(
         ),
         Panel(
             "p99 of each stage",
-            "Slow images in each stage, not to be added up; a slow queue means bursts, a slow decode very large pictures, a slow "
-            "encode a busy or throttled device.",
+            "Slow images in each stage, not to be added up; a slow queue means bursts, a slow "
+            "decode very large pictures, a slow encode a busy or throttled device.",
             "s",
             {"{{stage}}": quantile(0.99, STAGE_SECONDS, by="stage")},
             width=12,
@@ -211,40 +224,38 @@ FULL = Row(
     (
         Panel(
             "Waiting images",
-            "Images that wait in Preprocessors; if those before decode pile up, add processors, and if those before encode do, add "
-            "ImageEncoders.",
+            "Images that wait in Preprocessors; if those before decode pile up, add processors, "
+            "and if those before encode do, add ImageEncoders.",
             "short",
             {"to {{stage}}": f"sum by (stage) ({of('ray_siglip_waiting_images')})"},
             is_stacked=True,
         ),
         Panel(
             "Encoder busy",
-            "Share of time that an encoder spends in forward passes; near 1 it is full, so add a replica, and if it is low while "
-            "images wait, look at the Preprocessors' processors.",
+            "Share of time that an encoder spends in forward passes; near 1 it is full, so add a "
+            "replica, and if it is low while images wait, look at the Preprocessors' processors.",
             "percentunit",
             {
-                "{{deployment}}": f"sum by (deployment) ({rate('ray_siglip_encoder_busy_seconds_total')})"
+                "{{deployment}}": f"sum by (deployment) ({rate(BUSY_SECONDS)})"
                 f" / sum by (deployment) ({of(HEALTHY)})"
             },
             limits=(0.8, 0.95),
         ),
         Panel(
             "Queued calls",
-            "Calls that Serve holds back because every replica has its `max_ongoing_requests`; if they stay, that deployment needs "
-            "another replica.",
+            "Calls that Serve holds back because every replica has its `max_ongoing_requests`; if "
+            "they stay, that deployment needs another replica.",
             "short",
-            {
-                "{{deployment}}": f"sum by (deployment) ({of('ray_serve_deployment_queued_queries')})"
-            },
+            {"{{deployment}}": f"sum by (deployment) ({of(QUEUED_CALLS)})"},
         ),
         Panel(
             "Batch size",
-            "Images or prompts in a forward pass; if it stays at `batch_size` the encoder is full, and if it stays near 1 under load, "
-            "raise `batch_wait_timeout_s`.",
+            "Images or prompts in a forward pass; if it stays at `batch_size` the encoder is "
+            "full, and if it stays near 1 under load, raise `batch_wait_timeout_s`.",
             "short",
             {
-                "{{deployment}} mean": f"sum by (deployment) ({rate('ray_siglip_encoder_items_total')})"
-                f" / (sum by (deployment) ({rate('ray_siglip_encoder_batches_total')}) > 0)",
+                "{{deployment}} mean": f"sum by (deployment) ({rate(ENCODED_ITEMS)})"
+                f" / (sum by (deployment) ({rate(ENCODED_BATCHES)}) > 0)",
                 "{{deployment}} p90": quantile(
                     0.9, "ray_siglip_encoder_batch_size", by="deployment"
                 ),
@@ -252,8 +263,8 @@ FULL = Row(
         ),
         Panel(
             "Forward pass",
-            "Time of one forward pass, transfers included; if it grows while the batch size does not, the device is shared, hot or "
-            "out of processors.",
+            "Time of one forward pass, transfers included; if it grows while the batch size does "
+            "not, the device is shared, hot or out of processors.",
             "s",
             {
                 "{{deployment}} p50": quantile(
@@ -266,12 +277,10 @@ FULL = Row(
         ),
         Panel(
             "Calls in work",
-            "Calls that replicas are working on, mean of a deployment's replicas; if one deployment alone is at its "
-            "`max_ongoing_requests`, it is the narrow place.",
+            "Calls that replicas are working on, mean of a deployment's replicas; if one "
+            "deployment alone is at its `max_ongoing_requests`, it is the narrow place.",
             "short",
-            {
-                "{{deployment}}": f"avg by (deployment) ({of('ray_serve_replica_processing_queries')})"
-            },
+            {"{{deployment}}": f"avg by (deployment) ({of(PROCESSED_CALLS)})"},
         ),
     ),
 )
@@ -281,7 +290,8 @@ COMES_IN = Row(
     (
         Panel(
             "Requests by route",
-            "Requests each second by documented route; `other` are paths that do not exist: if they are many, a client has a wrong URL.",
+            "Requests each second by documented route; `other` are paths that do not exist: if "
+            "they are many, a client has a wrong URL.",
             "reqps",
             {"{{method}} {{route}}": f"sum by (method, route) ({rate(REQUESTS)})"},
             width=12,
@@ -289,7 +299,8 @@ COMES_IN = Row(
         ),
         Panel(
             "Requests by status",
-            "Requests each second by status; many 499 are clients that leave early, so compare their time-out with the p99 above.",
+            "Requests each second by status; many 499 are clients that leave early, so compare "
+            "their time-out with the p99 above.",
             "reqps",
             {"{{status}}": f"sum by (status) ({rate(REQUESTS)})"},
             width=12,
@@ -297,8 +308,8 @@ COMES_IN = Row(
         ),
         Panel(
             "Images by format",
-            "Images each second by what their first bytes look like; if `other` grows, a client sends what is no picture or a format "
-            "that is not read.",
+            "Images each second by what their first bytes look like; if `other` grows, a client "
+            "sends what is no picture or a format that is not read.",
             "cps",
             {"{{format}}": f"sum by (format) ({rate(IMAGES)})"},
             width=12,
@@ -306,7 +317,8 @@ COMES_IN = Row(
         ),
         Panel(
             "Images by outcome",
-            "Images each second by how they ended, `ok` or an error's code; docs/api.md says of each code what a client can do.",
+            "Images each second by how they ended, `ok` or an error's code; docs/api.md says of "
+            "each code what a client can do.",
             "cps",
             {"{{outcome}}": f"sum by (outcome) ({rate(IMAGES)})"},
             width=12,
@@ -320,8 +332,8 @@ REFUSED = Row(
     (
         Panel(
             "Refusals by code",
-            "Requests answered with an error each second; `overloaded` wants replicas, `deadline_exceeded` a look at the stages, and "
-            "the rest is for the clients' owners.",
+            "Requests answered with an error each second; `overloaded` wants replicas, "
+            "`deadline_exceeded` a look at the stages, and the rest is for the clients' owners.",
             "reqps",
             {"{{code}}": f"sum by (code) ({rate(REFUSALS)})"},
             width=12,
@@ -329,7 +341,8 @@ REFUSED = Row(
         ),
         Panel(
             "Refusals since the start",
-            "Every refusal by route and code, the first of each too, which a rate does not see; look a code up in docs/api.md.",
+            "Every refusal by route and code, the first of each too, which a rate does not see; "
+            "look a code up in docs/api.md.",
             "short",
             {"refusals": f"sum by (route, code) ({of(REFUSALS)})"},
             kind="table",
@@ -344,8 +357,9 @@ CACHES = Row(
     (
         Panel(
             "Text rows known",
-            "Share of text embeddings that were known when they were looked up, half where every request brings new labels; if it is "
-            "low, register the labels as a vocabulary or give more `max_cached_label_bytes`.",
+            "Share of text embeddings that were known when they were looked up, half where every "
+            "request brings new labels; if it is low, register the labels as a vocabulary or give "
+            "more `max_cached_label_bytes`.",
             "percentunit",
             {"known": f"(sum({rate(TEXT_ROWS, HIT)}) or vector(0)) / (sum({rate(TEXT_ROWS)}) > 0)"},
             width=12,
@@ -353,8 +367,8 @@ CACHES = Row(
         ),
         Panel(
             "Text rows",
-            "Text embeddings looked up each second for labels and texts of requests; misses are work for the TextEncoder, so add one "
-            "if they wait.",
+            "Text embeddings looked up each second for labels and texts of requests; misses are "
+            "work for the TextEncoder, so add one if they wait.",
             "cps",
             {"{{result}}": f"sum by (result) ({rate(TEXT_ROWS)})"},
             width=12,
@@ -369,8 +383,8 @@ MODEL = Row(
     (
         Panel(
             "Models",
-            "What the replicas run, and how many of them; two lines for one deployment are a change under way, and if it stays, a "
-            "replica did not restart.",
+            "What the replicas run, and how many of them; two lines for one deployment are a "
+            "change under way, and if it stays, a replica did not restart.",
             "short",
             {"replicas": f"sum by (deployment, {MODEL_LABELS}) ({of('ray_siglip_model_info')})"},
             kind="table",
@@ -378,23 +392,23 @@ MODEL = Row(
         ),
         Panel(
             "Towers loaded",
-            "Towers loaded since the Ray nodes started; if it climbs without a deployment or scaling, replicas die: read their "
-            "standard error.",
+            "Towers loaded since the Ray nodes started; if it climbs without a deployment or "
+            "scaling, replicas die: read their standard error.",
             "short",
             {"{{deployment}}": f"sum by (deployment) ({of('ray_siglip_model_loads_total')})"},
         ),
         Panel(
             "Configurations refused",
-            "Live configurations that could not work and left the last good one in place; `GET /v1/config` and the replicas' "
-            "standard error say why.",
+            "Live configurations that could not work and left the last good one in place; `GET "
+            "/v1/config` and the replicas' standard error say why.",
             "short",
             {"refused": _since_start("ray_siglip_config_refusals_total")},
             limits=(1, 10),
         ),
         Panel(
             "Calls made again",
-            "Calls between deployments that were made again because a replica died; no request is lost by one, but look for the "
-            "reason of the death.",
+            "Calls between deployments that were made again because a replica died; no request is "
+            "lost by one, but look for the reason of the death.",
             "short",
             {"retries": _since_start("ray_siglip_inner_retries_total")},
             limits=(1, 100),
@@ -407,23 +421,27 @@ GPU = Row(
     (
         Panel(
             "GPU memory",
-            "Memory of each replica on its GPU, and its limit; if reserved comes to the limit, lower `batch_size`; without a GPU "
-            "there is no data.",
+            "Memory of each replica on its GPU, and its limit; if reserved comes to the limit, "
+            "lower `batch_size`; without a GPU there is no data.",
             "bytes",
             {
-                "{{deployment}} {{replica}} {{kind}}": f"max by (deployment, replica, kind) ({of(GPU_MEMORY)})"
+                "{{deployment}} {{replica}} {{kind}}": (
+                    f"max by (deployment, replica, kind) ({of(GPU_MEMORY)})"
+                )
             },
             width=12,
             when_empty="no GPU",
         ),
         Panel(
             "GPU memory used of its limit",
-            "What a replica has reserved of what it may; above 0.95 the next larger batch may fail, so lower `batch_size` or give a "
-            "larger share.",
+            "What a replica has reserved of what it may; above 0.95 the next larger batch may "
+            "fail, so lower `batch_size` or give a larger share.",
             "percentunit",
             {
-                "{{deployment}} {{replica}}": f"max by (deployment, replica) ({of(GPU_MEMORY, RESERVED)})"
-                f" / max by (deployment, replica) ({of(GPU_MEMORY, LIMIT)})"
+                "{{deployment}} {{replica}}": (
+                    f"max by (deployment, replica) ({of(GPU_MEMORY, RESERVED)})"
+                    f" / max by (deployment, replica) ({of(GPU_MEMORY, LIMIT)})"
+                )
             },
             width=12,
             limits=(0.9, 0.95),
@@ -437,35 +455,37 @@ MACHINES = Row(
     (
         Panel(
             "Replicas",
-            "Healthy replicas of each deployment beside how many there should be; if fewer are healthy for minutes, the cluster has "
-            "no room or replicas fail to start.",
+            "Healthy replicas of each deployment beside how many there should be; if fewer are "
+            "healthy for minutes, the cluster has no room or replicas fail to start.",
             "short",
             {
                 "{{deployment}} healthy": f"sum by (deployment) ({of(HEALTHY)})",
-                "{{deployment}} wanted": f"max by (deployment) ({of('ray_serve_autoscaling_target_replicas')})",
+                "{{deployment}} wanted": f"max by (deployment) ({of(TARGET_REPLICAS)})",
             },
         ),
         Panel(
             "Replica starts",
-            "Replicas started since the Ray nodes did; steps that are no deployment and no scaling are replicas that died and were "
-            "replaced.",
+            "Replicas started since the Ray nodes did; steps that are no deployment and no "
+            "scaling are replicas that died and were replaced.",
             "short",
-            {
-                "{{deployment}}": f"sum by (deployment) ({of('ray_serve_deployment_replica_starts_total')})"
-            },
+            {"{{deployment}}": f"sum by (deployment) ({of(REPLICA_STARTS)})"},
         ),
         Panel(
             "Memory of replicas",
-            "Resident memory of each deployment's processes on each node; if it climbs for hours, lower the caches or report it.",
+            "Resident memory of each deployment's processes on each node; if it climbs for hours, "
+            "lower the caches or report it.",
             "bytes",
             {
-                "{{Component}} {{ip}}": 'sum by (Component, ip) (ray_component_rss_bytes{Component=~"ray::ServeReplica:$application:.+"})'
+                "{{Component}} {{ip}}": (
+                    "sum by (Component, ip) (ray_component_rss_bytes"
+                    '{Component=~"ray::ServeReplica:$application:.+"})'
+                )
             },
         ),
         Panel(
             "Processors of nodes",
-            "Share of each node's processors in use; near 1 everything on it is slow, so add a node or give the Preprocessor fewer "
-            "replicas.",
+            "Share of each node's processors in use; near 1 everything on it is slow, so add a "
+            "node or give the Preprocessor fewer replicas.",
             "percent",
             {"{{ip}}": "max by (ip) (ray_node_cpu_utilization)"},
             width=12,
@@ -473,7 +493,8 @@ MACHINES = Row(
         ),
         Panel(
             "Memory of nodes",
-            "Share of each node's memory in use; near 1 Ray ends processes, so give the node more or the caches less.",
+            "Share of each node's memory in use; near 1 Ray ends processes, so give the node more "
+            "or the caches less.",
             "percentunit",
             {"{{ip}}": "max by (ip) (ray_node_mem_used) / max by (ip) (ray_node_mem_total)"},
             width=12,
@@ -486,11 +507,12 @@ ROWS = (FINE, TIME, FULL, COMES_IN, REFUSED, CACHES, MODEL, GPU, MACHINES)
 
 
 def dashboard() -> dict[str, Any]:
-    """Return the dashboard as Grafana reads it."""
+    """Return the dashboard in Grafana's format."""
     return {
         "uid": "siglip-serve",
         "title": "siglip-serve",
-        "description": "Is it fine, where does the time go, is it full, what comes in. Made by make_dashboard.py.",
+        "description": "Is it fine, where does the time go, is it full, what comes in. "
+        "Made by make_dashboard.py.",
         "tags": ["siglip-serve", "ray"],
         "schemaVersion": SCHEMA_VERSION,
         "version": 1,
@@ -545,23 +567,15 @@ def _laid_out(rows: Sequence[Row]) -> list[dict[str, Any]]:
     panels: list[dict[str, Any]] = []
     y = 0
     for row in rows:
-        panels.append(
-            _placed(
-                {"type": "row", "title": row.title, "collapsed": False, "panels": []},
-                len(panels),
-                0,
-                y,
-                COLUMNS,
-                1,
-            )
-        )
-        y = y + 1
+        head = {"type": "row", "title": row.title, "collapsed": False, "panels": []}
+        panels.append(_placed(head, len(panels), 0, y, COLUMNS, 1))
+        y += 1
         x = 0
         height = 0
         for panel in row.panels:
             if x + panel.width > COLUMNS:
                 x = 0
-                y = y + height
+                y += height
             height = STAT_HEIGHT if panel.kind == "stat" else GRAPH_HEIGHT
             panels.append(_placed(_panel(panel), len(panels), x, y, panel.width, height))
             x += panel.width
@@ -657,7 +671,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 
 
 def text() -> str:
-    """Return what stands in dashboard.json."""
+    """Return the content of dashboard.json."""
     return json.dumps(dashboard(), indent=2, ensure_ascii=False) + "\n"
 
 

@@ -1,11 +1,10 @@
-"""The shape of a checkpoint's two towers and what follows from it: parameters and FLOPs. No torch,
-no weights.
+"""The architecture of a checkpoint's two towers, with their parameters and FLOPs.
 
-A shape comes from `config.json`, or for released checkpoints from the table in `released.py`. What
-a configuration leaves out is what transformers' `SiglipVisionConfig` and `SiglipTextConfig` leave
-it to.
+An architecture is read from `config.json`, or for released checkpoints from the table in
+`released.py`; neither needs torch or the weights. Keys that `config.json` omits have the defaults
+of transformers' `SiglipVisionConfig` and `SiglipTextConfig`.
 
-Not here: how many bytes that is in some dtype (`hardware/footprint.py`).
+Not here: the size in bytes for a dtype (`hardware/footprint.py`).
 """
 
 from collections.abc import Mapping
@@ -20,13 +19,13 @@ CHANNELS = 3
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """Parameters of a tower by what quantisation does to them.
+    """Number of parameters of a tower, grouped by how quantization stores them.
 
     Attributes:
-        linear: Weights of the encoder layers' linear modules: the only ones that bitsandbytes
-            stores in fewer bits.
-        linear_rows: Output rows of those modules together; 8-bit keeps one float32 scale for each.
-        other: Everything else: biases, norms, embeddings, the pooling head.
+        linear: Weights of the linear modules in the encoder layers. Only these are quantized by
+            bitsandbytes.
+        linear_rows: Total output rows of those modules; 8-bit stores one float32 scale per row.
+        other: All other parameters: biases, norms, embeddings and the pooling head.
     """
 
     linear: int
@@ -41,9 +40,7 @@ class Parameters:
 
 @dataclass(frozen=True, slots=True)
 class Encoder:
-    """A stack of transformer layers: `hidden_size`, `num_hidden_layers`, `num_attention_heads`,
-    `intermediate_size`.
-    """
+    """A stack of transformer layers, with the names of transformers' configuration."""
 
     hidden_size: int
     num_hidden_layers: int
@@ -52,11 +49,11 @@ class Encoder:
 
     @property
     def layer_weights(self) -> int:
-        """Weights of one layer's six linear modules: q, k, v and out, fc1 and fc2."""
+        """Number of weights in one layer's six linear modules: q, k, v, out, fc1 and fc2."""
         return 4 * self.hidden_size**2 + 2 * self.hidden_size * self.intermediate_size
 
     def parameters(self, other: int) -> Parameters:
-        """Return the stack's parameters with `other` ones of the tower around it."""
+        """Return the parameters of a tower: this stack, and `other` ones outside it."""
         layers = self.num_hidden_layers
         width = self.hidden_size
         rows = 5 * width + self.intermediate_size
@@ -66,25 +63,25 @@ class Encoder:
         )
 
     def flops(self, tokens: int) -> int:
-        """Return the FLOPs (two a multiply-add) of the matrix products of one sequence."""
+        """Return the FLOPs of one sequence's matrix products; a multiply-add counts as two."""
         attention = 2 * 2 * tokens**2 * self.hidden_size
         return self.num_hidden_layers * (2 * tokens * self.layer_weights + attention)
 
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """The shape of a checkpoint.
+    """The architecture of a checkpoint.
 
     Attributes:
-        family: Which kind of SigLIP.
-        vision: The image tower's layers.
-        text: The text tower's layers.
+        family: The kind of SigLIP.
+        vision: Layers of the vision tower.
+        text: Layers of the text tower.
         patch_size_px: Patch side in pixels.
         image_size_px: Side of the square input in pixels; None for NaFlex.
-        num_patches: Learned image positions; for NaFlex the grid that is resized to each image.
+        num_patches: Number of learned positions. NaFlex resizes their grid to each image.
         vocab_size: Rows of the token embedding.
-        context_length: Tokens of every text.
-        embedding_width: D, of both towers' outputs.
+        context_length: Number of tokens that every text is padded to.
+        embedding_width: D of both towers.
     """
 
     family: Family
@@ -99,7 +96,7 @@ class Architecture:
 
     @property
     def vision_parameters(self) -> Parameters:
-        """Parameters of `SiglipVisionModel` or `Siglip2VisionModel`, pooling head included."""
+        """Parameters of `SiglipVisionModel` or `Siglip2VisionModel`, including the pooling head."""
         width = self.vision.hidden_size
         mlp = self.vision.intermediate_size
         patches = self.patch_size_px**2 * CHANNELS * width + width
@@ -118,11 +115,11 @@ class Architecture:
 
     @property
     def total_parameters(self) -> int:
-        """Parameters of the whole model: both towers, `logit_scale` and `logit_bias`."""
+        """Parameters of both towers, `logit_scale` and `logit_bias`."""
         return self.vision_parameters.total + self.text_parameters.total + 2
 
     def image_tokens(self, max_num_patches: int) -> int:
-        """Return the most patches of an image: fixed, or what NaFlex is allowed."""
+        """Return the maximum number of patches of an image; only NaFlex has a choice."""
         return max_num_patches if self.image_size_px is None else self.num_patches
 
     def image_flops(self, max_num_patches: int = 256) -> int:
@@ -130,8 +127,8 @@ class Architecture:
         tokens = self.image_tokens(max_num_patches)
         width = self.vision.hidden_size
         embedding = 2 * tokens * self.patch_size_px**2 * CHANNELS * width
-        # the probe asks once: keys and values of every token, then one token's attention,
-        # projection and MLP
+        # The pooling head has a single query: keys and values are computed for every token, but
+        # attention, projection and MLP for one.
         pooling = 2 * (
             2 * tokens * width**2
             + 2 * tokens * width
@@ -148,8 +145,7 @@ class Architecture:
 
 
 def read_architecture(config: Mapping[str, Any], family: Family) -> Architecture:
-    """Return the shape that a checkpoint's `config.json` describes; keys it leaves out have
-    transformers' defaults.
+    """Return the architecture in a `config.json`; missing keys have transformers' defaults.
 
     Raises:
         ConfigError: A value is not a number of at least 1.
@@ -157,9 +153,7 @@ def read_architecture(config: Mapping[str, Any], family: Family) -> Architecture
     try:
         return _read(config, family)
     except (AttributeError, TypeError, ValueError, ZeroDivisionError) as error:
-        raise ConfigError(
-            f"config.json does not describe two towers that can be planned: {error}."
-        ) from error
+        raise ConfigError(f"config.json does not describe two valid towers: {error}.") from error
 
 
 def _read(config: Mapping[str, Any], family: Family) -> Architecture:
@@ -167,17 +161,19 @@ def _read(config: Mapping[str, Any], family: Family) -> Architecture:
     text = config.get("text_config") or {}
     patch_size_px = int(vision.get("patch_size", 16))
     image_size_px = int(vision.get("image_size", 224))
-    naflex = family is Family.NAFLEX
+    if family is Family.NAFLEX:
+        num_patches = int(vision.get("num_patches", 256))
+    else:
+        num_patches = (image_size_px // patch_size_px) ** 2
     text_encoder = _encoder(text)
+
     return Architecture(
         family=family,
         vision=_encoder(vision),
         text=text_encoder,
         patch_size_px=patch_size_px,
-        image_size_px=None if naflex else image_size_px,
-        num_patches=int(vision.get("num_patches", 256))
-        if naflex
-        else (image_size_px // patch_size_px) ** 2,
+        image_size_px=None if family is Family.NAFLEX else image_size_px,
+        num_patches=num_patches,
         vocab_size=int(text.get("vocab_size", 32_000)),
         context_length=int(text.get("max_position_embeddings", DEFAULT_CONTEXT_LENGTH)),
         embedding_width=int(text.get("projection_size") or text_encoder.hidden_size),

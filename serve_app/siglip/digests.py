@@ -1,9 +1,9 @@
-"""SHA-256 of files, remembered on this machine for large ones.
+"""SHA-256 digests of files, cached on this machine for large ones.
 
-Reading 3.5 GB takes about three seconds, which every replica would pay at its start. A digest is
-remembered with the file's size, times, inode and device; the time of the last change (`ctime`)
-cannot be set by programs, so a file whose bytes were replaced is read again even if its
-modification time was put back.
+Reading 3.5 GB takes about three seconds, and every replica would do so at start-up. A digest is
+cached with the file's size, times, inode and device. Programs cannot set the time of the last
+change (`ctime`), so a file with replaced bytes is read again even if its modification time was
+reset.
 """
 
 import contextlib
@@ -20,33 +20,35 @@ from serve_app.siglip.user_folders import cache_root
 from serve_app.untrusted.bounded_files import FileProblem, open_regular, read_json
 
 FOLDER = "digests"
-MIN_REMEMBERED_BYTES = 64 * 2**20
-"""Smaller files are read each time; a folder of digests would not be faster."""
+MIN_CACHED_BYTES = 64 * 2**20
+"""Smaller files are read every time, because looking up the cache would not be faster."""
 SETTLED_S = 5.0
-"""A file that changed within this time is not remembered: another change might get the same time
-stamp."""
+"""The digest of a file that changed within this time is not cached.
+
+Another change might get the same time stamp.
+"""
 MAX_RECORD_BYTES = 4096
 
 
 def file_digest(path: Path) -> str:
-    """Return the SHA-256 of all bytes of a file in hex digits.
+    """Return the SHA-256 of a file in hex digits.
 
     Raises:
         ConfigError: The file is missing or cannot be read.
     """
     with open_regular(path) as file:
         state = _state(os.fstat(file.fileno()))
-        if state["size"] < MIN_REMEMBERED_BYTES:
+        if state["size"] < MIN_CACHED_BYTES:
             return _digest(file, path)
         record = _record_path(path)
-        remembered = _recall(record, state)
-        if remembered is not None:
-            return remembered
+        cached = _load(record, state)
+        if cached is not None:
+            return cached
         digest = _digest(file, path)
         unchanged = _state(os.fstat(file.fileno())) == state
     settled = time.time_ns() - max(state["mtime_ns"], state["ctime_ns"]) > SETTLED_S * 1e9
     if record is not None and unchanged and settled:
-        _remember(record, state, digest)
+        _store(record, state, digest)
     return digest
 
 
@@ -70,7 +72,7 @@ def _state(found: os.stat_result) -> dict[str, int]:
 
 
 def _record_path(path: Path) -> Path | None:
-    """Return where a file's digest is remembered, or None where there is no cache folder."""
+    """Return the path of a file's cached digest, or None if there is no cache folder."""
     name = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()
     try:
         return cache_root() / FOLDER / f"{name[:32]}.json"
@@ -78,7 +80,7 @@ def _record_path(path: Path) -> Path | None:
         return None
 
 
-def _recall(record: Path | None, state: dict[str, int]) -> str | None:
+def _load(record: Path | None, state: dict[str, int]) -> str | None:
     if record is None:
         return None
     try:
@@ -91,10 +93,9 @@ def _recall(record: Path | None, state: dict[str, int]) -> str | None:
     return digest if isinstance(digest, str) and len(digest) == 64 else None
 
 
-def _remember(record: Path, state: dict[str, int], digest: str) -> None:
-    with contextlib.suppress(
-        OSError
-    ):  # without a place to remember it, the file is read again next time
+def _store(record: Path, state: dict[str, int], digest: str) -> None:
+    # If the digest cannot be stored, the file is read again next time.
+    with contextlib.suppress(OSError):
         record.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(
             "w", dir=record.parent, prefix=".writing-", delete=False

@@ -1,9 +1,7 @@
-"""A fingerprint of a checkpoint: what embeddings are comparable by, and stored ones are found again
-by.
+"""Fingerprints of checkpoints; embeddings are comparable if their fingerprints are equal.
 
-It follows from what the files hold and not from where they are or what they are called, so a moved
-folder keeps it and a checkpoint trained further loses it. All bytes of every file that can change
-an embedding count.
+A fingerprint depends on the contents of every file that can change an embedding, and not on paths
+or names. So a moved folder keeps its fingerprint, and a fine-tuned checkpoint gets a new one.
 """
 
 import hashlib
@@ -13,7 +11,7 @@ from serve_app.siglip.digests import file_digest
 from serve_app.untrusted.bounded_files import read_regular
 
 CLEANING = "nfc-lower-underscore-1"
-"""How `text.py` writes text; changed whenever the same label would be written otherwise."""
+"""Version of the text cleaning in `text.py`; it changes whenever the result for a label changes."""
 SMALL_FILES = (
     "config.json",
     "tokenizer.json",
@@ -24,14 +22,13 @@ SMALL_FILES = (
     "preprocessor_config.json",
     "processor_config.json",
 )
-"""Read whole; those that a checkpoint does not have are skipped."""
+"""Files that are hashed on every call; files that a checkpoint lacks are skipped."""
 MAX_SMALL_BYTES = 128 * 2**20
-"""Bytes of one of them. The largest is the tokenizer of SigLIP 2 with 34 MB."""
+"""Maximum size of one of these files. The largest is SigLIP 2's tokenizer with 34 MB."""
 
 
 def checkpoint_fingerprint(checkpoint: Checkpoint) -> str:
-    """Return sixteen hex digits that change with the weights, every setting, the tokenizer and how
-    text is cleaned.
+    """Return sixteen hex digits that identify weights, settings, tokenizer and text cleaning.
 
     Raises:
         ConfigError: A weights file is missing or cannot be read.
@@ -48,10 +45,8 @@ def checkpoint_fingerprint(checkpoint: Checkpoint) -> str:
 
 
 def encoder_fingerprint(checkpoint_fingerprint: str, dtype: str, quantization: str) -> str:
-    """Return what text embeddings follow from besides the text: the checkpoint, and what its text
-    tower was asked to run as.
+    """Return the identity of text embeddings: the checkpoint and the text tower's precision.
 
-    `auto` stands for itself: what it becomes is known where the tower is loaded, which may be
-    another machine.
+    A dtype of `auto` is not resolved here, because the tower may run on another machine.
     """
     return f"{checkpoint_fingerprint}-{dtype}-{quantization}"

@@ -1,14 +1,14 @@
-"""How a checkpoint wants pixels resized and normalised, read from its own image processor's file.
+"""Reads how a checkpoint's images are resized and normalized from its image processor's file.
 
-Every key that changes what the vision tower sees is honoured or refused. The defaults, the
+Every key that changes what the vision tower sees is either applied or refused. The defaults, the
 precedence of the two files and the meaning of each key are those of transformers'
-`SiglipImageProcessor` and `Siglip2ImageProcessor`. Rescaling and normalising are one multiply and
-one add per channel, which the encoder applies on the device.
+`SiglipImageProcessor` and `Siglip2ImageProcessor`. Rescaling and normalization become one multiply
+and one add per channel, which the encoder applies on the device.
 
 Source: `image_processing_base.py`, `image_processing_utils.py` and `image_processing_backends.py`
 of transformers 5.23.
 
-Not here: resizing itself (`preprocess.py`, `naflex.py`).
+Not here: resizing (`preprocess.py`, `naflex.py`).
 """
 
 import math
@@ -24,8 +24,7 @@ PREPROCESSOR_FILE = "preprocessor_config.json"
 NEAREST = 0
 BILINEAR = 2
 BICUBIC = 3
-"""Pillow's numbers of the filters that have a role here; the others are 1 (Lanczos), 4 (box) and 5
-(Hamming)."""
+"""Pillow's numbers of three filters; the others are 1 (Lanczos), 4 (box) and 5 (Hamming)."""
 NUM_FILTERS = 6
 CHANNELS = 3
 MAX_SIDE_PX = 100_000
@@ -42,14 +41,15 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class ImageSettings:
-    """What happens to an image's pixels: the tower sees `pixel * pixel_scale + pixel_offset` of the
-    resized image.
+    """How images are resized and normalized.
+
+    The vision tower receives `pixel * pixel_scale + pixel_offset` of the resized image.
 
     Attributes:
         size_px: Side of the square that images are resized to; None for NaFlex.
         resample: Pillow's filter number.
-        pixel_scale: Per channel, factor of a pixel from 0 to 255.
-        pixel_offset: Per channel.
+        pixel_scale: Factor per channel, for a pixel from 0 to 255.
+        pixel_offset: Summand per channel.
     """
 
     size_px: int | None
@@ -61,16 +61,16 @@ class ImageSettings:
 def read_image_settings(
     folder: Path, image_size_px: int | None, patch_size_px: int
 ) -> ImageSettings:
-    """Read the image processor of a checkpoint folder.
+    """Read the image processor's settings of a checkpoint folder.
 
     Args:
         folder: The checkpoint.
-        image_size_px: Side of the images that the vision tower has positions for; None for NaFlex.
+        image_size_px: Side of the vision tower's input in pixels; None for NaFlex.
         patch_size_px: Patch side of the vision tower.
 
     Raises:
-        ConfigError: The file is missing, or has a value that transformers or this service cannot
-            follow.
+        ConfigError: The file is missing, or has a value that transformers or this service does not
+            support.
     """
     settings = _Settings(*_find_processor(folder))
     settings.check_kind(
@@ -79,8 +79,9 @@ def read_image_settings(
     settings.check_sizes()
     if not settings.flag("do_resize", True):
         raise settings.refusal(
-            "do_resize", "is off, but the model takes images of one size only; set it to true"
+            "do_resize", "is off, but the model needs images of one size; set it to true"
         )
+
     size_px = None
     if image_size_px is None:
         _check_patch_size(settings, patch_size_px)
@@ -92,10 +93,10 @@ def read_image_settings(
 
 
 def _find_processor(folder: Path) -> tuple[Path, dict[str, Any]]:
-    """Return the settings that transformers would take, and their file.
+    """Return the file that transformers would use, and its settings.
 
-    The block `image_processor` of processor_config.json comes first. Older files of that name have
-    no such block.
+    The block `image_processor` of processor_config.json has precedence. Older files of that name
+    have no such block.
     """
     file = folder / PROCESSOR_FILE
     if file.is_file():
@@ -108,7 +109,8 @@ def _find_processor(folder: Path) -> tuple[Path, dict[str, Any]]:
     if file.is_file():
         return file, read_json(file, "")
     raise ConfigError(
-        f"{folder} has neither {PREPROCESSOR_FILE} nor a {PROCESSOR_FILE} with a block image_processor; they say how images are resized."
+        f"{folder} has neither {PREPROCESSOR_FILE} nor a {PROCESSOR_FILE} with a block "
+        "image_processor; one of them is needed to prepare images."
     )
 
 
@@ -116,18 +118,18 @@ def _find_processor(folder: Path) -> tuple[Path, dict[str, Any]]:
 class _Settings:
     """The keys of an image processor's file.
 
-    As in transformers, null is not the default: it switches off what it can.
+    As in transformers, null does not mean the default: it turns a switch off.
     """
 
     file: Path
     content: dict[str, Any]
 
     def refusal(self, key: str, reason: str) -> ConfigError:
-        """Return the error for a key that cannot be followed."""
+        """Return the error for a key whose value is not supported."""
         return ConfigError(f"{self.file}: {key} {reason}.")
 
     def check_kind(self, supported: str) -> None:
-        """Refuse the image processor of another model, and code that comes with a checkpoint."""
+        """Refuse the image processor of another model, and code from the checkpoint."""
         kind = self.content.get("image_processor_type")
         if kind is None:
             kind = str(self.content.get("feature_extractor_type") or supported)
@@ -136,22 +138,23 @@ class _Settings:
             shown = str(kind)[:100]
             raise self.refusal(
                 "image_processor_type",
-                f"is {shown}, but this checkpoint's images are prepared by {supported}",
+                f"is {shown}, but this checkpoint needs the image processor {supported}",
             )
         if self.content.get("auto_map"):
             raise self.refusal(
                 "auto_map",
-                "names code of the checkpoint, which is never run; remove it if the code is not needed",
+                "names code from the checkpoint, which is never run; remove it if the model works "
+                "without",
             )
 
     def check_sizes(self) -> None:
-        """Refuse invalid sizes, also those of disabled steps."""
+        """Refuse invalid sizes, even if the step that uses them is disabled."""
         for key in ("size", "crop_size", "pad_size"):
             if self.content.get(key) is not None:
                 self.size(key, None, square=True)
 
     def flag(self, key: str, default: bool) -> bool:
-        """Return a switch."""
+        """Return a boolean setting."""
         value = self.content.get(key, default)
         if value is None:
             return False
@@ -160,11 +163,11 @@ class _Settings:
         return value
 
     def number(self, key: str, default: float) -> float:
-        """Return a number."""
+        """Return a numeric setting."""
         return self._finite(key, self.content.get(key, default))
 
     def channels(self, key: str, default: float) -> Channels:
-        """Return a number for each channel; a single one is that of all three."""
+        """Return one number per channel; a single number applies to all three."""
         value = self.content.get(key, default)
         if not isinstance(value, list):
             value = [value] * CHANNELS
@@ -185,17 +188,18 @@ class _Settings:
         if value == NEAREST:
             raise self.refusal(
                 "resample",
-                "is 0, the nearest pixel, which differs between libraries; use 2 (bilinear) or 3 (bicubic)",
+                "is 0, nearest pixel, whose result differs between libraries; use 2 (bilinear) or "
+                "3 (bicubic)",
             )
         return value
 
     def size(self, key: str, default: Any, square: bool) -> Size | None:
-        """Return height and width, or None for a size that depends on the image.
+        """Return height and width, or None if the size depends on the image.
 
         Args:
             key: The setting.
-            default: Its value where the file has none.
-            square: Whether a single number is a square's side; otherwise it is the shortest edge.
+            default: The value if the file has none.
+            square: Whether a single number is the side of a square instead of the shortest edge.
         """
         value = self.content.get(key, default)
         if isinstance(value, list) and len(value) >= 2:
@@ -207,11 +211,11 @@ class _Settings:
         if type(value) is int:
             side_px = self._side(key, value)
             return (side_px, side_px) if square else None
-        raise self.refusal(key, 'must be a block such as {"height": 224, "width": 224}')
+        raise self.refusal(key, 'must be an object such as {"height": 224, "width": 224}')
 
     def _side(self, key: str, value: Any) -> int:
         if type(value) is not int or not 1 <= value <= MAX_SIDE_PX:
-            raise self.refusal(key, f"must be in whole pixels from 1 to {MAX_SIDE_PX:,}")
+            raise self.refusal(key, f"must be a whole number of pixels from 1 to {MAX_SIDE_PX:,}")
         return value
 
     def _finite(self, key: str, value: Any) -> float:
@@ -220,44 +224,50 @@ class _Settings:
         try:
             return float(value)
         except OverflowError as error:
-            raise self.refusal(key, "is too large for a number") from error
+            raise self.refusal(key, "is too large") from error
 
 
 def _square_side(settings: _Settings, image_size_px: int, patch_size_px: int) -> int:
-    """Return the side of the square that images become.
+    """Return the side of the square that images are resized to.
 
     Raises:
-        ConfigError: It is not a square, or not cut into as many patches as the vision tower has
-            positions for.
+        ConfigError: The size is not a square, or its number of patches differs from the vision
+            tower's number of positions.
     """
     default = {"height": 224, "width": 224}
     size = settings.size("size", default, square=settings.flag("default_to_square", False))
     if size is None:
         raise settings.refusal(
             "size",
-            "keeps the image's proportions (shortest_edge or longest_edge), but this service resizes images to a square; "
-            f'use {{"height": {image_size_px}, "width": {image_size_px}}} if the model was trained so',
+            "keeps the image's proportions (shortest_edge or longest_edge), but this service "
+            f'resizes images to a square; use {{"height": {image_size_px}, "width": '
+            f"{image_size_px}}} if the model was trained so",
         )
-    for switch, key, does in (
+
+    for switch, key, action in (
         ("do_center_crop", "crop_size", "cut"),
         ("do_pad", "pad_size", "padded"),
     ):
         if not settings.flag(switch, False):
             continue
         if settings.content.get(key) is None:
-            if switch == "do_pad":  # pads to the largest image of a batch, and all have one size
+            # Without a size, do_pad pads to the largest image of a batch; all have the same size.
+            if switch == "do_pad":
                 continue
             raise settings.refusal(key, f"is missing, and {switch} is true")
         if settings.size(key, None, square=True) != size:
             raise settings.refusal(
                 switch,
-                f"is true with another {key} than size; images are never {does} here, so set it to false",
+                f"is true, and {key} differs from size; images are never {action} here, so set it "
+                "to false",
             )
+
     height, width = size
     if height != width or height // patch_size_px != image_size_px // patch_size_px:
         raise settings.refusal(
             "size",
-            f"is {height}×{width}, but config.json describes a model for images of {image_size_px}×{image_size_px}",
+            f"is {height}×{width}, but the model in config.json takes images of "
+            f"{image_size_px}×{image_size_px}",
         )
     return height
 
@@ -267,15 +277,16 @@ def _check_patch_size(settings: _Settings, patch_size_px: int) -> None:
     if value != patch_size_px or type(value) is not int:
         raise settings.refusal(
             "patch_size",
-            f"must be {patch_size_px}, the patch_size of the vision_config in config.json",
+            f"must be {patch_size_px}, the patch_size of vision_config in config.json",
         )
     if settings.flag("do_center_crop", False) and settings.content.get("crop_size") is None:
         raise settings.refusal("crop_size", "is missing, and do_center_crop is true")
 
 
 def _normalisation(settings: _Settings) -> tuple[Channels, Channels]:
-    """Return scale and offset of `(pixel * rescale_factor - mean) / std`, without the parts that
-    are switched off.
+    """Return scale and offset of `(pixel * rescale_factor - mean) / std`.
+
+    Steps that are switched off are left out.
     """
     rescale = 1.0
     if settings.flag("do_rescale", True):
@@ -290,5 +301,5 @@ def _normalisation(settings: _Settings) -> tuple[Channels, Channels]:
     scale = tuple(rescale / s for s in std)
     offset = tuple(-m / s for m, s in zip(mean, std, strict=True))
     if not all(math.isfinite(value) and abs(value) < 1e30 for value in (*scale, *offset)):
-        raise settings.refusal("image_std", "is too small for pixels to be divided by it")
+        raise settings.refusal("image_std", "is too small to divide pixels by it")
     return (scale[0], scale[1], scale[2]), (offset[0], offset[1], offset[2])

@@ -1,11 +1,10 @@
-"""What the towers are fed, as plain numpy: one prepared image, and a batch of them.
+"""The vision towers' inputs as numpy arrays: one prepared image, and a batch of them.
 
-Letters used for shapes in the whole package:
-    B batch · H W pixels · N patches · P patch side in pixels · D embedding width · T tags · K
-    prompts per tag · L tokens
+Letters of shapes in the whole package:
+    B batch · H W pixels · N patches · P patch side in pixels · D embedding width · T tags ·
+    K prompts per tag · L tokens
 
-Not here: how pictures become `PreparedImage`s (`preprocess.py`, `naflex.py`), what is done with
-them (`encoder.py`).
+Not here: preparing images (`preprocess.py`, `naflex.py`), encoding them (`towers/tower.py`).
 """
 
 from collections.abc import Sequence
@@ -22,11 +21,11 @@ FloatArray = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class PreparedImage:
-    """One image, resized and not yet normalised.
+    """One image, resized but not normalized.
 
     Attributes:
         pixel_values: (H, W, 3) uint8 for fixed resolution, (N, P·P·3) uint8 for NaFlex.
-        spatial_shape: Rows and columns of the patch grid, rows × columns = N; None for fixed
+        spatial_shape: Rows and columns of the patch grid, with rows × columns = N; None for fixed
             resolution.
     """
 
@@ -41,7 +40,7 @@ class PreparedImage:
 
 @dataclass(frozen=True, slots=True)
 class ImageBatch:
-    """Images for one forward pass; for NaFlex padded to the longest of them.
+    """The images of one forward pass; NaFlex images are padded to the longest one.
 
     Attributes:
         pixel_values: (B, H, W, 3) uint8, or (B, N, P·P·3) uint8 for NaFlex.
@@ -57,7 +56,7 @@ class ImageBatch:
         return len(self.pixel_values)
 
     def split(self) -> list[PreparedImage]:
-        """Return the images one by one, without their padding."""
+        """Return the single images without padding."""
         if self.spatial_shapes is None:
             return [PreparedImage(pixels) for pixels in self.pixel_values]
         shapes = [(int(rows), int(columns)) for rows, columns in self.spatial_shapes]
@@ -69,13 +68,12 @@ class ImageBatch:
 
 
 def collate(images: Sequence[PreparedImage]) -> ImageBatch:
-    """Stack images of one family into a batch; NaFlex images are padded to the longest of this
-    batch.
+    """Stack images of one family into a batch; NaFlex images are padded to the longest one.
 
-    Padding further, to `max_num_patches`, gives the same embeddings (to 2e-6) for more work.
+    Padding to `max_num_patches` would give the same embeddings (within 2e-6) for more work.
 
     Raises:
-        ValueError: There are no images, they are of different families, or fixed sizes differ.
+        ValueError: There are no images, their families differ, or their fixed sizes differ.
     """
     if not images:
         raise ValueError("a batch needs at least one image")
@@ -83,6 +81,7 @@ def collate(images: Sequence[PreparedImage]) -> ImageBatch:
         raise ValueError("fixed-resolution and NaFlex images cannot share a batch")
     if images[0].spatial_shape is None:
         return ImageBatch(np.stack([image.pixel_values for image in images]))
+
     lengths = [len(image.pixel_values) for image in images]
     width = images[0].pixel_values.shape[1]
     pixel_values = np.zeros((len(images), max(lengths), width), np.uint8)
@@ -90,9 +89,8 @@ def collate(images: Sequence[PreparedImage]) -> ImageBatch:
     for row, (image, length) in enumerate(zip(images, lengths, strict=True)):
         pixel_values[row, :length] = image.pixel_values
         mask[row, :length] = 1
-    return ImageBatch(
-        pixel_values, mask, np.array([image.spatial_shape for image in images], np.int64)
-    )
+    shapes = np.array([image.spatial_shape for image in images], np.int64)
+    return ImageBatch(pixel_values, mask, shapes)
 
 
 def concatenate(batches: Sequence[ImageBatch]) -> ImageBatch:

@@ -1,4 +1,4 @@
-"""JSON objects in a checkpoint folder."""
+"""Reads the JSON objects of a checkpoint folder."""
 
 from pathlib import Path
 from typing import Any
@@ -13,15 +13,15 @@ def read_json(path: Path, why: str) -> dict[str, Any]:
 
     Args:
         path: The file.
-        why: What the file is for, which completes the message about a missing one.
+        why: What the file is needed for; it ends the message about a missing file.
 
     Raises:
-        ConfigError: The file is missing, too large, nested too deeply, or holds something else.
+        ConfigError: The file is missing, too large, nested too deeply, or not a JSON object.
     """
     try:
         content = bounded_files.read_json(path)
     except FileMissing as error:
         raise ConfigError(f"{path} is missing; {why}.") from error
     if not isinstance(content, dict):
-        raise ConfigError(f"{path} does not hold a JSON object.")
+        raise ConfigError(f"{path} is not a JSON object.")
     return content

@@ -1,5 +1,7 @@
-"""Native aspect ratio: the largest patch grid that keeps an image's proportions within a budget of
-patches.
+"""Preprocessing with the native aspect ratio, for NaFlex checkpoints.
+
+An image is resized to the largest patch grid that keeps its proportions and has at most
+`max_num_patches` patches.
 
 Not here: fixed resolution (`preprocess.py`).
 """
@@ -16,9 +18,9 @@ from serve_app.siglip.tiles import Box
 SEARCH_TOLERANCE = 1e-5
 MIN_PATCHES = 64
 MAX_PATCHES = 1024
-"""Patches that SigLIP 2 NaFlex is used with.
+"""Maximum number of patches of an image.
 
-Source: trained up to 1,024 (google-research/big_vision #168).
+Source: SigLIP 2 NaFlex was trained with up to 1,024 (google-research/big_vision #168).
 """
 
 
@@ -27,32 +29,38 @@ def fit_patch_grid(
 ) -> tuple[int, int]:
     """Return rows and columns of the patch grid that an image is resized to.
 
-    Source: `get_image_size_for_max_num_patches` of transformers 5.23 (itself from big_vision's
-    `pp/proj/image_text`): a binary search for the largest scale at which both sides, rounded up to
-    whole patches, stay within the budget.
+    A binary search finds the largest scale at which the grid, with both sides rounded up to whole
+    patches, has at most `max_num_patches` patches.
+
+    Source: `get_image_size_for_max_num_patches` of transformers 5.23, which is taken from
+    big_vision's `pp/proj/image_text`.
     """
 
     def grid(scale: float) -> tuple[int, int]:
-        return tuple(max(1, math.ceil(side * scale / patch_size)) for side in (height, width))  # type: ignore[return-value]
+        rows = max(1, math.ceil(height * scale / patch_size))
+        columns = max(1, math.ceil(width * scale / patch_size))
+        return rows, columns
 
     low = SEARCH_TOLERANCE / 10
     high = 100.0
     while high - low >= SEARCH_TOLERANCE:
         middle = (low + high) / 2
         rows, columns = grid(middle)
-        low, high = (middle, high) if rows * columns <= max_num_patches else (low, middle)
+        if rows * columns <= max_num_patches:
+            low = middle
+        else:
+            high = middle
     return grid(low)
 
 
 def patchify(pixels: Uint8Array, patch_size: int) -> Uint8Array:
-    """Cut (H, W, 3) into (N, P·P·3) patches, row by row."""
+    """Cut (H, W, 3) pixels into (N, P·P·3) patches, row by row."""
     height, width, channels = pixels.shape
     rows = height // patch_size
     columns = width // patch_size
-    blocks = pixels.reshape(rows, patch_size, columns, patch_size, channels).transpose(
-        0, 2, 1, 3, 4
-    )
-    return np.ascontiguousarray(blocks.reshape(rows * columns, patch_size * patch_size * channels))
+    blocks = pixels.reshape(rows, patch_size, columns, patch_size, channels)
+    patches = blocks.transpose(0, 2, 1, 3, 4)
+    return np.ascontiguousarray(patches.reshape(rows * columns, patch_size * patch_size * channels))
 
 
 def prepare_naflex(
@@ -64,7 +72,7 @@ def prepare_naflex(
     area: Area | None = None,
     full_size: tuple[int, int] | None = None,
 ) -> PreparedImage:
-    """Resize an RGB image, or a part of it, to its patch grid and cut it into patches of uint8.
+    """Resize an RGB image, or a part of it, to its patch grid and cut it into uint8 patches.
 
     Args:
         image: An RGB image of any size.
@@ -72,8 +80,8 @@ def prepare_naflex(
         max_num_patches: Largest number of patches.
         resample: Pillow's filter number.
         box: Part of the image that is prepared; None for the whole.
-        area: The part that counts as the whole, if some pixels at an edge do so in part only.
-        full_size: Width and height of the whole image in full, if it was decoded smaller.
+        area: Exact bounds of the whole image, if pixels at an edge are only partly covered.
+        full_size: Width and height at full size, if the image was decoded smaller.
     """
     whole = (0, 0, image.width, image.height)
     part = image if box in (None, whole) else image.crop(box)

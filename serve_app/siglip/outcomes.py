@@ -1,4 +1,4 @@
-"""One outcome for each image of a batch, so that a poisoned image fails only itself."""
+"""Encodes a batch with one outcome per image, so that a bad image fails only itself."""
 
 import logging
 from collections.abc import Callable
@@ -16,11 +16,11 @@ NOT_ENCODED = "The model could not encode this image."
 
 @dataclass(frozen=True, slots=True)
 class EncodedImages:
-    """Embeddings of a batch and what went wrong with single images.
+    """The embeddings of a batch, and the errors of single images.
 
     Attributes:
-        image_embeds: (B, D) float32, unit norm; the row of a failed image means nothing.
-        errors: B entries, None where the image was encoded.
+        image_embeds: (B, D) float32, unit norm; the row of a failed image has no meaning.
+        errors: B entries, None for each encoded image.
     """
 
     image_embeds: FloatArray
@@ -30,20 +30,19 @@ class EncodedImages:
         return len(self.errors)
 
     def part(self, start: int, stop: int) -> "EncodedImages":
-        """Return the outcomes of the images from `start` up to `stop`."""
+        """Return the outcomes of the images from `start` to `stop`, exclusive."""
         return EncodedImages(self.image_embeds[start:stop], self.errors[start:stop])
 
 
 def encode_apart(
     encode: Callable[[ImageBatch], FloatArray], batch: ImageBatch, width: int
 ) -> EncodedImages:
-    """Encode a batch; if that fails, find by halving which images are to blame and encode the
-    others.
+    """Encode a batch; if that fails, halve it until the failing images are isolated.
 
     Args:
         encode: Returns image_embeds (B, D) of a batch, or raises.
         batch: The images.
-        width: D, for the rows of images that fail.
+        width: D, for the rows of failed images.
     """
     try:
         embeds = encode(batch)
@@ -51,6 +50,7 @@ def encode_apart(
         logger.warning("encoding a batch of %d failed", len(batch), exc_info=len(batch) == 1)
         if len(batch) == 1:
             return EncodedImages(np.zeros((1, width), np.float32), (InferenceFailed(NOT_ENCODED),))
+
         images = batch.split()
         middle = len(batch) // 2
         halves = [
@@ -60,6 +60,8 @@ def encode_apart(
         return EncodedImages(
             np.concatenate([h.image_embeds for h in halves]), halves[0].errors + halves[1].errors
         )
+
+    # A row that contains NaN or infinity has no finite sum.
     finite: list[bool] = np.isfinite(embeds.sum(axis=1)).tolist()
     return EncodedImages(
         embeds, tuple(None if ok else InferenceFailed(NOT_ENCODED) for ok in finite)

@@ -1,6 +1,4 @@
-"""From the bytes of an image to what a checkpoint's vision tower takes: decode, resize, and for
-NaFlex cut into patches.
-"""
+"""Prepares encoded images for a vision tower: decode, resize, and patchify for NaFlex."""
 
 import math
 from dataclasses import dataclass
@@ -27,7 +25,7 @@ _FILTER_SUPPORT = {
     Image.Resampling.HAMMING: 1.0,
     Image.Resampling.LANCZOS: 3.0,
 }
-"""Half-width of Pillow's filters in pixels of the result; bicubic, the usual one, has 2."""
+"""Half-width of Pillow's filters in pixels of the result; all others, such as bicubic, have 2."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +37,14 @@ class ImagePreparer:
     max_num_patches: int
 
     def __post_init__(self) -> None:
-        """Load the decoders now and not with the first image."""
+        """Load the decoders at once instead of with the first image."""
         readable_formats(self.limits.formats)
 
     @property
     def target_px(self) -> int:
-        """Side in pixels of the square that images are resized to, or of the square with as many
-        patches.
+        """Side of the square that images are resized to, in pixels.
+
+        For NaFlex, the side of the square with `max_num_patches` patches.
         """
         if self.checkpoint.image_size_px is not None:
             return self.checkpoint.image_size_px
@@ -53,32 +52,33 @@ class ImagePreparer:
 
     @property
     def max_nbytes(self) -> int:
-        """Size in bytes of the largest image that comes out; NaFlex images are padded up to each
-        other's in a batch.
+        """Size of the largest prepared image in bytes.
+
+        Every NaFlex image may have this size, because a batch is padded to its longest image.
         """
         if self.checkpoint.image_size_px is not None:
             return self.checkpoint.image_size_px**2 * 3
         return self.max_num_patches * self.checkpoint.patch_size_px**2 * 3
 
     def cost_of(self, data: bytes, views: bool) -> DecodeCost:
-        """Predict what preparing an image costs, from its header; cheap enough for an event loop.
+        """Predict the cost of preparing an image from its header; fast enough for an event loop.
 
         Args:
             data: The encoded image.
-            views: Whether it is for `prepare_views` instead of `prepare`.
+            views: Whether the cost is that of `prepare_views` instead of `prepare`.
 
         Raises:
-            UnsupportedImage: The format is not supported or switched off.
-            ImageTooLarge: The image has too many pixels, or would cost too much time or memory.
+            UnsupportedImage: The format is not supported, or is disabled.
+            ImageTooLarge: The image has too many pixels, or needs too much time or memory.
             InvalidImage: The header is truncated or damaged.
         """
         return self._plan(data, views).cost
 
     def prepare(self, data: bytes, times: StageTimes | None = None) -> PreparedImage:
-        """Decode and resize one image, noting how long each took.
+        """Decode and resize one image, and record the time of both stages.
 
         Raises:
-            RequestError: The image cannot be read or costs too much; see `decode_image`.
+            RequestError: The image is unreadable or too expensive; see `decode_image`.
         """
         times = times or StageTimes()
         with times.timed("decode"):
@@ -87,10 +87,10 @@ class ImagePreparer:
             return self._resize(image, plan, None)
 
     def prepare_views(self, data: bytes, times: StageTimes | None = None) -> list[PreparedImage]:
-        """Decode one image, and resize the whole of it and its tiles, noting how long each took.
+        """Decode one image, resize it and its tiles, and record the time of both stages.
 
         Raises:
-            RequestError: The image cannot be read or costs too much; see `decode_image`.
+            RequestError: The image is unreadable or too expensive; see `decode_image`.
         """
         times = times or StageTimes()
         with times.timed("decode"):
@@ -102,13 +102,12 @@ class ImagePreparer:
     def _plan(self, data: bytes, views: bool) -> DecodingPlan:
         header = read_header(data, self.limits.formats)
         draft_px = self.target_px * MAX_TILES // 2 if views else self.target_px
+        shrinks_first = self.checkpoint.image_size_px is not None and header.format == "JPEG"
         resizing = Resizing(
             output_px=self.target_px,
             tiles=views,
             support=_FILTER_SUPPORT.get(Image.Resampling(self.checkpoint.resample), 2.0),
-            gap=None
-            if self.checkpoint.image_size_px is None or header.format != "JPEG"
-            else MIN_MARGIN,
+            gap=MIN_MARGIN if shrinks_first else None,
         )
         return plan_decoding(header, draft_px, resizing, self.limits)
 

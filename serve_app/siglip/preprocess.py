@@ -1,8 +1,7 @@
-"""Fixed-resolution preprocessing: an RGB image squashed to the square that the checkpoint was
-trained on.
+"""Preprocessing for fixed-resolution checkpoints: resizing to a square.
 
-Pixels stay uint8 here; rescaling and normalising happen on the device (`encoder.py`), which keeps a
-prepared 384×384 image at 0.44 MB instead of 1.77 MB on its way there.
+Pixels stay uint8. Rescaling and normalization happen on the device (`towers/tower.py`), so a
+prepared 384×384 image has 0.44 MB instead of 1.77 MB when it is sent to the encoder.
 
 Not here: native aspect ratio (`naflex.py`), decoding (`images/decoding.py`).
 """
@@ -29,10 +28,10 @@ def resize_square(
         image: An RGB image of any size.
         size_px: Side of the square in pixels, the checkpoint's `image_size`.
         resample: Pillow's filter number from the checkpoint's preprocessor configuration.
-        reducing_gap: Shrink by whole factors first, down to this many times the square; None for
-            one exact step.
+        reducing_gap: Shrink by whole factors first, to at least this many times the square; None
+            for a single exact resize.
         box: Part of the image that is resized; None for the whole.
-        area: The part that counts as the whole, if some pixels at an edge do so in part only.
+        area: Exact bounds of the whole image, if pixels at an edge are only partly covered.
 
     Returns:
         (H, W, 3) uint8 with H = W = `size_px`.
@@ -49,24 +48,23 @@ def resize_box(
     reducing_gap: float | None = None,
     area: Area | None = None,
 ) -> Image.Image:
-    """Resize a part of an image, with the pixels of `image.crop(box).resize(size, ...)`.
+    """Resize a part of an image; the pixels are those of `image.crop(box).resize(size, ...)`.
 
-    Where the part is shrunk by whole factors first, it is not copied. `Image.resize` has an
-    argument `box`, too, but its filter also takes pixels from outside the box.
+    If the part is shrunk by whole factors first, it is not copied. The argument `box` of
+    `Image.resize` is no substitute, because its filter also reads pixels outside the box.
     """
     whole = (0, 0, image.width, image.height)
     box = box or whole
     width = box[2] - box[0]
     height = box[3] - box[1]
     if reducing_gap is not None:
-        # Source: `Image.resize` of Pillow, which reduces by the same factors.
+        # Source: `Image.resize` of Pillow, which uses the same factors.
         across = int(width / size[0] / reducing_gap) or 1
         down = int(height / size[1] / reducing_gap) or 1
         if across > 1 or down > 1:
             reduced = image.reduce((across, down), box=box)
-            left, upper, right, lower = (
-                area if area is not None and box == whole else (0, 0, width, height)
-            )
+            covered = area if area is not None and box == whole else (0, 0, width, height)
+            left, upper, right, lower = covered
             reduced_area = (left / across, upper / down, right / across, lower / down)
             return reduced.resize(size, Image.Resampling(resample), box=reduced_area)
 

@@ -1,8 +1,11 @@
-"""Every official SigLIP and SigLIP 2 checkpoint, as data.
+"""A table of all released SigLIP and SigLIP 2 checkpoints.
 
-Shapes: transformers' `convert_siglip_to_hf.py` and `convert_siglip2_to_hf.py`, and big_vision's
-demo notebooks. Parameter counts follow from them; a test builds every model on torch's meta device
-and compares. ImageNet zero-shot accuracy: big_vision's README_siglip2.md, which has SigLIP 2 only.
+Source of the architectures: transformers' `convert_siglip_to_hf.py` and
+`convert_siglip2_to_hf.py`, and big_vision's demo notebooks. Parameter counts are computed from
+them; a test builds every model on torch's meta device and compares.
+
+Source of the zero-shot accuracy on ImageNet: big_vision's README_siglip2.md, which lists SigLIP 2
+only.
 """
 
 from dataclasses import dataclass
@@ -20,7 +23,7 @@ GIANT = Encoder(1536, 40, 16, 6144)
 ENGLISH = 32_000
 MULTILINGUAL = 250_000
 GEMMA = 256_000
-"""Vocabulary sizes: SentencePiece on English C4, the same on mC4, Gemma's tokenizer."""
+"""Vocabulary sizes of SentencePiece on English C4, SentencePiece on mC4, and Gemma's tokenizer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +31,11 @@ class Released:
     """A released checkpoint.
 
     Attributes:
-        hub_id: Its repository.
-        architecture: Its shape.
+        hub_id: Its repository on the hub.
+        architecture: Its architecture.
         resample: Pillow's filter number.
-        imagenet_accuracy: Zero-shot top-1 on ImageNet in per cent, as published, NaFlex at 256
-            patches; None where no source was found.
+        imagenet_accuracy: Published zero-shot top-1 accuracy on ImageNet in per cent, for NaFlex
+            with 256 patches; None if no source was found.
     """
 
     hub_id: str
@@ -42,7 +45,7 @@ class Released:
 
     @property
     def family(self) -> Family:
-        """Which kind of SigLIP."""
+        """The kind of SigLIP."""
         return self.architecture.family
 
 
@@ -53,26 +56,27 @@ def _fixed(
     vocab_size: int = 0,
     context_length: int = 64,
 ) -> Released:
-    """Return a fixed-resolution checkpoint; patch and image size are the numbers in its name."""
+    """Return a fixed-resolution checkpoint; its name has the patch size and the image size."""
     family = Family.SIGLIP2 if name.startswith("siglip2") else Family.SIGLIP
+    resample = BILINEAR if family is Family.SIGLIP2 else BICUBIC
     patch_px = int(name.split("patch")[1].split("-")[0])
     image_px = int(name.split("patch")[1].split("-")[1])
-    vocabulary = vocab_size or (GEMMA if family is Family.SIGLIP2 else ENGLISH)
     positions = (image_px // patch_px) ** 2
-    width = towers[
-        0
-    ].hidden_size  # giant: its text tower is so400m's, projected to the image tower's width
-    shape = Architecture(
-        family, *towers, patch_px, image_px, positions, vocabulary, context_length, width
+    vocabulary = vocab_size or (GEMMA if family is Family.SIGLIP2 else ENGLISH)
+
+    # The text tower of giant is that of so400m, projected to the vision tower's width.
+    vision, text = towers
+    width = vision.hidden_size
+    architecture = Architecture(
+        family, vision, text, patch_px, image_px, positions, vocabulary, context_length, width
     )
-    return Released(
-        f"google/{name}", shape, BILINEAR if family is Family.SIGLIP2 else BICUBIC, accuracy
-    )
+    return Released(f"google/{name}", architecture, resample, accuracy)
 
 
 def _naflex(name: str, tower: Encoder, accuracy: float) -> Released:
-    shape = Architecture(Family.NAFLEX, tower, tower, 16, None, 256, GEMMA, 64, tower.hidden_size)
-    return Released(f"google/{name}", shape, BILINEAR, accuracy)
+    width = tower.hidden_size
+    architecture = Architecture(Family.NAFLEX, tower, tower, 16, None, 256, GEMMA, 64, width)
+    return Released(f"google/{name}", architecture, BILINEAR, accuracy)
 
 
 _BASES = (BASE, BASE)
@@ -112,5 +116,5 @@ RELEASED: tuple[Released, ...] = (
 
 
 def find_released(hub_id: str) -> Released | None:
-    """Return the row of a hub id, or None."""
+    """Return the checkpoint of a hub id, or None if it was not released."""
     return next((row for row in RELEASED if row.hub_id == hub_id), None)

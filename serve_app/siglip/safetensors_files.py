@@ -1,9 +1,9 @@
-"""Reads untrusted safetensors files with numpy alone, and with limits.
+"""Reads untrusted safetensors files with numpy, within limits.
 
-A file may declare anything: a header of exabytes, a tensor of terabytes, offsets outside the file.
-All of it is checked against the real size of the file before anything is read.
+A file may declare a header of exabytes, a tensor of terabytes, or offsets outside the file.
+Everything it declares is compared with the size of the file before it is read.
 
-Not here: loading a tower's weights, which transformers does (`encoder.py`).
+Not here: loading a tower's weights, which transformers does (`towers/tower.py`).
 """
 
 import math
@@ -20,8 +20,11 @@ from serve_app.errors import ConfigError
 from serve_app.untrusted.bounded_files import FileMissing, FileProblem, open_regular, parse_json
 
 MAX_HEADER_BYTES = 32 * 2**20
-"""The format allows 100 MB; the largest SigLIP has 0.1 MB, and a stored tag bank of 100,000 labels
-about 5 MB, because their names are in its header."""
+"""Maximum size of a header.
+
+The format allows 100 MB. The header of the largest SigLIP has 0.1 MB. The header of a tag bank with
+100,000 labels has about 5 MB, because it contains their names.
+"""
 MAX_TENSORS = 100_000
 MAX_DIMENSIONS = 16
 _BITS = {
@@ -33,7 +36,7 @@ _BITS = {
     "F6_E2M3": 6,
     "F6_E3M2": 6,
 }
-"""Bits of one number by dtype. Source: `Dtype::bitsize` of safetensors 0.6."""
+"""Bits of a number by dtype. Source: `Dtype::bitsize` of safetensors 0.6."""
 _NUMPY = {
     "BOOL": "?",
     "U8": "u1",
@@ -48,12 +51,12 @@ _NUMPY = {
 
 @dataclass(frozen=True, slots=True)
 class SafetensorsHeader:
-    """The header of a safetensors file, checked against the size of the file.
+    """The header of a safetensors file, consistent with the size of the file.
 
     Attributes:
-        tensors: Dtype, shape, and begin and end offsets (from `start`) of each tensor.
-        metadata: Texts stored with the tensors.
-        start: Where the tensors' bytes begin in the file.
+        tensors: Dtype, shape, and offsets of begin and end relative to `start`, of each tensor.
+        metadata: Strings stored beside the tensors.
+        start: Offset of the first tensor's bytes in the file.
     """
 
     tensors: dict[str, tuple[str, tuple[int, ...], tuple[int, int]]]
@@ -67,7 +70,7 @@ def read_header(path: Path) -> SafetensorsHeader:
     Source: https://github.com/huggingface/safetensors#format
 
     Raises:
-        ConfigError: The file is missing, is not a safetensors file, or is cut off.
+        ConfigError: The file is missing, is not a safetensors file, or is truncated.
     """
     with _opened(path) as file:
         return _header_of(file, path)
@@ -78,7 +81,7 @@ def read_tensors(path: Path, names: Iterable[str], max_bytes: int) -> dict[str, 
 
     Args:
         path: The file.
-        names: Tensors to read; those that the file lacks are missing from the result.
+        names: Tensors to read. Tensors that the file lacks are missing from the result.
         max_bytes: Maximum total size of these tensors.
 
     Raises:
@@ -91,7 +94,7 @@ def read_tensors(path: Path, names: Iterable[str], max_bytes: int) -> dict[str, 
         nbytes = sum(end - begin for _, _, (begin, end) in wanted.values())
         if nbytes > max_bytes:
             raise ConfigError(
-                f"{path} holds {nbytes:,} bytes of numbers; at most {max_bytes:,} are read."
+                f"{path} has {nbytes:,} bytes of needed tensors; at most {max_bytes:,} are read."
             )
         for name, (dtype, shape, (begin, end)) in wanted.items():
             file.seek(header.start + begin)
@@ -103,7 +106,7 @@ def _opened(path: Path) -> BinaryIO:
     try:
         return open_regular(path)
     except FileMissing as error:
-        raise ConfigError(f"{path} is missing; it should hold weights.") from error
+        raise ConfigError(f"{path} is missing; it should contain weights.") from error
 
 
 def _header_of(file: BinaryIO, path: Path) -> SafetensorsHeader:
@@ -114,12 +117,12 @@ def _header_of(file: BinaryIO, path: Path) -> SafetensorsHeader:
             raise ValueError(f"it announces a header of {header_bytes:,} bytes")
         content = parse_json(file.read(header_bytes), "its header")
         if not isinstance(content, dict) or len(content) > MAX_TENSORS:
-            raise ValueError("its header is not a block of tensors, or has too many")
+            raise ValueError("its header is not an object of tensors, or has too many")
         metadata = content.pop("__metadata__", None) or {}
         if not isinstance(metadata, dict) or not all(
             isinstance(text, str) for text in metadata.values()
         ):
-            raise ValueError("its metadata is not a block of texts")
+            raise ValueError("its metadata is not an object of strings")
         start = 8 + header_bytes
         tensors = {name: _entry(name, entry, size - start) for name, entry in content.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
@@ -133,7 +136,7 @@ def _entry(name: str, entry: Any, data_bytes: int) -> tuple[str, tuple[int, ...]
     """Return the dtype, shape and offsets of one tensor.
 
     Raises:
-        ValueError: Its shape, dtype and bytes do not agree, or lie outside the file.
+        ValueError: Its shape, dtype and offsets contradict each other or the size of the file.
     """
     dtype = entry["dtype"]
     shape = tuple(entry["shape"])
@@ -141,14 +144,14 @@ def _entry(name: str, entry: Any, data_bytes: int) -> tuple[str, tuple[int, ...]
     if len(shape) > MAX_DIMENSIONS or not all(
         type(n) is int and n >= 0 for n in (*shape, begin, end)
     ):
-        raise ValueError(f"the shape or place of {name[:100]} is not made of whole numbers")
+        raise ValueError(f"the shape or offsets of {name[:100]} are not whole numbers")
     if dtype not in _BITS:
         raise ValueError(f"the dtype of {name[:100]} is not known")
     if math.prod(shape) * _BITS[dtype] != 8 * (end - begin):
-        raise ValueError(f"the shape of {name[:100]} does not fit its bytes")
+        raise ValueError(f"the shape of {name[:100]} does not match its number of bytes")
     if end > data_bytes:
         raise ValueError(
-            f"it ends before {name[:100]}, so it was not written or downloaded to its end"
+            f"it ends before {name[:100]}, so it was not written or downloaded completely"
         )
     return dtype, shape, (begin, end)
 

@@ -1,7 +1,7 @@
-"""From embeddings to scores, in float32 whatever the towers ran in.
+"""Computes scores from embeddings in float32, whatever dtype the towers have.
 
-A similarity head in bfloat16 moves logits by up to 0.43, about half of a small probability; in
-float32 it costs one small matrix product.
+In bfloat16, the similarity head would change logits by up to 0.43, which is about half of a small
+probability. In float32 it costs one small matrix product.
 """
 
 import numpy as np
@@ -19,7 +19,7 @@ def unit_norm(embeddings: FloatArray) -> FloatArray:
 
 
 def check_width(embeddings: FloatArray, width: int) -> None:
-    """Raise `InvalidRequest` for embeddings that are not (n, D) of a checkpoint's D."""
+    """Raise `InvalidRequest` for embeddings whose shape is not (n, D) with the checkpoint's D."""
     if embeddings.ndim != 2 or embeddings.shape[1] != width:
         shape = "×".join(map(str, embeddings.shape))
         raise InvalidRequest(
@@ -28,11 +28,10 @@ def check_width(embeddings: FloatArray, width: int) -> None:
 
 
 def stored_embeddings(values: npt.NDArray[np.floating]) -> FloatArray:
-    """Return embeddings (n, D) that came from outside as float32 of unit norm; float16 had left
-    them a little off that.
+    """Return stored embeddings (n, D) as float32 of unit norm, which float16 changes slightly.
 
     Raises:
-        InvalidRequest: One of them is zero or not finite.
+        InvalidRequest: An embedding is zero or not finite.
     """
     embeds = np.asarray(values, np.float32)
     norms = np.linalg.norm(embeds, axis=-1)
@@ -49,7 +48,7 @@ def pair_logits(
 
     Args:
         image_embeds: (B, D) float32, unit norm.
-        text_embeds: (T, D) float32, unit norm, or a mean of such rows for a prompt ensemble.
+        text_embeds: (T, D) float32, unit norm, or the mean of such rows for a prompt ensemble.
         logit_scale: The temperature, already exponentiated.
         logit_bias: The learned bias.
     """
@@ -66,7 +65,7 @@ def sigmoid(logits: npt.ArrayLike) -> FloatArray:
 def exact_sigmoid(logits: npt.ArrayLike) -> npt.NDArray[np.float64]:
     """Return 1 / (1 + exp(-logits)) (…) float64, without overflow.
 
-    float64, because in float32 a larger logit can have a smaller sigmoid.
+    The result is float64, because in float32 a larger logit can have a smaller sigmoid.
     """
     exact = np.asarray(logits, np.float64)
     positive = np.exp(-np.abs(exact))

@@ -1,19 +1,18 @@
-"""How text is written before it is tokenised.
+"""Cleans text before it is tokenized.
 
-transformers lower-cases for SigLIP and for NaFlex but not for fixed-resolution SigLIP 2, and its
-SigLIP tokenizer deletes `_` and `-` so that `red_car` becomes `redcar`. So text is canonicalised
-here, before any tokenizer sees it, and the finished prompt rather than the label alone, so that a
-template's capital letter is lowered too.
+transformers lower-cases text for SigLIP and NaFlex, but not for fixed-resolution SigLIP 2. Its
+SigLIP tokenizer deletes `_` and `-`, so that `red_car` becomes `redcar`. Text is therefore
+canonicalized before any tokenizer sees it. This applies to the finished prompt instead of the
+label, so that capital letters of a template are lower-cased too.
 
-Punctuation, for SigLIP (v1): the published training pipeline only lower-cases text (`tokenize` in
-big_vision's `pp/ops_text.py`), while its evaluations (`canonicalize_text` in
-`prompt_engineering.py`) and transformers' `SiglipTokenizer` also delete ASCII punctuation. Text is
-written here as the evaluations write it, because published results and the scores of other software
-are made that way. The one difference from transformers is that `_`, as in the evaluations, and `-`
-become spaces: deleted, they make `blackandwhite` of `black-and-white`. SigLIP 2 keeps punctuation,
-as transformers' `Siglip2Tokenizer` does.
+Punctuation, for SigLIP (v1): The published training pipeline only lower-cases text (`tokenize` in
+big_vision's `pp/ops_text.py`). Its evaluations (`canonicalize_text` in `prompt_engineering.py`) and
+transformers' `SiglipTokenizer` also delete ASCII punctuation. This module follows the evaluations,
+because published results and other software do. It differs from transformers in one respect: `_`,
+as in the evaluations, and `-` become spaces. If they were deleted, `black-and-white` would become
+`blackandwhite`. SigLIP 2 keeps punctuation, as in transformers' `Siglip2Tokenizer`.
 
-Not here: tokenising (`tokenizer.py`), templates (`serve_app/tagging/prompts.py`).
+Not here: tokenization (`towers/tokenizer.py`), templates (`tagging/prompts.py`).
 """
 
 import string
@@ -23,12 +22,12 @@ _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def canonicalize_text(text: str, strip_punctuation: bool) -> str:
-    """Return text as the towers read it: NFC, lower case, single spaces, `_` as a space.
+    """Return canonical text: NFC, lower case, single spaces, and a space for each `_`.
 
     Args:
         text: A finished prompt.
-        strip_punctuation: Also turn `-` into a space and drop other ASCII punctuation, for SigLIP
-            (v1). Source: big_vision `evaluators/proj/image_text/prompt_engineering.py`.
+        strip_punctuation: Whether to replace `-` by a space and to delete other ASCII punctuation,
+            for SigLIP (v1). Source: big_vision `evaluators/proj/image_text/prompt_engineering.py`.
     """
     text = unicodedata.normalize("NFC", text).lower().replace("_", " ")
     if strip_punctuation:

@@ -1,17 +1,20 @@
-"""Overlapping tiles of a picture, for things too small to be seen in the whole of it.
+"""Cuts an image into overlapping tiles, to find objects that are small in the whole image.
 
-A tower's pooled embedding is dominated by the main subject. Tiles keep the picture's proportions:
-nearly square ones, more of them along the longer side. Source: the SigLIP 2 authors' advice
-(google-research/big_vision #168).
+The main subject dominates the pooled embedding of a whole image. Tiles are nearly square, with more
+of them along the longer side.
 
-Not here: what a tile's score counts (`tagging/scores.py`).
+Source: advice of the SigLIP 2 authors (google-research/big_vision #168).
+
+Not here: combining the scores of tiles (`tagging/scores.py`).
 """
 
 import math
 
 OVERLAP = 0.2
-"""Of a tile's side: something that a cut goes through is whole in a neighbour if it is no larger
-than this."""
+"""Overlap of neighbouring tiles, as a fraction of a tile's side.
+
+An object on a border between two tiles is complete in one of them if it is not larger than this.
+"""
 MAX_TILES = 8
 
 Box = tuple[int, int, int, int]
@@ -19,11 +22,10 @@ Box = tuple[int, int, int, int]
 
 
 def tile_grid(width: int, height: int) -> tuple[int, int]:
-    """Return rows and columns of tiles: two along the shorter side, as many along the longer as
-    keeps them nearly square.
+    """Return the rows and columns of tiles for an image.
 
-    A strip whose sides differ by more than a factor of `MAX_TILES` / 2 is cut along its longer side
-    only.
+    There are two tiles along the shorter side, and along the longer side as many as keep them
+    nearly square. If that exceeds `MAX_TILES`, the image is cut along its longer side only.
     """
     long = max(width, height)
     short = max(1, min(width, height))
@@ -36,9 +38,7 @@ def tile_grid(width: int, height: int) -> tuple[int, int]:
 
 
 def tile_boxes(width: int, height: int) -> list[Box]:
-    """Return the tiles of a picture, row by row; together they cover it, neighbours share `OVERLAP`
-    of their side.
-    """
+    """Return the tiles of an image, row by row; they cover the image, and neighbours overlap."""
     rows, columns = tile_grid(width, height)
     return [
         (left, upper, right, lower)
@@ -48,12 +48,14 @@ def tile_boxes(width: int, height: int) -> list[Box]:
 
 
 def view_boxes(width: int, height: int, min_px: int) -> list[Box]:
-    """Return the whole image and its tiles as boxes; only the whole if the model sees every pixel.
+    """Return the boxes of the whole image and its tiles.
+
+    A small image has no tiles, because the model sees all of its pixels.
 
     Args:
-        width: In pixels.
-        height: In pixels.
-        min_px: Side in pixels of what the model takes; an image within it is not cut.
+        width: Width in pixels.
+        height: Height in pixels.
+        min_px: Side of the model's input in pixels; an image that fits into it has no tiles.
     """
     whole = (0, 0, width, height)
     if width <= min_px and height <= min_px:
@@ -66,4 +68,5 @@ def _spans(length: int, count: int) -> list[tuple[int, int]]:
         return [(0, length)]
     side = min(length, math.ceil(length / (count - (count - 1) * OVERLAP)))
     step = (length - side) / (count - 1)
-    return [(round(step * at), round(step * at) + side) for at in range(count)]
+    starts = [round(step * i) for i in range(count)]
+    return [(start, start + side) for start in starts]

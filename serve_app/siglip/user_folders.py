@@ -1,6 +1,6 @@
-"""Folders of the user that runs this: the home folder, and the cache of what can be computed again.
+"""The user's folders: the home folder, and the cache of files that can be computed again.
 
-Not here: the cache of downloaded checkpoints, which is the Hugging Face libraries' (`hub.py`).
+Not here: the cache of downloaded checkpoints, which the Hugging Face libraries manage (`hub.py`).
 """
 
 import os
@@ -17,30 +17,30 @@ def expand_user(path: str) -> Path:
     """Return a path with `~` replaced by the home folder.
 
     Raises:
-        ConfigError: There is no such home folder.
+        ConfigError: The home folder does not exist.
     """
     try:
         return Path(path).expanduser()
     except RuntimeError as error:
         raise ConfigError(
-            f"{path} begins with a home folder that is not known; write the whole path, or set HOME."
+            f"{path} begins with an unknown home folder; write the whole path, or set HOME."
         ) from error
 
 
 def cache_root() -> Path:
     """Return this user's cache folder: below `XDG_CACHE_HOME`, which is `~/.cache` unless set.
 
-    A user id without a home folder, as containers are run under, has a folder of its own below the
-    temporary one.
+    A user without a home folder, such as the user of a container, has a folder below the temporary
+    folder.
 
     Raises:
-        ConfigError: There is no home folder, and the folder below the temporary one is another
-            user's.
+        ConfigError: There is no home folder, and the folder below the temporary folder belongs to
+            another user.
     """
     configured = os.environ.get("XDG_CACHE_HOME")
     try:
         return Path(configured or "~/.cache").expanduser() / NAME
-    except RuntimeError:  # HOME is not set, and the user id is not in the system's list of users
+    except RuntimeError:  # HOME is not set, and the system's list of users lacks the user id.
         return _temporary_root()
 
 
@@ -52,11 +52,11 @@ def _temporary_root() -> Path:
         found = root.lstat()
     except OSError as error:
         raise ConfigError(
-            f"user {os.getuid()} has no home folder, and {root} cannot be made; {advice}."
+            f"user {os.getuid()} has no home folder, and {root} cannot be created; {advice}."
         ) from error
-    # other users can make entries below the temporary folder, too
+    # Other users can create files below the temporary folder, too.
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
         raise ConfigError(
-            f"user {os.getuid()} has no home folder, and {root} belongs to somebody else; {advice}."
+            f"user {os.getuid()} has no home folder, and {root} belongs to another user; {advice}."
         )
     return root

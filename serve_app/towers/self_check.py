@@ -1,10 +1,9 @@
-"""Is a loaded tower right? Stored reference vectors where a checkpoint has them, invariants
-everywhere.
+"""Checks a loaded tower by reference vectors if the checkpoint has them, else by invariants.
 
-A checkpoint folder may carry `reference_vectors.safetensors`: inputs with the embeddings that they
-must give. The demo checkpoint does. For any other, embeddings must be finite and of unit norm,
-differ between different inputs, and, for text, depend on the padding (a tower fed with an attention
-mask, or unpadded, does not).
+A checkpoint folder may contain `reference_vectors.safetensors`, as the demo checkpoint does: inputs
+with their expected embeddings. Without it, embeddings must be finite, have unit norm, and differ
+between different inputs. Text embeddings must also depend on the padding; they would not if the
+tower got an attention mask or unpadded text.
 """
 
 import math
@@ -28,11 +27,11 @@ MIN_COSINE = {"float32": 0.9999, "bfloat16": 0.99, "float16": 0.99}
 MIN_QUANTIZED_COSINE = 0.9
 NORM_TOLERANCE = 1e-3
 SAME_COSINE = 1 - 1e-6
-"""Two different inputs with a larger cosine than this came out the same."""
+"""Two embeddings with a larger cosine than this count as equal."""
 
 
 def check_image_tower(tower: ImageTower) -> None:
-    """Raise `ConfigError` if the vision tower does not give what it must."""
+    """Raise `ConfigError` if the vision tower's embeddings are wrong."""
     reference = _reference(tower.checkpoint)
     if reference is not None:
         embeds = tower.encode(ImageBatch(reference["pixel_values"]))
@@ -49,7 +48,7 @@ def check_image_tower(tower: ImageTower) -> None:
 
 
 def check_text_tower(tower: TextTower) -> None:
-    """Raise `ConfigError` if the text tower or its tokenizer does not give what it must."""
+    """Raise `ConfigError` if the embeddings of the text tower and its tokenizer are wrong."""
     reference = _reference(tower.checkpoint)
     if reference is not None:
         prompts = read_text(tower.checkpoint.folder / REFERENCE_PROMPTS).splitlines()
@@ -64,19 +63,24 @@ def check_text_tower(tower: TextTower) -> None:
         return
     ids = tower.text_inputs.input_ids(["this is a photo of a cat.", "two dogs"])
     _expect_sound("text", tower.encode_ids(ids))
-    length = int((ids[1] != ids[1, -1]).sum()) + 1  # the prompt without its padding
+
+    # The number of tokens of the second prompt without its padding.
+    length = int((ids[1] != ids[1, -1]).sum()) + 1
     if length < ids.shape[1]:
         unpadded = tower.encode_ids(ids[1:, :length])
         padded = tower.encode_ids(ids[1:])
         if float((unpadded * padded).sum()) > SAME_COSINE:
             raise ConfigError(
-                "the text tower gives the same embedding with and without padding; it must attend to padding."
+                "the text tower gives the same embedding with and without padding; it must attend "
+                "to padding."
             )
 
 
 def probe_images(checkpoint: Checkpoint, max_num_patches: int = MIN_PATCHES) -> list[PreparedImage]:
-    """Return two different inputs of the shapes a checkpoint takes; for NaFlex two grids, one as
-    large as may come.
+    """Return two different inputs for a checkpoint.
+
+    For NaFlex, they have different grids, one of which has `max_num_patches` patches if this is a
+    square number.
     """
     rng = np.random.default_rng(0)
     if checkpoint.image_size_px is not None:
@@ -104,11 +108,12 @@ def _reference(checkpoint: Checkpoint) -> dict[str, np.ndarray] | None:
 def _expect_close(
     which: str, embeds: FloatArray, expected: FloatArray, dtype: str, quantization: str
 ) -> None:
-    wanted = MIN_COSINE[dtype] if quantization == "none" else MIN_QUANTIZED_COSINE
+    min_cosine = MIN_COSINE[dtype] if quantization == "none" else MIN_QUANTIZED_COSINE
     lowest = float((embeds * expected).sum(axis=1).min())
-    if not lowest >= wanted:  # also when it is NaN
+    if not lowest >= min_cosine:  # also refuses NaN
         raise ConfigError(
-            f"the {which} tower's embeddings have a cosine of {lowest:.4f} to the stored reference, below {wanted}."
+            f"the {which} tower's embeddings have a cosine of {lowest:.4f} to the stored "
+            f"reference, below {min_cosine}."
         )
 
 
@@ -116,8 +121,9 @@ def _expect_sound(which: str, embeds: FloatArray) -> None:
     if not np.isfinite(embeds).all():
         raise ConfigError(f"the {which} tower gives NaN or infinite embeddings; try dtype float32.")
     if np.abs(np.linalg.norm(embeds, axis=1) - 1).max() > NORM_TOLERANCE:
-        raise ConfigError(f"the {which} tower's embeddings are not of unit norm.")
+        raise ConfigError(f"the {which} tower's embeddings do not have unit norm.")
     if float(embeds[0] @ embeds[1]) > SAME_COSINE:
         raise ConfigError(
-            f"the {which} tower gives the same embedding for different inputs; its weights are not loaded right."
+            f"the {which} tower gives the same embedding for different inputs; its weights are not "
+            "loaded correctly."
         )

@@ -125,7 +125,7 @@ def test_samples_are_named_by_what_they_show() -> None:
     sorted(
         [
             *ROOT.glob("*.md"),
-            *ROOT.glob("docs/*.md"),
+            *ROOT.glob("docs/**/*.md"),
             *ROOT.glob("bench/*.md"),
             *ROOT.glob("k8s/**/*.md"),
         ]

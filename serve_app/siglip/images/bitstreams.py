@@ -1,6 +1,8 @@
-"""Frame sizes inside AV1 and HEVC bitstreams, which need not be those of the file around them.
+"""Reads frame sizes from AV1 and HEVC bitstreams, which may differ from the sizes in the file.
 
-Decoders allocate and decode what the bitstream says, and compare it with the file afterwards.
+Decoders allocate and decode frames of the bitstream's size, and compare it with the file's size
+afterwards.
+
 Source: AV1 Bitstream and Decoding Process Specification, 5.3 to 5.5; ITU-T H.265, 7.3.
 """
 
@@ -9,7 +11,7 @@ from dataclasses import dataclass
 from serve_app.siglip.images.header import damaged
 
 MAX_UNITS = 256
-"""Maximum number of units (OBUs or NAL units) in one coded image; encoders write about four."""
+"""Maximum number of OBUs in one coded image; encoders write about four."""
 
 MAX_AV1_FRAMES = 4
 """Maximum number of frames in one coded image: one, or up to four layers of a progressive AVIF."""
@@ -22,13 +24,13 @@ HEVC_SPS = 33
 
 @dataclass(frozen=True, slots=True)
 class CodedFrame:
-    """The largest frame that a bitstream announces.
+    """The largest frame that a bitstream declares.
 
     Attributes:
-        width: In pixels.
-        height: In pixels.
-        depth: Bits of each sample.
-        samples_per_pixel: Planes' samples for each pixel, 1 (grey) to 3 (4:4:4).
+        width: Width in pixels.
+        height: Height in pixels.
+        depth: Bits per sample.
+        samples_per_pixel: Samples of all planes per pixel, from 1 (grey) to 3 (4:4:4).
         frames: Number of frames that are decoded.
     """
 
@@ -40,7 +42,7 @@ class CodedFrame:
 
 
 class _Bits:
-    """Reads big-endian bits."""
+    """Reads bits, most significant first."""
 
     def __init__(self, data: bytes) -> None:
         self._value = int.from_bytes(data, "big")
@@ -68,8 +70,8 @@ def av1_frame(data: bytes, offset: int, stop: int) -> CodedFrame | None:
 
     Args:
         data: Bytes that contain the AV1 data.
-        offset: Where the AV1 data begins.
-        stop: Where the AV1 data ends.
+        offset: Start of the AV1 data.
+        stop: End of the AV1 data, exclusive.
 
     Raises:
         InvalidImage: The data is damaged, or has more than `MAX_UNITS` units or
@@ -137,7 +139,7 @@ def _av1_sequence(body: bytes) -> CodedFrame:
     depth = 8
     if bits.read(1):
         depth = 12 if profile == 2 and bits.read(1) else 10
-    # Profile 0 is 4:2:0, 1 is 4:4:4, and 2 may be either; grey has one plane.
+    # Profile 0 is 4:2:0, 1 is 4:4:4, and 2 may be either. Grey images have one plane.
     samples = 1.5 if profile == 0 else 3.0
     if profile != 1 and bits.read(1):
         samples = 1.0
@@ -180,8 +182,7 @@ def _skip_operating_points(bits: _Bits) -> None:
 
 
 def hevc_frame(units: list[bytes]) -> CodedFrame | None:
-    """Return the largest frame that the sequence parameter sets among NAL units announce; None if
-    there are none.
+    """Return the largest frame of the sequence parameter sets in NAL units, or None without any.
 
     Raises:
         InvalidImage: A parameter set is damaged.
@@ -195,12 +196,12 @@ def hevc_frame(units: list[bytes]) -> CodedFrame | None:
 
 
 def is_first_slice(unit: bytes) -> bool:
-    """Return whether a NAL unit begins a coded HEVC picture."""
+    """Return whether a NAL unit begins a coded HEVC image."""
     return len(unit) > 2 and unit[0] >> 1 & 63 < 32 and bool(unit[2] & 0x80)
 
 
 def _hevc_parameters(unit: bytes) -> CodedFrame:
-    bits = _Bits(unit[2:].replace(b"\0\0\3", b"\0\0"))  # without emulation prevention
+    bits = _Bits(unit[2:].replace(b"\0\0\3", b"\0\0"))  # removes emulation prevention bytes
     bits.read(4)
     sub_layers = bits.read(3)
     bits.read(1)

@@ -1,4 +1,4 @@
-"""BMP headers.
+"""Reads BMP headers.
 
 Source: Microsoft's `BITMAPINFOHEADER` and its versions, and Pillow's `BmpImagePlugin`.
 """
@@ -18,7 +18,7 @@ def read_bmp(data: bytes) -> ImageHeader:
 
     Raises:
         InvalidImage: It is truncated or damaged.
-        UnsupportedImage: Pillow does not read its kind of header, depth or compression.
+        UnsupportedImage: Pillow does not support its kind of header, depth or compression.
     """
     (kind,) = fields("<I", data, 14)
     compression = 0
@@ -33,10 +33,12 @@ def read_bmp(data: bytes) -> ImageHeader:
         raise UnsupportedImage("This kind of BMP header is not supported. Save the image again.")
     if bits not in _BITS or compression > 3:
         raise UnsupportedImage(
-            f"BMPs of {bits} bits and compression {compression} are not supported. Save the image uncompressed."
+            f"BMPs of {bits} bits and compression {compression} are not supported. Save the image "
+            "uncompressed."
         )
     if not width or not height:
         raise damaged()
+
     conversion = "grey" if bits <= 8 else ""
     if bits == 32 and compression == _BIT_FIELDS:
         conversion = "alpha"

@@ -1,4 +1,6 @@
-"""AVIF and HEIF headers: the boxes of ISO/IEC 14496-12 and 23008-12 around coded images.
+"""Reads the boxes around the coded images of AVIF and HEIF files.
+
+Source: ISO/IEC 14496-12 and 23008-12.
 
 Not here: the bitstreams of the coded images (`bitstreams.py`).
 """
@@ -11,10 +13,10 @@ from serve_app.siglip.images.header import damaged, fields
 
 MAX_BOXES = 4_096
 MAX_ITEMS = 1_024
-"""libheif's own limit is 1,000. A 48-megapixel photo of an iPhone has about 200."""
+"""Maximum number of items. libheif allows 1,000; a 48-megapixel iPhone photo has about 200."""
 
 Property = tuple[bytes, int, int]
-"""Kind, start and stop of a property's payload."""
+"""Kind of a property, and start and stop of its payload."""
 
 
 @dataclass(slots=True)
@@ -25,10 +27,10 @@ class ItemTable:
         primary: ID of the primary image.
         types: Four-character type of each item.
         type_offsets: Offset of each item's type in the file.
-        extents: Ranges of the file that hold each item's data.
+        extents: Ranges of the file that contain each item's data.
         references: (kind, from, to) of each reference.
         properties: All properties.
-        associations: Indices into `properties`, 1-based, of each item.
+        associations: 1-based indices into `properties`, of each item.
     """
 
     primary: int = 0
@@ -56,10 +58,10 @@ class ItemTable:
 
 
 def boxes(data: bytes, start: int, stop: int) -> Iterator[tuple[bytes, int, int]]:
-    """Yield kind, start and stop of the payload of each box.
+    """Yield the kind of each box, and start and stop of its payload.
 
     Raises:
-        InvalidImage: A box is longer than what holds it, or there are more than `MAX_BOXES`.
+        InvalidImage: A box exceeds its parent, or there are more than `MAX_BOXES` boxes.
     """
     for _ in range(MAX_BOXES):
         if start + 8 > stop:
@@ -89,6 +91,7 @@ def item_table(data: bytes) -> ItemTable:
     metas = [(start, stop) for kind, start, stop in boxes(data, 0, len(data)) if kind == b"meta"]
     if len(metas) != 1:
         raise damaged()
+
     inner = list(boxes(data, metas[0][0] + 4, metas[0][1]))
     kinds = {kind: (start, stop) for kind, start, stop in inner}
     if len(kinds) != len(inner) and any(
@@ -96,6 +99,7 @@ def item_table(data: bytes) -> ItemTable:
         for known in (b"pitm", b"iloc", b"iinf", b"iprp", b"iref")
     ):
         raise damaged()
+
     try:
         _read_primary(table, data, *kinds[b"pitm"])
         _read_types(table, data, *kinds[b"iinf"])
@@ -115,14 +119,14 @@ def _read_primary(table: ItemTable, data: bytes, start: int, stop: int) -> None:
 
 def _read_types(table: ItemTable, data: bytes, start: int, stop: int) -> None:
     first = start + (8 if data[start] else 6)
-    for kind, at, _ in boxes(data, first, stop):
-        if kind != b"infe" or data[at] < 2:
+    for kind, offset, _ in boxes(data, first, stop):
+        if kind != b"infe" or data[offset] < 2:
             continue
-        wide = data[at] > 2
-        (item,) = fields(">I" if wide else ">H", data, at + 4)
-        type_at = at + (10 if wide else 8)
-        table.types[item] = data[type_at : type_at + 4]
-        table.type_offsets[item] = type_at
+        wide = data[offset] > 2
+        (item,) = fields(">I" if wide else ">H", data, offset + 4)
+        type_offset = offset + (10 if wide else 8)
+        table.types[item] = data[type_offset : type_offset + 4]
+        table.type_offsets[item] = type_offset
         if len(table.types) > MAX_ITEMS:
             raise damaged()
 
@@ -136,33 +140,34 @@ def _read_locations(table: ItemTable, data: bytes, start: int, inner: tuple[int,
     index_size = sizes & 15 if version in (1, 2) else 0
     if any(size not in (0, 4, 8) for size in (offset_size, length_size, base_size, index_size)):
         raise damaged()
+
     wide = version == 2
     (count,) = fields(">I" if wide else ">H", data, start + 6)
-    at = start + (10 if wide else 8)
+    offset = start + (10 if wide else 8)
     if count > MAX_ITEMS:
         raise damaged()
     for _ in range(count):
-        (item,) = fields(">I" if wide else ">H", data, at)
-        at += 4 if wide else 2
+        (item,) = fields(">I" if wide else ">H", data, offset)
+        offset += 4 if wide else 2
         method = 0
         if version in (1, 2):
-            method = fields(">H", data, at)[0] & 15
-            at += 2
-        at += 2
-        base = int.from_bytes(data[at : at + base_size], "big")
-        at += base_size
-        (extents,) = fields(">H", data, at)
-        at += 2
+            method = fields(">H", data, offset)[0] & 15
+            offset += 2
+        offset += 2
+        base = int.from_bytes(data[offset : offset + base_size], "big")
+        offset += base_size
+        (extents,) = fields(">H", data, offset)
+        offset += 2
         if extents > MAX_ITEMS or item in table.extents:
             raise damaged()
         table.extents[item] = []
         for _ in range(extents):
-            at += index_size
-            offset = int.from_bytes(data[at : at + offset_size], "big")
-            at += offset_size
-            length = int.from_bytes(data[at : at + length_size], "big")
-            at += length_size
-            begin = base + offset + (inner[0] if method == 1 else 0)
+            offset += index_size
+            relative = int.from_bytes(data[offset : offset + offset_size], "big")
+            offset += offset_size
+            length = int.from_bytes(data[offset : offset + length_size], "big")
+            offset += length_size
+            begin = base + relative + (inner[0] if method == 1 else 0)
             stop = inner[1] if method == 1 else len(data)
             end = min(begin + length, stop) if length else stop
             if method < 2:
@@ -183,29 +188,29 @@ def _read_associations(table: ItemTable, data: bytes, start: int) -> None:
     (count,) = fields(">I", data, start + 4)
     if count > MAX_ITEMS:
         raise damaged()
-    at = start + 8
+    offset = start + 8
     for _ in range(count):
-        (item,) = fields(">I" if version else ">H", data, at)
-        at += 4 if version else 2
-        (number,) = fields(">B", data, at)
-        at += 1
+        (item,) = fields(">I" if version else ">H", data, offset)
+        offset += 4 if version else 2
+        (number,) = fields(">B", data, offset)
+        offset += 1
         size = 2 if flags & 1 else 1
         mask = 0x7FFF if flags & 1 else 0x7F
         raw = [
-            int.from_bytes(data[at + size * i : at + size * (i + 1)], "big") & mask
+            int.from_bytes(data[offset + size * i : offset + size * (i + 1)], "big") & mask
             for i in range(number)
         ]
         table.associations.setdefault(item, []).extend(raw)
-        at += size * number
+        offset += size * number
 
 
 def _read_references(table: ItemTable, data: bytes, start: int, stop: int) -> None:
     wide = bool(data[start])
     size = 4 if wide else 2
-    for kind, at, end in boxes(data, start + 4, stop):
-        (source,) = fields(">I" if wide else ">H", data, at)
-        (count,) = fields(">H", data, at + size)
-        first = at + size + 2
+    for kind, offset, end in boxes(data, start + 4, stop):
+        (source,) = fields(">I" if wide else ">H", data, offset)
+        (count,) = fields(">H", data, offset + size)
+        first = offset + size + 2
         if first + size * count > end:
             raise damaged()
         targets = fields(f">{count}{'I' if wide else 'H'}", data, first)

@@ -1,6 +1,6 @@
 """Converts images of every Pillow mode to upright 8-bit RGB, in strips of rows.
 
-Strips limit the working copies of a conversion to a few megabytes. Converting whole images would
+Converting in strips limits the working copies to a few megabytes; converting whole images would
 need up to three more copies. Transparency is composited on white.
 """
 
@@ -13,10 +13,10 @@ from PIL import Image
 from serve_app.siglip.images.header import ImageHeader
 
 Area = tuple[float, float, float, float]
-"""Left, upper, right, lower, in pixels and parts of pixels."""
+"""Left, upper, right, lower, in pixels and fractions of pixels."""
 
 STRIP_PIXELS = 1 << 19
-"""Pixels in a strip; its copies as RGBA and as float32 take 2 MiB each."""
+"""Number of pixels in a strip; a copy as RGBA or float32 has 2 MiB."""
 
 _TRANSPOSITIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -27,11 +27,11 @@ _TRANSPOSITIONS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""By EXIF orientation. Source: Pillow's `ImageOps.exif_transpose`."""
+"""Transposition by EXIF orientation. Source: Pillow's `ImageOps.exif_transpose`."""
 
 
 def upright(image: Image.Image, orientation: int) -> Image.Image:
-    """Apply an EXIF orientation, 1 to 8; an upright image is returned as it is."""
+    """Apply an EXIF orientation, 1 to 8; an upright image is returned unchanged."""
     method = _TRANSPOSITIONS.get(orientation)
     return image if method is None else image.transpose(method)
 
@@ -39,9 +39,9 @@ def upright(image: Image.Image, orientation: int) -> Image.Image:
 def upright_area(header: ImageHeader, image: Image.Image) -> Area:
     """Return the part of an upright decoded image that the stored pixels cover.
 
-    A JPEG of 1,003 rows has 126 rows at an eighth of its size, of which the last is covered by 3
-    rows of 8. The part is fractional therefore, and where the last row is now depends on the
-    orientation.
+    A JPEG of 1,003 rows has 126 rows at an eighth of its size, but only 3 of 8 stored rows cover
+    the last one. The part is therefore fractional. The orientation determines the position of the
+    last row in the upright image.
 
     Args:
         header: The header of the image.
@@ -66,7 +66,7 @@ def upright_area(header: ImageHeader, image: Image.Image) -> Area:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert a decoded image to RGB; an RGB image without transparency is returned as it is."""
+    """Convert a decoded image to RGB; an RGB image without transparency is returned unchanged."""
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     grey_scale = _grey_scale(image) if _is_high_depth(image) else 1.0
@@ -88,7 +88,7 @@ def on_white(high: Image.Image, low: Image.Image, colour: tuple[int, ...]) -> Im
         colour: The 16-bit samples of the transparent colour.
 
     Returns:
-        `high`, with white where all three samples equal the colour's.
+        `high`, in which each pixel of that colour is white.
     """
     high_bytes = np.array([sample >> 8 for sample in colour], np.uint8)
     low_bytes = np.array([sample & 255 for sample in colour], np.uint8)
@@ -103,7 +103,7 @@ def on_white(high: Image.Image, low: Image.Image, colour: tuple[int, ...]) -> Im
 
 
 def has_transparency(image: Image.Image) -> bool:
-    """Return whether an image is composited on white."""
+    """Return whether an image has transparency, so that it is composited on white."""
     bands = image.getbands()
     return "transparency" in image.info or "A" in bands or "a" in bands
 
@@ -119,7 +119,7 @@ def _strip_to_rgb(strip: Image.Image, grey_scale: float) -> Image.Image:
         return _high_depth_to_rgb(strip, grey_scale)
     if not has_transparency(strip):
         return strip.convert("RGB")
-    if strip.mode == "La":  # Pillow converts premultiplied grey to no mode but LA
+    if strip.mode == "La":  # Pillow converts premultiplied grey only to LA
         strip = strip.convert("LA")
     rgba = strip.convert("RGBA")
     white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
@@ -131,9 +131,10 @@ def _is_high_depth(image: Image.Image) -> bool:
 
 
 def _grey_scale(image: Image.Image) -> float:
-    """Return the factor from an image's values to 0 to 255.
+    """Return the factor that scales an image's values to 0 to 255.
 
-    16-bit grey is 0 to 65,535. Floating-point grey is 0 to 1, or 0 to 255 if any value is above 1.
+    16-bit grey has the range 0 to 65,535. Floating-point grey has the range 0 to 255 if any value
+    is above 1, else 0 to 1.
     """
     if image.mode != "F":
         return 1 / 257

@@ -1,8 +1,8 @@
-"""Predicts from an image's header what decoding, converting and resizing it costs.
+"""Predicts the cost of decoding, converting and resizing an image from its header.
 
-Every constant was fitted with `python -m bench.decode_cost`; see bench/LOG.md of 2026-11-27 for the
-conditions and the table. Constants are conservative: they come from the most expensive content
-found for each coding, so most images cost less than predicted.
+Every constant was fitted with `python -m bench.decode_cost`; bench/LOG.md of 2026-11-27 has the
+conditions and the table. The constants are conservative: they come from the most expensive content
+that was found for each coding, so most images cost less than predicted.
 
 Not here: reading headers (`headers.py`), how much smaller JPEGs are decoded (`plan.py`).
 """
@@ -19,12 +19,12 @@ MEBI = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class DecodeCost:
-    """Predicted cost of an image.
+    """The predicted cost of an image.
 
     Attributes:
-        cost: CPU time; 1.0 is what a 12-megapixel baseline JPEG costs.
+        cost: CPU time, in units of the CPU time of a 12-megapixel baseline JPEG.
         nbytes: Peak memory in bytes, without the encoded image.
-        second_decode: The part of `cost` that only an image with fine detail takes.
+        second_decode: The part of `cost` that only images with fine detail have.
     """
 
     cost: float
@@ -33,7 +33,7 @@ class DecodeCost:
 
     @property
     def usual(self) -> float:
-        """What most images with this header cost."""
+        """Cost of most images with this header."""
         return self.cost - self.second_decode
 
 
@@ -46,8 +46,8 @@ class Resizing:
             to.
         tiles: Whether tiles of the image are resized as well.
         support: Half-width of the filter: 1 bilinear, 2 bicubic, 3 Lanczos.
-        gap: See `preprocess.resize_square`; None for an exact resize, which copies tiles. A plan
-            for a JPEG replaces it by its own, unless it is None.
+        gap: The `reducing_gap` of `preprocess.resize_square`; None for an exact resize, which
+            copies tiles. A plan for a JPEG replaces it by its own, unless it is None.
     """
 
     output_px: int
@@ -61,9 +61,9 @@ class _Rates:
     """Cost of one coding, in units of `DecodeCost.cost`.
 
     Attributes:
-        per_mpx: For each megapixel of the stored image.
-        per_raw_mb: For each megabyte of unpacked samples.
-        per_coded_mb: For each megabyte of the encoded image.
+        per_mpx: Cost per megapixel of the stored image.
+        per_raw_mb: Cost per megabyte of unpacked samples.
+        per_coded_mb: Cost per megabyte of the encoded image.
     """
 
     per_mpx: float = 0.0
@@ -100,30 +100,30 @@ _PER_SCAN_MB = 0.0015
 _PER_PIECE = 0.00006
 _PER_INTERLACED_MPX = 0.08
 _CONVERSIONS = {"": 0.0, "grey": 0.05, "cmyk": 0.25, "lab": 1.1, "deep": 0.16, "alpha": 0.18}
-"""Cost for each megapixel of each conversion."""
+"""Cost per megapixel of each conversion."""
 _PER_TURNED_MPX = 0.05
 _PER_RESIZED_MPX = 0.13
 _PER_REDUCED_MPX = 0.045
 _TILE_OVERLAP = 1.45
-"""Area of all tiles over that of the image. Source: `tiles.OVERLAP`; 2 × 2 tiles have 1.24 and
-eight in a row 1.38."""
+"""Total area of all tiles relative to the image's. Source: `tiles.OVERLAP`, which gives 1.24 for
+2 × 2 tiles and 1.38 for eight in a row."""
 
 _LARGEST_TILE = 0.56
-"""Area of the largest tile over that of the image: the half of a strip of 2.4 to 1."""
+"""Area of the largest tile relative to the image's: one of two tiles of a 2.4:1 image."""
 _MAX_VIEWS = 9
-"""The whole image and eight tiles."""
+"""Maximum number of resized images: the whole image and eight tiles."""
 _STRIP_NBYTES = 16 * MEBI
-"""Working copies of a strip in `conversion.py`."""
+"""Size of the working copies of a strip in `conversion.py`."""
 _FRAME_NBYTES = 1 * MEBI
-"""Buffers of a decoder that do not grow with the image."""
+"""Size of a decoder's buffers that do not depend on the image."""
 
 
 def predict(header: ImageHeader, scale: int, resizing: Resizing | None) -> DecodeCost:
-    """Predict what an image costs.
+    """Predict the cost of an image.
 
     Args:
         header: The image's header.
-        scale: Whole factor by which it is decoded smaller; 1 for all but JPEGs.
+        scale: Whole factor by which a JPEG is decoded smaller; 1 for other formats.
         resizing: How the image is resized; None if it is only decoded and converted.
     """
     width = -(-header.width // scale)
@@ -144,7 +144,8 @@ def check(header: ImageHeader, cost: DecodeCost, limits: ImageLimits) -> None:
     size = f"The image has {header.width}×{header.height} pixels"
     if max(header.width, header.height) > limits.max_side_px:
         raise ImageTooLarge(
-            f"{size}; at most {limits.max_side_px:,} on each side are supported. Crop it, or send it smaller."
+            f"{size}; at most {limits.max_side_px:,} on each side are supported. Crop it, or send "
+            "it smaller."
         )
     if header.area_px > limits.max_pixels:
         raise ImageTooLarge(
@@ -158,8 +159,8 @@ def check(header: ImageHeader, cost: DecodeCost, limits: ImageLimits) -> None:
         )
     if cost.nbytes > limits.max_decode_bytes:
         raise ImageTooLarge(
-            f"{size}, and as {kind} it would take {cost.nbytes / MEBI:,.0f} MiB to decode; the limit "
-            f"is {limits.max_decode_bytes / MEBI:,.0f} MiB. Send it smaller, or as a JPEG."
+            f"{size}, and as {kind} it would take {cost.nbytes / MEBI:,.0f} MiB to decode; the "
+            f"limit is {limits.max_decode_bytes / MEBI:,.0f} MiB. Send it smaller, or as a JPEG."
         )
 
 
@@ -179,7 +180,7 @@ def _decoding(header: ImageHeader) -> float:
 
 
 def _conversion(header: ImageHeader) -> float:
-    """Return the cost for each megapixel of turning the image and converting it to RGB."""
+    """Return the cost per megapixel of applying the orientation and converting to RGB."""
     rate = _CONVERSIONS[header.conversion]
     if header.orientation > 1 and header.format != "HEIF":
         rate += _PER_TURNED_MPX
@@ -187,9 +188,7 @@ def _conversion(header: ImageHeader) -> float:
 
 
 def _resize(width: int, height: int, resizing: Resizing) -> float:
-    """Return the cost of shrinking by whole factors, and of Pillow's passes along rows and
-    columns.
-    """
+    """Return the cost of shrinking by whole factors and of Pillow's two resize passes."""
     side = resizing.output_px
     across, down = _reduction(width, height, resizing)
     cost = 0.0
@@ -212,7 +211,7 @@ def _reduction(width: int, height: int, resizing: Resizing) -> tuple[int, int]:
 
 
 def _memory(header: ImageHeader, width: int, height: int, resizing: Resizing | None) -> int:
-    """Return the largest total size of buffers in any step of preparing an image."""
+    """Return the total size of buffers in the step of preparation that needs the most."""
     stored = width * height * header.pixel_nbytes * (2 if header.decoded_twice else 1)
     rgb = width * height * 4
     steps = [stored + _decoder_nbytes(header)]
@@ -227,10 +226,10 @@ def _memory(header: ImageHeader, width: int, height: int, resizing: Resizing | N
 
 
 def _decoder_nbytes(header: ImageHeader) -> int:
-    """Return the bytes that the decoder holds beside Pillow's image."""
+    """Return the bytes of the decoder's buffers besides Pillow's image."""
     area = header.area_px
     if header.format == "WEBP":
-        # Two canvases, the frame handed to Pillow, and the planes or pixels inside libwebp.
+        # Two canvases, the frame for Pillow, and the planes or pixels inside libwebp.
         planes = 4 if header.variant == "lossless" else 3
         return area * (4 + 4 + 4 + planes) + 2 * header.coded_nbytes
     if header.format in ("AVIF", "HEIF"):
@@ -241,7 +240,7 @@ def _decoder_nbytes(header: ImageHeader) -> int:
 
 
 def _resizing_nbytes(width: int, height: int, resizing: Resizing) -> int:
-    """Return the bytes of a resize beside the image: a tile's copy, and the first pass's result."""
+    """Return the bytes of a resize besides the image: a tile's copy, and intermediate results."""
     side = resizing.output_px
     outputs = 5 * side * side * (_MAX_VIEWS if resizing.tiles else 1)
     if resizing.gap is None:

@@ -1,10 +1,10 @@
-"""Decodes images to RGB pixels, with bounds on format, size, CPU time and memory.
+"""Decodes images to RGB pixels within limits of format, size, CPU time and memory.
 
-Orientation is applied, transparency is composited on white, and every mode that Pillow knows ends
-as 8-bit RGB: configurations on the hub have `do_convert_rgb: null`, with which transformers' own
-processors raise on all of these.
+The orientation is applied, transparency is composited on white, and every mode of Pillow is
+converted to 8-bit RGB. With the hub's `do_convert_rgb: null`, transformers' own processors would
+raise for such images.
 
-Not here: headers (`headers.py`), how and at what cost an image is decoded (`plan.py`, `cost.py`),
+Not here: headers (`headers.py`), the choice and the cost of a decode (`plan.py`, `cost.py`),
 resizing (`preprocess.py`).
 """
 
@@ -26,13 +26,13 @@ _MODE_NBYTES = {"1": 1, "L": 1, "P": 1}
 
 
 def decode_image(data: bytes, limits: ImageLimits, target_px: int | None = None) -> Image.Image:
-    """Decode an image to RGB, upright, on white, first frame only.
+    """Decode the first frame of an image to upright RGB on white.
 
     Args:
         data: The encoded image.
-        limits: Bounds that are checked against the header, before any decoder runs.
+        limits: Limits that the header is checked against before any decoder runs.
         target_px: Side in pixels of the square (or of the square of equal area) that the result is
-            resized to; lets JPEGs be decoded smaller. None for full size.
+            resized to, so that JPEGs may be decoded smaller. None for full size.
 
     Raises:
         UnsupportedImage: The bytes match no format of `limits`, or one without a decoder.
@@ -44,7 +44,7 @@ def decode_image(data: bytes, limits: ImageLimits, target_px: int | None = None)
 
 
 def decode_as_planned(data: bytes, plan: DecodingPlan, limits: ImageLimits) -> Image.Image:
-    """Decode an image to RGB, upright, on white, first frame only.
+    """Decode the first frame of an image to upright RGB on white, as its plan says.
 
     Raises:
         UnsupportedImage: The format has no decoder.
@@ -59,18 +59,17 @@ def decode_as_planned(data: bytes, plan: DecodingPlan, limits: ImageLimits) -> I
     try:
         _load(image, data, header, plan.scale)
         if plan.sharp_scale < plan.scale and has_fine_detail(image):
-            del image  # frees its pixels before there are more
+            del image  # frees its pixels before the second decode
             image = _open(kept_bytes(data, header), header)
             _load(image, data, header, plan.sharp_scale)
-        # HEIF's decoder applies the orientation itself.
+        # The decoder of HEIF applies the orientation itself.
         turned = image if header.format == "HEIF" else upright(image, header.orientation)
-        del image  # frees the pixels as stored, where these are turned ones
+        del image  # frees the pixels before the orientation, which are another copy
         return to_rgb(turned)
     except MemoryError:
         raise
-    except (
-        Exception
-    ) as error:  # Pillow's decoders raise OSError, ValueError, SyntaxError, struct.error, ...
+    except Exception as error:
+        # Pillow's decoders raise OSError, ValueError, SyntaxError, struct.error and others.
         raise damaged("data") from error
 
 
@@ -86,7 +85,7 @@ def picture_size(data: bytes, limits: ImageLimits) -> tuple[int, int]:
 
 
 def _open(data: bytes, header: ImageHeader) -> Image.Image:
-    """Let Pillow read the header, with the decoder of that format only."""
+    """Let Pillow read the header, with only the decoder of its format."""
     try:
         return Image.open(io.BytesIO(data), formats=(header.format,))
     except UnidentifiedImageError as error:
@@ -104,7 +103,7 @@ def _open(data: bytes, header: ImageHeader) -> Image.Image:
 def _load(image: Image.Image, data: bytes, header: ImageHeader, scale: int) -> None:
     """Decode the pixels, a JPEG smaller by a whole factor.
 
-    The transparent colour of a PNG is made one of the decoded values, or white.
+    A PNG's transparent colour is converted to the range of the decoded values, or made white.
     """
     if scale > 1:
         size = (header.width // scale, header.height // scale)
@@ -116,7 +115,7 @@ def _load(image: Image.Image, data: bytes, header: ImageHeader, scale: int) -> N
         image.info.pop("transparency", None)
         on_white(image, _low_bytes(data, header), header.transparent)
     elif len(header.transparent) == 1:
-        # Pillow scales grey of fewer than 8 bits to 0 to 255, but not its transparent value.
+        # Pillow scales grey values of fewer than 8 bits to 0 to 255, but not the transparent one.
         scale = 255 // ((1 << header.depth) - 1) if header.depth < 8 else 1
         image.info["transparency"] = header.transparent[0] * scale
     else:
@@ -124,18 +123,22 @@ def _load(image: Image.Image, data: bytes, header: ImageHeader, scale: int) -> N
 
 
 def _low_bytes(data: bytes, header: ImageHeader) -> Image.Image:
-    """Decode the low bytes of a 16-bit RGB PNG: read as little-endian, they are the high ones."""
+    """Decode the low bytes of a 16-bit RGB PNG.
+
+    Pillow keeps the high byte of each sample, which is the low one if the order is reversed.
+    """
     image = _open(kept_bytes(data, header), header)
-    image.tile = [tile._replace(args="RGB;16L") for tile in image.tile]  # type: ignore[attr-defined]
+    tiles = [tile._replace(args="RGB;16L") for tile in image.tile]  # type: ignore[attr-defined]
+    image.tile = tiles  # type: ignore[attr-defined]
     image.load()
     return image
 
 
 def _confirmed(image: Image.Image, header: ImageHeader) -> ImageHeader:
-    """Compare what Pillow reads with the header, so that an attacker cannot exploit a difference.
+    """Compare Pillow's reading with the header, so that an attacker cannot exploit a difference.
 
     Returns:
-        The header, with what Pillow found besides.
+        The header, with a transparency that only Pillow found.
 
     Raises:
         InvalidImage: Pillow reads a different size, or pixels with more bytes.

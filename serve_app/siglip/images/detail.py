@@ -1,6 +1,6 @@
 """Finds fine detail, such as text, in an image that was decoded smaller than it is stored.
 
-Not here: what follows from it (`plan.py`, `decoding.py`).
+Not here: decoding such an image again (`plan.py`, `decoding.py`).
 """
 
 import numpy as np
@@ -8,26 +8,31 @@ import numpy.typing as npt
 from PIL import Image
 
 TILE_PX = 16
-"""Side of the tiles in which detail is averaged: a single edge is not fine detail, several are."""
+"""Side of the tiles in which detail is averaged, because a single edge is not fine detail."""
 
 ROWS_PER_TILE = 4
-"""One row of tiles in this many is looked at, which takes a quarter of the time. Lines of text are
-lower than the distance, but a page has many of them."""
+"""Distance of the examined rows of tiles, in tiles.
+
+Examining every fourth row takes a quarter of the time. Lines of text may fall between two rows, but
+a page has many lines.
+"""
 
 MAX_DETAIL = 40.0
-"""Mean absolute second difference of a tile's pixels, of 510, above which an image has fine detail.
-Source: bench/decoding.py. Photo-like images have 12 to 35, with more noise up to 49; pages of black
-text have 77 to 162."""
+"""Mean absolute second difference of a tile's pixels above which an image has fine detail.
+
+The maximum is 510. Source: bench/decoding.py. Images like photos have 12 to 35, with more noise up
+to 49; pages of black text have 77 to 162.
+"""
 
 
 def has_fine_detail(image: Image.Image) -> bool:
-    """Return whether any tile that is looked at has as much detail as black text on white."""
+    """Return whether any examined tile has as much detail as black text on white."""
     channel = image.getchannel(min(1, len(image.getbands()) - 1))  # green, or grey
     return finest_detail(np.asarray(channel)) > MAX_DETAIL
 
 
 def finest_detail(pixels: npt.NDArray[np.uint8]) -> float:
-    """Return the largest mean absolute second difference of a tile, along rows or columns.
+    """Return the largest mean absolute second difference of a tile along rows or columns.
 
     Args:
         pixels: (H, W) of one channel.
@@ -48,7 +53,7 @@ def finest_detail(pixels: npt.NDArray[np.uint8]) -> float:
 
 
 def _largest_tile_mean(differences: npt.NDArray[np.int16], columns: int) -> float:
-    # A sum over rows first: it runs along memory, and 16 rows of at most 510 fit in 16 bits.
+    # Rows are summed first, because they are contiguous; 16 rows of at most 510 fit in 16 bits.
     by_column = differences.sum(axis=1, dtype=np.int16)
     by_tile = by_column.reshape(len(by_column), columns, TILE_PX).sum(axis=2, dtype=np.int32)
     num_pixels: int = differences.shape[1] * TILE_PX

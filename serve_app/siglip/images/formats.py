@@ -1,4 +1,4 @@
-"""Image formats: their signatures, and which decoders are installed.
+"""Image formats, their signatures and their installed decoders.
 
 Not here: reading headers (`headers.py`), decoding (`decoding.py`).
 """
@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from PIL import AvifImagePlugin, features
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")
-"""Pillow's names of the formats that may be read; none of its other decoders is ever called."""
+"""Pillow's names of the supported formats; none of its other decoders is ever called."""
 
 HEIF_PACKAGE = "pillow_heif"
 
@@ -36,13 +36,14 @@ _BRANDS = {
 def readable_formats(requested: tuple[str, ...] = FORMATS) -> tuple[str, ...]:
     """Return the requested formats that have an installed decoder.
 
-    AVIF is part of most builds of Pillow; HEIF is a separate package.
+    Most builds of Pillow include AVIF; HEIF needs a separate package.
     """
-    # By default, AVIF starts one thread for each core in every decoding thread.
+    # By default, every decode of an AVIF starts one thread per core.
     AvifImagePlugin.DEFAULT_MAX_THREADS = 1
     has_heif = "HEIF" in requested and find_spec(HEIF_PACKAGE) is not None
     if has_heif:
-        import pillow_heif  # optional dependency
+        # Imported here, because the dependency is optional.
+        import pillow_heif
 
         pillow_heif.register_heif_opener(thumbnails=False, decode_threads=1)
     present = {"AVIF": features.check("avif"), "HEIF": has_heif}
@@ -50,7 +51,7 @@ def readable_formats(requested: tuple[str, ...] = FORMATS) -> tuple[str, ...]:
 
 
 def signature_of(data: bytes) -> str:
-    """Return Pillow's name of the format whose signature matches; `other` if none does.
+    """Return Pillow's name of the format whose signature matches, or `other`.
 
     Source: the formats' own signatures, and the brands of ISO/IEC 23008-12 for AVIF and HEIF.
     """

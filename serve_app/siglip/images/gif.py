@@ -1,4 +1,4 @@
-"""GIF headers, up to the first frame.
+"""Reads GIF headers, up to the first frame.
 
 Source: the GIF89a specification of CompuServe, 1990.
 """
@@ -9,13 +9,19 @@ from serve_app.errors import ImageTooLarge
 from serve_app.siglip.images.header import ImageHeader, Piece, damaged, fields
 
 MAX_BLOCKS = 65_536
-"""Blocks before the first frame, which take about 10 ms to skip; 16 MiB of comments fit in."""
+"""Maximum number of blocks before the first frame.
+
+Skipping them takes about 10 ms; they can contain 16 MiB of comments.
+"""
 
 MAX_EXTENSIONS = 4_096
 
 USUAL_BLOCKS = 256
-"""Up to this many blocks, Pillow reads them itself. More metadata is removed: Pillow concatenates
-the blocks of a comment one by one, which takes quadratic time."""
+"""Maximum number of blocks in a header that is passed to Pillow as it is.
+
+From larger headers, metadata is removed, because Pillow concatenates the blocks of a comment one by
+one, which takes quadratic time.
+"""
 
 _EXTENSION = 0x21
 _FRAME = 0x2C
@@ -25,10 +31,10 @@ _GRAPHIC_CONTROL = 0xF9
 
 @dataclass(slots=True)
 class _Blocks:
-    """What stands before the first frame."""
+    """The blocks before the first frame."""
 
     frame: int = 0
-    """Offset of the frame's descriptor, behind its separator."""
+    """Offset of the frame's descriptor, after its separator."""
     transparent: bool = False
     count: int = 0
     kept: list[Piece] = field(default_factory=list)
@@ -39,7 +45,7 @@ def read_gif(data: bytes) -> ImageHeader:
 
     Raises:
         InvalidImage: It is truncated or damaged.
-        ImageTooLarge: The first frame is behind more than `MAX_BLOCKS` blocks or `MAX_EXTENSIONS`.
+        ImageTooLarge: More than `MAX_BLOCKS` blocks or `MAX_EXTENSIONS` precede the first frame.
     """
     width, height, flags = fields("<HHB", data, 6)
     start = 13 + (3 << (flags & 7) + 1 if flags & 0x80 else 0)
@@ -49,6 +55,7 @@ def read_gif(data: bytes) -> ImageHeader:
     height = max(height, upper + frame_height)
     if not width or not height:
         raise damaged()
+
     keep = ((0, start), *blocks.kept, (blocks.frame - 1, len(data)))
     return ImageHeader(
         format="GIF",
@@ -87,7 +94,7 @@ def _walk(data: bytes, offset: int) -> _Blocks:
 
 
 def _skip_blocks(data: bytes, offset: int, found: _Blocks) -> int:
-    """Return the offset behind a sequence of blocks, which ends with an empty one."""
+    """Return the offset after a sequence of blocks, which ends with an empty one."""
     end = len(data)
     while offset < end:
         size = data[offset]
@@ -102,5 +109,6 @@ def _skip_blocks(data: bytes, offset: int, found: _Blocks) -> int:
 
 def _too_many(what: str, limit: int) -> ImageTooLarge:
     return ImageTooLarge(
-        f"The GIF has more than {limit:,} {what} before its first frame, which is the limit. Save it again without metadata."
+        f"The GIF has more than {limit:,} {what} before its first frame, which is the limit. Save "
+        "it again without metadata."
     )

@@ -1,4 +1,4 @@
-"""The facts from an image's header that determine the cost of decoding it."""
+"""The values in an image's header that determine the cost of decoding it."""
 
 import struct
 from dataclasses import dataclass
@@ -11,29 +11,29 @@ Piece = tuple[int, int] | bytes
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageHeader:
-    """Facts from the header of an encoded image; nothing here was decoded.
+    """Values from the header of an encoded image, read without decoding.
 
     Attributes:
         format: Pillow's name of the format.
         width: Width in pixels as stored, before the orientation is applied.
         height: Height in pixels as stored.
-        pixel_nbytes: Bytes that Pillow holds for each decoded pixel: 1, 2 or 4.
-        variant: Coding that the decoder's speed depends on, such as `progressive` or `lossless`.
-        channels: Samples of each pixel, as coded.
-        depth: Bits of each sample, as coded.
-        orientation: EXIF orientation, 1 to 8; 1 where there is none.
-        conversion: What makes it RGB after decoding: nothing, `grey` (also black and white, and
-            palettes), `cmyk`, `lab`, `deep` (grey of 16 bits or more) or `alpha`.
+        pixel_nbytes: Bytes of a decoded pixel in Pillow: 1, 2 or 4.
+        variant: The coding, such as `progressive` or `lossless`, if it affects the decoder's speed.
+        channels: Samples per pixel, as coded.
+        depth: Bits per sample, as coded.
+        orientation: EXIF orientation, 1 to 8; 1 if there is none.
+        conversion: The conversion to RGB after decoding: empty for none, `grey` (also for black and
+            white, and palettes), `cmyk`, `lab`, `deep` (grey of 16 bits or more) or `alpha`.
         interlaced: Whether the rows are stored in passes.
         raw_nbytes: Bytes of all samples that the decoder unpacks, with the padding of blocks,
             tiles and strips.
         block_nbytes: Bytes of the largest buffer that the decoder unpacks at once.
         scans: Passes over all coefficients (JPEG).
-        full_size: Whether a JPEG is decoded in its full size, because Pillow reads it as one of
+        full_size: Whether a JPEG is always decoded at full size, because Pillow reads it as one of
             several images (MPO).
-        pieces_walked: Chunks, strips or tiles for which Pillow runs Python code.
-        transparent: Samples of the one colour that is transparent (PNG), at the coded depth; empty
-            where there is none, or where the transparency is stored otherwise.
+        pieces_walked: Number of chunks, strips or tiles for which Pillow runs Python code.
+        transparent: Samples of a PNG's transparent colour at the coded depth; empty if it has none,
+            or another kind of transparency.
         keep: Pieces passed to the decoder instead of the whole file; empty for the whole file.
         coded_nbytes: Length of the encoded bytes.
     """
@@ -59,10 +59,10 @@ class ImageHeader:
 
     @property
     def decoded_twice(self) -> bool:
-        """Whether the low bytes of the samples are decoded besides the high ones.
+        """Whether the low bytes of the samples are decoded in addition to the high ones.
 
-        Pillow decodes 16-bit RGB to its high bytes, but a transparent colour is compared as a
-        whole.
+        Pillow decodes 16-bit RGB to its high bytes, but comparing a pixel with the transparent
+        colour needs all bits.
         """
         return len(self.transparent) == 3 and self.depth == 16
 
@@ -80,7 +80,7 @@ class ImageHeader:
 
 
 def kept_bytes(data: bytes, header: ImageHeader) -> bytes:
-    """Return the bytes for the decoder: `data` itself, or a copy without its metadata."""
+    """Return the bytes for the decoder: `data` itself, or a copy without metadata."""
     if not header.keep:
         return data
     view = memoryview(data)

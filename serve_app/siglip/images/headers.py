@@ -1,9 +1,9 @@
 """Reads the header of an image in any format, without a decoder.
 
-Bounded in time and memory: see the limits in each format's module (`jpeg.py`, `png.py`, ...).
-Usual images take tens of microseconds.
+Time and memory are bounded by the limits in each format's module (`jpeg.py`, `png.py`, ...). Most
+images take tens of microseconds.
 
-Not here: what decoding costs (`cost.py`), decoding (`decoding.py`).
+Not here: the cost of decoding (`cost.py`), decoding (`decoding.py`).
 """
 
 from collections.abc import Callable
@@ -36,7 +36,7 @@ def read_header(data: bytes, formats: tuple[str, ...]) -> ImageHeader:
 
     Args:
         data: The encoded image.
-        formats: Pillow's names of the formats that may be read.
+        formats: Pillow's names of the allowed formats.
 
     Raises:
         UnsupportedImage: The bytes match none of these formats, or one without a decoder.
@@ -45,7 +45,7 @@ def read_header(data: bytes, formats: tuple[str, ...]) -> ImageHeader:
     """
     readable = readable_formats(formats)
     kind = signature_of(data)
-    # A container of brand mif1 may hold either AVIF or HEIF.
+    # A container with the brand mif1 may contain AVIF or HEIF.
     if kind not in _READERS or not {"AVIF", "HEIF", kind}.intersection(readable):
         raise _unsupported(readable)
     if kind not in ("AVIF", "HEIF") and kind not in readable:

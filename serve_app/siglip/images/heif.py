@@ -1,4 +1,4 @@
-"""AVIF and HEIF headers: size, orientation and coded frames of the primary image.
+"""Reads AVIF and HEIF headers: size, orientation and coded frames of the primary image.
 
 Not here: the boxes (`boxes.py`), the bitstreams (`bitstreams.py`).
 """
@@ -15,8 +15,10 @@ from serve_app.siglip.images.boxes import ItemTable, item_table
 from serve_app.siglip.images.header import ImageHeader, Piece, damaged, fields
 
 FORMATS = {b"av01": "AVIF", b"hvc1": "HEIF"}
-"""Format by the type of coded items. Other types that libheif reads, such as uncompressed images,
-overlays and JPEG, are not decoded here."""
+"""Image format by the type of coded items.
+
+libheif supports more types, such as uncompressed images, overlays and JPEG, which are refused.
+"""
 
 MAX_NAL_UNITS = 512
 
@@ -28,8 +30,8 @@ def read_heif(data: bytes) -> ImageHeader:
     """Read the header of an AVIF or HEIF image.
 
     Raises:
-        InvalidImage: It is damaged, or its bitstream is larger than the file says.
-        UnsupportedImage: The image is neither AV1 nor HEVC, or a grid of these.
+        InvalidImage: It is damaged, or its bitstream has larger frames than the file declares.
+        UnsupportedImage: The image is neither AV1 or HEVC nor a grid of these.
     """
     table = item_table(data)
     tiles, canvas = _tiles(table, data)
@@ -38,13 +40,15 @@ def read_heif(data: bytes) -> ImageHeader:
         raise UnsupportedImage(
             "This kind of HEIF image is not supported. Send an AVIF, or a HEIF coded as HEVC."
         )
+
     reader = _Frames(table, data, kind)
     tile_size = _size(table, data, tiles[0])
-    frames = [reader.of(tile) for tile in tiles]
+    frames = [reader.largest(tile) for tile in tiles]
     if any(_exceeds(frame, tile_size, kind) for frame in frames):
         raise damaged()
+
     alphas = _alpha_items(table, data, {table.primary, *tiles})
-    masks = [reader.of(item) for item in alphas]
+    masks = [reader.largest(item) for item in alphas]
     if any(_exceeds(mask, canvas, kind) for mask in masks):
         raise damaged()
 
@@ -52,7 +56,7 @@ def read_heif(data: bytes) -> ImageHeader:
     depth = max(frame.depth for frame in frames)
     samples = sum(f.width * f.height * f.samples_per_pixel * f.frames for f in frames)
     channels = 4 if alphas else 3
-    # libheif crops to the clean aperture; libavif leaves that to its callers, and Pillow does not.
+    # libheif crops to the clean aperture. libavif does not, and neither does Pillow with it.
     width, height = _cropped(table, data, canvas) if kind == b"hvc1" else canvas
     return ImageHeader(
         format=FORMATS[kind],
@@ -71,7 +75,7 @@ def read_heif(data: bytes) -> ImageHeader:
 
 
 def _tiles(table: ItemTable, data: bytes) -> tuple[list[int], tuple[int, int]]:
-    """Return the coded items of the primary image, and the width and height of the whole."""
+    """Return the coded items of the primary image, and its width and height."""
     primary = table.primary
     if table.types.get(primary) != b"grid":
         return [primary], _size(table, data, primary)
@@ -107,7 +111,7 @@ def _size(table: ItemTable, data: bytes, item: int) -> tuple[int, int]:
 
 
 def _cropped(table: ItemTable, data: bytes, canvas: tuple[int, int]) -> tuple[int, int]:
-    """Return the size of the primary image's clean aperture, or the canvas without one."""
+    """Return the size of the primary image's clean aperture, or of the canvas if it has none."""
     for kind, start, _ in table.properties_of(table.primary):
         if kind != b"clap":
             continue
@@ -131,7 +135,7 @@ def _item_data(table: ItemTable, data: bytes, item: int) -> bytes:
 
 
 def _alpha_items(table: ItemTable, data: bytes, images: set[int]) -> list[int]:
-    """Return the items that hold the transparency of one of some images."""
+    """Return the coded items that contain the transparency of any of the images."""
     found = []
     for kind, item, targets in table.references:
         if kind != b"auxl" or not images.intersection(targets):
@@ -148,7 +152,7 @@ def _alpha_items(table: ItemTable, data: bytes, images: set[int]) -> list[int]:
 
 
 class _Frames:
-    """Reads the coded frames of items; parameter sets that items share are read once."""
+    """Reads the coded frames of items; shared parameter sets are read once."""
 
     def __init__(self, table: ItemTable, data: bytes, kind: bytes) -> None:
         self._table = table
@@ -156,8 +160,8 @@ class _Frames:
         self._kind = kind
         self._parameters: dict[int, tuple[int, CodedFrame | None]] = {}
 
-    def of(self, item: int) -> CodedFrame:
-        """Return the largest frame that an item's bitstream announces."""
+    def largest(self, item: int) -> CodedFrame:
+        """Return the largest frame that an item's bitstream declares."""
         extents = self._table.extents.get(item)
         if not extents:
             raise damaged()
@@ -178,7 +182,7 @@ class _Frames:
         return frame
 
     def _hevc(self, item: int, coded: bytes, offset: int, stop: int) -> CodedFrame | None:
-        """Return the frame of an HEVC item; its parameter sets are in a property or in its data."""
+        """Return the frame of an HEVC item; its parameter sets are in a property or its data."""
         configurations = [
             (start, end) for kind, start, end in self._table.properties_of(item) if kind == b"hvcC"
         ]
@@ -208,24 +212,24 @@ class _Frames:
 
 
 def _configuration(data: bytes, start: int, stop: int) -> tuple[int, CodedFrame | None]:
-    """Return the size of unit lengths, and the frame that an `hvcC` property's sets announce."""
+    """Return the size of unit lengths, and the largest frame in an `hvcC` property's sets."""
     length_size = 1 + (fields(">B", data, start + 21)[0] & 3)
     units: list[bytes] = []
-    at = start + 23
+    offset = start + 23
     for _ in range(fields(">B", data, start + 22)[0]):
-        (count,) = fields(">H", data, at + 1)
-        at += 3
+        (count,) = fields(">H", data, offset + 1)
+        offset += 3
         for _ in range(count):
-            (length,) = fields(">H", data, at)
-            if at + 2 + length > stop or len(units) > MAX_NAL_UNITS:
+            (length,) = fields(">H", data, offset)
+            if offset + 2 + length > stop or len(units) > MAX_NAL_UNITS:
                 raise damaged("bitstream")
-            units.append(data[at + 2 : at + 2 + length])
-            at += 2 + length
+            units.append(data[offset + 2 : offset + 2 + length])
+            offset += 2 + length
     return length_size, hevc_frame(units)
 
 
 def _exceeds(frame: CodedFrame, size: tuple[int, int], kind: bytes) -> bool:
-    """Return whether a bitstream's frame is larger than the file says.
+    """Return whether a bitstream's frame is larger than the file declares.
 
     HEVC frames are padded to whole coding blocks of up to 64 pixels; AV1 frames are not.
     """
@@ -248,14 +252,14 @@ def _orientation(table: ItemTable, data: bytes) -> int:
             axis = fields(">B", data, start)[0] & 1
     if axis is None:
         return (1, 8, 3, 6)[turns]
-    # Axis 0 exchanges top and bottom, axis 1 left and right.
+    # Axis 0 swaps top and bottom, axis 1 left and right.
     return ((4, 5, 2, 7), (2, 7, 4, 5))[axis][turns]
 
 
 def _without_metadata(table: ItemTable, data: bytes) -> tuple[Piece, ...]:
-    """Return an AVIF in which EXIF and XMP have a type that decoders ignore, as a still image.
+    """Return an AVIF as a still image whose EXIF and XMP items have a type that decoders ignore.
 
-    libavif reads the sequence instead of the still image if the major brand is `avis`.
+    If the major brand is `avis`, libavif would read the sequence instead of the still image.
     """
     changes = [
         (offset, b"free")

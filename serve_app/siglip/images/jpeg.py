@@ -1,4 +1,4 @@
-"""JPEG headers, up to the first scan.
+"""Reads JPEG headers, up to the first scan.
 
 Source: ITU-T T.81, annex B; libjpeg-turbo's `jdmarker.c` for what decoders skip.
 """
@@ -10,20 +10,25 @@ from serve_app.siglip.images.header import ImageHeader, Piece, damaged, fields
 from serve_app.siglip.images.orientation import orientation_of
 
 MAX_SCANS = 100
-"""Encoders write about ten; libtiff refuses more than 100 in JPEG-compressed TIFFs, too."""
+"""Maximum number of scans. Encoders write about ten; libtiff also refuses more than 100."""
 
 MAX_SEGMENTS = 2_000
-"""Maximum number of segments before the first scan. 20 MiB of metadata fill 320 segments."""
+"""Maximum number of segments before the first scan. Metadata of 20 MiB fills 320 segments."""
 
 MAX_JUNK_BYTES = 4_096
-"""Maximum number of bytes between segments. Pillow reads these one by one in Python."""
+"""Maximum number of bytes between segments, which Pillow reads one by one in Python."""
 
 USUAL_SEGMENTS = 64
-"""Up to this many segments with one EXIF block, Pillow reads the header itself. More are removed:
-Pillow concatenates EXIF segments one by one, which takes quadratic time."""
+"""Maximum number of segments in a header that is passed to Pillow as it is.
+
+From larger headers, metadata is removed, because Pillow concatenates EXIF segments one by one,
+which takes quadratic time.
+"""
 
 USUAL_EXIF_ENTRIES = 256
+"""Maximum number of EXIF entries in a header that is passed to Pillow as it is."""
 
+_SCAN_MARKER = b"\xff\xda"
 _SOI = 0xD8
 _EOI = 0xD9
 _SOS = 0xDA
@@ -58,7 +63,7 @@ class _Segments:
 
 
 def read_jpeg(data: bytes) -> ImageHeader:
-    """Read a JPEG's header.
+    """Read the header of a JPEG.
 
     Raises:
         InvalidImage: It is truncated, damaged or has two frames.
@@ -68,22 +73,24 @@ def read_jpeg(data: bytes) -> ImageHeader:
     segments = _segments(data)
     if segments.frame is None:
         raise damaged()
-    marker, at = segments.frame
-    precision, height, width, channels = fields(">BHHB", data, at + 2)
+    marker, offset = segments.frame
+    precision, height, width, channels = fields(">BHHB", data, offset + 2)
     if precision != 8 or channels not in (1, 3, 4):
         raise UnsupportedImage(
-            f"JPEGs of {precision} bits and {channels} channels are not supported. Send 8 bits and 1, 3 or 4 channels."
+            f"JPEGs of {precision} bits and {channels} channels are not supported. Send 8 bits and "
+            "1, 3 or 4 channels."
         )
-    if not width or not height or fields(">H", data, at)[0] != 8 + 3 * channels:
+    if not width or not height or fields(">H", data, offset)[0] != 8 + 3 * channels:
         raise damaged()
 
-    samples = _padded_samples(data, at, width, height, channels)
+    samples = _padded_samples(data, offset, width, height, channels)
     variant = _FRAMES[marker]
     in_first_scan = fields(">B", data, segments.scan + 2)[0]
     single = marker in (0xC0, 0xC1, 0xC9) and in_first_scan == channels
     scans = 1 if single else _count_scans(data, segments.scan)
     if not single and variant == "baseline":
         variant = "multiscan"
+
     keep = _kept(segments, len(data))
     return ImageHeader(
         format="JPEG",
@@ -123,9 +130,8 @@ def _segments(data: bytes) -> _Segments:
         found.count += 1
         if junk > MAX_JUNK_BYTES or found.count > MAX_SEGMENTS:
             raise damaged()
-        if (
-            marker == 0 or 0xD0 <= marker <= 0xD7
-        ):  # a stuffed zero, restart markers: they have no parameters
+        # A stuffed zero and restart markers have no parameters.
+        if marker == 0 or 0xD0 <= marker <= 0xD7:
             continue
         if marker in (_SOI, _EOI):
             raise damaged()
@@ -144,10 +150,11 @@ def _note(found: _Segments, data: bytes, marker: int, offset: int, length: int) 
         return
     if marker in _UNSUPPORTED_FRAMES:
         raise UnsupportedImage(
-            "Lossless and hierarchical JPEGs are not supported. Send a baseline or progressive JPEG."
+            "Lossless and hierarchical JPEGs are not supported. Send a baseline or progressive "
+            "JPEG."
         )
     if marker in _FRAMES:
-        if found.frame:  # libjpeg takes the first frame, Pillow the last
+        if found.frame:  # libjpeg uses the first frame, but Pillow the last one
             raise damaged()
         found.frame = (marker, offset)
     elif marker == _APP1:
@@ -166,11 +173,11 @@ def _note(found: _Segments, data: bytes, marker: int, offset: int, length: int) 
     found.kept.append((offset - 2, offset + length))
 
 
-def _padded_samples(data: bytes, at: int, width: int, height: int, channels: int) -> int:
-    """Return the number of samples with the padding to whole coding units."""
+def _padded_samples(data: bytes, offset: int, width: int, height: int, channels: int) -> int:
+    """Return the number of samples, including the padding to whole coding units."""
     factors = []
     for index in range(channels):
-        sampling = fields(">B", data, at + 9 + 3 * index)[0]
+        sampling = fields(">B", data, offset + 9 + 3 * index)[0]
         across = sampling >> 4
         down = sampling & 15
         if not (1 <= across <= 4 and 1 <= down <= 4):
@@ -181,26 +188,35 @@ def _padded_samples(data: bytes, at: int, width: int, height: int, channels: int
     return sum(64 * columns * rows * across * down for across, down in factors)
 
 
+def count_scan_markers(data: bytes, start: int, limit: int) -> int:
+    """Return the number of start-of-scan markers, of which at most `limit` + 1 are counted."""
+    count = 0
+    offset = data.find(_SCAN_MARKER, start)
+    while offset >= 0:
+        count += 1
+        if count > limit:
+            break
+        offset = data.find(_SCAN_MARKER, offset + 2)
+    return count
+
+
 def _count_scans(data: bytes, first: int) -> int:
-    """Return an upper bound of the number of scans.
+    """Return an upper bound of the number of scans; `first` is the offset of the first one.
 
     Raises:
         ImageTooLarge: There are more than `MAX_SCANS`.
     """
-    scans = 1
-    offset = data.find(b"\xff\xda", first)
-    while offset >= 0:
-        scans += 1
-        if scans > MAX_SCANS:
-            raise ImageTooLarge(
-                f"The JPEG has more than {MAX_SCANS} scans, which is the limit. Save it as a baseline JPEG."
-            )
-        offset = data.find(b"\xff\xda", offset + 2)
+    scans = 1 + count_scan_markers(data, first, MAX_SCANS - 1)
+    if scans > MAX_SCANS:
+        raise ImageTooLarge(
+            f"The JPEG has more than {MAX_SCANS} scans, which is the limit. Save it as a baseline "
+            "JPEG."
+        )
     return scans
 
 
 def _kept(segments: _Segments, length: int) -> tuple[Piece, ...]:
-    """Return the pieces of the file without metadata if it has unusually much; else nothing."""
+    """Return the pieces of the file without its metadata; nothing if the metadata is usual."""
     first = segments.exif[0] if segments.exif else b""
     order = "little" if first[6:8] == b"II" else "big"
     start = int.from_bytes(first[10:14], order)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""How images are decoded, and limits on what may be."""
+"""Limits of the images that are decoded."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -6,7 +6,7 @@ from typing import Literal
 from serve_app.siglip.images.formats import FORMATS
 
 ImageDecoding = Literal["fast", "exact"]
-"""Whether JPEGs may be decoded smaller than they are stored (`plan.py`), or never."""
+"""Whether JPEGs may be decoded smaller than they are stored (`plan.py`): `fast`, or `exact`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,10 +15,10 @@ class ImageLimits:
 
     Attributes:
         max_pixels: Largest width × height in pixels.
-        formats: Pillow's names of the formats that may be read.
+        formats: Pillow's names of the allowed formats.
         max_side_px: Largest width or height in pixels.
-        max_cost: Largest predicted CPU time; the unit is what a 12-megapixel baseline JPEG costs.
-        max_decode_bytes: Largest predicted memory of decoding, beyond the encoded bytes.
+        max_cost: Largest predicted CPU time, in units of that of a 12-megapixel baseline JPEG.
+        max_decode_bytes: Largest predicted memory of decoding, without the encoded bytes.
         decoding: Whether JPEGs may be decoded smaller.
     """
 

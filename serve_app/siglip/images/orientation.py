@@ -1,4 +1,4 @@
-"""Reads the orientation from EXIF and XMP in bounded time, whatever the metadata contains."""
+"""Reads the orientation from EXIF and XMP metadata in bounded time."""
 
 import re
 import struct
@@ -17,7 +17,7 @@ def exif_orientation(exif: bytes) -> int | None:
     r"""Return the orientation tag of an EXIF block; None if it has none.
 
     Args:
-        exif: A TIFF header and its directories, after any number of `Exif\0\0` prefixes.
+        exif: A TIFF header and its directories, after any number of prefixes `Exif\0\0`.
     """
     while exif.startswith(b"Exif\0\0"):
         exif = exif[6:]
@@ -48,7 +48,7 @@ def xmp_orientation(xmp: bytes) -> int | None:
 
 
 def orientation_of(exif: bytes | None, xmp: bytes | None) -> int:
-    """Return the orientation, 1 to 8; EXIF wins over XMP, as in Pillow's `Image.getexif`."""
+    """Return the orientation, 1 to 8; EXIF has precedence, as in Pillow's `Image.getexif`."""
     found = exif_orientation(exif) if exif else None
     if found is None and xmp:
         found = xmp_orientation(xmp)

@@ -1,10 +1,11 @@
-"""Decides how an image is decoded: in full, or a JPEG smaller by a whole factor.
+"""Decides whether a JPEG is decoded at full size or smaller by a whole factor.
 
-libjpeg decodes a JPEG at a half, a quarter or an eighth of its size in a fraction of the time. The
-pixels after resizing then differ from those of a full decode, by content and by how much is left to
-shrink. `bench/decoding.py` measures both; docs/siglip.md has the numbers.
+libjpeg can decode a JPEG at a half, a quarter or an eighth of its size in a fraction of the time.
+After resizing, the pixels then differ from those of a full decode. The difference depends on the
+content and on the remaining factor of the resize. `bench/decoding.py` measures both; docs/siglip.md
+has the numbers.
 
-Not here: what a decode costs (`cost.py`), whether an image has fine detail (`detail.py`).
+Not here: the cost of a decode (`cost.py`), detecting fine detail (`detail.py`).
 """
 
 import dataclasses
@@ -18,37 +19,40 @@ SHARP_MARGIN = 5.4
 """Decoded at this many times the target or more, text and photos differ by at most 4 of 255."""
 
 QUICK_MARGIN = 2.9
-"""Decoded at this many times the target or more, photos differ by at most 4 to 6 of 255, text by
-12."""
+"""Decoded at this many times the target or more, photos differ by up to 6 of 255, text by 12."""
 
 MIN_MARGIN = 2.0
-"""For tiles, thumbnails, and images that would exceed a limit otherwise: text differs by up to
-18."""
+"""The margin for tiles, thumbnails and images that would otherwise exceed a limit.
+
+Text differs by up to 18 of 255.
+"""
 
 MIN_PRECISE_PX = 96
-"""Checkpoints with smaller inputs than this, such as the demo's with 64 px, are decoded with
-`MIN_MARGIN`: the smallest input of the released ones is 224 px, and a full decode of a 640 × 480
-photo takes 3.9 ms in place of 1.1."""
+"""Images for checkpoints with smaller inputs than this are decoded with `MIN_MARGIN`.
+
+The demo checkpoint has 64 px; the smallest input of the released checkpoints is 224 px. For the
+demo, a full decode of a 640 × 480 photo takes 3.9 ms instead of 1.1.
+"""
 
 SMALL_PX = 3_200_000
-"""Images of so few pixels are decoded with `SHARP_MARGIN` at once, which takes about 30 ms."""
+"""Images with at most this many pixels are always decoded with `SHARP_MARGIN`, in about 30 ms."""
 
 _SCALES = (8, 4, 2)
 _DETAIL_PER_MPX = 0.03
-"""Cost of looking for fine detail. Source: bench/decoding.py."""
+"""Cost per megapixel of searching for fine detail. Source: bench/decoding.py."""
 
 
 @dataclass(frozen=True, slots=True)
 class DecodingPlan:
-    """How an image is decoded, and what that costs.
+    """How an image is decoded, and the cost of that.
 
     Attributes:
         header: The image's header.
         scale: Whole factor by which a JPEG is decoded smaller.
-        sharp_scale: Factor by which it is decoded again if it turns out to have fine detail; equal
-            to `scale` if it is not.
-        gap: See `preprocess.resize_square`; None for one exact step.
-        cost: Predicted cost, with the second decode.
+        sharp_scale: Factor by which it is decoded again if it has fine detail; equal to `scale` if
+            there is no second decode.
+        gap: The `reducing_gap` of `preprocess.resize_square`; None for an exact resize.
+        cost: Predicted cost, including the second decode.
         resizing: How the image is resized; None if it is only decoded and converted.
     """
 
@@ -73,7 +77,7 @@ def plan_decoding(
         draft_px: Side in pixels of the square (or of the square of equal area) that the image is
             resized to; None for full size.
         resizing: How the image is resized; None if it is only decoded and converted.
-        limits: What is refused, and whether JPEGs may be decoded smaller.
+        limits: The limits of images, and whether JPEGs may be decoded smaller.
 
     Raises:
         ImageTooLarge: The image exceeds one of `limits`.
@@ -89,7 +93,7 @@ def plan_decoding(
 
 
 def draft_scale(header: ImageHeader, draft_px: int, margin: float) -> int:
-    """Return the largest factor at which both sides stay at least `margin` times `draft_px`."""
+    """Return the largest factor for which both sides are at least `margin` times `draft_px`."""
     if header.full_size:
         return 1
     ratio = min(header.width, header.height) / (margin * draft_px)
@@ -99,7 +103,7 @@ def draft_scale(header: ImageHeader, draft_px: int, margin: float) -> int:
 def _fast(
     header: ImageHeader, draft_px: int, resizing: Resizing, limits: ImageLimits
 ) -> DecodingPlan:
-    """Return the most faithful plan within the limits that is quick for most images."""
+    """Return the most accurate plan within the limits that is fast for most images."""
     sharp = _single(header, draft_scale(header, draft_px, SHARP_MARGIN), resizing, SHARP_MARGIN)
     quick = _single(header, draft_scale(header, draft_px, QUICK_MARGIN), resizing, SHARP_MARGIN)
     if quick.scale == sharp.scale or header.area_px / sharp.scale**2 <= SMALL_PX:
@@ -117,7 +121,7 @@ def _for_tiles(
 ) -> DecodingPlan:
     """Return the plan for tiles and thumbnails.
 
-    The tiles of small images are resized as small images are without tiles.
+    The tiles of a small image are resized with the same margin as a small image without tiles.
     """
     scale = draft_scale(header, draft_px, MIN_MARGIN)
     quick = _single(header, scale, resizing, MIN_MARGIN)
@@ -142,7 +146,7 @@ def _single(
 
 
 def _twice(quick: DecodingPlan, sharp: DecodingPlan) -> DecodingPlan:
-    """Return a plan that decodes again with the scale of `sharp` if there is fine detail."""
+    """Return a plan that decodes an image with fine detail again, at the scale of `sharp`."""
     header = quick.header
     first = predict(header, quick.scale, None)
     looking = _DETAIL_PER_MPX * header.area_px / quick.scale**2 / 1e6

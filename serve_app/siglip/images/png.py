@@ -1,4 +1,4 @@
-"""PNG and APNG headers, and the chunks after the image data.
+"""Reads PNG and APNG headers, and the chunks after the image data.
 
 Source: the W3C's Portable Network Graphics Specification, third edition.
 """
@@ -12,12 +12,15 @@ from serve_app.siglip.images.header import ImageHeader, Piece, damaged, fields
 from serve_app.siglip.images.orientation import orientation_of
 
 MAX_CHUNKS = 8_192
-"""libpng writes 8 KiB in each chunk, so a PNG of 20 MiB has 2,560 chunks."""
+"""Maximum number of chunks. libpng writes 8 KiB per chunk, so a PNG of 20 MiB has 2,560."""
 
 USUAL_METADATA_CHUNKS = 64
 USUAL_COMPRESSED_BYTES = 1_000
-"""Bytes of compressed metadata. Deflate expands at most 1,032-fold, so Pillow unpacks at most 1 MiB
-of these, which is its own limit. Larger metadata is not passed to Pillow, which would refuse it."""
+"""Maximum size of compressed metadata that is passed to Pillow.
+
+Deflate expands at most 1,032-fold, so Pillow unpacks at most 1 MiB, which is its own limit. It
+would refuse an image with larger metadata.
+"""
 
 MAX_PROFILE_BYTES = 1 << 18
 
@@ -42,11 +45,11 @@ class _Chunks:
 
 
 def read_png(data: bytes) -> ImageHeader:
-    """Read a PNG's header and walk its chunks, which may be cut short.
+    """Read the header and the chunks of a PNG, which may be truncated behind its header.
 
     Raises:
         InvalidImage: The header is truncated, damaged or present twice.
-        UnsupportedImage: The colour type and depth are not those of the specification.
+        UnsupportedImage: The specification does not allow the colour type with this depth.
         ImageTooLarge: It has more than `MAX_CHUNKS` chunks.
     """
     if data[12:16] != b"IHDR":
@@ -56,8 +59,10 @@ def read_png(data: bytes) -> ImageHeader:
         raise damaged()
     if depth not in _DEPTHS.get(colour, ()):
         raise UnsupportedImage(
-            f"PNGs of colour type {colour} and {depth} bits are not supported. Save the image again."
+            f"PNGs of colour type {colour} and {depth} bits are not supported. Save the image "
+            "again."
         )
+
     chunks = _walk(data)
     channels = _CHANNELS[colour]
     row_nbytes = 1 + (width * channels * depth + 7) // 8
@@ -68,6 +73,7 @@ def read_png(data: bytes) -> ImageHeader:
         conversion = "deep" if depth == 16 else "grey"
     if colour in (4, 6) or chunks.transparency is not None:
         conversion = "alpha"
+
     unusual = (
         chunks.metadata > USUAL_METADATA_CHUNKS or chunks.compressed_nbytes > USUAL_COMPRESSED_BYTES
     )
@@ -104,7 +110,7 @@ def _walk(data: bytes) -> _Chunks:
                 f"The PNG has more than {MAX_CHUNKS:,} chunks, which is the limit. Save it again."
             )
         if kind in _NEEDED:
-            if kind == b"IHDR" and found.count > 1:  # Pillow would take the last one
+            if kind == b"IHDR" and found.count > 1:  # Pillow would use the last one
                 raise damaged()
             if kind == b"tRNS":
                 found.transparency = data[offset + 8 : stop - 4]
@@ -121,7 +127,7 @@ def _walk(data: bytes) -> _Chunks:
 def _transparent_colour(chunk: bytes | None, colour: int, depth: int) -> tuple[int, ...]:
     """Return the samples of the transparent colour of grey and RGB images.
 
-    Source: PNG, third edition, 11.3.1.1: 2 bytes a sample, of which the lowest `depth` bits count.
+    Source: PNG, third edition, 11.3.1.1: 2 bytes per sample, whose lowest `depth` bits count.
     """
     channels = _CHANNELS[colour]
     if chunk is None or colour not in (0, 2) or len(chunk) < 2 * channels:
@@ -142,7 +148,7 @@ def _note_metadata(found: _Chunks, data: bytes, kind: bytes, start: int, stop: i
 
 
 def _hexadecimal(text: bytes, compressed: bool) -> bytes | None:
-    """Return the EXIF block that ImageMagick writes in hexadecimal after three lines of its own."""
+    """Return the EXIF block that ImageMagick writes in hexadecimal, after three header lines."""
     try:
         if compressed:
             text = zlib.decompressobj().decompress(text[1:], MAX_PROFILE_BYTES)

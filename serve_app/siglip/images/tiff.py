@@ -1,7 +1,7 @@
-"""TIFF and BigTIFF headers: the first directory, reduced to the tags that decoding needs.
+"""Reads TIFF and BigTIFF headers: the first directory, reduced to the tags that decoding needs.
 
-A directory can name any number of tags with values of any size, sub-directories and further
-pages. Pillow reads them all when an image is opened and again when it is loaded. The decoder
+A directory can contain any number of tags with values of any size, sub-directories and further
+pages. Pillow reads them all when it opens an image, and again when it loads the pixels. The decoder
 therefore gets a new directory with only the `_NEEDED` tags, appended to the original bytes.
 
 Source: TIFF revision 6.0, Adobe's supplements, and the BigTIFF design of libtiff.
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from serve_app.errors import ImageTooLarge, UnsupportedImage
 from serve_app.siglip.images.header import ImageHeader, damaged, fields
-from serve_app.siglip.images.jpeg import MAX_SCANS
+from serve_app.siglip.images.jpeg import MAX_SCANS, count_scan_markers
 from serve_app.siglip.images.orientation import ORIENTATION_TAG, upright_if_unknown, xmp_orientation
 
 MAX_ENTRIES = 4_096
@@ -31,8 +31,11 @@ COMPRESSIONS = {
     34925: "lzma",
     50000: "zstd",
 }
-"""Supported codings by the value of the tag Compression. Old JPEG, ThunderScan, SGI's logarithmic
-and 16-bit packings and WEBP are not supported: they are rare, and their cost is not known."""
+"""Supported codings by the value of the tag Compression.
+
+Old JPEG, ThunderScan, SGI's logarithmic and 16-bit packings and WEBP are not supported, because
+they are rare and their cost is unknown.
+"""
 
 _WIDTH = 256
 _HEIGHT = 257
@@ -65,7 +68,7 @@ class _Entry:
     kind: int
     count: int
     value: bytes
-    """The entry's last field: the value itself, or its offset."""
+    """The last field of the entry: the value itself, or its offset."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +125,7 @@ def read_tiff(data: bytes) -> ImageHeader:
     orientation = directory.value(ORIENTATION_TAG, 0)
     if ORIENTATION_TAG not in directory.entries and _XMP in directory.entries:
         orientation = _orientation_in_xmp(directory)
+
     return ImageHeader(
         format="TIFF",
         width=width,
@@ -149,7 +153,8 @@ def _directory(data: bytes) -> _Directory:
     if version not in (42, 43):
         raise UnsupportedImage("The data is not a TIFF that can be read. Save the image again.")
     big = version == 43
-    if big and order == ">":  # Pillow takes it for a classic TIFF and reads another directory
+    # Pillow reads a big-endian BigTIFF as a classic TIFF, and therefore another directory.
+    if big and order == ">":
         raise UnsupportedImage("Big-endian BigTIFFs are not supported. Save the image as a TIFF.")
     if big and fields(order + "HH", data, 4) != (8, 0):
         raise damaged()
@@ -164,15 +169,16 @@ def _directory(data: bytes) -> _Directory:
         raise damaged("TIFF directory")
     entries: dict[int, _Entry] = {}
     for tag, kind, values, value in struct.iter_unpack(layout, data[start + first : stop]):
-        if tag in entries and tag in _NEEDED:  # decoders differ in which one they take
+        if tag in entries and tag in _NEEDED:  # decoders use different ones of two equal tags
             raise damaged("TIFF directory")
         entries.setdefault(tag, _Entry(kind, values, value))
     return _Directory(data, order, big, entries)
 
 
 def _blocks(directory: _Directory, width: int, height: int, bits: int) -> tuple[int, int, int]:
-    """Return the bytes of a plane including padding, the bytes of one block, and the number of
-    blocks.
+    """Return the bytes of a padded plane, the bytes of a block, and the number of blocks.
+
+    A block is a strip or a tile.
 
     Args:
         directory: The image's directory.
@@ -217,15 +223,13 @@ def _conversion(samples: int, depth: int, photometric: int) -> str:
 
 def _extra_scans(data: bytes, blocks: int) -> int:
     """Return an upper bound of the scans of JPEG-compressed blocks beyond the first of each."""
-    count = 0
-    offset = data.find(b"\xff\xda")
-    while offset >= 0:
-        count += 1
-        if count > blocks + MAX_SCANS:
-            raise ImageTooLarge(
-                f"The TIFF's JPEG data has more than {MAX_SCANS} additional scans, which is the limit. Save the image with LZW or Deflate."
-            )
-        offset = data.find(b"\xff\xda", offset + 2)
+    max_count = blocks + MAX_SCANS
+    count = count_scan_markers(data, 0, max_count)
+    if count > max_count:
+        raise ImageTooLarge(
+            f"The TIFF's JPEG data has more than {MAX_SCANS} additional scans, which is the limit. "
+            "Save the image with LZW or Deflate."
+        )
     return max(0, count - blocks)
 
 
@@ -238,11 +242,12 @@ def _orientation_in_xmp(directory: _Directory) -> int:
 
 
 def _without_metadata(directory: _Directory) -> tuple[tuple[int, int] | bytes, ...]:
-    """Return the file with a directory of needed tags at its end, and no other directory."""
+    """Return the file with a single directory of only the needed tags, at its end."""
     order = directory.order
     big = directory.big
     kept = {tag: entry for tag, entry in sorted(directory.entries.items()) if tag in _NEEDED}
     layout = order + ("HHQ8s" if big else "HHI4s")
+
     end = len(directory.data)
     padding = bytes(-end % 8)
     table = b"".join(

@@ -1,4 +1,4 @@
-"""WEBP headers.
+"""Reads WEBP headers.
 
 Source: RFC 9649 (container), RFC 6386 (VP8), and the WebP Lossless Bitstream Specification.
 """
@@ -7,13 +7,13 @@ from serve_app.siglip.images.header import ImageHeader, damaged, fields
 from serve_app.siglip.images.orientation import orientation_of
 
 MAX_CHUNKS = 4_096
-"""Maximum number of chunks searched for EXIF and XMP, which come after the frames."""
+"""Maximum number of chunks that are searched for EXIF and XMP, which follow the frames."""
 
 _ALPHA_FLAG = 0x10
 
 
 def read_webp(data: bytes) -> ImageHeader:
-    """Read the header of a WEBP, still or animated; the first frame's coding decides.
+    """Read the header of a still or animated WEBP; the coding is that of the first frame.
 
     Raises:
         InvalidImage: It is truncated or damaged.
@@ -43,6 +43,7 @@ def read_webp(data: bytes) -> ImageHeader:
         raise damaged()
     if not width or not height:
         raise damaged()
+
     return ImageHeader(
         format="WEBP",
         width=width,

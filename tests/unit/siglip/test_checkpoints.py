@@ -1,6 +1,4 @@
-"""A checkpoint folder that lacks something is refused with the file's name, before any weight is
-loaded.
-"""
+"""An incomplete checkpoint folder is refused with the file's name before any weight is loaded."""
 
 import json
 import shutil
@@ -44,9 +42,7 @@ def test_facts_are_those_of_the_files(tiny: Callable[[str], Path]) -> None:
 def test_missing_file_is_named(
     tiny: Callable[[str], Path], tmp_path: Path, family: str, file: str
 ) -> None:
-    """Trap 5: a missing tokenizer.json is silent in transformers; here every missing file stops the
-    load by its name.
-    """
+    """Trap 5: any missing file stops the load; transformers ignores a missing tokenizer.json."""
     folder = shutil.copytree(tiny(family), tmp_path / "c")
     (folder / file).unlink()
     with pytest.raises(ConfigError, match=file.replace(".", r"\.")):
@@ -56,9 +52,7 @@ def test_missing_file_is_named(
 def test_processor_config_of_transformers_5_is_read(
     tiny: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    """`save_pretrained` of transformers 5 writes processor_config.json with the image processor
-    nested.
-    """
+    """The processor_config.json of transformers 5 is read; the image processor is nested in it."""
     folder = shutil.copytree(tiny("siglip"), tmp_path / "c")
     content = json.loads((folder / "preprocessor_config.json").read_text())
     (folder / "preprocessor_config.json").unlink()

@@ -17,7 +17,7 @@ from serve_app.siglip.user_folders import cache_root
 def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A file that counts as large and as settled."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(digests, "MIN_REMEMBERED_BYTES", 8)
+    monkeypatch.setattr(digests, "MIN_CACHED_BYTES", 8)
     monkeypatch.setattr(digests, "SETTLED_S", 0.0)
     path = tmp_path / "weights.safetensors"
     path.write_bytes(b"0123456789" * 1000)

@@ -1,6 +1,4 @@
-"""The hub path against a real local endpoint: download, revision, cache, offline, and clear
-errors.
-"""
+"""Downloads from a real local endpoint: revisions, the cache, offline use, and clear errors."""
 
 import hashlib
 import json
@@ -14,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from serve_app.siglip.hub_errors import download_problem
+from serve_app.siglip.hub_download import download_problem
 from tests.conftest import encoded, random_picture
 
 OWNER_MODEL = "tiny/siglip2"
@@ -22,9 +20,7 @@ COMMITS = {"main": "a" * 40, "v1": "b" * 40}
 
 
 class Hub(ThreadingHTTPServer):
-    """The parts of the hub's HTTP interface that downloading needs, over one folder; counts what
-    was fetched.
-    """
+    """The hub's HTTP interface for downloads, serving one folder and counting the requests."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -150,7 +146,8 @@ from serve_app.errors import ConfigError
 from serve_app.siglip.hub import load_checkpoint
 try:
     c = load_checkpoint(sys.argv[1], sys.argv[2] or None)
-    print(json.dumps({"name": c.name, "folder": str(c.folder), "files": sorted(f.name for f in c.folder.iterdir())}))
+    files = sorted(f.name for f in c.folder.iterdir())
+    print(json.dumps({"name": c.name, "folder": str(c.folder), "files": files}))
 except ConfigError as error:
     print(json.dumps({"error": str(error)}))
 """
@@ -184,9 +181,7 @@ def load(
 
 
 def test_checkpoint_is_downloaded_once_and_works_offline(hub: Hub, tmp_path: Path) -> None:
-    """The first load downloads weights, JSON and tokenizer and no code; the second, offline, needs
-    no hub.
-    """
+    """The first load downloads weights, JSON and tokenizer, no code; the second needs no hub."""
     first = load(tmp_path, hub.url)
     assert first["name"] == OWNER_MODEL
     assert {"model.safetensors", "config.json", "tokenizer.json"} <= set(first["files"])
@@ -203,10 +198,8 @@ def test_pinned_revision_is_the_one_loaded(hub: Hub, tmp_path: Path) -> None:
     assert COMMITS["main"] in str(load(tmp_path, hub.url)["folder"])
 
 
-def test_what_is_not_there_is_said(hub: Hub, tmp_path: Path) -> None:
-    """A wrong id, a wrong revision, no hub, and offline without a cache are four different
-    sentences.
-    """
+def test_each_missing_thing_has_its_own_message(hub: Hub, tmp_path: Path) -> None:
+    """A wrong id, a wrong revision, no hub, and offline without a cache have different messages."""
     assert "is not on the hub" in str(load(tmp_path, hub.url, model="tiny/nothing")["error"])
     assert "no revision 'v9'" in str(load(tmp_path, hub.url, revision="v9")["error"])
     assert "cannot be reached" in str(load(tmp_path, "http://127.0.0.1:9")["error"])
@@ -215,9 +208,9 @@ def test_what_is_not_there_is_said(hub: Hub, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("model", "revision", "said"),
-    [("no such folder", "", "neither a folder"), ("FOLDER", "v1", "only a hub id has revisions")],
+    [("no such folder", "", "neither a folder"), ("FOLDER", "v1", "only hub ids have revisions")],
 )
-def test_folders_and_ids_are_told_apart(
+def test_folders_and_ids_are_distinguished(
     tiny: Callable[[str], Path], tmp_path: Path, model: str, revision: str, said: str
 ) -> None:
     """Something that is neither is refused, and so is a revision of a folder."""
@@ -230,17 +223,17 @@ def test_folders_and_ids_are_told_apart(
 @pytest.mark.parametrize(
     ("fault", "said"),
     [
-        ("page instead of JSON", "something else than the hub's JSON"),
-        ("JSON of something else", "its answer was not understood"),
-        ("redirects without end", "redirects without end"),
+        ("page instead of JSON", "its response is not the hub's JSON"),
+        ("JSON of something else", "its response is not understood"),
+        ("redirects without end", "redirects endlessly"),
         ("redirect to nowhere", "HF_ENDPOINT"),
-        ("cut", "ended the connection before its answer was complete"),
-        ("no answer", "ended the connection before its answer was complete"),
-        ("407", "the proxy wants a user and a password"),
+        ("cut", "closed the connection before the response was complete"),
+        ("no answer", "closed the connection before the response was complete"),
+        ("407", "the proxy requires a user and a password"),
         ("401", "does not accept HF_TOKEN"),
         ("403", "forbids the download"),
-        ("418", "the status 418"),
-        ("500", "the status 500; try again later"),
+        ("418", "status 418"),
+        ("500", "status 500; retry later"),
     ],
 )
 def test_a_broken_hub_is_one_sentence(hub: Hub, tmp_path: Path, fault: str, said: str) -> None:
@@ -281,9 +274,9 @@ def test_a_proxy_that_wants_a_password_is_named(hub: Hub, tmp_path: Path) -> Non
     "endpoint",
     ["huggingface.co", "ftp://hub", "http://", "http://[::1", "http://hub:99999", "http://a hub"],
 )
-def test_an_endpoint_that_is_no_address_is_told(tmp_path: Path, endpoint: str) -> None:
+def test_an_endpoint_that_is_no_url_is_reported(tmp_path: Path, endpoint: str) -> None:
     """Some of them stop huggingface_hub while it is imported."""
-    assert f"HF_ENDPOINT is {endpoint!r}, which is not an address" in str(
+    assert f"HF_ENDPOINT is {endpoint!r}, which is not a URL" in str(
         load(tmp_path, endpoint)["error"]
     )
 
@@ -294,12 +287,12 @@ def test_a_password_in_the_endpoint_is_not_shown(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["HF_HUB_DOWNLOAD_TIMEOUT", "HF_HUB_ETAG_TIMEOUT"])
-def test_a_timeout_that_is_no_number_is_told(hub: Hub, tmp_path: Path, name: str) -> None:
+def test_a_timeout_that_is_no_number_is_reported(hub: Hub, tmp_path: Path, name: str) -> None:
     """They stop huggingface_hub while it is imported, too."""
     assert f"{name} is 'soon'" in str(load(tmp_path, hub.url, **{name: "soon"})["error"])
 
 
-def test_a_proxy_that_is_no_address_is_told(hub: Hub, tmp_path: Path) -> None:
+def test_a_proxy_that_is_no_url_is_reported(hub: Hub, tmp_path: Path) -> None:
     """An unknown scheme."""
     proxies = dict.fromkeys(("HTTP_PROXY", "http_proxy"), "gopher://proxy") | dict.fromkeys(
         ("NO_PROXY", "no_proxy"), ""
@@ -316,7 +309,7 @@ def test_a_cache_that_cannot_be_written_is_named(hub: Hub, tmp_path: Path) -> No
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux only")
-def test_a_full_disk_is_told(hub: Hub, tmp_path: Path) -> None:
+def test_a_full_disk_is_reported(hub: Hub, tmp_path: Path) -> None:
     """A write that fails with the error of a full disk, whichever file it is of."""
     problem = download_problem(OWNER_MODEL, None, full_disk())
     assert "the disk is full" in str(problem)
@@ -334,10 +327,10 @@ def full_disk() -> OSError:
 
 def test_the_command_line_checks_the_environment_first(tmp_path: Path) -> None:
     """Commands that import transformers before they ask the hub."""
-    picture = tmp_path / "a.png"
-    picture.write_bytes(encoded(random_picture(40, 30)))
+    image = tmp_path / "a.png"
+    image.write_bytes(encoded(random_picture(40, 30)))
     ran = subprocess.run(
-        [sys.executable, "-m", "serve_app", "tag", str(picture)],
+        [sys.executable, "-m", "serve_app", "tag", str(image)],
         env=os.environ | {"HF_ENDPOINT": "http://[::1"},
         capture_output=True,
         text=True,

@@ -61,9 +61,7 @@ def test_a_missing_shard_is_told(folder: Path) -> None:
 def test_every_file_that_changes_embeddings_changes_it(
     tiny: Callable[[str], Path], tmp_path: Path, name: str
 ) -> None:
-    """One more byte in a file that is there, or the file itself; the tokenizers' and both
-    processors' files among them.
-    """
+    """For every file that counts, one more byte or the file itself changes the fingerprint."""
     folder = shutil.copytree(
         tiny("siglip" if name == "spiece.model" else "siglip2"), tmp_path / "c"
     )

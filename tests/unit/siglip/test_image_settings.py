@@ -1,6 +1,4 @@
-"""Image processors' files: what is honoured gives the pixel values of transformers' own class, the
-rest is refused.
-"""
+"""Settings of image processors give the pixel values of transformers' own class or are refused."""
 
 import io
 import json
@@ -44,7 +42,7 @@ def write(
 
 
 def our_values(folder: Path) -> np.ndarray:
-    """Return what the vision tower sees of the picture: (H, W, 3), or (N, P·P·3) for NaFlex."""
+    """Return the vision tower's input for the image: (H, W, 3), or (N, P·P·3) for NaFlex."""
     checkpoint = read_checkpoint(folder)
     prepared = ImagePreparer(checkpoint, ImageLimits(), MAX_NUM_PATCHES).prepare(PICTURE)
     pixels = collate([prepared]).pixel_values[0].astype(np.float64)
@@ -55,9 +53,7 @@ def our_values(folder: Path) -> np.ndarray:
 
 
 def their_values(folder: Path) -> np.ndarray:
-    """Return what transformers' image processor makes of the picture, in the layout of
-    `our_values`.
-    """
+    """Return the pixel values of transformers' image processor, in the layout of `our_values`."""
     processor = AutoImageProcessor.from_pretrained(folder)
     naflex = "Siglip2" in type(processor).__name__
     options = {"max_num_patches": MAX_NUM_PATCHES} if naflex else {}
@@ -151,9 +147,7 @@ def test_honoured_keys_give_the_values_of_transformers(
 def test_sizes_that_come_to_the_square_are_honoured(
     tiny: Callable[[str], Path], tmp_path: Path, content: dict[str, Any]
 ) -> None:
-    """Crops and paddings that change nothing, and 38 pixels, of which patches of 8 take 32 as the
-    model does itself.
-    """
+    """Crops and paddings without an effect are allowed, and 38 pixels for 4 patches of 8."""
     folder = shutil.copytree(tiny("siglip2"), tmp_path / "c")
     write(folder, PLAIN["fixed"] | content)
     check_same(folder)
@@ -223,21 +217,19 @@ def test_what_cannot_be_followed_is_refused(
         ({"size": {"height": 40, "width": 40}}, "size is 40×40"),
         ({"size": {"height": 32, "width": 64}}, "size is 32×64"),
         ({"size": {"height": 16, "width": 64}}, "size is 16×64"),
-        ({"size": None}, "size must be a block"),
-        ({"size": [32]}, "size must be a block"),
-        ({"size": {"height": 32}}, "size must be a block"),
-        ({"size": {"height": 32.0, "width": 32}}, "size must be in whole pixels"),
-        ({"size": {"height": 0, "width": 0}}, "size must be in whole pixels"),
-        ({"size": "32"}, "size must be a block"),
+        ({"size": None}, "size must be an object"),
+        ({"size": [32]}, "size must be an object"),
+        ({"size": {"height": 32}}, "size must be an object"),
+        ({"size": {"height": 32.0, "width": 32}}, "size must be a whole number of pixels"),
+        ({"size": {"height": 0, "width": 0}}, "size must be a whole number of pixels"),
+        ({"size": "32"}, "size must be an object"),
     ],
     ids=str,
 )
 def test_other_sizes_than_the_models_are_refused(
     tiny: Callable[[str], Path], tmp_path: Path, content: dict[str, Any], said: str
 ) -> None:
-    """Images are resized to the square that the vision tower has positions for, and nothing else is
-    done to them.
-    """
+    """Images are only resized to the square that the vision tower has positions for."""
     folder = shutil.copytree(tiny("siglip2"), tmp_path / "c")
     write(folder, PLAIN["fixed"] | content)
     with pytest.raises(ConfigError, match=said):
@@ -247,9 +239,7 @@ def test_other_sizes_than_the_models_are_refused(
 def test_size_and_filter_have_the_defaults_of_transformers(
     tiny: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    """224 pixels and bicubic, whatever the family's usual filter; null is the bilinear one of its
-    resize function.
-    """
+    """The defaults are 224 pixels and bicubic for every family; a null filter is bilinear."""
     folder = shutil.copytree(tiny("siglip2"), tmp_path / "c")
     write(folder, {"resample": 2})
     with pytest.raises(ConfigError, match="size is 224×224"):
@@ -301,9 +291,7 @@ NEW = {"image_mean": 0.1, "image_std": 0.2}
 def test_the_file_that_counts_is_that_of_transformers(
     folder: Path, kind: str, preprocessor: dict[str, Any] | None, processor: dict[str, Any]
 ) -> None:
-    """The block image_processor of processor_config.json where there is one, else
-    preprocessor_config.json.
-    """
+    """The block image_processor in processor_config.json precedes preprocessor_config.json."""
     if isinstance(nested := processor.get("image_processor"), dict):
         processor = processor | {"image_processor": PLAIN[kind] | nested}
     write(folder, None if preprocessor is None else PLAIN[kind] | preprocessor, processor)
@@ -366,9 +354,7 @@ CONTENT = st.fixed_dictionaries(
 def test_every_file_is_followed_or_refused(
     folder: Path, kind: str, content: dict, size: object, plain: bool, nested: bool
 ) -> None:
-    """Whatever it holds: the pixel values are those of transformers, or the checkpoint is not
-    loaded.
-    """
+    """For any content, pixel values are those of transformers, or the checkpoint is refused."""
     content = content | (
         {} if kind == "naflex" else {"size": {"height": 32, "width": 32} if plain else size}
     )

@@ -1,6 +1,4 @@
-"""Checkpoints whose config.json asks for something that is not done here are refused, and say what
-to do.
-"""
+"""Checkpoints whose config.json requires an unsupported feature are refused, with what to do."""
 
 import json
 import shutil
@@ -15,9 +13,7 @@ from serve_app.siglip.checkpoints import Family, read_checkpoint
 
 
 def changed(source: Path, folder: Path, change: dict[str, Any], file: str = "config.json") -> Path:
-    """Copy a checkpoint and change keys of a JSON file; a block changes keys of the block that is
-    there.
-    """
+    """Copy a checkpoint and change keys of a JSON file, also in its nested objects."""
     shutil.copytree(source, folder)
     content = json.loads((folder / file).read_text())
     for key, value in change.items():
@@ -41,17 +37,17 @@ def changed(source: Path, folder: Path, change: dict[str, Any], file: str = "con
             "rename it to model.safetensors",
         ),
         ({"vision_config": {"fusion_config": {"a": 1}}}, "fusion_config is not supported"),
-        ({"auto_map": {"AutoModel": "modeling.Model"}}, "names code of the checkpoint"),
+        ({"auto_map": {"AutoModel": "modeling.Model"}}, "names code from the checkpoint"),
         ({"vision_config": {"vision_use_head": False}}, "vision_use_head must be true"),
         ({"vision_config": {"num_channels": 1}}, "num_channels must be 3"),
         (
             {"vision_config": {"model_type": "clip_vision_model"}},
-            "model_type of the vision_config is clip_vision_model",
+            "model_type of vision_config is clip_vision_model",
         ),
-        ({"text_config": {"model_type": "gemma"}}, "model_type of the text_config is gemma"),
+        ({"text_config": {"model_type": "gemma"}}, "model_type of text_config is gemma"),
         (
             {"text_config": {"projection_size": 32}},
-            "image embeddings have 64 numbers .* and text embeddings 32",
+            "image embeddings is 64 .* of text embeddings is 32",
         ),
         ({"vision_config": {"image_size": [32, 32]}}, "image_size must be a whole number"),
     ],
@@ -60,9 +56,7 @@ def changed(source: Path, folder: Path, change: dict[str, Any], file: str = "con
 def test_what_would_be_another_model_is_refused(
     tiny: Callable[[str], Path], tmp_path: Path, change: dict[str, Any], said: str
 ) -> None:
-    """Loaded as if the key were not there, the model would give other embeddings than its
-    author's.
-    """
+    """If the key were ignored, the model would give other embeddings than its author's."""
     folder = changed(tiny("siglip2"), tmp_path / "c", change)
     with pytest.raises(ConfigError, match=said) as refused:
         read_checkpoint(folder)
@@ -87,9 +81,7 @@ def test_keys_that_change_nothing_are_let_through(
 
 
 def test_an_adapter_is_not_left_out_silently(tiny: Callable[[str], Path], tmp_path: Path) -> None:
-    """A folder with LoRA weights beside the base model is the adapted model to the peft library,
-    and the base model without it.
-    """
+    """A folder with LoRA weights is refused, because it would be loaded without them."""
     folder = shutil.copytree(tiny("siglip2"), tmp_path / "c")
     (folder / "adapter_config.json").write_text(
         json.dumps({"peft_type": "LORA", "base_model_name_or_path": str(folder)})

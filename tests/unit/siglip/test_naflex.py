@@ -60,9 +60,7 @@ def test_max_num_patches_is_honoured(tiny, tmp_path: Path) -> None:
 
 
 def test_batch_is_padded_to_its_longest_image_only() -> None:
-    """Mixed shapes share a batch; nothing is padded to max_num_patches, and the mask says what is
-    real.
-    """
+    """Mixed shapes share a batch, padded to the longest one; the mask marks the padding."""
     small, wide = (
         prepare_naflex(image, 16, 64, 2)
         for image in (Image.new("RGB", (64, 64)), random_picture(500, 40))

@@ -28,15 +28,15 @@ def encode(batch: ImageBatch) -> np.ndarray:
 @pytest.mark.parametrize("poisoned", [[0], [7], [0, 3, 7], list(range(8))])
 def test_only_the_poisoned_images_fail(poisoned: list[int]) -> None:
     """However many of eight images poison the batch, the others are encoded, in their places."""
-    values = [POISON if at in poisoned else at + 1 for at in range(8)]
+    values = [POISON if i in poisoned else i + 1 for i in range(8)]
     encoded = encode_apart(encode, batch_of(values), width=4)
-    for at, error in enumerate(encoded.errors):
-        if at in poisoned:
+    for i, error in enumerate(encoded.errors):
+        if i in poisoned:
             assert isinstance(error, InferenceFailed)
             assert "CUDA" not in str(error)
         else:
             assert error is None
-            assert encoded.image_embeds[at, 0] == at + 1
+            assert encoded.image_embeds[i, 0] == i + 1
 
 
 def test_nan_is_an_error_and_not_an_answer() -> None:

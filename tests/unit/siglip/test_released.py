@@ -23,11 +23,10 @@ def hub_config(shape: Architecture) -> SiglipConfig | Siglip2Config:
         return {key: getattr(encoder, key) for key in keys}
 
     vision = tower(shape.vision) | {"patch_size": shape.patch_size_px}
-    vision |= (
-        {"num_patches": shape.num_patches}
-        if shape.image_size_px is None
-        else {"image_size": shape.image_size_px}
-    )
+    if shape.image_size_px is None:
+        vision["num_patches"] = shape.num_patches
+    else:
+        vision["image_size"] = shape.image_size_px
     text = tower(shape.text) | {
         "vocab_size": shape.vocab_size,
         "max_position_embeddings": shape.context_length,
@@ -60,9 +59,7 @@ def test_parameters_are_those_of_the_model(row: Released) -> None:
 
 @pytest.mark.parametrize("row", RELEASED, ids=lambda row: row.hub_id)
 def test_a_configuration_gives_the_same_shape(row: Released) -> None:
-    """What `config.json` says, with or without the keys that are defaults, is what the table
-    says.
-    """
+    """The table matches `config.json`, with and without the keys that have default values."""
     full = hub_config(row.architecture)
     for written in (full.to_dict(), full.to_diff_dict()):
         assert read_architecture(written, row.family) == row.architecture

@@ -1,6 +1,4 @@
-"""Tiles cover a picture, overlap, stay nearly square, and are left out where they would show
-nothing new.
-"""
+"""Tiles cover an image, overlap, are nearly square, and are left out for small images."""
 
 import itertools
 
@@ -29,9 +27,7 @@ def test_grids_follow_the_proportions(size: tuple[int, int], grid: tuple[int, in
 
 @given(st.integers(1, 3_000), st.integers(1, 3_000))
 def test_tiles_cover_everything_and_stay_inside(width: int, height: int) -> None:
-    """No pixel is in no tile, no tile leaves the picture or is empty, and there are at most
-    eight.
-    """
+    """Every pixel is in a tile, every tile is inside the image, and there are at most eight."""
     boxes = tile_boxes(width, height)
     assert 2 <= len(boxes) <= MAX_TILES
     for begin, end, length in ((0, 2, width), (1, 3, height)):

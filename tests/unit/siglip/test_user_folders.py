@@ -24,9 +24,7 @@ from serve_app.errors import ConfigError
 
 
 def interpreter_for_others() -> str:
-    """Return a Python of this version that other users may run; the test's own may be in a private
-    home folder.
-    """
+    """Return a Python of this version that other users may run; ours may be private."""
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     for path in (sys.executable, shutil.which(version, path="/usr/local/bin:/usr/bin")):
         if path and all(parent.stat().st_mode & 0o001 for parent in Path(path).resolve().parents):
@@ -101,14 +99,15 @@ def test_a_download_needs_a_folder_and_says_which_variable_names_it(folder: Path
     assert "HF_HOME" in said
 
 
-def test_a_folder_of_somebody_else_is_not_used(folder: Path) -> None:
+def test_a_folder_of_another_user_is_not_used(folder: Path) -> None:
     """Whoever makes the folder first could put tag banks into it."""
     (folder / f"siglip-serve-{NOBODY}").mkdir()
     said = run_as_nobody(
-        "from serve_app.siglip.user_folders import cache_root\ntry:\n    cache_root()\nexcept ConfigError as error:\n    print(error)",
+        "from serve_app.siglip.user_folders import cache_root\n"
+        "try:\n    cache_root()\nexcept ConfigError as error:\n    print(error)",
         folder,
     )
-    assert "belongs to somebody else; set XDG_CACHE_HOME" in said
+    assert "belongs to another user; set XDG_CACHE_HOME" in said
 
 
 def test_the_cache_folder_can_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,7 +115,7 @@ def test_the_cache_folder_can_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cache_root() == Path("/somewhere/siglip-serve")
 
 
-def test_an_unknown_home_folder_is_told() -> None:
+def test_an_unknown_home_folder_is_reported() -> None:
     """`~somebody` of a user that is not there."""
     with pytest.raises(ConfigError, match="write the whole path"):
         expand_user("~nobody-of-this-name/checkpoint")

@@ -1,6 +1,4 @@
-"""The similarity head's scalars come from the file, exactly, whatever dtype they or the towers
-have.
-"""
+"""The similarity head's scalars are read exactly, whatever dtype they or the towers have."""
 
 import json
 import math
@@ -56,9 +54,7 @@ def test_missing_scalar_and_damaged_file_are_named(tmp_path: Path) -> None:
 
 
 def test_a_whole_file_counts_before_an_index(tiny: Callable[[str], Path], tmp_path: Path) -> None:
-    """Towers, scale and bias are of one source: transformers reads no index beside
-    model.safetensors.
-    """
+    """Towers, scale and bias have one source: an index beside model.safetensors is ignored."""
     folder = shutil.copytree(tiny("siglip2"), tmp_path / "c")
     save_file(
         {"logit_scale": torch.tensor([1.0]), "logit_bias": torch.tensor([-2.0])},

@@ -150,7 +150,7 @@ def test_what_a_ligature_becomes_is_counted(tiny: Callable[[str], Path]) -> None
         config_of(tiny("siglip"), "cat", **templates),
         config_of(tiny("siglip"), labels={"labels": ["cat"], "background_prompts": [long]}),
     ):
-        with pytest.raises(TaggerError, match="tokens and this checkpoint reads 16"):
+        with pytest.raises(TaggerError, match="tokens, but this checkpoint reads 16"):
             LocalScorer(config).registered("default")
 
 

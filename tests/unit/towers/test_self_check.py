@@ -49,11 +49,10 @@ def test_nan_weights_are_refused(tiny: Callable[[str], Path]) -> None:
     """Embeddings that are not finite are found at load."""
     tower = ImageTower(read_checkpoint(tiny("siglip")))
     with torch.no_grad():
-        tower._model.get_parameter(
-            "post_layernorm.weight"
-            if hasattr(tower._model, "post_layernorm")
-            else "vision_model.post_layernorm.weight"
-        ).fill_(torch.nan)
+        name = "post_layernorm.weight"
+        if not hasattr(tower._model, "post_layernorm"):
+            name = f"vision_model.{name}"
+        tower._model.get_parameter(name).fill_(torch.nan)
     with pytest.raises(ConfigError, match="NaN"):
         check_image_tower(tower)
 

@@ -1,6 +1,4 @@
-"""Token ids per family against transformers' own tokenizers, and the traps that are silent
-there.
-"""
+"""Token ids equal those of transformers' tokenizers, except for their silent traps."""
 
 import json
 import re
@@ -30,9 +28,7 @@ def text_inputs(folder: Path) -> SiglipTextInputs:
 
 
 def test_ids_are_those_of_the_right_tokenizer(checkpoint_folder: Path, family: str) -> None:
-    """Trap 1: fixed-resolution SigLIP 2 gives what Siglip2Tokenizer gives, though its files name
-    GemmaTokenizer.
-    """
+    """Trap 1: SigLIP 2 is tokenized by Siglip2Tokenizer, though its files name GemmaTokenizer."""
     kind = SiglipTokenizer if family == "siglip" else Siglip2Tokenizer
     reference = kind.from_pretrained(checkpoint_folder, padding_side="right")
     prompts = ["this is a photo of a cat.", "red bicycle"]
@@ -67,9 +63,7 @@ def test_underscores_and_hyphens_separate_words(tiny: Callable[[str], Path]) -> 
 def test_ids_are_padded_right_to_the_context_length_of_the_checkpoint(
     checkpoint_folder: Path, family: str
 ) -> None:
-    """Trap 4: always the checkpoint's own length, 16 here for SigLIP and 64 for the others, padded
-    at the right.
-    """
+    """Trap 4: ids have the checkpoint's own length (16 for this SigLIP, else 64), padded right."""
     ids = text_inputs(checkpoint_folder).input_ids(["cat"])
     assert ids.shape == (1, CONTEXT[family])
     assert ids.dtype == np.int64
@@ -83,9 +77,7 @@ def test_long_text_is_cut(checkpoint_folder: Path, family: str) -> None:
 
 
 def test_what_would_be_cut_is_told(checkpoint_folder: Path, family: str) -> None:
-    """Prompts of which the tower would not read the end, with their number of tokens; those that
-    just fit are none.
-    """
+    """Only prompts that the tower would truncate are overlong; their token count is right."""
     inputs = text_inputs(checkpoint_folder)
     long = "cat " * 200
     ((prompt, tokens),) = inputs.overlong(["a photo of a cat", long])
@@ -104,9 +96,7 @@ def test_what_would_be_cut_is_told(checkpoint_folder: Path, family: str) -> None
 def test_every_prompt_that_would_be_cut_is_found(
     checkpoint_folder: Path, family: str, text: str
 ) -> None:
-    """Whatever normalising makes of it: the tokens are those that transformers' tokenizer makes of
-    the written text.
-    """
+    """Whatever normalization does, the count is that of transformers' tokenizer."""
     kind = SiglipTokenizer if family == "siglip" else Siglip2Tokenizer
     inputs = INPUTS.setdefault(checkpoint_folder, text_inputs(checkpoint_folder))
     reference = REFERENCES.setdefault(checkpoint_folder, kind.from_pretrained(checkpoint_folder))
@@ -132,9 +122,7 @@ def test_digests_are_equal_where_ids_are(checkpoint_folder: Path) -> None:
 def test_tokenizer_without_settings_still_gives_ids_only(
     tiny: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    """Trap 3: without tokenizer_config.json SiglipTokenizer would start to return a mask; only ids
-    come out here.
-    """
+    """Trap 3: only ids are returned; SiglipTokenizer without its configuration adds a mask."""
     folder = shutil.copytree(tiny("siglip"), tmp_path / "c")
     (folder / "tokenizer_config.json").unlink()
     ids = text_inputs(folder).input_ids(["a photo of a cat"])
@@ -142,9 +130,7 @@ def test_tokenizer_without_settings_still_gives_ids_only(
 
 
 def test_foreign_tokenizer_is_refused(tiny: Callable[[str], Path], tmp_path: Path) -> None:
-    """Trap 5: a vocabulary that is not the checkpoint's would make every word unknown, so loading
-    stops.
-    """
+    """Trap 5: loading stops if the vocabulary is not the checkpoint's own."""
     folder = shutil.copytree(tiny("siglip2"), tmp_path / "c")
     config = json.loads((folder / "config.json").read_text())
     config["text_config"]["vocab_size"] = 256_000
@@ -162,9 +148,7 @@ def test_damaged_tokenizer_file_is_named(tiny: Callable[[str], Path], tmp_path: 
 
 
 def test_what_the_tokenizers_need_is_installed_with_the_core() -> None:
-    """Trap 12: SigLIP's tokenizer needs sentencepiece and protobuf, which transformers does not
-    require; both are ours.
-    """
+    """Trap 12: this package requires sentencepiece and protobuf, which SigLIP's tokenizer needs."""
     names = {
         re.split(r"[\s;<>=\[]", need)[0]
         for need in requires("siglip-serve") or []
@@ -193,9 +177,7 @@ def changed(folder: Path, file: str, content: dict[str, object]) -> None:
 def test_other_padding_than_in_training_is_refused(
     checkpoint_folder: Path, tmp_path: Path, file: str, token: str | None
 ) -> None:
-    """Both files may name the token, and the text tower pools the last position, which is
-    padding.
-    """
+    """Either file may name the padding token, which the text tower pools at the last position."""
     folder = shutil.copytree(checkpoint_folder, tmp_path / "c")
     changed(folder, file, {"pad_token": token})
     with pytest.raises(ConfigError, match=r"pads texts with .*trained with token"):
@@ -232,9 +214,7 @@ def test_tokens_drawn_at_random_are_refused(tiny: Callable[[str], Path], tmp_pat
 def test_ids_follow_all_files_as_in_transformers(
     checkpoint_folder: Path, tmp_path: Path, family: str, file: str, content: dict
 ) -> None:
-    """Added tokens and settings: the ids are those of its class on the same folder, or the folder
-    is refused.
-    """
+    """With added tokens and settings, ids equal those of the class, or loading fails."""
     folder = shutil.copytree(checkpoint_folder, tmp_path / "c")
     changed(folder, file, content)
     kind = SiglipTokenizer if family == "siglip" else Siglip2Tokenizer

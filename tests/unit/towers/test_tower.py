@@ -105,9 +105,7 @@ def test_text_tower_gets_no_attention_mask(
 
 
 def test_scores_stay_close_when_towers_run_in_bfloat16(checkpoint_folder: Path) -> None:
-    """Trap 9: with the head in float32, bfloat16 towers move logits far less than a bfloat16 head
-    does (0.43).
-    """
+    """Trap 9: with a float32 head, bfloat16 towers move logits far less than 0.43."""
     checkpoint = read_checkpoint(checkpoint_folder)
     head = read_similarity_head(checkpoint_folder)
     batch = batch_of(checkpoint_folder, *SIZES)
@@ -131,9 +129,7 @@ def test_scores_stay_close_when_towers_run_in_bfloat16(checkpoint_folder: Path) 
 def test_quantised_tower_is_close_and_keeps_its_patch_embedding(
     checkpoint_folder: Path, quantization: str
 ) -> None:
-    """Trap 6: patch embedding and pooling head stay floating point, the encoder's linears do not,
-    embeddings stay close.
-    """
+    """Trap 6: only the encoder's linear layers are quantized, and embeddings stay close."""
     checkpoint = read_checkpoint(checkpoint_folder)
     batch = batch_of(checkpoint_folder, *SIZES)
     dtype = "float16" if quantization == "8bit" else "bfloat16"
@@ -208,9 +204,7 @@ def test_wrong_shapes_are_refused(tiny: Callable[[str], Path], tmp_path: Path) -
 def test_weights_without_a_place_are_refused(
     tiny: Callable[[str], Path], tmp_path: Path, family: str, section: str
 ) -> None:
-    """Fewer layers in config.json than in the weights: transformers leaves the rest out and says
-    nothing.
-    """
+    """Fewer layers in config.json than in the weights are refused; transformers ignores them."""
     folder = shutil.copytree(tiny(family), tmp_path / "c")
     config = json.loads((folder / "config.json").read_text())
     config[section]["num_hidden_layers"] = 1
@@ -229,7 +223,7 @@ def test_weights_without_a_place_are_refused(
     ("change", "said"),
     [
         ({"num_hidden_layers": 3}, "lacks 16 tensors"),
-        ({"hidden_size": 128}, "image embeddings have 128 numbers"),
+        ({"hidden_size": 128}, "width of image embeddings is 128"),
         ({"intermediate_size": 64}, "other shapes than config.json describes"),
         ({"num_attention_heads": 5}, "divisible by num_heads"),
         ({"hidden_act": "no_such_activation"}, "no_such_activation"),
@@ -242,9 +236,7 @@ def test_weights_without_a_place_are_refused(
 def test_a_configuration_that_does_not_fit_is_refused(
     tiny: Callable[[str], Path], tmp_path: Path, change: dict, said: str
 ) -> None:
-    """More layers, other widths, other sizes: a sentence each, and no bare exception of
-    transformers.
-    """
+    """More layers, other widths and other sizes each have a message of their own."""
     folder = shutil.copytree(tiny("siglip2"), tmp_path / "c")
     config = json.loads((folder / "config.json").read_text())
     config["vision_config"] |= change
@@ -330,9 +322,7 @@ def test_odd_widths_can_be_quantised(
     mlp: int,
     quantization: str,
 ) -> None:
-    """So400m has 4,304 hidden units, of which bitsandbytes' fast 4-bit layout on CPUs cannot be
-    made.
-    """
+    """The 4,304 hidden units of so400m do not fit bitsandbytes' fast 4-bit layout on CPUs."""
     folder = shutil.copytree(tiny("siglip2"), tmp_path / "c")
     config = json.loads((folder / "config.json").read_text())
     for section in ("vision_config", "text_config"):

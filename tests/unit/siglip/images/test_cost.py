@@ -1,6 +1,4 @@
-"""What an image costs is predicted from its header, and refused in sentences that say what to
-do.
-"""
+"""The cost of an image is predicted from its header, and refusals say what to do."""
 
 import dataclasses
 

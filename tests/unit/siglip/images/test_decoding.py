@@ -1,6 +1,4 @@
-"""Every kind of picture ends as upright 8-bit RGB, and bad ones are refused for the right
-reason.
-"""
+"""Every kind of image becomes upright 8-bit RGB, and bad ones are refused for the right reason."""
 
 import io
 
@@ -23,7 +21,7 @@ def decode(data: bytes, target_px: int | None = None) -> np.ndarray:
 
 
 def gradient(mode: str) -> Image.Image:
-    """Return a picture whose top-left pixel is dark and whose bottom-right one is light."""
+    """Return an image whose top-left pixel is dark and whose bottom-right pixel is light."""
     values = np.linspace(0, 255, 16 * 24).reshape(16, 24).astype(np.uint8)
     return Image.fromarray(values).convert(mode)
 
@@ -47,9 +45,7 @@ def test_jpeg_modes_become_rgb(mode: str) -> None:
 
 @pytest.mark.parametrize("make", ["alpha", "palette", "grey"])
 def test_transparency_is_laid_on_white(make: str) -> None:
-    """A fully transparent black pixel is white, whatever way the file says that it is
-    transparent.
-    """
+    """A fully transparent black pixel becomes white, however the file stores the transparency."""
     if make == "alpha":
         data = encoded(Image.new("RGBA", (8, 8), (0, 0, 0, 0)))
     elif make == "palette":
@@ -75,7 +71,7 @@ def test_sixteen_bit_grey_is_scaled_and_not_clipped() -> None:
 
 
 def test_floating_point_tiff_is_scaled() -> None:
-    """A float picture from 0 to 1 keeps its middle grey."""
+    """A float image from 0 to 1 keeps its middle grey."""
     values = np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)
     pixels = decode(encoded(Image.fromarray(values), "TIFF"))
     assert pixels[0, 0, 0] == 0
@@ -84,19 +80,20 @@ def test_floating_point_tiff_is_scaled() -> None:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation_is_applied(orientation: int) -> None:
-    """All eight orientations come out as the upright picture: red above, blue below, white at the
-    left.
-    """
+    """All eight orientations give the upright image: red above, blue below, white at the left."""
     upright = Image.new("RGB", (40, 20), (0, 0, 255))
     upright.paste((255, 0, 0), (0, 0, 40, 10))
     upright.paste((255, 255, 255), (0, 0, 8, 20))
     undo = {
-        2: [Image.Transpose.FLIP_LEFT_RIGHT], 3: [Image.Transpose.ROTATE_180], 4: [Image.Transpose.FLIP_TOP_BOTTOM],
-        5: [Image.Transpose.TRANSPOSE], 6: [Image.Transpose.ROTATE_90], 7: [Image.Transpose.TRANSVERSE], 8: [Image.Transpose.ROTATE_270],
-    }  # fmt: skip
-    stored = upright
-    for step in undo.get(orientation, []):
-        stored = stored.transpose(step)
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }
+    stored = upright.transpose(undo[orientation]) if orientation > 1 else upright
     exif = Image.Exif()
     exif[0x0112] = orientation
     pixels = decode(encoded(stored, "PNG", exif=exif))
@@ -112,7 +109,7 @@ def test_first_frame_of_an_animation_is_read() -> None:
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF"])
 def test_truncated_files_are_refused(kind: str) -> None:
-    """A file of which the end is missing is invalid, not half a picture."""
+    """A truncated file is invalid, and not half an image."""
     data = encoded(random_picture(64, 64), kind)
     with pytest.raises((InvalidImage, UnsupportedImage)):
         decode(data[: len(data) // 2])
@@ -146,13 +143,13 @@ def test_bomb_is_refused() -> None:
 
 
 def test_data_after_the_picture_is_ignored() -> None:
-    """A polyglot file is its picture."""
+    """A file that is also of another type is decoded as an image."""
     data = encoded(Image.new("RGB", (8, 8), "red"), "JPEG") + b"PK\x03\x04 and a zip"
     assert decode(data).shape == (8, 8, 3)
 
 
 def test_source_is_read_from_memory_only() -> None:
-    """Nothing of a picture is kept open after decoding."""
+    """Decoding leaves nothing of an image open."""
     buffer = io.BytesIO(encoded(Image.new("RGB", (8, 8), "red")))
     image = decode_image(buffer.getvalue(), LIMITS)
     assert image.getpixel((0, 0)) == (255, 0, 0)

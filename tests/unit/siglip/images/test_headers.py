@@ -1,6 +1,4 @@
-"""Headers are read without a decoder: size, orientation, coding, and what may not be given to
-Pillow.
-"""
+"""Headers give size, orientation and coding without a decoder, and what Pillow must not get."""
 
 import io
 import struct
@@ -176,9 +174,7 @@ def test_large_compressed_metadata_of_a_png_is_left_out(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", [name for name in FORMATS if name not in ("GIF", "BMP")])
 def test_large_profiles_and_descriptions_do_not_matter(kind: str) -> None:
-    """1.5 MB of ICC profile, in every format that holds one, and of EXIF where it may be so
-    long.
-    """
+    """Headers with 1.5 MB of ICC profile, or of EXIF where a format allows it, are read."""
     junk = np.random.default_rng(0).bytes(1_500_000)
     exif = Image.Exif()
     exif[0x0112] = 6

@@ -110,9 +110,7 @@ def test_fast_decoding_changes_photos_and_text_by_at_most_4(
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_sides_that_are_no_multiple_of_the_scale_stay_within_the_bound(orientation: int) -> None:
-    """The last row and column of a smaller decode count in part, wherever the orientation has
-    them.
-    """
+    """The last row and column of a smaller decode count in part, in every orientation."""
     exif = Image.Exif()
     exif[0x0112] = orientation
     content = CONTENT["photo"].crop((0, 0, 2003, 1501))
@@ -189,9 +187,7 @@ def test_pillow_decodes_at_the_planned_scale() -> None:
 
 @given(st.integers(1, 20_000), st.integers(1, 20_000), st.sampled_from([96, 224, 384, 512, 1024]))
 def test_plans_keep_their_margins(width: int, height: int, size_px: int) -> None:
-    """A second decode has the margin for text, and the first the one for photos; small images have
-    only the former.
-    """
+    """The first decode has the margin for photos, the second that for text; small ones have one."""
     header = dataclasses.replace(
         JPEG, width=width, height=height, coded_nbytes=1000, raw_nbytes=width * height
     )
@@ -251,9 +247,7 @@ def test_fine_detail_is_found_in_text_and_not_in_photos() -> None:
 
 
 def test_detail_is_the_mean_second_difference_of_a_tile() -> None:
-    """By hand: columns of 0 and 200 in turn differ by 400 in each of 14 inner of 16 columns or
-    more.
-    """
+    """By hand: alternating columns of 0 and 200 differ by 400 in at least 14 of 16 columns."""
     stripes = np.zeros((64, 64), np.uint8)
     stripes[:, 1::2] = 200
     assert finest_detail(stripes) == pytest.approx(400)
@@ -277,9 +271,7 @@ def test_most_large_photos_are_predicted_to_be_decoded_once() -> None:
 
 
 def test_the_setting_reaches_the_decoder() -> None:
-    """It stands at the top of the configuration, and other values are refused with those that are
-    known.
-    """
+    """It is a top-level setting, and other values are refused with the supported ones."""
     assert parse_config({"labels": ["cat"]}).image_limits().decoding == "fast"
     assert parse_config({"labels": ["cat"], "image_decoding": "exact"}).image_limits() == EXACT
     with pytest.raises(ConfigError, match=r"image_decoding.*'fast' or 'exact'"):

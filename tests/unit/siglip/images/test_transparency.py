@@ -124,11 +124,9 @@ def translucent(mode: str) -> Image.Image:
     levels = np.linspace(0, 255, 32).round().astype(np.uint8)
     grey = Image.fromarray(np.tile(levels, (32, 1)))
     alpha = Image.fromarray(np.tile(levels[:, None], (1, 32)))
-    image = (
-        Image.merge("RGB", (grey, grey.transpose(Image.Transpose.ROTATE_180), grey))
-        if mode == "RGBA"
-        else grey
-    )
+    image = grey
+    if mode == "RGBA":
+        image = Image.merge("RGB", (grey, grey.transpose(Image.Transpose.ROTATE_180), grey))
     image.putalpha(alpha)
     return image
 
