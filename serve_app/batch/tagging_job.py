@@ -138,9 +138,9 @@ def scoring_identity(
     return {
         "checkpoint": scoring.checkpoint,
         "vocabulary": scoring.stamp.vocabulary_fingerprint,
-        "tags": config.vocabularies[vocabulary or config.tag_settings().default].model_dump(
-            mode="json"
-        ),
+        "tags": config.vocabularies[
+            vocabulary or config.tag_settings().default_vocabulary
+        ].model_dump(mode="json"),
         "rule": [
             rule.confidence_threshold,
             rule.max_tags,

@@ -59,7 +59,7 @@ def score_folder(
     """
     if not images.is_dir():
         raise InvalidRequest(f"{images} is not a folder.")
-    name = vocabulary or tagger.settings.default
+    name = vocabulary or tagger.settings.default_vocabulary
     if name not in tagger.settings.vocabularies:
         raise InvalidRequest(
             f"there is no vocabulary {name!r}; the configuration has {', '.join(tagger.settings.vocabularies)}."

@@ -5,8 +5,8 @@ Images go as `siglip.inputs.ImageBatch`; prompts as a list of text.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
-from serve_app.config.public import LiveShown
 from serve_app.pipeline.tagger import ScoredBy, TagOutcome, VocabularyCard, VocabularyState
 from serve_app.siglip.inputs import FloatArray
 from serve_app.siglip.outcomes import EncodedImages
@@ -81,10 +81,14 @@ class EncoderState:
 
 @dataclass(frozen=True, slots=True)
 class PostprocessorState:
-    """What a Postprocessor replica says of itself; `refused` is why the last configuration was not
-    taken, if it was not.
+    """The state of a Postprocessor replica.
+
+    Attributes:
+        vocabularies: Names and size of its vocabularies.
+        shown: What `GET /v1/config` shows of its live settings.
+        refused: Why it rejected the last configuration; None if it did not.
     """
 
     vocabularies: VocabularyState
-    shown: LiveShown
+    shown: dict[str, Any]
     refused: str | None

@@ -17,7 +17,6 @@ from typing import Any, TypeVar
 import numpy as np
 from ray.serve.handle import DeploymentHandle
 
-from serve_app.config.live import LiveTagging
 from serve_app.config.public import show_live
 from serve_app.errors import ServiceError, TaggerError
 from serve_app.graph import metrics
@@ -141,7 +140,7 @@ class Postprocessor:
         self._freed.look(is_idle=not self._scoring)
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
-        """Take a new `LiveTagging`, or keep the last good one if it cannot work. Raises only when
+        """Take new `TagSettings`, or keep the last good one if it cannot work. Raises only when
         there is none yet.
 
         If its labels cannot be encoded right now, as while the TextEncoder restarts, that is tried
@@ -150,7 +149,7 @@ class Postprocessor:
         self._asked += 1
         asked = self._asked
         try:
-            settings = LiveTagging.from_user_config(user_config).tag_settings()
+            settings = TagSettings.from_user_config(user_config)
             await self._take(settings, asked)
         except ServiceError:
             if self._live is None:
@@ -276,9 +275,12 @@ class Postprocessor:
     async def state(self) -> PostprocessorState:
         """Say which vocabularies are scored."""
         live = self._current()
-        own = live.banks[live.settings.default]
+        own = live.banks[live.settings.default_vocabulary]
         vocabularies = VocabularyState(
-            live.settings.default, own.bank.fingerprint, len(own.table), tuple(live.banks)
+            live.settings.default_vocabulary,
+            own.bank.fingerprint,
+            len(own.table),
+            tuple(live.banks),
         )
         return PostprocessorState(vocabularies, show_live(live.settings), self._refused)
 

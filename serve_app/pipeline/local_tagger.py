@@ -56,7 +56,7 @@ class LocalTagger:
         check_image_tower(self._images)
         self.batch_size = plugin.resolved_batch_size
         self.settings = self.scorer.settings
-        self.scorer.registered(self.settings.default)
+        self.scorer.registered(self.settings.default_vocabulary)
 
     def tag_pictures(
         self,
@@ -172,9 +172,9 @@ class LocalTagger:
 
     async def describe(self) -> ModelCard:
         """Return what is loaded."""
-        default = self.scorer.registered(self.settings.default)
+        default = self.scorer.registered(self.settings.default_vocabulary)
         vocabularies = VocabularyState(
-            self.settings.default,
+            self.settings.default_vocabulary,
             default.bank.fingerprint,
             len(default.table),
             tuple(self.settings.vocabularies),

@@ -224,7 +224,7 @@ def vocabulary_cards(
     settings: TagSettings, banks: Mapping[str, ScoredBank]
 ) -> tuple[VocabularyCard, ...]:
     """Gather what `GET /v1/vocabularies` lists, the default one first."""
-    names = sorted(banks, key=lambda name: name != settings.default)
+    names = sorted(banks, key=lambda name: name != settings.default_vocabulary)
     return tuple(_card(settings, name, banks[name]) for name in names)
 
 
@@ -248,7 +248,7 @@ def _card(settings: TagSettings, name: str, scored: ScoredBank) -> VocabularyCar
     )
     return VocabularyCard(
         name=name,
-        default=name == settings.default,
+        default=name == settings.default_vocabulary,
         fingerprint=scored.bank.fingerprint,
         tags=len(own.tags),
         categories=dict(categories),

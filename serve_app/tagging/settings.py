@@ -1,11 +1,11 @@
-"""What may change while the service runs, and what one request may ask for instead."""
+"""The settings that can change while the service runs, and the options of one request."""
 
-from collections.abc import Mapping
+import json
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from serve_app.errors import InvalidRequest, UnknownVocabulary
 from serve_app.tagging.calibration import Calibration
@@ -19,6 +19,8 @@ from serve_app.tagging.vocabulary import (
     check_prompt_count,
     make_vocabulary,
 )
+from serve_app.tagging.vocabulary_blocks import Entry
+from serve_app.tagging.vocabulary_checks import check_vocabulary
 
 Quality = Literal["standard", "high"]
 
@@ -116,24 +118,50 @@ class AskedVocabulary:
     key: TextKey | None
 
 
-@dataclass(frozen=True, slots=True)
-class TagSettings:
-    """The service's own vocabularies and selection, replaced as a whole when the configuration
-    changes.
+class TagSettings(BaseModel):
+    """The service's own vocabularies and selection, which are the Postprocessor's `user_config`.
+
+    Field names and their order are those of deployed configurations. A new configuration replaces
+    the whole of it.
     """
 
-    vocabularies: Mapping[str, RegisteredVocabulary]
-    default: str
-    confidence_threshold: float
-    max_tags: int
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    vocabularies: dict[str, RegisteredVocabulary] = Field(min_length=1)
+    default_vocabulary: str
+    selection: Selection = NO_SELECTION
+    confidence_threshold: float = Field(ge=0, le=1)
+    max_tags: int = Field(ge=1)
     sort_by: SortBy = "confidence"
     include_raw_scores: bool = False
-    selection: Selection = NO_SELECTION
+
+    @classmethod
+    def from_user_config(cls, user_config: dict[str, Any]) -> Self:
+        """Read what Serve passes to `reconfigure`, which somebody may have written by hand.
+
+        Raises:
+            ValueError: A key or a value is not valid.
+            ConfigError: The tags of a vocabulary do not fit together.
+        """
+        settings = cls.model_validate_json(json.dumps(user_config))
+        for name, registered in settings.vocabularies.items():
+            own = registered.vocabulary
+            entries = [Entry(tag, name) for tag in own.tags]
+            check_vocabulary(entries, own.prompt_templates, own.background_prompts, name)
+        return settings
+
+    @model_validator(mode="after")
+    def _check_default(self) -> Self:
+        if self.default_vocabulary not in self.vocabularies:
+            raise ValueError(
+                f"default_vocabulary {self.default_vocabulary!r} is none of vocabularies"
+            )
+        return self
 
     @property
     def vocabulary(self) -> TagVocabulary:
         """The default vocabulary."""
-        return self.vocabularies[self.default].vocabulary
+        return self.vocabularies[self.default_vocabulary].vocabulary
 
     def vocabulary_for(self, options: TagOptions, max_labels: int) -> AskedVocabulary:
         """Return the labels and templates that hold for a request.
@@ -142,7 +170,7 @@ class TagSettings:
             UnknownVocabulary: It names one that is not loaded.
             InvalidRequest: Its labels or templates cannot work.
         """
-        name = options.vocabulary or self.default
+        name = options.vocabulary or self.default_vocabulary
         self.check_known(name)
         own = self.vocabularies[name].vocabulary
         templates = options.prompt_templates or own.prompt_templates

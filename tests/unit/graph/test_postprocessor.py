@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from serve_app.config.live import live_tagging
 from serve_app.config.service import parse_config
 from serve_app.errors import Unavailable
 from serve_app.graph import postprocessor
@@ -69,7 +68,7 @@ def user_config(**data: object) -> dict[str, Any]:
         }
         | data
     )
-    return live_tagging(config).model_dump(mode="json")
+    return config.tag_settings().model_dump(mode="json")
 
 
 async def labels(post: Postprocessor, options: TagOptions = TagOptions()) -> set[str]:

@@ -41,7 +41,13 @@ def settings_of(
     *tags: Tag | str, threshold: float = 0.2, max_tags: int = 7, **selection: object
 ) -> TagSettings:
     registered = {"default": RegisteredVocabulary(vocabulary=vocabulary_of(*tags))}
-    return TagSettings(registered, "default", threshold, max_tags, selection=Selection(**selection))  # type: ignore[arg-type]
+    return TagSettings(
+        vocabularies=registered,
+        default_vocabulary="default",
+        selection=Selection(**selection),  # type: ignore[arg-type]
+        confidence_threshold=threshold,
+        max_tags=max_tags,
+    )
 
 
 def test_labels_are_kept_once_and_as_written() -> None:
