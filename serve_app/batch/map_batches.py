@@ -13,9 +13,9 @@ from serve_app.batch.rows import ERROR, TAG
 from serve_app.config.service import ServiceConfig, load_config
 from serve_app.demo.settings import demo_config
 from serve_app.errors import ConfigError, TaggerError
+from serve_app.pipeline.bounded_tags import TagOutcome
 from serve_app.pipeline.local_tagger import LocalTagger
-from serve_app.pipeline.tagger import TagOutcome
-from serve_app.tagging.settings import TagOptions
+from serve_app.tagging.options import tag_options
 
 
 class TagImages:
@@ -46,7 +46,7 @@ class TagImages:
             load_config(Path(config)) if isinstance(config, str) else config or demo_config()
         )
         self._column = column
-        self._options = TagOptions(vocabulary=vocabulary)
+        self._options = tag_options(vocabulary=vocabulary)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Return a batch with `tags`, a list of label and confidence, and `error`, a code and a

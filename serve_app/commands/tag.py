@@ -15,10 +15,10 @@ from serve_app.commands.stored import StoredEmbeddings, write_embeddings
 from serve_app.commands.tags_table import print_table
 from serve_app.config.service import ServiceConfig
 from serve_app.errors import TaggerError
+from serve_app.pipeline.bounded_tags import TagOutcome
 from serve_app.pipeline.local_tagger import LocalTagger
-from serve_app.pipeline.tagger import TagOutcome
 from serve_app.siglip.inputs import FloatArray
-from serve_app.tagging.settings import TagOptions
+from serve_app.tagging.options import TagOptions
 from serve_app.terminal.printable import print_line
 
 

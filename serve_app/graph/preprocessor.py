@@ -50,11 +50,11 @@ from serve_app.graph.sending import Sender
 from serve_app.graph.tallies import OK, ImageTally, RequestTally
 from serve_app.graph.tracing import trace_stages
 from serve_app.hardware.host_memory import DECODES_AT_ONCE, MAX_WAITING_BYTES
+from serve_app.pipeline.bounded_tags import TagOutcome
+from serve_app.pipeline.scorer import ScoredBy
 from serve_app.pipeline.tagger import (
     ModelCard,
-    ScoredBy,
     TagAnswer,
-    TagOutcome,
     VocabularyCard,
     VocabularyDetail,
     make_model_card,
@@ -63,7 +63,7 @@ from serve_app.siglip.hub import load_checkpoint
 from serve_app.siglip.inputs import FloatArray
 from serve_app.siglip.prepare import ImagePreparer
 from serve_app.siglip.scoring import check_width
-from serve_app.tagging.settings import TagOptions
+from serve_app.tagging.options import RequestedVocabulary, TagOptions
 from serve_app.telemetry.logs import configure_replica_logging
 from serve_app.telemetry.record import StageTimes, new_image
 
@@ -133,7 +133,7 @@ class Preprocessor:
         )
         self._decoding = DecodingThreads(budget, lambda: self._sender.has_room)
         self._sender.call_on_room(self._decoding.dispatch)
-        self._sent_ahead: OrderedDict[TagOptions, None] = OrderedDict()
+        self._sent_ahead: OrderedDict[RequestedVocabulary, None] = OrderedDict()
         self._refusals = metrics.config_refusals()
         self._images = ImageTally()
         self._requests = RequestTally(self._images)
@@ -370,9 +370,9 @@ class Preprocessor:
         """Have a request's own labels encoded while its images are; skipped for those sent
         lately.
         """
-        if not options.asks_for_text:
+        key = options.vocabulary
+        if key.is_registered:
             return
-        key = options.text_part()
         if key not in self._sent_ahead:
             self._sender.spawn(self._score("prepare", key))
         self._sent_ahead[key] = None

@@ -19,7 +19,7 @@ from serve_app.graph.messages import EncodeReply, ScoreReply, ScoreRequest
 from serve_app.graph.microbatch import BatchLimits, MicroBatcher
 from serve_app.graph.replies import score_tags
 from serve_app.siglip.inputs import FloatArray, PreparedImage, collate
-from serve_app.tagging.settings import TagOptions
+from serve_app.tagging.options import RequestedVocabulary, TagOptions
 from serve_app.telemetry.record import StageTimes
 
 logger = logging.getLogger(__name__)
@@ -139,12 +139,11 @@ class Sender:
         ]
         # labels that came with a request are scored apart: others must not wait until those are
         # encoded
-        groups: dict[TagOptions | None, list[int]] = {}
+        groups: dict[RequestedVocabulary | None, list[int]] = {}
         for at, (_, options, _) in enumerate(items):
             if options is not None and isinstance(results[at], Encoded):
-                groups.setdefault(
-                    options.text_part() if options.asks_for_text else None, []
-                ).append(at)
+                own = None if options.vocabulary.is_registered else options.vocabulary
+                groups.setdefault(own, []).append(at)
         for rows in groups.values():
             part = embeds if len(rows) == len(items) else embeds[rows]
             asked = tuple(options for at in rows if (options := items[at][1]) is not None)

@@ -14,22 +14,23 @@ import numpy as np
 from serve_app.config.public import show_config, show_live
 from serve_app.config.service import ServiceConfig
 from serve_app.errors import RequestError, TaggerError, Unavailable
+from serve_app.pipeline.bounded_tags import TagOutcome
 from serve_app.pipeline.local_scorer import LocalScorer
 from serve_app.pipeline.tagger import (
     ModelCard,
     TagAnswer,
-    TagOutcome,
     VocabularyCard,
     VocabularyDetail,
-    VocabularyState,
     make_model_card,
     vocabulary_cards,
     vocabulary_detail,
+    vocabulary_state,
 )
 from serve_app.siglip.inputs import FloatArray, PreparedImage, collate
 from serve_app.siglip.outcomes import encode_apart
 from serve_app.siglip.prepare import ImagePreparer
-from serve_app.tagging.settings import Quality, TagOptions
+from serve_app.siglip.scoring import check_width
+from serve_app.tagging.options import Quality, TagOptions
 from serve_app.telemetry.record import StageTimes, new_image
 from serve_app.towers.self_check import check_image_tower
 from serve_app.towers.tower import ImageTower
@@ -65,7 +66,7 @@ class LocalTagger:
         with_embeddings: bool = False,
     ) -> TagAnswer:
         """Tag encoded pictures in batches; see `Tagger.tag`."""
-        self.scorer.bank_for(options)  # refuses what cannot work before anything is encoded
+        scoring = self.scorer.scoring_for(options)  # refuses bad options before images are encoded
         times = [new_image() for _ in images]
         embedded = self.embed_views(images, options.quality, times)
         outcomes: list[TagOutcome] = [e if isinstance(e, TaggerError) else () for e in embedded]
@@ -73,9 +74,8 @@ class LocalTagger:
         scored = None
         if good:
             started_s = time.perf_counter()
-            tags, scored = self.scorer.tag(
-                np.concatenate([e for _, e in good]), options, [len(e) for _, e in good]
-            )
+            tags = scoring.tag(np.concatenate([e for _, e in good]), [len(e) for _, e in good])
+            scored = scoring.by
             for at, _ in good:
                 times[at].add("score", started_s, time.perf_counter())
             for (at, _), found in zip(good, tags, strict=True):
@@ -143,8 +143,10 @@ class LocalTagger:
 
     async def score(self, image_embeds: FloatArray, options: TagOptions) -> TagAnswer:
         """Tag stored embeddings; see `Tagger.score`."""
-        tags, scored = await asyncio.to_thread(self.scorer.tag, image_embeds, options)
-        return TagAnswer(tuple(tags), scored)
+        check_width(image_embeds, self.checkpoint.embedding_width)
+        scoring = await asyncio.to_thread(self.scorer.scoring_for, options)
+        tags = await asyncio.to_thread(scoring.tag, image_embeds)
+        return TagAnswer(tuple(tags), scoring.by)
 
     async def embed_images(self, images: Sequence[bytes]) -> tuple[FloatArray | TaggerError, ...]:
         """Encode without blocking the event loop; see `Tagger.embed_images`."""
@@ -173,10 +175,5 @@ class LocalTagger:
     async def describe(self) -> ModelCard:
         """Return what is loaded."""
         default = self.scorer.registered(self.settings.default_vocabulary)
-        vocabularies = VocabularyState(
-            self.settings.default_vocabulary,
-            default.bank.fingerprint,
-            len(default.table),
-            tuple(self.settings.vocabularies),
-        )
+        vocabularies = vocabulary_state(self.settings, default)
         return make_model_card(self.config, self.checkpoint, self._images.runtime, vocabularies)

@@ -12,17 +12,15 @@ from typing import Any, NamedTuple, Protocol
 from serve_app import __version__
 from serve_app.config.service import ServiceConfig
 from serve_app.errors import TaggerError
+from serve_app.pipeline.bounded_tags import TagOutcome
+from serve_app.pipeline.scorer import ScoredBy
 from serve_app.siglip.checkpoints import Checkpoint
 from serve_app.siglip.inputs import FloatArray
 from serve_app.siglip.precision import Runtime
-from serve_app.tagging.scores import Score
-from serve_app.tagging.selection import TagScore
-from serve_app.tagging.settings import TagOptions, TagSettings
+from serve_app.tagging.options import TagOptions
+from serve_app.tagging.settings import TagSettings
 from serve_app.tagging.tag_bank import ScoredBank
 from serve_app.tagging.vocabulary import Tag
-
-TagOutcome = tuple[TagScore, ...] | TaggerError
-"""One image's tags, or why it has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,25 +36,9 @@ class TagAnswer:
     """
 
     outcomes: tuple[TagOutcome, ...]
-    scored: "ScoredBy | None" = None
+    scored: ScoredBy | None = None
     image_embeds: tuple[FloatArray | None, ...] | None = None
     views: tuple[int, ...] = ()
-
-
-class ScoredBy(NamedTuple):
-    """What an image was scored against.
-
-    Attributes:
-        vocabulary: Name of a registered vocabulary; None for labels that came with the request.
-        vocabulary_fingerprint: Changes with the checkpoint, the labels and how they are said.
-        score: What its confidences are.
-        include_raw_scores: Whether the logits are to be shown.
-    """
-
-    vocabulary: str | None
-    vocabulary_fingerprint: str
-    score: Score
-    include_raw_scores: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +199,16 @@ def make_model_card(
         vocabulary=vocabularies.default,
         vocabulary_fingerprint=vocabularies.fingerprint,
         vocabularies=vocabularies.names,
+    )
+
+
+def vocabulary_state(settings: TagSettings, default: ScoredBank) -> VocabularyState:
+    """Gather which vocabularies are scored, from the bank of the default one."""
+    return VocabularyState(
+        settings.default_vocabulary,
+        default.bank.fingerprint,
+        len(default.table),
+        tuple(settings.vocabularies),
     )
 
 

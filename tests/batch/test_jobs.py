@@ -21,7 +21,7 @@ from serve_app.demo import settings as demo_settings
 from serve_app.demo.settings import demo_config
 from serve_app.errors import ConfigError, ServiceError
 from serve_app.pipeline.local_tagger import LocalTagger
-from serve_app.tagging.settings import TagOptions
+from serve_app.tagging.options import TagOptions
 from tests.conftest import encoded, in_float32, random_picture
 from tests.object_store import Bucket
 

@@ -22,7 +22,7 @@ from serve_app.demo import settings as demo_settings
 from serve_app.demo.settings import demo_config, demo_labels
 from serve_app.errors import ConfigError, ServiceError
 from serve_app.pipeline.local_tagger import LocalTagger
-from serve_app.tagging.settings import TagOptions
+from serve_app.tagging.options import TagOptions
 from tests.batch.test_jobs import options_for, parts, rows_of
 from tests.cluster.conftest import demo_config as demo_file
 from tests.conftest import in_float32

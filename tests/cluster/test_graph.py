@@ -17,7 +17,7 @@ import pytest
 from serve_app.config.service import parse_config
 from serve_app.demo import scenes
 from serve_app.pipeline.local_tagger import LocalTagger
-from serve_app.tagging.settings import TagOptions
+from serve_app.tagging.options import TagOptions
 from tests.cluster.conftest import demo_config
 from tests.conftest import encoded, random_picture
 from tests.service import Service, wait_for

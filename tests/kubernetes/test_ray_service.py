@@ -17,7 +17,7 @@ import yaml
 from serve_app.cli import main
 from serve_app.demo.settings import demo_config, demo_labels
 from serve_app.pipeline.local_tagger import LocalTagger
-from serve_app.tagging.settings import TagOptions
+from serve_app.tagging.options import TagOptions
 from tests.kubernetes.cluster import DASHBOARD_PORT, SERVE_PORT, RayService, wait_until
 from tests.kubernetes.load import SAMPLES, Load
 from tests.kubernetes.network import Pod, PodNetwork, why_not

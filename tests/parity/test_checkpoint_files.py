@@ -19,7 +19,7 @@ from serve_app.errors import InvalidRequest
 from serve_app.pipeline.local_tagger import LocalTagger
 from serve_app.siglip.hub import load_checkpoint
 from serve_app.siglip.identity import checkpoint_fingerprint
-from serve_app.tagging.settings import TagOptions
+from serve_app.tagging.options import TagOptions
 from tests.parity.test_local_tagger import (
     PICTURES,
     TEMPLATE,

@@ -25,7 +25,7 @@ from serve_app.api.dialects.shapes import with_errors
 from serve_app.api.json_bodies import read_json_object
 from serve_app.api.long_texts import LongText
 from serve_app.api.openapi import EXAMPLE_IMAGE, body_schema, query_parameters
-from serve_app.api.parameters import Listed, check_label_count, validated
+from serve_app.api.parameters import Listed, validated
 from serve_app.api.sources import ImageSources
 from serve_app.api.streams import read_body
 from serve_app.api.text_fields import query_pairs, text_fields
@@ -33,11 +33,10 @@ from serve_app.config.service import Limits
 from serve_app.errors import InvalidRequest, RequestError, TaggerError
 from serve_app.pipeline.tagger import Tagger
 from serve_app.siglip.scoring import sigmoid
+from serve_app.tagging.options import TagOptions, check_label_count, requested_vocabulary
 from serve_app.tagging.prompts import PLACEHOLDERS, check_templates
 from serve_app.tagging.scores import Score
 from serve_app.tagging.selection import TagScore
-from serve_app.tagging.settings import TagOptions
-from serve_app.tagging.vocabulary import make_vocabulary
 
 PATHS = ("/hf", "/predict", "/")
 DEFAULT_TEMPLATE = "This is a photo of {}."
@@ -168,16 +167,16 @@ def _call(image: bytes, parameters: _Parameters, limits: Limits) -> _Call:
         )
     # clients split a text at its commas, and one at its end leaves an empty label
     candidates = tuple(label for label in parameters.candidate_labels if label.strip())
-    check_label_count(len(candidates), limits)
+    check_label_count(len(candidates), limits.max_labels_per_request)
     template = parameters.hypothesis_template or DEFAULT_TEMPLATE
     _check_template(template)
-    labels = make_vocabulary(candidates, (template,), limits.max_labels_per_request).labels
+    requested = requested_vocabulary(candidates, (template,))
+    num_labels = len(requested.labels or ())
     options = TagOptions(
-        labels=labels,
-        prompt_templates=(template,),
+        vocabulary=requested,
         confidence_threshold=0.0,
-        max_tags=len(labels),
-        min_tags=len(labels),
+        max_tags=num_labels,
+        min_tags=num_labels,
         score=score or "sigmoid",
         sort_by="confidence",
     )

@@ -16,7 +16,7 @@ from serve_app.api.app import create_app
 from serve_app.config.service import ServiceConfig, parse_config
 from serve_app.pipeline.local_tagger import LocalTagger
 from serve_app.pipeline.tagger import ModelCard, TagAnswer
-from serve_app.tagging.settings import TagOptions
+from serve_app.tagging.options import TagOptions
 from tests.conftest import encoded, random_picture
 
 PICTURE = encoded(random_picture(60, 40), "JPEG")

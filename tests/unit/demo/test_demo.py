@@ -12,7 +12,7 @@ from serve_app.demo.settings import demo_config
 from serve_app.pipeline.local_tagger import LocalTagger
 from serve_app.siglip.scoring import pair_logits
 from serve_app.tagging.evaluation import average_precision, mean_average_precision
-from serve_app.tagging.settings import TagOptions
+from serve_app.tagging.options import tag_options
 from tests.conftest import encoded
 
 SAMPLES = sorted((DEMO_CHECKPOINT.parent / "samples").glob("*.jpg"))
@@ -43,7 +43,7 @@ def fresh(tagger: LocalTagger) -> dict[str, float]:
     )  # type: ignore[arg-type]
     measured = {}
     for name, (labels, _) in GROUPS.items():
-        bank = tagger.scorer.bank_for(TagOptions(labels=tuple(labels))).bank
+        bank = tagger.scorer.scoring_for(tag_options(labels=tuple(labels))).scored.bank
         truth = np.array(
             [[label in scenes.labels_in(scene) for label in labels] for scene in drawn]
         )

@@ -14,11 +14,11 @@ from serve_app.errors import InvalidImage, InvalidRequest, TaggerError, Unavaila
 from serve_app.graph import preprocessor
 from serve_app.graph.messages import EncodeReply, ScoreReply, ScoreRequest
 from serve_app.graph.preprocessor import Preprocessor
-from serve_app.pipeline.tagger import ScoredBy
+from serve_app.pipeline.scorer import ScoredBy
 from serve_app.siglip.inputs import ImageBatch
 from serve_app.siglip.outcomes import EncodedImages
+from serve_app.tagging.options import TagOptions
 from serve_app.tagging.selection import TagScore
-from serve_app.tagging.settings import TagOptions
 from tests.conftest import encoded, random_picture
 
 PICTURES = [encoded(random_picture(60, 40, seed)) for seed in range(3)]
