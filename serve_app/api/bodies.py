@@ -74,6 +74,11 @@ class TagCall:
     many: bool
     parameters: TagParameters = NO_PARAMETERS
 
+    @property
+    def with_embeddings(self) -> bool:
+        """Whether the response has the images' embeddings."""
+        return self.parameters.returned == "embedding"
+
 
 async def read_tag_call(request: Request, sources: ImageSources) -> TagCall:
     """Read a request to tag images.

@@ -3,12 +3,14 @@
 Images are sent as `siglip.inputs.ImageBatch`, prompts as a list of text.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from serve_app.graph.calls import DEFAULT_MESSAGE_BYTES
 from serve_app.pipeline.bounded_tags import TagOutcome
 from serve_app.pipeline.scorer import ScoredBy
 from serve_app.pipeline.tagger import VocabularyCard, VocabularyState
@@ -16,6 +18,15 @@ from serve_app.siglip.inputs import FloatArray
 from serve_app.siglip.outcomes import EncodedImages
 from serve_app.siglip.precision import Runtime
 from serve_app.tagging.options import TagOptions
+
+
+def max_message_bytes() -> int:
+    """Return the most pixels or embeddings in bytes that one message may carry.
+
+    This is Serve's limit, less a tenth for the rest of the message.
+    """
+    limit = int(os.environ.get("RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH", DEFAULT_MESSAGE_BYTES))
+    return limit * 9 // 10
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from serve_app.errors import TaggerError
 from serve_app.graph.calls import InnerCalls
 from serve_app.graph.messages import PackedVocabulary, ScoreReply, ScoreRequest
 from serve_app.pipeline.bounded_tags import TagOutcome
+from serve_app.pipeline.tagged_image import TaggedImage
 from serve_app.pipeline.tagger import VocabularyDetail
 from serve_app.tagging.vocabulary import Tag
 
@@ -81,7 +82,9 @@ def unpacked_vocabulary(vocabulary: PackedVocabulary) -> VocabularyDetail:
     return VocabularyDetail(vocabulary.card, tuple(tags))
 
 
-async def score_tags(score: InnerCalls, request: ScoreRequest) -> ScoreReply:
-    """Ask a Postprocessor to tag embeddings, and unpack a large reply in a worker thread."""
+async def score_tags(score: InnerCalls, request: ScoreRequest) -> tuple[TaggedImage, ...]:
+    """Have a Postprocessor tag embeddings; a large reply is unpacked in a worker thread."""
     reply: ScoreReply = await score("score", request)
-    return await asyncio.to_thread(unpacked, reply) if reply.packed else reply
+    if reply.packed:
+        reply = await asyncio.to_thread(unpacked, reply)
+    return tuple(map(TaggedImage.of, reply.outcomes, reply.scored))

@@ -115,7 +115,7 @@ def test_embeddings_of_other_image_settings_are_not_scored(
     content = json.loads((folder / "preprocessor_config.json").read_text())
     (folder / "processor_config.json").write_text(json.dumps({"image_processor": content}))
     config = config_of(folder)
-    stored = LocalTagger(config).embed_pictures(PICTURES)
+    stored = LocalTagger(config).encode_images(PICTURES)
     path = tmp_path / "stored.safetensors"
     fingerprint = checkpoint_fingerprint(load_checkpoint(str(folder)))
     names = json.dumps(["a", "b", "c"])

@@ -75,8 +75,8 @@ def tagged_logits(
 ) -> np.ndarray:
     """Return logits (B, T) in the order of the labels."""
     labels = options.vocabulary.labels or LABELS
-    outcomes = tagger.tag_pictures(pictures, options).outcomes
-    tables = [{tag.label: tag.logit for tag in tags} for tags in outcomes]  # type: ignore[union-attr]
+    images = tagger.tag_images(pictures, options)
+    tables = [{tag.label: tag.logit for tag in image.tags} for image in images]
     return np.array([[table[label] for label in labels] for table in tables])
 
 
@@ -161,8 +161,8 @@ def test_pipeline_agrees_on_lower_case_labels(
     labels = ["cat", "red bicycle", "mountain lake"]
     expected = hugging_face_scores(tiny(name), labels, tmp_path)
     options = tag_options(labels=tuple(labels), prompt_templates=("this is a photo of {}.",))
-    (tags,) = make_tagger(tiny(name)).tag_pictures(PICTURES[:1], options).outcomes
-    for tag in tags:  # type: ignore[union-attr]
+    (image,) = make_tagger(tiny(name)).tag_images(PICTURES[:1], options)
+    for tag in image.tags:
         assert tag.confidence == pytest.approx(expected[tag.label], abs=1e-5)
 
 
@@ -193,8 +193,8 @@ def test_pipeline_crashes_on_a_context_of_16(tiny: Callable[[str], Path], tmp_pa
 def test_a_broken_picture_fails_alone(checkpoint_folder: Path) -> None:
     """Three of five pictures are tagged, two have errors, in order."""
     pictures = [PICTURES[0], b"not a picture", PICTURES[1], PICTURES[2][:100], PICTURES[2]]
-    outcomes = make_tagger(checkpoint_folder).tag_pictures(pictures).outcomes
-    assert [isinstance(outcome, tuple) for outcome in outcomes] == [True, False, True, False, True]
+    images = make_tagger(checkpoint_folder).tag_images(pictures)
+    assert [image.error is None for image in images] == [True, False, True, False, True]
 
 
 def test_spellings_mean_what_the_family_was_trained_on(
@@ -211,10 +211,10 @@ def test_spellings_mean_what_the_family_was_trained_on(
     cut = [("t-shirt", "t shirt"), ("cat!", "cat")]
     labels = (*(label for pair in (*pairs, *cut) for label in pair), "\u72ac")
     tagger = make_tagger(checkpoint_folder)
-    (tags,) = tagger.tag_pictures(
+    (image,) = tagger.tag_images(
         PICTURES[:1], tag_options(labels=labels, prompt_templates=("{label}",))
-    ).outcomes
-    logits = {tag.label: tag.logit for tag in tags}  # type: ignore[union-attr]
+    )
+    logits = {tag.label: tag.logit for tag in image.tags}
     assert set(logits) == set(labels)
     for one, other in pairs:
         assert logits[one] == pytest.approx(logits[other], abs=1e-5)

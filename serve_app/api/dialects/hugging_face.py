@@ -31,6 +31,7 @@ from serve_app.api.streams import read_body
 from serve_app.api.text_fields import query_pairs, text_fields
 from serve_app.config.service import Limits
 from serve_app.errors import InvalidRequest, RequestError, TaggerError
+from serve_app.pipeline.tagged_image import TaggedImage
 from serve_app.pipeline.tagger import Tagger
 from serve_app.siglip.scoring import sigmoid
 from serve_app.tagging.options import TagOptions, check_label_count, requested_vocabulary
@@ -83,22 +84,12 @@ def add_hugging_face(app: FastAPI, tagger: Tagger, sources: ImageSources) -> Non
     @with_errors(error_shape)
     async def classify(request: Request) -> Response:
         call = await _read(request, sources)
-        answer = await tagger.tag([call.image], call.options)
-        (outcome,) = answer.outcomes
-        if isinstance(outcome, TaggerError):
-            raise outcome
+        (image,) = await tagger.tag([call.image], call.options)
+        if image.error is not None:
+            raise image.error
         if call.candidates is not None:
-            return JSONResponse(_of_candidates(outcome, call.candidates)[: call.top_k])
-        is_logit = answer.scored is not None and answer.scored.score == "logit"
-        as_probabilities = (
-            is_logit and call.options.score != "logit"
-        )  # the service's own setting, not the client's wish
-        return JSONResponse(
-            [
-                _entry(tag.label, _sigmoid(tag.confidence) if as_probabilities else tag.confidence)
-                for tag in outcome
-            ]
-        )
+            return JSONResponse(_of_candidates(image.tags, call.candidates)[: call.top_k])
+        return JSONResponse(_of_vocabulary(image, call.options))
 
     for path in PATHS:
         app.add_api_route(
@@ -196,6 +187,14 @@ def _of_candidates(tags: tuple[TagScore, ...], candidates: tuple[str, ...]) -> l
     confidences = {tag.label: tag.confidence for tag in tags}
     best_first = sorted(candidates, key=lambda label: -confidences[label.strip()])
     return [_entry(label, confidences[label.strip()]) for label in best_first]
+
+
+def _of_vocabulary(image: TaggedImage, options: TagOptions) -> list[dict[str, Any]]:
+    """Return an entry for each tag. Logits are returned only if the client asked for them."""
+    is_logit = image.scored is not None and image.scored.score == "logit"
+    if is_logit and options.score != "logit":
+        return [_entry(tag.label, _sigmoid(tag.confidence)) for tag in image.tags]
+    return [_entry(tag.label, tag.confidence) for tag in image.tags]
 
 
 def _entry(label: str, score: float) -> dict[str, Any]:

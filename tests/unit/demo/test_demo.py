@@ -37,9 +37,7 @@ def fresh(tagger: LocalTagger) -> dict[str, float]:
     """
     drawn = list(scenes.sample_scenes(FRESH_SEED, FRESH_SCENES, scenes.COMBINATIONS))
     embeds = np.stack(
-        tagger.embed_pictures(
-            [encoded(scenes.draw(s, 160, 120), "JPEG", quality=92) for s in drawn]
-        )
+        tagger.encode_images([encoded(scenes.draw(s, 160, 120), "JPEG", quality=92) for s in drawn])
     )  # type: ignore[arg-type]
     measured = {}
     for name, (labels, _) in GROUPS.items():
@@ -81,8 +79,8 @@ def test_samples_are_tagged_with_what_they_show(tagger: LocalTagger, sample: Pat
         for thing in sample.stem.split("-and-")
         for word in (*thing.split("-"), thing.replace("-", " "))
     }
-    (tags,) = tagger.tag_pictures([sample.read_bytes()]).outcomes
-    assert {tag.label for tag in tags} == expected  # type: ignore[union-attr]
+    (image,) = tagger.tag_images([sample.read_bytes()])
+    assert {tag.label for tag in image.tags} == expected
 
 
 def test_checkpoint_is_small() -> None:
