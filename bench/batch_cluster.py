@@ -49,7 +49,7 @@ from serve_app.hardware.planning import plan_service, resolve_config
 from serve_app.processes.private_ray import private_environment, private_folder, private_ray
 from serve_app.siglip.hub import load_checkpoint
 from serve_app.siglip.prepare import ImagePreparer
-from serve_app.tagging.settings import TagOptions
+from serve_app.tagging.options import TagOptions
 
 NODES = (1, 2, 4, 8)
 CHUNK = 64

@@ -22,7 +22,7 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 from serve_app.config.service import load_config
 from serve_app.pipeline.local_tagger import LocalTagger
 from serve_app.siglip.inputs import collate
-from serve_app.tagging.settings import TagOptions
+from serve_app.tagging.options import TagOptions
 
 
 class TagAPI(litserve.LitAPI):
@@ -50,7 +50,7 @@ class TagAPI(litserve.LitAPI):
 
     def encode_response(self, embeds: Any) -> dict[str, Any]:
         options = TagOptions()
-        (tags,), _ = self.tagger.scorer.tag(embeds[None], options)
+        (tags,) = self.tagger.scorer.scoring_for(options).tag(embeds[None])
         return {"tags": [{"label": tag.label, "confidence": tag.confidence} for tag in tags]}
 
 

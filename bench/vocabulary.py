@@ -150,7 +150,7 @@ def main() -> None:
         ):  # in turns: the machine's mood changes
             for tagger in (few, many) if number % 2 else (many, few):
                 started = time.perf_counter()
-                tagger.tag_pictures(pictures)
+                tagger.tag_images(pictures)
                 times[id(tagger)].append(time.perf_counter() - started)
         a, b = (statistics.median(times[id(tagger)]) * 1000 for tagger in (few, many))
         print(f"| {batch} | {a:.0f} | {b:.0f} | {b / a:.3f} |")

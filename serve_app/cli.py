@@ -18,7 +18,7 @@ from serve_app.config.service import ServiceConfig, load_config
 from serve_app.errors import ConfigError, TaggerError
 from serve_app.processes.supervisor import supervised
 from serve_app.siglip.hub_errors import check_hub_environment
-from serve_app.tagging.settings import TagOptions
+from serve_app.tagging.options import tag_options
 from serve_app.telemetry.logs import configure_logging
 from serve_app.terminal.printable import print_block, print_line, printable
 
@@ -325,7 +325,7 @@ def _batch(given: argparse.Namespace) -> int:
 def _score(given: argparse.Namespace) -> int:
     from serve_app.commands.score import score_file
 
-    options = TagOptions(
+    options = tag_options(
         labels=_labels(given), vocabulary=given.vocabulary, confidence_threshold=given.threshold
     )
     return score_file(given.embeddings, _config(given), options)

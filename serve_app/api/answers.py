@@ -2,7 +2,7 @@
 
 import base64
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from starlette.responses import JSONResponse, Response
@@ -12,7 +12,7 @@ from serve_app.api.bodies import TagCall
 from serve_app.api.json_responses import json_response, too_large_to_send
 from serve_app.api.statuses import headers_of, status_of
 from serve_app.errors import TaggerError
-from serve_app.pipeline.tagger import TagAnswer
+from serve_app.pipeline.tagged_image import TaggedImage
 from serve_app.siglip.inputs import FloatArray
 from serve_app.tagging.selection import TagScore
 from serve_app.telemetry.record import note_code
@@ -28,7 +28,7 @@ MIN_VALUE_BYTES = 3
 
 
 async def tag_response(
-    call: TagCall, answer: TagAnswer, model: str, started_s: float, max_bytes: int
+    call: TagCall, images: Sequence[TaggedImage], model: str, started_s: float, max_bytes: int
 ) -> Response:
     """Return the response of `POST /v1/tag`: one object for one image, `results` in order for many.
 
@@ -36,50 +36,44 @@ async def tag_response(
         TaggerError: One image was sent and it failed.
         PayloadTooLarge: The response would have more than `max_bytes`.
     """
-    if not call.many and isinstance(answer.outcomes[0], TaggerError):
-        raise answer.outcomes[0]
-    about = _about(answer, model, started_s)
-    num_values = count_values(answer, call.parameters.encoding_format)
+    if not call.many and images[0].error is not None:
+        raise images[0].error
+    about = _about(images, model, started_s)
+    num_values = sum(count_values(image, call) for image in images)
     check_size(num_values, max_bytes)
-    if call.many:
-        results = (_result(answer, i, call) for i in range(len(answer.outcomes)))
-        return await json_response({"results": results} | about, num_values, max_bytes)
-    return await json_response(_result(answer, 0, call) | about, num_values, max_bytes)
+    if not call.many:
+        return await json_response(_result(images[0], call) | about, num_values, max_bytes)
+    results = (_result(image, call) for image in images)
+    return await json_response({"results": results} | about, num_values, max_bytes)
 
 
-def result_line(answer: TagAnswer, call: TagCall, model: str) -> dict[str, Any]:
-    """Return what a line of a streamed response says of its one image."""
-    by = {} if answer.scored is None else dict(zip(SCORED_BY, answer.scored, strict=False))
-    return _result(answer, 0, call) | by | {"model": model, "version": __version__}
+def result_line(image: TaggedImage, call: TagCall, model: str) -> dict[str, Any]:
+    """Return what a line of a streamed response says of its image."""
+    about = _scored_by([image]) | {"model": model, "version": __version__}
+    return _result(image, call) | about
 
 
 async def score_response(
-    answer: TagAnswer, model: str, started_s: float, max_bytes: int
+    images: Sequence[TaggedImage], model: str, started_s: float, max_bytes: int
 ) -> Response:
     """Return the response of `POST /v1/score`: `results` in the order of the embeddings.
 
     Raises:
         PayloadTooLarge: It would have more than `max_bytes`.
     """
-    num_values = count_values(answer)
+    num_values = sum(len(image.tags) for image in images)
     check_size(num_values, max_bytes)
-    raw_scores = answer.scored is not None and answer.scored.include_raw_scores
-    results = (
-        error_body(outcome.code, outcome.message)
-        if isinstance(outcome, TaggerError)
-        else {"tags": _tags(outcome, raw_scores)}
-        for outcome in answer.outcomes
-    )
-    content = {"results": results} | _about(answer, model, started_s)
+    results = (_tags_or_error(image) for image in images)
+    content = {"results": results} | _about(images, model, started_s)
     return await json_response(content, num_values, max_bytes)
 
 
-def count_values(answer: TagAnswer, encoding_format: str = "base64") -> int:
-    """Return how many tags and numbers of embeddings a response holds."""
-    num_tags = sum(len(o) for o in answer.outcomes if not isinstance(o, TaggerError))
-    if encoding_format == "base64" or answer.image_embeds is None:
-        return num_tags
-    return num_tags + sum(len(embed) for embed in answer.image_embeds if embed is not None)
+def count_values(image: TaggedImage, call: TagCall) -> int:
+    """Return the number of tags, and of numbers of the embedding, in an image's result."""
+    num_values = len(image.tags)
+    if call.with_embeddings and call.parameters.encoding_format == "float":
+        num_values += 0 if image.embed is None else len(image.embed)
+    return num_values
 
 
 def check_size(num_values: int, max_bytes: int) -> None:
@@ -116,29 +110,37 @@ def shorten(score: float) -> float:
     return float(f"{score:.{SIGNIFICANT_DIGITS}g}")
 
 
-def _about(answer: TagAnswer, model: str, started_s: float) -> dict[str, Any]:
-    """Return what is said of the whole answer: by what it was scored, and what the plugin host
-    knows.
+def _about(images: Sequence[TaggedImage], model: str, started_s: float) -> dict[str, Any]:
+    """Return the fields about the whole response: what images were scored against, and the plugin
+    host's.
     """
-    scored = answer.scored
-    by = {} if scored is None else dict(zip(SCORED_BY, scored, strict=False))
     elapsed_ms = round((time.perf_counter() - started_s) * 1000, 2)
-    return by | {"model": model, "version": __version__, "inference_time_ms": elapsed_ms}
+    about = {"model": model, "version": __version__, "inference_time_ms": elapsed_ms}
+    return _scored_by(images) | about
 
 
-def _result(answer: TagAnswer, at: int, call: TagCall) -> dict[str, Any]:
-    outcome = answer.outcomes[at]
-    if isinstance(outcome, TaggerError):
-        return error_body(outcome.code, outcome.message)
-    result: dict[str, Any] = {
-        "tags": _tags(outcome, answer.scored is not None and answer.scored.include_raw_scores)
-    }
+def _scored_by(images: Sequence[TaggedImage]) -> dict[str, Any]:
+    """Return what images were scored against, which is the same for all; nothing if all failed."""
+    scored = next((image.scored for image in images if image.scored is not None), None)
+    return {} if scored is None else {name: getattr(scored, name) for name in SCORED_BY}
+
+
+def _result(image: TaggedImage, call: TagCall) -> dict[str, Any]:
+    result = _tags_or_error(image)
+    if image.error is not None:
+        return result
     if call.options.quality == "high":
-        result["metadata"] = {"quality": "high", "views": answer.views[at]}
-    embed = answer.image_embeds[at] if answer.image_embeds is not None else None
-    if embed is not None:
-        result["embedding"] = encode_embedding(embed, call.parameters.encoding_format)
+        result["metadata"] = {"quality": "high", "views": image.num_views}
+    if call.with_embeddings and image.embed is not None:
+        result["embedding"] = encode_embedding(image.embed, call.parameters.encoding_format)
     return result
+
+
+def _tags_or_error(image: TaggedImage) -> dict[str, Any]:
+    if image.error is not None:
+        return error_body(image.error.code, image.error.message)
+    raw_scores = image.scored is not None and image.scored.include_raw_scores
+    return {"tags": _tags(image.tags, raw_scores)}
 
 
 def encode_embedding(embed: FloatArray, encoding_format: str) -> list[float] | str:

@@ -29,7 +29,7 @@ from serve_app.api.streams import bounded_receive, read_body
 from serve_app.api.text_fields import query_pairs, text_fields
 from serve_app.config.service import Limits
 from serve_app.errors import InvalidRequest, PayloadTooLarge, RequestError
-from serve_app.tagging.settings import TagOptions
+from serve_app.tagging.options import TagOptions
 
 MAX_FORM_FIELDS = 100
 MAX_FIELD_BYTES = LONG_TEXT_BYTES
@@ -73,6 +73,11 @@ class TagCall:
     options: TagOptions
     many: bool
     parameters: TagParameters = NO_PARAMETERS
+
+    @property
+    def with_embeddings(self) -> bool:
+        """Whether the response has the images' embeddings."""
+        return self.parameters.returned == "embedding"
 
 
 async def read_tag_call(request: Request, sources: ImageSources) -> TagCall:

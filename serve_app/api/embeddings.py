@@ -16,7 +16,7 @@ from serve_app.config.service import Limits
 from serve_app.errors import InvalidRequest
 from serve_app.siglip.inputs import FloatArray
 from serve_app.siglip.scoring import stored_embeddings
-from serve_app.tagging.settings import TagOptions
+from serve_app.tagging.options import TagOptions
 
 DTYPES = {"float32": "<f4", "float16": "<f2"}
 MAX_WIDTH = 4_096

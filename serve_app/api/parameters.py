@@ -13,11 +13,10 @@ from starlette.requests import Request
 from serve_app.api.text_fields import one_or_array, query_pairs, split_list, text_fields
 from serve_app.config.service import Limits
 from serve_app.errors import InvalidRequest
-from serve_app.tagging.prompts import DEFAULT_TEMPLATE, check_templates
+from serve_app.tagging.options import Quality, TagOptions, tag_options
 from serve_app.tagging.scores import Score
 from serve_app.tagging.selection import Parents, SortBy
-from serve_app.tagging.settings import Quality, TagOptions
-from serve_app.tagging.vocabulary import MAX_LABEL_CHARACTERS, make_vocabulary
+from serve_app.tagging.vocabulary import MAX_LABEL_CHARACTERS
 
 MAX_FILTERS = 1_000
 """Labels or categories that one request may include or exclude."""
@@ -80,17 +79,11 @@ class ScoreParameters(BaseModel):
     )
 
     def options(self, limits: Limits) -> TagOptions:
-        """Return what was asked for, its labels and templates checked; raises `InvalidRequest`."""
-        if self.prompt_templates is not None:
-            check_templates(self.prompt_templates)
-        if self.labels is not None:
-            check_label_count(len(self.labels), limits)
-            make_vocabulary(
-                self.labels,
-                self.prompt_templates or (DEFAULT_TEMPLATE,),
-                limits.max_labels_per_request,
-            )
-        return TagOptions(**self.model_dump(include=_OPTION_FIELDS, exclude_none=True))
+        """Return the request's options, its labels and templates checked; raises
+        `InvalidRequest`.
+        """
+        requested = self.model_dump(include=_OPTION_FIELDS, exclude_none=True)
+        return tag_options(**requested, max_labels=limits.max_labels_per_request)
 
 
 class TagParameters(ScoreParameters):
@@ -108,7 +101,8 @@ class TagParameters(ScoreParameters):
     )
 
 
-_OPTION_FIELDS = set(TagOptions._fields)
+_OPTION_FIELDS = {"labels", "prompt_templates", *TagOptions._fields}
+"""Fields that are arguments of `tag_options`."""
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -123,14 +117,6 @@ _MESSAGES = {
 _UNSHOWN = frozenset({"is_instance_of"})
 """Error types of alternatives that only exist within the service, such as `LongText` beside
 `str`."""
-
-
-def check_label_count(num_labels: int, limits: Limits) -> None:
-    """Raise `InvalidRequest` for more labels than one request may have, repeated ones included."""
-    if num_labels > limits.max_labels_per_request:
-        raise InvalidRequest(
-            f"There are {num_labels:,} labels; at most {limits.max_labels_per_request:,} are allowed in one request."
-        )
 
 
 def query_fields(request: Request) -> dict[str, Any]:

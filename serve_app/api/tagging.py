@@ -1,5 +1,6 @@
-"""`POST /v1/tag` and `POST /v1/score`: a request in, tags out, in one answer or one line for each
-image as it is done.
+"""`POST /v1/tag` and `POST /v1/score`: a request in, tags out.
+
+The response is one object, or a stream with one line for each image as it is done.
 """
 
 import asyncio
@@ -26,17 +27,19 @@ from serve_app.errors import (
     ServiceError,
     TaggerError,
 )
-from serve_app.pipeline.tagger import TagAnswer, Tagger
+from serve_app.pipeline.tagged_image import TaggedImage
+from serve_app.pipeline.tagger import Tagger
 from serve_app.telemetry.record import note_unread
 
 logger = logging.getLogger(__name__)
 
-Answers = AsyncGenerator[tuple[int, TagAnswer], None]
-"""Images' places and answers, as they come."""
+Results = AsyncGenerator[tuple[int, TaggedImage], None]
+"""Indices and results of images, as they come."""
 Endpoint = Callable[[Request], Awaitable[Response]]
 NDJSON = "application/x-ndjson"
 MAX_STREAMED_AT_ONCE = 16
-"""Images of one streamed request that are worked on at the same time."""
+"""Images of one streamed request that are tagged at the same time."""
+LATE_IMAGE = "The service took too long for this image. Retry, or send fewer images."
 
 
 def tag_endpoint(tagger: Tagger, config: ServiceConfig, sources: ImageSources) -> Endpoint:
@@ -48,15 +51,18 @@ def tag_endpoint(tagger: Tagger, config: ServiceConfig, sources: ImageSources) -
         """Tag the images of a request."""
         started_s = time.perf_counter()
         call = await read_tag_call(request, sources)
+        for image in call.images:
+            if isinstance(image, RequestError):
+                note_unread(image.code)
         if NDJSON in request.headers.get("accept", ""):
             deadline_s = asyncio.get_running_loop().time() + config.serving.request_timeout_s
-            answers = _done(tagger, call, deadline_s)
-            lines = _lines(answers, call, model, started_s, max_bytes)
+            results = _as_done(tagger, call, deadline_s)
+            lines = _lines(results, call, model, started_s, max_bytes)
             return StreamingResponse(
                 lines, media_type=NDJSON, headers={"cache-control": "no-store"}
             )
-        answer = await _tag_readable(tagger, call)
-        return await tag_response(call, answer, model, started_s, max_bytes)
+        images = await tagger.tag(call.images, call.options)
+        return await tag_response(call, images, model, started_s, max_bytes)
 
     return tag
 
@@ -69,50 +75,25 @@ def score_endpoint(tagger: Tagger, config: ServiceConfig) -> Endpoint:
         """Tag stored embeddings."""
         started_s = time.perf_counter()
         call = await read_score_call(request, config.limits)
-        answer = await tagger.score(call.image_embeds, call.options)
-        return await score_response(answer, model, started_s, config.limits.max_response_bytes)
+        images = await tagger.score(call.image_embeds, call.options)
+        return await score_response(images, model, started_s, config.limits.max_response_bytes)
 
     return score
 
 
-async def _tag_readable(tagger: Tagger, call: TagCall) -> TagAnswer:
-    """Tag the images that could be unpacked and put the others' errors back in their places."""
-    readable = [image for image in call.images if not isinstance(image, RequestError)]
-    for image in call.images:
-        if isinstance(image, RequestError):
-            note_unread(image.code)
-    with_embeddings = call.parameters.returned == "embedding"
-    if len(readable) == len(call.images):
-        return await tagger.tag(readable, call.options, with_embeddings)
-    answer = (
-        await tagger.tag(readable, call.options, with_embeddings) if readable else TagAnswer(())
-    )
-    at = iter(range(len(readable)))
-    places = [None if isinstance(image, RequestError) else next(at) for image in call.images]
-    tagged = iter(answer.outcomes)
-    outcomes = [image if isinstance(image, RequestError) else next(tagged) for image in call.images]
-    embeds = answer.image_embeds
-    return TagAnswer(
-        tuple(outcomes),
-        answer.scored,
-        None if embeds is None else tuple(None if at is None else embeds[at] for at in places),
-        tuple(0 if at is None else answer.views[at] for at in places),
-    )
-
-
 async def _lines(
-    answers: Answers, call: TagCall, model: str, started_s: float, max_bytes: int
+    results: Results, call: TagCall, model: str, started_s: float, max_bytes: int
 ) -> AsyncIterator[bytes]:
-    """Give each image's line as soon as it is done, and a last one that says that all were given.
+    """Yield each image's line as soon as it is done, and a last line that says that all are done.
 
-    The response has begun when an image fails, so each line carries its own error; an error of the
-    request as a whole is repeated on each. Images that are still being tagged when the client
+    The response has begun when an image fails, so each line has its own error. An error of the
+    request as a whole is repeated on each line. Images that are still being tagged when the client
     leaves are dropped.
     """
     failed = 0
-    async with aclosing(answers) as done:
-        async for index, answer in done:
-            line, is_error = await _image_line(index, answer, call, model, max_bytes)
+    async with aclosing(results) as done:
+        async for index, image in done:
+            line, is_error = await _image_line(index, image, call, model, max_bytes)
             failed += is_error
             for chunk in line:
                 yield chunk
@@ -123,22 +104,23 @@ async def _lines(
 
 
 async def _image_line(
-    index: int, answer: TagAnswer, call: TagCall, model: str, max_bytes: int
+    index: int, image: TaggedImage, call: TagCall, model: str, max_bytes: int
 ) -> tuple[deque[bytes], bool]:
-    """Return one image's line in chunks, and whether it is an error; a large one is written off
-    the event loop, and one of more than `max_bytes` becomes an error.
+    """Return one image's line in chunks, and whether it is an error.
+
+    A large line is written off the event loop. One of more than `max_bytes` becomes an error.
     """
+
+    def line() -> deque[bytes]:
+        return _line({"index": index} | result_line(image, call, model), max_bytes)
+
     try:
-        if count_values(answer, call.parameters.encoding_format) <= INLINE_VALUES:
-            line = _line({"index": index} | result_line(answer, call, model), max_bytes)
-        else:
-            line = await off_loop(
-                lambda: _line({"index": index} | result_line(answer, call, model), max_bytes)
-            )
+        if count_values(image, call) <= INLINE_VALUES:
+            return line(), image.error is not None
+        return await off_loop(line), image.error is not None
     except PayloadTooLarge as error:
-        failed = TagAnswer((error,))
+        failed = TaggedImage(error=error)
         return _line({"index": index} | result_line(failed, call, model)), True
-    return line, isinstance(answer.outcomes[0], TaggerError)
 
 
 def _line(entry: dict[str, object], max_bytes: int | None = None) -> deque[bytes]:
@@ -148,41 +130,42 @@ def _line(entry: dict[str, object], max_bytes: int | None = None) -> deque[bytes
     return chunks
 
 
-async def _done(tagger: Tagger, call: TagCall, deadline_s: float) -> Answers:
-    """Tag each image by itself and give the answers in the order in which they come, all until a
-    time of the event loop.
+async def _as_done(tagger: Tagger, call: TagCall, deadline_s: float) -> Results:
+    """Tag each image by itself, all until a time of the event loop, and yield the results as they
+    come.
     """
     turns = asyncio.Semaphore(MAX_STREAMED_AT_ONCE)
-    with_embeddings = call.parameters.returned == "embedding"
 
-    async def tag_one(at: int, image: bytes | RequestError) -> tuple[int, TagAnswer]:
-        """Tag one image, whatever goes wrong."""
-        try:
-            if isinstance(image, RequestError):
-                note_unread(image.code)
-                raise image
-            async with asyncio.timeout_at(deadline_s), turns:
-                return at, await tagger.tag([image], call.options, with_embeddings)
-        except TimeoutError:
-            return at, TagAnswer(
-                (
-                    DeadlineExceeded(
-                        "The service took too long for this image. Retry, or send fewer images."
-                    ),
-                )
-            )
-        except TaggerError as error:
-            return at, TagAnswer((error,))
-        except Exception:
-            logger.exception("tagging an image of a stream failed")
-            return at, TagAnswer(
-                (ServiceError("The service failed on this image. Its log says why."),)
-            )
+    async def tag_one(index: int, image: bytes | RequestError) -> tuple[int, TaggedImage]:
+        return index, await _tag_alone(tagger, image, call, deadline_s, turns)
 
-    tasks = [asyncio.create_task(tag_one(at, image)) for at, image in enumerate(call.images)]
+    tasks = [asyncio.create_task(tag_one(i, image)) for i, image in enumerate(call.images)]
     try:
         for task in asyncio.as_completed(tasks):
             yield await task
     finally:
         for pending in tasks:
             pending.cancel()
+
+
+async def _tag_alone(
+    tagger: Tagger,
+    image: bytes | RequestError,
+    call: TagCall,
+    deadline_s: float,
+    turns: asyncio.Semaphore,
+) -> TaggedImage:
+    """Tag one image of a stream; whatever goes wrong is its result."""
+    try:
+        async with asyncio.timeout_at(deadline_s), turns:
+            (tagged,) = await tagger.tag([image], call.options)
+            return tagged
+    except TimeoutError:
+        return TaggedImage(error=DeadlineExceeded(LATE_IMAGE))
+    except TaggerError as error:
+        return TaggedImage(error=error)
+    except Exception:
+        logger.exception("tagging an image of a stream failed")
+        return TaggedImage(
+            error=ServiceError("The service failed on this image. Its log says why.")
+        )

@@ -12,10 +12,10 @@ import pyarrow as pa
 from serve_app.batch.rows import ERROR, TAG
 from serve_app.config.service import ServiceConfig, load_config
 from serve_app.demo.settings import demo_config
-from serve_app.errors import ConfigError, TaggerError
+from serve_app.errors import ConfigError
 from serve_app.pipeline.local_tagger import LocalTagger
-from serve_app.pipeline.tagger import TagOutcome
-from serve_app.tagging.settings import TagOptions
+from serve_app.pipeline.tagged_image import TaggedImage
+from serve_app.tagging.options import tag_options
 
 
 class TagImages:
@@ -46,7 +46,7 @@ class TagImages:
             load_config(Path(config)) if isinstance(config, str) else config or demo_config()
         )
         self._column = column
-        self._options = TagOptions(vocabulary=vocabulary)
+        self._options = tag_options(vocabulary=vocabulary)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Return a batch with `tags`, a list of label and confidence, and `error`, a code and a
@@ -59,18 +59,21 @@ class TagImages:
             raise ConfigError(
                 f"the batch has no column {self._column}; it has {', '.join(batch.column_names)}."
             )
-        answer = self._tagger.tag_pictures(
+        images = self._tagger.tag_images(
             [data or b"" for data in batch[self._column].to_pylist()], self._options
         )
-        columns = [_columns_of(outcome) for outcome in answer.outcomes]
-        tags = pa.array([tags for tags, _ in columns], pa.list_(TAG))
-        errors = pa.array([error for _, error in columns], ERROR)
+        tags = pa.array([_tags_of(image) for image in images], pa.list_(TAG))
+        errors = pa.array([_error_of(image) for image in images], ERROR)
         return batch.append_column("tags", tags).append_column("error", errors)
 
 
-def _columns_of(
-    outcome: TagOutcome,
-) -> tuple[list[dict[str, object]] | None, dict[str, str] | None]:
-    if isinstance(outcome, TaggerError):
-        return None, {"code": outcome.code, "message": outcome.message}
-    return [{"label": tag.label, "confidence": tag.confidence} for tag in outcome], None
+def _tags_of(image: TaggedImage) -> list[dict[str, object]] | None:
+    if image.error is not None:
+        return None
+    return [{"label": tag.label, "confidence": tag.confidence} for tag in image.tags]
+
+
+def _error_of(image: TaggedImage) -> dict[str, str] | None:
+    if image.error is None:
+        return None
+    return {"code": image.error.code, "message": image.error.message}

@@ -34,7 +34,7 @@ from serve_app.batch.workers import Scoring, score_rows
 from serve_app.config.service import ServiceConfig
 from serve_app.errors import ConfigError
 from serve_app.siglip.scoring import stored_embeddings
-from serve_app.tagging.settings import TagOptions
+from serve_app.tagging.options import tag_options
 from serve_app.untrusted.bounded_files import parse_json
 
 MAX_MANIFEST_BYTES = 64 * 2**20
@@ -61,7 +61,7 @@ def run_retag_job(
     source, manifest = _find_job(options.storage, options.source)
     _check_source(options, manifest, source)
     with connected(address):
-        scoring = load_remotely(config, TagOptions(vocabulary=options.vocabulary))
+        scoring = load_remotely(config, tag_options(vocabulary=options.vocabulary))
         made_with = manifest["checkpoint"].get("fingerprint")
         if made_with != scoring.checkpoint:
             raise ConfigError(

@@ -26,7 +26,7 @@ from serve_app.hardware.plan import DeploymentPlan
 from serve_app.hardware.planning import plan_service, resolve_config
 from serve_app.siglip.hub import load_checkpoint
 from serve_app.siglip.prepare import ImagePreparer
-from serve_app.tagging.settings import TagOptions
+from serve_app.tagging.options import TagOptions, tag_options
 
 MAX_BLOCK_IMAGES = 128
 MAX_BLOCK_BYTES = 64 * 2**20
@@ -53,7 +53,7 @@ def run_job(config: ServiceConfig, options: BatchOptions, address: str | None = 
         plan = plan_service(config, partial(hardware_of_cluster, own))
         config = resolve_config(config, plan)
         scoring = load_remotely(
-            config, TagOptions(vocabulary=options.vocabulary, quality=options.quality)
+            config, tag_options(vocabulary=options.vocabulary, quality=options.quality)
         )
         width = scoring.scored.bank.text_embeds.shape[1]
         options = options.with_chunk_size(
@@ -138,9 +138,9 @@ def scoring_identity(
     return {
         "checkpoint": scoring.checkpoint,
         "vocabulary": scoring.stamp.vocabulary_fingerprint,
-        "tags": config.vocabularies[vocabulary or config.tag_settings().default].model_dump(
-            mode="json"
-        ),
+        "tags": config.vocabularies[
+            vocabulary or config.tag_settings().default_vocabulary
+        ].model_dump(mode="json"),
         "rule": [
             rule.confidence_threshold,
             rule.max_tags,

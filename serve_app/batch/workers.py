@@ -38,8 +38,8 @@ from serve_app.siglip.outcomes import EncodedImages, encode_apart
 from serve_app.siglip.precision import Precision, Runtime
 from serve_app.siglip.prepare import ImagePreparer
 from serve_app.siglip.weights import SimilarityHead
+from serve_app.tagging.options import Quality, TagOptions
 from serve_app.tagging.selection import SelectionRule
-from serve_app.tagging.settings import Quality, TagOptions
 from serve_app.tagging.tag_bank import ScoredBank, choose_for_embeddings
 
 ENDED_ITS_PROCESS = "The picture ended the process that decoded or encoded it."
@@ -274,15 +274,10 @@ def load_scoring(config: ServiceConfig, options: TagOptions) -> Scoring:
         TaggerError: The checkpoint, the vocabulary or an option cannot work.
     """
     scorer = LocalScorer(config)
-    scored = scorer.bank_for(options)
-    stamp = Stamp(config.siglip.model_shown, scorer.checkpoint.revision, scored.bank.fingerprint)
-    return Scoring(
-        scored,
-        scorer.head,
-        scorer.settings.rule_for(options, scored.table),
-        stamp,
-        scorer.fingerprint,
-    )
+    scoring = scorer.scoring_for(options)
+    fingerprint = scoring.scored.bank.fingerprint
+    stamp = Stamp(config.siglip.model_shown, scorer.checkpoint.revision, fingerprint)
+    return Scoring(scoring.scored, scoring.head, scoring.rule, stamp, scorer.fingerprint)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,9 +5,9 @@ travels.
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
+from serve_app.tagging.options import Quality
 from serve_app.tagging.scores import Score
 from serve_app.tagging.selection import Parents, SortBy
-from serve_app.tagging.settings import Quality, TagOptions
 
 MAX_QUERY_CHARACTERS = 2_000
 """Longer options travel in a body of JSON: gateways cut addresses off at some 4,000 to 8,000
@@ -42,6 +42,14 @@ class Options(ScoreOptions, total=False):
     quality: Quality | None
 
 
+_DEFAULTS: dict[str, Any] = {
+    "include_labels": (),
+    "exclude_labels": (),
+    "include_categories": (),
+    "exclude_categories": (),
+    "quality": "standard",
+}
+"""Values that are not sent; the default of every other option is None."""
 Fields = dict[str, Any]
 """Options as they stand in a body of JSON."""
 
@@ -52,13 +60,14 @@ def fields_of(options: Mapping[str, Any]) -> Fields:
     Raises:
         TypeError: There is no option of that name.
     """
-    given = TagOptions(**options)._asdict()
-    fields = {
-        name: value
-        for name, value in given.items()
-        if value is not None and value != TagOptions._field_defaults[name]
+    unknown = options.keys() - Options.__annotations__.keys()
+    if unknown:
+        raise TypeError(f"there is no option {', '.join(sorted(unknown))}")
+    return {
+        name: _listed(name, options[name])
+        for name in Options.__annotations__
+        if options.get(name) is not None and options[name] != _DEFAULTS.get(name)
     }
-    return {name: _listed(name, value) for name, value in fields.items()}
 
 
 def as_query(fields: Fields) -> tuple[tuple[str, str], ...] | None:

@@ -19,9 +19,10 @@ from serve_app.siglip.inputs import FloatArray
 from serve_app.siglip.scoring import pair_logits
 from serve_app.tagging.evaluation import Measures, measure, measure_given
 from serve_app.tagging.labelled import LabelledImages, read_labelled
+from serve_app.tagging.options import TagOptions
 from serve_app.tagging.scores import Score, best_names, in_score
 from serve_app.tagging.selection import SelectionRule, choose_tags, least_scores, rule_scores
-from serve_app.tagging.settings import TagOptions, TagSettings
+from serve_app.tagging.settings import TagSettings
 from serve_app.tagging.tag_bank import ScoredBank
 from serve_app.tagging.tag_table import TagTable
 from serve_app.terminal.console import SafeConsole, SafeTable
@@ -59,7 +60,7 @@ def score_folder(
     """
     if not images.is_dir():
         raise InvalidRequest(f"{images} is not a folder.")
-    name = vocabulary or tagger.settings.default
+    name = vocabulary or tagger.settings.default_vocabulary
     if name not in tagger.settings.vocabularies:
         raise InvalidRequest(
             f"there is no vocabulary {name!r}; the configuration has {', '.join(tagger.settings.vocabularies)}."

@@ -22,29 +22,18 @@ def in_chunks(files: Sequence[Path], size: int, description: str) -> Iterator[Se
             advance(len(chunk))
 
 
-def read_chunk(files: Sequence[Path]) -> tuple[list[Path], list[bytes], dict[Path, TaggerError]]:
-    """Read some files: those that could be read, what they hold, and why the others could not.
+def read_chunk(files: Sequence[Path]) -> list[bytes | TaggerError]:
+    """Return what each of some files holds, or why it could not be read.
 
-    One file that cannot be read ends no command; it is reported like an image that is damaged.
+    A file that cannot be read ends no command; it is reported like an image that is damaged.
     """
-    readable: list[Path] = []
-    contents: list[bytes] = []
-    problems: dict[Path, TaggerError] = {}
+    images: list[bytes | TaggerError] = []
     for file in files:
         try:
-            contents.append(read_image(file))
+            images.append(read_image(file))
         except RequestError as error:
-            problems[file] = error
-        else:
-            readable.append(file)
-    return readable, contents, problems
-
-
-def _embed(tagger: LocalTagger, files: Sequence[Path]) -> list[FloatArray | TaggerError]:
-    """Return each file's embedding, or why it has none."""
-    readable, contents, problems = read_chunk(files)
-    embedded = iter(tagger.embed_pictures(contents)) if readable else iter(())
-    return [problems[file] if file in problems else next(embedded) for file in files]
+            images.append(error)
+    return images
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +58,7 @@ def embed_files(tagger: LocalTagger, files: Sequence[Path]) -> EmbeddedFiles:
     problems: list[tuple[Path, TaggerError]] = []
     at = 0
     for chunk in in_chunks(files, tagger.batch_size, "Encoding"):
-        for file, embedded in zip(chunk, _embed(tagger, chunk), strict=True):
+        for file, embedded in zip(chunk, tagger.encode_images(read_chunk(chunk)), strict=True):
             if isinstance(embedded, TaggerError):
                 problems.append((file, embedded))
             else:

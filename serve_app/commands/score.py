@@ -9,7 +9,7 @@ from serve_app.commands.stored import read_embeddings
 from serve_app.config.service import ServiceConfig
 from serve_app.errors import InvalidRequest
 from serve_app.pipeline.local_scorer import LocalScorer
-from serve_app.tagging.settings import TagOptions
+from serve_app.tagging.options import TagOptions
 from serve_app.terminal.printable import print_line
 
 CHUNK = 1024
@@ -29,8 +29,9 @@ def score_file(path: Path, config: ServiceConfig, options: TagOptions) -> int:
             f"{path} was made with the checkpoint {stored.checkpoint}, and the configuration's is {scorer.fingerprint}; embeddings of "
             "different checkpoints cannot be compared."
         )
+    scoring = scorer.scoring_for(options)
     for start in range(0, len(stored.names), CHUNK):
-        tags, by = scorer.tag(stored.image_embeds[start : start + CHUNK], options)
+        tags = scoring.tag(stored.image_embeds[start : start + CHUNK])
         for name, found in zip(stored.names[start : start + CHUNK], tags, strict=True):
-            print_line(json_line(name, found, by.include_raw_scores))
+            print_line(json_line(name, found, scoring.by.include_raw_scores))
     return 0

@@ -15,10 +15,11 @@ from serve_app.commands.stored import StoredEmbeddings, write_embeddings
 from serve_app.commands.tags_table import print_table
 from serve_app.config.service import ServiceConfig
 from serve_app.errors import TaggerError
+from serve_app.pipeline.bounded_tags import TagOutcome
 from serve_app.pipeline.local_tagger import LocalTagger
-from serve_app.pipeline.tagger import TagOutcome
+from serve_app.pipeline.tagged_image import TaggedImage
 from serve_app.siglip.inputs import FloatArray
-from serve_app.tagging.settings import TagOptions
+from serve_app.tagging.options import TagOptions
 from serve_app.terminal.printable import print_line
 
 
@@ -47,12 +48,12 @@ def tag_files(
     raw_scores = tagger.settings.shows_raw_scores(options)
     found: dict[Path, TagOutcome] = {}
     kept: dict[str, FloatArray] = {}
-    for path, outcome, embed in _tag(tagger, files, options):
-        found[path] = outcome
-        if embed is not None:
-            kept[shown(path)] = embed
+    for path, image in _tag(tagger, files, options):
+        found[path] = image.outcome
+        if image.embed is not None:
+            kept[shown(path)] = image.embed
         if as_json:
-            print_line(json_line(shown(path), outcome, raw_scores), flush=True)
+            print_line(json_line(shown(path), image.outcome, raw_scores), flush=True)
     if not as_json:
         print_table(found, raw_scores)
     if embeddings is not None and kept:
@@ -65,18 +66,6 @@ def tag_files(
 
 def _tag(
     tagger: LocalTagger, files: Sequence[Path], options: TagOptions
-) -> Iterator[tuple[Path, TagOutcome, FloatArray | None]]:
+) -> Iterator[tuple[Path, TaggedImage]]:
     for chunk in in_chunks(files, tagger.batch_size, "Tagging"):
-        readable, contents, problems = read_chunk(chunk)
-        tagged: dict[Path, tuple[TagOutcome, FloatArray | None]] = {
-            file: (error, None) for file, error in problems.items()
-        }
-        if readable:
-            answer = tagger.tag_pictures(contents, options, with_embeddings=True)
-            assert answer.image_embeds is not None, "embeddings were asked for"
-            tagged |= zip(
-                readable, zip(answer.outcomes, answer.image_embeds, strict=True), strict=True
-            )
-        for file in chunk:
-            outcome, embed = tagged[file]
-            yield file, outcome, embed
+        yield from zip(chunk, tagger.tag_images(read_chunk(chunk), options), strict=True)

@@ -7,9 +7,10 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
+from serve_app.client.options import Options
 from serve_app.config.service import ServiceConfig
 from serve_app.errors import InvalidRequest
-from serve_app.tagging.settings import TagOptions
+from serve_app.tagging.options import tag_options
 
 
 def add_tag_arguments(tag: argparse.ArgumentParser) -> None:
@@ -72,7 +73,11 @@ def run_tag(
         InvalidRequest: Arguments that do not go together.
         TaggerError: What the command raises.
     """
-    options = TagOptions(labels=labels, confidence_threshold=given.threshold, quality=given.quality)
+    options: Options = {
+        "labels": labels,
+        "confidence_threshold": given.threshold,
+        "quality": given.quality,
+    }
     if given.server is not None:
         return _run_remote(given, options)
     for name in ("api_key_file", "concurrency", "out"):
@@ -84,11 +89,15 @@ def run_tag(
     from serve_app.commands.tag import tag_files
 
     return tag_files(
-        given.photos, config(given), options, as_json=given.json, embeddings=given.save_embeddings
+        given.photos,
+        config(given),
+        tag_options(**options),
+        as_json=given.json,
+        embeddings=given.save_embeddings,
     )
 
 
-def _run_remote(given: argparse.Namespace, options: TagOptions) -> int:
+def _run_remote(given: argparse.Namespace, options: Options) -> int:
     from serve_app.client.face import CONCURRENCY
     from serve_app.commands.tag_remote import Output, Server, tag_on_server
 

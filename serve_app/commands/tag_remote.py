@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO, TypeGuard, cast
+from typing import TextIO, TypeGuard
 
 import numpy as np
 
@@ -29,7 +29,6 @@ from serve_app.errors import (
     Unavailable,
     UnknownVocabulary,
 )
-from serve_app.tagging.settings import TagOptions
 from serve_app.terminal.printable import print_line
 from serve_app.untrusted.bounded_files import FileProblem, read_text
 
@@ -116,9 +115,7 @@ class _Results:
             self.embeddings[shown(file.path)] = file.outcome.embedding
 
 
-def tag_on_server(
-    photos: Sequence[Path], server: Server, options: TagOptions, output: Output
-) -> int:
+def tag_on_server(photos: Sequence[Path], server: Server, options: Options, output: Output) -> int:
     """Tag files and print what they show; return 1 if one of them could not be tagged, else 0.
 
     Raises:
@@ -148,7 +145,7 @@ def _go_on(
     files: Sequence[Path],
     client: AsyncClient,
     server: Server,
-    options: TagOptions,
+    options: Options,
     output: Output,
     out: Path,
 ) -> int:
@@ -172,7 +169,7 @@ def _run(
     client: AsyncClient,
     server: Server,
     files: Sequence[Path],
-    options: TagOptions,
+    options: Options,
     results: _Results,
     output: Output,
 ) -> None:
@@ -184,7 +181,7 @@ def _run(
                 concurrency=server.concurrency,
                 in_order=True,
                 return_embedding=output.embeddings is not None,
-                **cast(Options, options._asdict()),
+                **options,
             )
             async with aclosing(found):
                 async for file in found:

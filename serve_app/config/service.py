@@ -215,12 +215,12 @@ class ServiceConfig(Settings):
         plugin = self.siglip
         return TagSettings(
             vocabularies=self.vocabularies,
-            default=self.default_vocabulary or next(iter(self.vocabularies)),
+            default_vocabulary=self.default_vocabulary or next(iter(self.vocabularies)),
+            selection=self.selection,
             confidence_threshold=plugin.confidence_threshold,
             max_tags=plugin.max_tags,
             sort_by=plugin.sort_by,
             include_raw_scores=plugin.include_raw_scores,
-            selection=self.selection,
         )
 
     def image_limits(self) -> ImageLimits:

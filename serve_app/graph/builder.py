@@ -9,7 +9,7 @@ from typing import Any
 from ray import serve
 from ray.serve import Application
 
-from serve_app.config.live import live_batching, live_tagging
+from serve_app.config.live import live_batching
 from serve_app.config.service import ServiceConfig
 from serve_app.config.serving import DeploymentScale
 from serve_app.graph.encoders import EncoderSpec, ImageEncoder, TextEncoder
@@ -89,7 +89,7 @@ def user_config(config: ServiceConfig) -> dict[str, dict[str, Any]]:
         "Preprocessor": live_batching(config).model_dump(mode="json")
     }
     if config.vocabularies:
-        live["Postprocessor"] = live_tagging(config).model_dump(mode="json")
+        live["Postprocessor"] = config.tag_settings().model_dump(mode="json")
     return live
 
 

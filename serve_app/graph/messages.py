@@ -1,24 +1,37 @@
-"""What crosses from one deployment to another: frozen dataclasses of numpy arrays and plain values,
-nothing else.
+"""What crosses from one deployment to another: frozen dataclasses of numpy arrays and plain values.
 
-Images go as `siglip.inputs.ImageBatch`; prompts as a list of text.
+Images are sent as `siglip.inputs.ImageBatch`, prompts as a list of text.
 """
 
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from serve_app.config.public import LiveShown
-from serve_app.pipeline.tagger import ScoredBy, TagOutcome, VocabularyCard, VocabularyState
+import numpy as np
+
+from serve_app.graph.calls import DEFAULT_MESSAGE_BYTES
+from serve_app.pipeline.bounded_tags import TagOutcome
+from serve_app.pipeline.scorer import ScoredBy
+from serve_app.pipeline.tagger import VocabularyCard, VocabularyState
 from serve_app.siglip.inputs import FloatArray
 from serve_app.siglip.outcomes import EncodedImages
 from serve_app.siglip.precision import Runtime
-from serve_app.tagging.settings import TagOptions
+from serve_app.tagging.options import TagOptions
+
+
+def max_message_bytes() -> int:
+    """Return the most pixels or embeddings in bytes that one message may carry.
+
+    This is Serve's limit, less a tenth for the rest of the message.
+    """
+    limit = int(os.environ.get("RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH", DEFAULT_MESSAGE_BYTES))
+    return limit * 9 // 10
 
 
 @dataclass(frozen=True, slots=True)
 class EncodeReply:
-    """An ImageEncoder's answer: one outcome for each image sent, and how many such replicas there
-    are now.
-    """
+    """An ImageEncoder's reply: the outcome of each image, and the current number of replicas."""
 
     images: EncodedImages
     replicas: int
@@ -28,14 +41,15 @@ class EncodeReply:
 class ScoreRequest:
     """Embeddings to be tagged.
 
+    Images of one request share one `TagOptions` object, which a pickle holds once.
+
     Attributes:
-        image_embeds: (V, D) float32, unit norm: every view of every image, each image's whole
-            picture first.
-        options: B of them, one an image.
-        views: B numbers of views, which sum up to V; None where each image has one.
-        max_bytes: Most bytes of JSON that the tags of all images may take; None for no bound.
-        shares: B numbers: most bytes of JSON that each image's tags may take; None for no bound.
-            An image has an equal share of its request's response.
+        image_embeds: (V, D) float32, unit norm: every view of every image, whole images first.
+        options: Options of each of the B images.
+        views: B numbers of views, which sum up to V; None if each image has one.
+        max_bytes: Limit on the JSON bytes of the tags of all images; None for no limit.
+        shares: Limit on the JSON bytes of each image's tags, B of them; None for no limit. An image
+            has an equal share of its request's response.
     """
 
     image_embeds: FloatArray
@@ -44,15 +58,30 @@ class ScoreRequest:
     max_bytes: int | None = None
     shares: tuple[int, ...] | None = None
 
+    def part(self, images: Sequence[int]) -> "ScoreRequest":
+        """Return the request for some of its images, given by their indices in order."""
+        num_images = len(self.options)
+        if len(images) == num_images:
+            return self
+        counts = np.ones(num_images, np.intp) if self.views is None else np.asarray(self.views)
+        is_kept = np.isin(np.arange(num_images), images)
+        return ScoreRequest(
+            self.image_embeds[np.repeat(is_kept, counts)],
+            tuple(self.options[i] for i in images),
+            None if self.views is None else tuple(self.views[i] for i in images),
+            self.max_bytes,
+            None if self.shares is None else tuple(self.shares[i] for i in images),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class ScoreReply:
     """What a Postprocessor returns for a `ScoreRequest`.
 
     Attributes:
-        outcomes: B of them; none while they are packed.
-        scored: What each image was scored against, B of them; None for one that failed.
-        packed: The outcomes as `graph/replies.py` packs them where there are many tags.
+        outcomes: Tags or error of each of the B images; empty while they are packed.
+        scored: What each of the B images was scored against; None for one that failed.
+        packed: The outcomes as `graph/replies.py` packs them if there are many tags.
     """
 
     outcomes: tuple[TagOutcome, ...]
@@ -70,7 +99,7 @@ class PackedVocabulary:
 
 @dataclass(frozen=True, slots=True)
 class EncoderState:
-    """What an encoder replica says of itself."""
+    """The state of an encoder replica."""
 
     runtime: Runtime
     replica: str
@@ -81,10 +110,14 @@ class EncoderState:
 
 @dataclass(frozen=True, slots=True)
 class PostprocessorState:
-    """What a Postprocessor replica says of itself; `refused` is why the last configuration was not
-    taken, if it was not.
+    """The state of a Postprocessor replica.
+
+    Attributes:
+        vocabularies: Names and size of its vocabularies.
+        shown: What `GET /v1/config` shows of its live settings.
+        refused: Why it rejected the last configuration; None if it did not.
     """
 
     vocabularies: VocabularyState
-    shown: LiveShown
+    shown: dict[str, Any]
     refused: str | None

@@ -1,18 +1,15 @@
 """The HTTP ingress: reads the request, decodes and resizes its images, and calls the rest of the
 graph in micro-batches.
 
-It is a `Tagger`; the HTTP face on top of it (`serve_app/api`) knows nothing of Ray. It never
-imports torch.
+It is a `Tagger`; the HTTP face on top of it (`serve_app/api`) does not use Ray. It never imports
+torch.
 """
 
 import asyncio
 import logging
 import math
-import os
 import sys
-from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -31,30 +28,30 @@ from serve_app.errors import (
     Unavailable,
     UnknownVocabulary,
 )
-from serve_app.fairness.gates import FairGate
 from serve_app.graph import metrics
 from serve_app.graph.autoscaling import ARRIVALS, PER_PREPROCESSOR, UNDECODED, WAITING
-from serve_app.graph.calls import DEFAULT_MESSAGE_BYTES, InnerCalls
+from serve_app.graph.calls import InnerCalls
 from serve_app.graph.decoding import DecodingBudget, DecodingThreads
+from serve_app.graph.image_pipeline import ImagePipeline
+from serve_app.graph.labels_ahead import LabelsAhead
 from serve_app.graph.memory import FreedMemory
 from serve_app.graph.messages import (
     EncoderState,
     PackedVocabulary,
     PostprocessorState,
-    ScoreReply,
     ScoreRequest,
+    max_message_bytes,
 )
 from serve_app.graph.microbatch import BatchLimits
 from serve_app.graph.replies import score_tags, unpacked_vocabulary
 from serve_app.graph.sending import Sender
-from serve_app.graph.tallies import OK, ImageTally, RequestTally
+from serve_app.graph.stored_embeddings import StoredEmbeddings
+from serve_app.graph.tallies import ImageTally, RequestTally
 from serve_app.graph.tracing import trace_stages
 from serve_app.hardware.host_memory import DECODES_AT_ONCE, MAX_WAITING_BYTES
+from serve_app.pipeline.tagged_image import ImageInput, TaggedImage
 from serve_app.pipeline.tagger import (
     ModelCard,
-    ScoredBy,
-    TagAnswer,
-    TagOutcome,
     VocabularyCard,
     VocabularyDetail,
     make_model_card,
@@ -63,44 +60,17 @@ from serve_app.siglip.hub import load_checkpoint
 from serve_app.siglip.inputs import FloatArray
 from serve_app.siglip.prepare import ImagePreparer
 from serve_app.siglip.scoring import check_width
-from serve_app.tagging.settings import TagOptions
+from serve_app.tagging.options import TagOptions
 from serve_app.telemetry.logs import configure_replica_logging
-from serve_app.telemetry.record import StageTimes, new_image
 
 logger = logging.getLogger(__name__)
 
 STATE_TIMEOUT_S = 5.0
 SWITCH_INTERVAL_S = 0.0005
-"""Of the interpreter; its own is 5 ms, and a decoding thread waits that long for the event loop
-every time it comes back from Pillow's C code, up to ten times a picture."""
-SCORE_TRIES = 3
-"""Of a request in several calls, each time one vocabulary has replaced another between them."""
-FEW_EMBEDDINGS = 16
-"""Of a request to score, which are scored at once: as many as an ordinary micro-batch has."""
-MANY_SCORES_AT_ONCE = 2
-"""Larger requests to score that one Preprocessor has under way; images of others are scored in
-between."""
+"""Interval at which Python switches threads. With the default of 5 ms, a decoding thread waits that
+long for the event loop whenever it returns from Pillow's C code, up to ten times an image."""
 LATE = "The request was not answered in time. Retry, or send fewer images."
-REMEMBERED_OPTIONS = 1_024
-"""Requests' label lists of which it is remembered that they were sent ahead to the
-Postprocessor."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Tagged:
-    """One image's outcome, how long it took, what it was scored against, and its views' embeddings
-    (V, D), the whole first.
-    """
-
-    outcome: TagOutcome
-    times: StageTimes
-    scored: ScoredBy | None = None
-    embeds: FloatArray | None = None
-
-    @property
-    def views(self) -> int:
-        """How often it was encoded."""
-        return 0 if self.embeds is None else len(self.embeds)
+LATE_EMBEDDINGS = "The request was not answered in time. Retry, or send fewer embeddings."
 
 
 class Preprocessor:
@@ -112,33 +82,31 @@ class Preprocessor:
         configure_replica_logging()
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         self._config = config
-        plugin = config.siglip
-        scale = config.serving.preprocessor
-        self._checkpoint = load_checkpoint(plugin.model_source, config.revision)
-        self._preparer = ImagePreparer(
-            self._checkpoint, config.image_limits(), plugin.max_num_patches
-        )
-        cpus = 1.0 if scale.num_cpus == "auto" else scale.num_cpus
-        threads = (
-            max(2, math.ceil(cpus)) if scale.decode_threads == "auto" else scale.decode_threads
-        )
+        self._checkpoint = load_checkpoint(config.siglip.model_source, config.revision)
         retries = metrics.inner_retries()
         timeout_s = config.serving.request_timeout_s
         self._encode = InnerCalls(images, timeout_s, retries.inc)
         self._score = InnerCalls(post, timeout_s, retries.inc)
-        limits = BatchLimits(plugin.resolved_batch_size, _message_bytes(), MAX_WAITING_BYTES)
-        self._sender = Sender(self._encode, self._score, limits, self._preparer.max_nbytes)
-        budget = DecodingBudget(
-            threads, cpus, DECODES_AT_ONCE * config.limits.max_decode_bytes, timeout_s
+
+        preparer = ImagePreparer(
+            self._checkpoint, config.image_limits(), config.siglip.max_num_patches
         )
-        self._decoding = DecodingThreads(budget, lambda: self._sender.has_room)
+        limits = BatchLimits(
+            config.siglip.resolved_batch_size, max_message_bytes(), MAX_WAITING_BYTES
+        )
+        self._sender = Sender(self._encode, self._score, limits, preparer.max_nbytes)
+        self._decoding = DecodingThreads(_decoding_budget(config), lambda: self._sender.has_room)
         self._sender.call_on_room(self._decoding.dispatch)
-        self._sent_ahead: OrderedDict[TagOptions, None] = OrderedDict()
+        self._pipeline = ImagePipeline(preparer, self._decoding, self._sender, self._score)
+        self._labels = LabelsAhead(self._score, self._sender.spawn)
+        self._stored = StoredEmbeddings(
+            self._score, max_message_bytes(), config.limits.max_response_bytes
+        )
+
         self._refusals = metrics.config_refusals()
         self._images = ImageTally()
         self._requests = RequestTally(self._images)
         self._waiting = metrics.waiting_images()
-        self._many_scores = FairGate(MANY_SCORES_AT_ONCE)
         self._admission = Admission(config.limits)
         self._freed = FreedMemory()
 
@@ -162,12 +130,12 @@ class Preprocessor:
         self._freed.look(is_idle=self._admission.is_idle)
 
     def record_autoscaling_stats(self) -> dict[str, float]:
-        """Tell Serve what `graph/autoscaling.py` goes by; Serve calls this a few times a second."""
+        """Report the load to `graph/autoscaling.py`; Serve calls this a few times a second."""
         arriving, decodable = self._decoding.read()
-        self._waiting.set(self._decoding.undecoded, tags={"stage": "decode"})
-        self._waiting.set(self._sender.waiting, tags={"stage": "encode"})
         waiting = self._sender.waiting
         undecoded = self._decoding.undecoded
+        self._waiting.set(undecoded, tags={"stage": "decode"})
+        self._waiting.set(waiting, tags={"stage": "encode"})
         if not self._sender.has_room:  # they wait undecoded, but for an encoder
             waiting += undecoded
             undecoded = 0
@@ -175,122 +143,50 @@ class Preprocessor:
         return load if decodable is None else load | {PER_PREPROCESSOR: decodable}
 
     async def tag(
-        self, images: Sequence[bytes], options: TagOptions, with_embeddings: bool = False
-    ) -> TagAnswer:
-        """Tag encoded pictures; see `Tagger.tag`."""
-        self._send_labels_ahead(options)
-        tag_one = self._tag_views if options.quality == "high" else self._tag_one
-        share = self._config.limits.max_response_bytes // max(1, len(images))
+        self, images: Sequence[ImageInput], options: TagOptions
+    ) -> tuple[TaggedImage, ...]:
+        """Tag encoded images; see `Tagger.tag`."""
+        num_readable = sum(isinstance(image, bytes) for image in images)
+        if num_readable:
+            self._labels.send(options.vocabulary)
+        share = self._config.limits.max_response_bytes // max(1, num_readable)
         try:
             async with asyncio.timeout(self._config.serving.request_timeout_s):
-                if len(images) == 1:  # the usual request needs no task of its own
-                    tagged = [await tag_one(images[0], options, share)]
-                else:
-                    tagged = await asyncio.gather(
-                        *[tag_one(data, options, share) for data in images]
-                    )
-                    if len({one.scored for one in tagged if one.scored is not None}) > 1:
-                        tagged = await self._score_together(tagged, options)
+                tagged = await self._tag_all(images, options, share)
         except TimeoutError as error:
-            self._note_late(images)
+            self._images.note_late(images)
             raise DeadlineExceeded(LATE) from error
-        outcomes = tuple(one.outcome for one in tagged)
-        for data, one in zip(images, tagged, strict=True):
-            self._images.note(
-                one.outcome.code if isinstance(one.outcome, TaggerError) else OK, data, one.times
-            )
-        for outcome in outcomes:
-            if isinstance(
-                outcome, InvalidRequest | UnknownVocabulary
-            ):  # said of the options, which are the same for all
-                raise outcome
-        scored = next((one.scored for one in tagged if one.scored is not None), None)
-        embeds = (
-            tuple(None if one.embeds is None else one.embeds[0] for one in tagged)
-            if with_embeddings
-            else None
-        )
-        return TagAnswer(outcomes, scored, embeds, tuple(one.views for one in tagged))
 
-    async def _score_together(
-        self, tagged: Sequence[_Tagged], options: TagOptions
-    ) -> list[_Tagged]:
-        """Score all images of a request again in one call: a new vocabulary came between the
-        micro-batches that they were in.
-        """
-        encoded = [one for one in tagged if one.embeds is not None]
-        embeds = np.concatenate([one.embeds for one in encoded if one.embeds is not None])
-        views = tuple(one.views for one in encoded)
-        max_bytes = self._config.limits.max_response_bytes
-        request = ScoreRequest(embeds, (options,) * len(encoded), views, max_bytes)
-        reply = await score_tags(self._score, request)
-        again = iter(zip(reply.outcomes, reply.scored, strict=True))
-        rescored = list(tagged)
-        for at, one in enumerate(tagged):
-            if one.embeds is not None:
-                outcome, scored = next(again)
-                rescored[at] = _Tagged(outcome, one.times, scored, one.embeds)
-        return rescored
+        self._images.note_all(images, tagged)
+        for image in tagged:
+            # the options are the same for all images, so an error about them is the request's
+            if image.stages is not None and isinstance(
+                image.error, InvalidRequest | UnknownVocabulary
+            ):
+                raise image.error
+        return tuple(tagged)
 
-    async def score(self, image_embeds: FloatArray, options: TagOptions) -> TagAnswer:
+    async def score(self, image_embeds: FloatArray, options: TagOptions) -> tuple[TaggedImage, ...]:
         """Tag stored embeddings; many of them wait for their turn. See `Tagger.score`."""
         check_width(image_embeds, self._checkpoint.embedding_width)
         try:
             async with asyncio.timeout(self._config.serving.request_timeout_s):
-                if len(image_embeds) <= FEW_EMBEDDINGS:
-                    return await self._score_all(image_embeds, options)
-                async with self._many_scores.turn(len(image_embeds)):
-                    return await self._score_all(image_embeds, options)
+                return await self._stored.tag(image_embeds, options)
         except TimeoutError as error:
-            raise DeadlineExceeded(
-                "The request was not answered in time. Retry, or send fewer embeddings."
-            ) from error
+            raise DeadlineExceeded(LATE_EMBEDDINGS) from error
 
-    async def _score_all(self, image_embeds: FloatArray, options: TagOptions) -> TagAnswer:
-        """Tag stored embeddings in as many calls as their bytes take, all by one vocabulary."""
-        max_bytes = self._config.limits.max_response_bytes
-        rows = max(1, _message_bytes() // (4 * image_embeds.shape[1]))
-        parts = [image_embeds[start : start + rows] for start in range(0, len(image_embeds), rows)]
-        for _ in range(SCORE_TRIES):
-            replies: list[ScoreReply] = await asyncio.gather(
-                *[
-                    score_tags(
-                        self._score, ScoreRequest(part, (options,) * len(part), max_bytes=max_bytes)
-                    )
-                    for part in parts
-                ]
-            )
-            outcomes = tuple(outcome for reply in replies for outcome in reply.outcomes)
-            if isinstance(outcomes[0], TaggerError):  # the options are the same for all
-                raise outcomes[0]
-            if len({scored for reply in replies for scored in reply.scored}) == 1:
-                return TagAnswer(outcomes, replies[0].scored[0])
-        raise Unavailable("The vocabulary is being replaced. Try again in a second.")
-
-    async def embed_images(self, images: Sequence[bytes]) -> tuple[FloatArray | TaggerError, ...]:
-        """Encode pictures in everybody's micro-batches; see `Tagger.embed_images`."""
+    async def embed_images(
+        self, images: Sequence[ImageInput]
+    ) -> tuple[FloatArray | TaggerError, ...]:
+        """Encode images in everybody's micro-batches; see `Tagger.embed_images`."""
         try:
             async with asyncio.timeout(self._config.serving.request_timeout_s):
-                return tuple(await asyncio.gather(*[self._embed_one(data) for data in images]))
+                embedded = await asyncio.gather(*[self._pipeline.embed(image) for image in images])
         except TimeoutError as error:
-            self._note_late(images)
+            self._images.note_late(images)
             raise DeadlineExceeded(LATE) from error
-
-    def _note_late(self, images: Sequence[bytes]) -> None:
-        for data in images:
-            self._images.note(DeadlineExceeded.code, data, None)
-
-    async def _embed_one(self, data: bytes) -> FloatArray | TaggerError:
-        times = new_image()
-        try:
-            cost = self._preparer.cost_of(data, views=False)
-            prepared = await self._decoding.run(self._preparer.prepare, data, times, cost)
-            encoded = await self._sender.encode(prepared, None, times)
-        except TaggerError as error:
-            self._images.note(error.code, data, times)
-            return error
-        self._images.note(OK, data, times)
-        return encoded.embed
+        self._images.note_all(images, embedded)
+        return tuple(_embedding_of(image) for image in embedded)
 
     async def embed_texts(self, texts: Sequence[str]) -> FloatArray:
         """Have texts encoded; see `Tagger.embed_texts`."""
@@ -331,59 +227,53 @@ class Preprocessor:
             ) from error
         return make_model_card(self._config, self._checkpoint, encoder.runtime, post.vocabularies)
 
-    async def _tag_one(self, data: bytes, options: TagOptions, share: int) -> _Tagged:
-        """Tag the whole of a picture."""
-        times = new_image()
-        try:
-            cost = self._preparer.cost_of(data, views=False)
-            prepared = await self._decoding.run(self._preparer.prepare, data, times, cost)
-            encoded = await self._sender.encode(prepared, options, times, share)
-            assert encoded.call is not None, "an item with options is scored with its micro-batch"
-            with times.timed("score"):
-                reply = await asyncio.shield(encoded.call)
-        except TaggerError as error:
-            return _Tagged(error, times)
-        return _Tagged(
-            reply.outcomes[encoded.at], times, reply.scored[encoded.at], encoded.embed[None]
+    async def _tag_all(
+        self, images: Sequence[ImageInput], options: TagOptions, share: int
+    ) -> Sequence[TaggedImage]:
+        """Tag the images of a request, all by one vocabulary."""
+        if len(images) == 1:  # the usual request needs no task of its own
+            return [await self._pipeline.tag(images[0], options, share)]
+        tagged = await asyncio.gather(
+            *[self._pipeline.tag(image, options, share) for image in images]
         )
+        if len({image.scored for image in tagged if image.scored is not None}) > 1:
+            return await self._score_together(tagged, options)
+        return tagged
 
-    async def _tag_views(self, data: bytes, options: TagOptions, share: int) -> _Tagged:
-        """Tag a picture by the whole of it and its tiles, which go into the same micro-batches as
-        everybody's images.
+    async def _score_together(
+        self, tagged: Sequence[TaggedImage], options: TagOptions
+    ) -> list[TaggedImage]:
+        """Score all images of a request again in one call, because a new vocabulary came between
+        their micro-batches.
         """
-        times = new_image()
-        try:
-            cost = self._preparer.cost_of(data, views=True)
-            views = await self._decoding.run(self._preparer.prepare_views, data, times, cost)
-            encoded = await asyncio.gather(
-                *[self._sender.encode(view, None, times) for view in views]
-            )
-            embeds = np.stack([one.embed for one in encoded])
-            with times.timed("score"):
-                request = ScoreRequest(embeds, (options,), (len(views),), shares=(share,))
-                reply = await score_tags(self._score, request)
-        except TaggerError as error:
-            return _Tagged(error, times)
-        return _Tagged(reply.outcomes[0], times, reply.scored[0], embeds)
-
-    def _send_labels_ahead(self, options: TagOptions) -> None:
-        """Have a request's own labels encoded while its images are; skipped for those sent
-        lately.
-        """
-        if not options.asks_for_text:
-            return
-        key = options.text_part()
-        if key not in self._sent_ahead:
-            self._sender.spawn(self._score("prepare", key))
-        self._sent_ahead[key] = None
-        self._sent_ahead.move_to_end(key)
-        while len(self._sent_ahead) > REMEMBERED_OPTIONS:
-            self._sent_ahead.popitem(last=False)
+        encoded = [i for i, image in enumerate(tagged) if image.view_embeds is not None]
+        views = [embeds for image in tagged if (embeds := image.view_embeds) is not None]
+        request = ScoreRequest(
+            np.concatenate(views),
+            (options,) * len(views),
+            tuple(len(embeds) for embeds in views),
+            self._config.limits.max_response_bytes,
+        )
+        rescored = list(tagged)
+        for i, image in zip(encoded, await score_tags(self._score, request), strict=True):
+            rescored[i] = image.with_views(tagged[i].stages, tagged[i].view_embeds)
+        return rescored
 
 
-def _message_bytes() -> int:
-    """Return the most pixels in bytes that one message may carry: Serve's bound, less a tenth for
-    the rest of it.
-    """
-    bound = int(os.environ.get("RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH", DEFAULT_MESSAGE_BYTES))
-    return bound * 9 // 10
+def _decoding_budget(config: ServiceConfig) -> DecodingBudget:
+    scale = config.serving.preprocessor
+    cpus = 1.0 if scale.num_cpus == "auto" else scale.num_cpus
+    if scale.decode_threads == "auto":
+        threads = max(2, math.ceil(cpus))
+    else:
+        threads = scale.decode_threads
+    max_bytes = DECODES_AT_ONCE * config.limits.max_decode_bytes
+    return DecodingBudget(threads, cpus, max_bytes, config.serving.request_timeout_s)
+
+
+def _embedding_of(image: TaggedImage) -> FloatArray | TaggerError:
+    if image.error is not None:
+        return image.error
+    embed = image.embed
+    assert embed is not None, "an image without an error was encoded"
+    return embed

@@ -11,40 +11,65 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from serve_app.errors import TaggerError
 from serve_app.graph.calls import InnerCalls
-from serve_app.graph.messages import EncodeReply, ScoreReply, ScoreRequest
+from serve_app.graph.messages import EncodeReply, ScoreRequest
 from serve_app.graph.microbatch import BatchLimits, MicroBatcher
 from serve_app.graph.replies import score_tags
+from serve_app.pipeline.tagged_image import TaggedImage
 from serve_app.siglip.inputs import FloatArray, PreparedImage, collate
-from serve_app.tagging.settings import TagOptions
+from serve_app.tagging.options import RequestedVocabulary, TagOptions
 from serve_app.telemetry.record import StageTimes
 
 logger = logging.getLogger(__name__)
 
 LEAD_S = 0.02
-"""A micro-batch leaves this long before the encoder is expected to be free: a hop takes 5 to 15 ms
+"""A micro-batch is sent this long before the encoder is expected to be free: a hop takes 5 to 15 ms
 on a busy machine."""
+
+ScoreCall = asyncio.Task[Sequence[TaggedImage]]
+"""A call that scores images of a micro-batch."""
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """An encoded image: its embedding (D,), when its call to the encoder began and ended, and the
-    call that scores its micro-batch with the image's place in it, if one does.
+    """An encoded view.
+
+    Attributes:
+        embed: Its embedding (D,).
+        started_s: When the call of the encoder began.
+        ended_s: When that call ended.
+        call: The call that scores it; None for one view of several, which are scored together.
+        place: Its index in that call.
     """
 
     embed: FloatArray
     started_s: float
     ended_s: float
-    call: "asyncio.Task[ScoreReply] | None" = None
-    at: int = 0
+    call: ScoreCall | None = None
+    place: int = 0
+
+    async def tagged(self) -> TaggedImage:
+        """Wait for its tags; others may wait for the same call."""
+        assert self.call is not None, "a view with options is scored with its micro-batch"
+        images = await asyncio.shield(self.call)
+        return images[self.place]
 
 
-_Item = tuple[PreparedImage, TagOptions | None, int]
-"""A prepared view, the options to score it by, and its tags' share of the response in bytes. No
-options and no share where it is one view of several, which are scored together."""
+class _View(NamedTuple):
+    """A view that waits for a micro-batch.
+
+    Attributes:
+        prepared: The view.
+        options: How it is scored; None for one view of several, which are scored together.
+        share: Bytes of the response that its tags may take.
+    """
+
+    prepared: PreparedImage
+    options: TagOptions | None
+    share: int
 
 
 class Sender:
@@ -60,13 +85,13 @@ class Sender:
         Args:
             encode: Calls of the ImageEncoder.
             score: Calls of the Postprocessor.
-            limits: Of a micro-batch, and of what may wait for one.
-            max_nbytes: Of one prepared view.
+            limits: Limits of a micro-batch, and of what may wait for one.
+            max_nbytes: Size of one prepared view.
         """
         self._encode = encode
         self._score = score
         self._max_nbytes = max_nbytes
-        self._batcher = MicroBatcher[_Item, Encoded](
+        self._batcher = MicroBatcher[_View, Encoded](
             self._encode_batch, limits, wait_s=0.0, lead_s=LEAD_S
         )
         self._background: set[asyncio.Task[Any]] = set()
@@ -79,18 +104,19 @@ class Sender:
 
     @property
     def has_room(self) -> bool:
-        """Whether few enough views wait that more may be decoded: what waits decoded is served in
-        the order in which it came.
+        """Whether so few views wait that more may be decoded.
+
+        Decoded views are sent in the order in which they came, so clients take turns before that.
         """
         return self._batcher.has_room
 
     def call_on_room(self, call: Callable[[], None]) -> None:
-        """Have a function called when views have left."""
+        """Have a function called when views were sent."""
         self._batcher.on_room = call
 
     @property
     def wait_s(self) -> float:
-        """How long a micro-batch gathers while the encoder is idle."""
+        """How long a micro-batch fills while the encoder is idle."""
         return self._batcher.wait_s
 
     @wait_s.setter
@@ -98,18 +124,22 @@ class Sender:
         self._batcher.wait_s = seconds
 
     async def encode(
-        self, view: PreparedImage, options: TagOptions | None, times: StageTimes, share: int = 0
+        self, view: PreparedImage, options: TagOptions | None, stages: StageTimes, share: int = 0
     ) -> Encoded:
-        """Have a view encoded in some micro-batch, noting how long it waited for one and how long
-        that took.
+        """Have a view encoded in some micro-batch, and note how long it waited and how long the
+        call took.
 
-        It is scored with the micro-batch by its options, and its tags may take `share` bytes of the
-        response. Without options it is one view of several, which are scored together.
+        Args:
+            view: The prepared view.
+            options: How it is scored with its micro-batch; None for one view of several, which are
+                scored together.
+            stages: Where the times are noted.
+            share: Bytes of the response that its tags may take.
         """
         submitted_s = time.perf_counter()
-        encoded = await self._batcher.submit((view, options, share), self._max_nbytes)
-        times.add("queue", submitted_s, encoded.started_s)
-        times.add("encode", encoded.started_s, encoded.ended_s)
+        encoded = await self._batcher.submit(_View(view, options, share), self._max_nbytes)
+        stages.add("queue", submitted_s, encoded.started_s)
+        stages.add("encode", encoded.started_s, encoded.ended_s)
         return encoded
 
     def spawn(self, coroutine: Any) -> "asyncio.Task[Any]":
@@ -124,32 +154,47 @@ class Sender:
         if not task.cancelled() and isinstance(task.exception(), TaggerError):
             logger.info("a call ended with %s", task.exception())
 
-    async def _encode_batch(self, items: Sequence[_Item]) -> list[Encoded | Exception]:
-        """Encode a micro-batch; its scoring is started and not waited for, so that the encoder gets
-        its next one.
+    async def _encode_batch(self, views: Sequence[_View]) -> list[Encoded | Exception]:
+        """Encode a micro-batch, and start its scoring.
+
+        Nobody waits here for the scoring, so the encoder gets its next micro-batch.
         """
         started_s = time.perf_counter()
-        reply: EncodeReply = await self._encode("encode", collate([image for image, _, _ in items]))
+        batch = collate([view.prepared for view in views])
+        reply: EncodeReply = await self._encode("encode", batch)
         ended_s = time.perf_counter()
         self._batcher.receivers = max(1, reply.replicas)
+
         embeds = reply.images.image_embeds
         results: list[Encoded | Exception] = [
-            error or Encoded(embeds[at], started_s, ended_s)
-            for at, error in enumerate(reply.images.errors)
+            error or Encoded(embed, started_s, ended_s)
+            for embed, error in zip(embeds, reply.images.errors, strict=True)
         ]
-        # labels that came with a request are scored apart: others must not wait until those are
-        # encoded
-        groups: dict[TagOptions | None, list[int]] = {}
-        for at, (_, options, _) in enumerate(items):
-            if options is not None and isinstance(results[at], Encoded):
-                groups.setdefault(
-                    options.text_part() if options.asks_for_text else None, []
-                ).append(at)
-        for rows in groups.values():
-            part = embeds if len(rows) == len(items) else embeds[rows]
-            asked = tuple(options for at in rows if (options := items[at][1]) is not None)
-            shares = tuple(items[at][2] for at in rows)
-            call = self.spawn(score_tags(self._score, ScoreRequest(part, asked, shares=shares)))
-            for place, at in enumerate(rows):
-                results[at] = Encoded(embeds[at], started_s, ended_s, call, place)
+        for rows in _scored_together(views, results):
+            part = embeds if len(rows) == len(views) else embeds[rows]
+            call = self._start_scoring(part, [views[i] for i in rows])
+            for place, i in enumerate(rows):
+                results[i] = Encoded(embeds[i], started_s, ended_s, call, place)
         return results
+
+    def _start_scoring(self, image_embeds: FloatArray, views: Sequence[_View]) -> ScoreCall:
+        options = tuple(view.options for view in views if view.options is not None)
+        request = ScoreRequest(image_embeds, options, shares=tuple(view.share for view in views))
+        return self.spawn(score_tags(self._score, request))
+
+
+def _scored_together(
+    views: Sequence[_View], results: Sequence[Encoded | Exception]
+) -> list[list[int]]:
+    """Return the indices of encoded views that are scored in one call each.
+
+    Labels that came with a request are scored apart, because other requests must not wait until
+    these labels are encoded.
+    """
+    groups: dict[RequestedVocabulary | None, list[int]] = {}
+    for i, (view, result) in enumerate(zip(views, results, strict=True)):
+        if view.options is None or isinstance(result, Exception):
+            continue
+        requested = view.options.vocabulary
+        groups.setdefault(None if requested.is_registered else requested, []).append(i)
+    return list(groups.values())

@@ -1,12 +1,15 @@
-"""What a Preprocessor counts of images and requests, handed to the metrics once a second."""
+"""Counts of images and requests in a Preprocessor, which go to the metrics once a second."""
 
 import asyncio
 from collections import Counter
+from collections.abc import Sequence
 
 from ray.serve import metrics as serve_metrics
 
 from serve_app.api.passages import AnsweredRequest
+from serve_app.errors import DeadlineExceeded
 from serve_app.graph import metrics
+from serve_app.pipeline.tagged_image import ImageInput, TaggedImage
 from serve_app.siglip.images.formats import signature_of
 from serve_app.telemetry.record import StageTimes
 
@@ -16,7 +19,7 @@ FLUSH_S = 1.0
 
 
 class Tally:
-    """Counts in this process and hands the sums over: under load, one increment a second instead of
+    """Counts in this process and passes the sums on: under load, one increment a second instead of
     hundreds.
     """
 
@@ -26,7 +29,7 @@ class Tally:
         self._pending: Counter[tuple[str, ...]] = Counter()
 
     def add(self, *values: str) -> None:
-        """Count one with these values of the tags; called on the event loop."""
+        """Count one event with these values of the tags; called on the event loop."""
         if not self._pending:
             asyncio.get_running_loop().call_later(FLUSH_S, self._flush)
         self._pending[values] += 1
@@ -45,11 +48,26 @@ class ImageTally:
         self._images = Tally(metrics.images(), "outcome", "format")
         self._stages = metrics.stage_seconds()
 
-    def note(self, outcome: str, data: bytes, times: StageTimes | None) -> None:
+    def note(self, outcome: str, data: bytes, stages: StageTimes | None) -> None:
         """Count an image that is done."""
         self._images.add(outcome, signature_of(data).lower())
-        for stage, seconds in times.seconds().items() if times else ():
+        for stage, seconds in stages.seconds().items() if stages else ():
             self._stages.observe(seconds, tags={"stage": stage})
+
+    def note_all(self, images: Sequence[ImageInput], results: Sequence[TaggedImage]) -> None:
+        """Count the images of a request; those that could not be read are counted with the
+        request.
+        """
+        for image, result in zip(images, results, strict=True):
+            if isinstance(image, bytes):
+                outcome = OK if result.error is None else result.error.code
+                self.note(outcome, image, result.stages)
+
+    def note_late(self, images: Sequence[ImageInput]) -> None:
+        """Count the images of a request that was not answered in time."""
+        for image in images:
+            if isinstance(image, bytes):
+                self.note(DeadlineExceeded.code, image, None)
 
 
 class RequestTally:
@@ -62,7 +80,7 @@ class RequestTally:
         self._images = images
 
     def note(self, answered: AnsweredRequest) -> None:
-        """Count a request that is answered."""
+        """Count a request that has its response."""
         method = (
             answered.method if answered.method in ("GET", "HEAD", "POST", "OPTIONS") else "other"
         )

@@ -1,7 +1,7 @@
-"""The `Tagger` protocol that every face of the service speaks to, and what goes in and out of it.
+"""The `Tagger` protocol that every face of the service uses, and the cards of what it serves.
 
-Not here: the pipeline in one process (`local_tagger.py`), the graph of many
-(`graph/preprocessor.py`). No torch.
+Not here: the result of an image (`tagged_image.py`), the pipeline in one process
+(`local_tagger.py`), the graph (`graph/preprocessor.py`). No torch.
 """
 
 from collections import Counter
@@ -12,51 +12,14 @@ from typing import Any, NamedTuple, Protocol
 from serve_app import __version__
 from serve_app.config.service import ServiceConfig
 from serve_app.errors import TaggerError
+from serve_app.pipeline.tagged_image import ImageInput, TaggedImage
 from serve_app.siglip.checkpoints import Checkpoint
 from serve_app.siglip.inputs import FloatArray
 from serve_app.siglip.precision import Runtime
-from serve_app.tagging.scores import Score
-from serve_app.tagging.selection import TagScore
-from serve_app.tagging.settings import TagOptions, TagSettings
+from serve_app.tagging.options import TagOptions
+from serve_app.tagging.settings import TagSettings
 from serve_app.tagging.tag_bank import ScoredBank
 from serve_app.tagging.vocabulary import Tag
-
-TagOutcome = tuple[TagScore, ...] | TaggerError
-"""One image's tags, or why it has none."""
-
-
-@dataclass(frozen=True, slots=True)
-class TagAnswer:
-    """What comes back for one request.
-
-    Attributes:
-        outcomes: One for each image, in the order they were given.
-        scored: What they were scored against; None where no image came that far.
-        image_embeds: One embedding (D,) for each image where they were asked for; None for one that
-            failed.
-        views: How often each image was encoded; 0 for one that failed.
-    """
-
-    outcomes: tuple[TagOutcome, ...]
-    scored: "ScoredBy | None" = None
-    image_embeds: tuple[FloatArray | None, ...] | None = None
-    views: tuple[int, ...] = ()
-
-
-class ScoredBy(NamedTuple):
-    """What an image was scored against.
-
-    Attributes:
-        vocabulary: Name of a registered vocabulary; None for labels that came with the request.
-        vocabulary_fingerprint: Changes with the checkpoint, the labels and how they are said.
-        score: What its confidences are.
-        include_raw_scores: Whether the logits are to be shown.
-    """
-
-    vocabulary: str | None
-    vocabulary_fingerprint: str
-    score: Score
-    include_raw_scores: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,16 +85,16 @@ class Tagger(Protocol):
     """Something that tags images: in one process, or by a graph of many."""
 
     async def tag(
-        self, images: Sequence[bytes], options: TagOptions, with_embeddings: bool = False
-    ) -> TagAnswer:
-        """Tag encoded pictures; one that cannot be read has its error in the answer.
+        self, images: Sequence[ImageInput], options: TagOptions
+    ) -> tuple[TaggedImage, ...]:
+        """Tag encoded images; each has its result, which may be an error, at its index.
 
         Raises:
             InvalidRequest: The options cannot work.
             ServiceError: Nothing could be tagged.
         """
 
-    async def score(self, image_embeds: FloatArray, options: TagOptions) -> TagAnswer:
+    async def score(self, image_embeds: FloatArray, options: TagOptions) -> tuple[TaggedImage, ...]:
         """Tag stored image embeddings (B, D) float32, unit norm; no pixels are needed.
 
         Raises:
@@ -139,9 +102,10 @@ class Tagger(Protocol):
             ServiceError: Nothing could be tagged.
         """
 
-    async def embed_images(self, images: Sequence[bytes]) -> tuple[FloatArray | TaggerError, ...]:
-        """Return one embedding (D,) float32, unit norm, for each encoded picture, or why it has
-        none.
+    async def embed_images(
+        self, images: Sequence[ImageInput]
+    ) -> tuple[FloatArray | TaggerError, ...]:
+        """Return one embedding (D,) float32, unit norm, for each encoded image, or why it has none.
 
         Raises:
             ServiceError: Nothing could be encoded.
@@ -220,11 +184,21 @@ def make_model_card(
     )
 
 
+def vocabulary_state(settings: TagSettings, default: ScoredBank) -> VocabularyState:
+    """Gather which vocabularies are scored, from the bank of the default one."""
+    return VocabularyState(
+        settings.default_vocabulary,
+        default.bank.fingerprint,
+        len(default.table),
+        tuple(settings.vocabularies),
+    )
+
+
 def vocabulary_cards(
     settings: TagSettings, banks: Mapping[str, ScoredBank]
 ) -> tuple[VocabularyCard, ...]:
     """Gather what `GET /v1/vocabularies` lists, the default one first."""
-    names = sorted(banks, key=lambda name: name != settings.default)
+    names = sorted(banks, key=lambda name: name != settings.default_vocabulary)
     return tuple(_card(settings, name, banks[name]) for name in names)
 
 
@@ -248,7 +222,7 @@ def _card(settings: TagSettings, name: str, scored: ScoredBank) -> VocabularyCar
     )
     return VocabularyCard(
         name=name,
-        default=name == settings.default,
+        default=name == settings.default_vocabulary,
         fingerprint=scored.bank.fingerprint,
         tags=len(own.tags),
         categories=dict(categories),

@@ -1,15 +1,17 @@
-"""What may change while the service runs, and what one request may ask for instead."""
+"""The settings that can change while the service runs: its vocabularies and how tags are chosen.
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+Not here: what one request may ask for instead (`options.py`).
+"""
+
+import json
+from typing import Any, Self, TypeVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from serve_app.errors import InvalidRequest, UnknownVocabulary
 from serve_app.tagging.calibration import Calibration
-from serve_app.tagging.prompts import check_templates
+from serve_app.tagging.options import RequestedVocabulary, TagOptions, check_label_count
 from serve_app.tagging.scores import Score
 from serve_app.tagging.selection import Parents, SelectionRule, SortBy
 from serve_app.tagging.tag_table import BoolArray, TagTable
@@ -17,64 +19,26 @@ from serve_app.tagging.vocabulary import (
     DEFAULT_BACKGROUND,
     TagVocabulary,
     check_prompt_count,
-    make_vocabulary,
+    vocabulary_of_labels,
 )
+from serve_app.tagging.vocabulary_blocks import Entry
+from serve_app.tagging.vocabulary_checks import check_vocabulary
 
-Quality = Literal["standard", "high"]
-
-
-class TagOptions(NamedTuple):
-    """What a request asks for; None where it leaves the service's own setting.
-
-    A tuple, as `TagScore` is: one travels with every image.
-    """
-
-    labels: tuple[str, ...] | None = None
-    prompt_templates: tuple[str, ...] | None = None
-    vocabulary: str | None = None
-    confidence_threshold: float | None = None
-    max_tags: int | None = None
-    min_tags: int | None = None
-    score: Score | None = None
-    sort_by: SortBy | None = None
-    parents: Parents | None = None
-    include_labels: tuple[str, ...] = ()
-    exclude_labels: tuple[str, ...] = ()
-    include_categories: tuple[str, ...] = ()
-    exclude_categories: tuple[str, ...] = ()
-    include_raw_scores: bool | None = None
-    quality: Quality = "standard"
-
-    @property
-    def asks_for_text(self) -> bool:
-        """Whether labels, templates or background prompts may have to be encoded for this
-        request.
-        """
-        return self.labels is not None or self.prompt_templates is not None
-
-    def text_part(self) -> "TagOptions":
-        """Return only what decides which texts are encoded."""
-        return TagOptions(
-            labels=self.labels,
-            prompt_templates=self.prompt_templates,
-            vocabulary=self.vocabulary,
-            score=self.score,
-        )
+Value = TypeVar("Value")
 
 
 class Selection(BaseModel):
-    """The `selection` block of the configuration: how tags are chosen, besides what the plugin
-    schema says.
+    """The `selection` block of the configuration: how tags are chosen, beyond the plugin schema.
 
     Attributes:
         score: What is compared with thresholds; None for `calibrated` where a vocabulary has a
-            calibration, else `sigmoid`.
-        min_tags: The best so many are given even below their thresholds.
-        parents: What a parent's score has to do with its children's.
-        include_labels: Only these, and those of `include_categories`.
-        exclude_labels: Never these.
-        include_categories: Only these, and `include_labels`.
-        exclude_categories: Never these.
+            calibration, and `sigmoid` otherwise.
+        min_tags: Number of best tags that are returned even below their thresholds.
+        parents: How a parent's score depends on its children's.
+        include_labels: Only these labels, and those of `include_categories`.
+        exclude_labels: Never these labels.
+        include_categories: Only labels of these categories, and `include_labels`.
+        exclude_categories: Never labels of these categories.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -100,72 +64,85 @@ class RegisteredVocabulary(BaseModel):
     calibration: Calibration | None = None
 
 
-TextKey = tuple[str | None, tuple[str, ...] | None, tuple[str, ...], bool]
-"""What a request's own bank follows from, within one configuration: the name of the vocabulary it
-changes, labels, templates, with a background or not."""
+class TagSettings(BaseModel):
+    """The service's own vocabularies and selection, which are the Postprocessor's `user_config`.
 
-
-@dataclass(frozen=True, slots=True)
-class AskedVocabulary:
-    """Which vocabulary holds for a request: a registered one (`key` is None), or one of the
-    request's own making.
+    Field names and their order are those of deployed configurations. A new configuration replaces
+    the whole of it.
     """
 
-    name: str | None
-    vocabulary: TagVocabulary
-    key: TextKey | None
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
-
-@dataclass(frozen=True, slots=True)
-class TagSettings:
-    """The service's own vocabularies and selection, replaced as a whole when the configuration
-    changes.
-    """
-
-    vocabularies: Mapping[str, RegisteredVocabulary]
-    default: str
-    confidence_threshold: float
-    max_tags: int
+    vocabularies: dict[str, RegisteredVocabulary] = Field(min_length=1)
+    default_vocabulary: str
+    selection: Selection = NO_SELECTION
+    confidence_threshold: float = Field(ge=0, le=1)
+    max_tags: int = Field(ge=1)
     sort_by: SortBy = "confidence"
     include_raw_scores: bool = False
-    selection: Selection = NO_SELECTION
+
+    @classmethod
+    def from_user_config(cls, user_config: dict[str, Any]) -> Self:
+        """Read what Serve passes to `reconfigure`, which somebody may have written by hand.
+
+        Raises:
+            ValueError: A key or a value is not valid.
+            ConfigError: The tags of a vocabulary do not fit together.
+        """
+        settings = cls.model_validate_json(json.dumps(user_config))
+        for name, registered in settings.vocabularies.items():
+            own = registered.vocabulary
+            entries = [Entry(tag, name) for tag in own.tags]
+            check_vocabulary(entries, own.prompt_templates, own.background_prompts, name)
+        return settings
+
+    @model_validator(mode="after")
+    def _check_default(self) -> Self:
+        if self.default_vocabulary not in self.vocabularies:
+            raise ValueError(
+                f"default_vocabulary {self.default_vocabulary!r} is none of vocabularies"
+            )
+        return self
 
     @property
     def vocabulary(self) -> TagVocabulary:
         """The default vocabulary."""
-        return self.vocabularies[self.default].vocabulary
+        return self.vocabularies[self.default_vocabulary].vocabulary
 
-    def vocabulary_for(self, options: TagOptions, max_labels: int) -> AskedVocabulary:
-        """Return the labels and templates that hold for a request.
+    def name_of(self, requested: RequestedVocabulary) -> str:
+        """Return the name of the registered vocabulary that a request is based on.
 
         Raises:
-            UnknownVocabulary: It names one that is not loaded.
-            InvalidRequest: Its labels or templates cannot work.
+            UnknownVocabulary: The request names one that is not loaded.
+            InvalidRequest: The request has both labels and a name.
         """
-        name = options.vocabulary or self.default
+        name = requested.name or self.default_vocabulary
         self.check_known(name)
-        own = self.vocabularies[name].vocabulary
-        templates = options.prompt_templates or own.prompt_templates
-        if options.labels is not None:
-            if options.vocabulary is not None:
-                raise InvalidRequest("Give either labels or the name of a vocabulary.")
-            background = DEFAULT_BACKGROUND if options.score == "margin" else ()
-            vocabulary = make_vocabulary(options.labels, templates, max_labels, background)
-            return AskedVocabulary(
-                None,
-                vocabulary,
-                (None, vocabulary.labels, vocabulary.prompt_templates, bool(background)),
+        if requested.labels is not None and requested.name is not None:
+            raise InvalidRequest("Give either labels or the name of a vocabulary.")
+        return name
+
+    def own_vocabulary(self, requested: RequestedVocabulary, max_labels: int) -> TagVocabulary:
+        """Return the vocabulary of a request that has labels or templates of its own.
+
+        Raises:
+            UnknownVocabulary: The request names a vocabulary that is not loaded.
+            InvalidRequest: There are more labels or prompts than one request may have.
+        """
+        base = self.vocabularies[self.name_of(requested)].vocabulary
+        templates = requested.prompt_templates or base.prompt_templates
+        if requested.labels is None:
+            check_prompt_count(len(base.names), len(templates))
+            return TagVocabulary.model_construct(
+                tags=base.tags,
+                prompt_templates=templates,
+                background_prompts=base.background_prompts,
             )
-        if options.prompt_templates is None:
-            return AskedVocabulary(name, own, None)
-        check_templates(templates)
-        check_prompt_count(len(own.names), len(templates), bounded=True)
-        changed = TagVocabulary.model_construct(
-            tags=own.tags,
-            prompt_templates=tuple(templates),
-            background_prompts=own.background_prompts,
-        )
-        return AskedVocabulary(name, changed, (name, None, changed.prompt_templates, True))
+
+        check_label_count(len(requested.labels), max_labels)
+        check_prompt_count(len(requested.labels), len(templates))
+        background = DEFAULT_BACKGROUND if requested.with_background else ()
+        return vocabulary_of_labels(requested.labels, templates, background)
 
     def check_known(self, name: str) -> None:
         """Raise `UnknownVocabulary` for a name that is not loaded."""
@@ -175,26 +152,20 @@ class TagSettings:
             )
 
     def rule_for(self, options: TagOptions, table: TagTable) -> SelectionRule:
-        """Return how tags are chosen for a request, from the tags of a table.
+        """Return how tags are chosen from a vocabulary for a request.
 
         Raises:
             InvalidRequest: A value is out of bounds, or names what the vocabulary does not have.
         """
-        threshold = (
-            self.confidence_threshold
-            if options.confidence_threshold is None
-            else options.confidence_threshold
-        )
-        max_tags = self.max_tags if options.max_tags is None else options.max_tags
+        threshold = _first(options.confidence_threshold, self.confidence_threshold)
         if not 0 <= threshold <= 1:
             raise InvalidRequest(
                 f"confidence_threshold is {threshold}; it must lie between 0 and 1."
             )
+        max_tags = _first(options.max_tags, self.max_tags)
         if max_tags < 1:
             raise InvalidRequest(f"max_tags is {max_tags}; it must be at least 1.")
-        min_tags = (
-            min(self.selection.min_tags, max_tags) if options.min_tags is None else options.min_tags
-        )
+        min_tags = _first(options.min_tags, min(self.selection.min_tags, max_tags))
         if not 0 <= min_tags <= max_tags:
             raise InvalidRequest(
                 f"min_tags is {min_tags}; it must lie between 0 and max_tags, which is {max_tags}."
@@ -211,51 +182,52 @@ class TagSettings:
         )
 
     def shows_raw_scores(self, options: TagOptions) -> bool:
-        """Return whether logits are shown to a request."""
-        return (
-            self.include_raw_scores
-            if options.include_raw_scores is None
-            else options.include_raw_scores
-        )
+        """Return whether the response to a request has logits."""
+        return _first(options.include_raw_scores, self.include_raw_scores)
 
     def _score(self, table: TagTable) -> Score:
-        """Return the score where a request names none; what a vocabulary of its own making cannot
-        have falls back to sigmoid.
+        """Return the score for requests that name none.
+
+        A request's own vocabulary may not have what the configured score needs. It gets `sigmoid`.
         """
         wanted = self.selection.score or "calibrated"
-        if (wanted == "calibrated" and table.lines is None) or (
-            wanted == "margin" and not table.vocabulary.background_prompts
-        ):
+        if wanted == "calibrated" and table.lines is None:
+            return "sigmoid"
+        if wanted == "margin" and not table.vocabulary.background_prompts:
             return "sigmoid"
         return wanted
 
     def _allowed(self, options: TagOptions, table: TagTable) -> BoolArray | None:
-        """Return which tags may be given: a request's includes stand for the service's, its
-        excludes beside them.
+        """Return which tags (T,) may be returned; None for all.
 
-        The service's own filters are for its vocabularies. Labels that a request brings are all
-        scored.
+        A request's includes replace the service's, and its excludes add to them. The service's own
+        filters are for its vocabularies: all labels of a request are scored.
         """
-        own = NO_SELECTION if options.labels is not None else self.selection
-        included: BoolArray | None = None
-        if options.include_labels or options.include_categories:
-            included = table.mask(
-                options.include_labels, options.include_categories, "include", True
-            )
-        elif own.include_labels or own.include_categories:
-            included = table.mask(own.include_labels, own.include_categories, "include", False)
-            if not included.any():  # they are another vocabulary's
-                included = None
-        if not (
-            options.exclude_labels
-            or options.exclude_categories
-            or own.exclude_labels
-            or own.exclude_categories
-        ):
+        own = NO_SELECTION if options.vocabulary.labels is not None else self.selection
+        included = _included(options, own, table)
+        filters = (options.exclude_labels, options.exclude_categories)
+        own_filters = (own.exclude_labels, own.exclude_categories)
+        if not any(filters + own_filters):
             return included
-        excluded = table.mask(options.exclude_labels, options.exclude_categories, "exclude", True)
-        excluded = excluded | table.mask(
-            own.exclude_labels, own.exclude_categories, "exclude", False
+
+        excluded = table.mask(*filters, "exclude", True) | table.mask(
+            *own_filters, "exclude", False
         )
         allowed: BoolArray = ~excluded if included is None else np.logical_and(included, ~excluded)
         return allowed
+
+
+def _included(options: TagOptions, own: Selection, table: TagTable) -> BoolArray | None:
+    """Return which tags (T,) are included by a filter; None if there is no filter."""
+    if options.include_labels or options.include_categories:
+        return table.mask(options.include_labels, options.include_categories, "include", True)
+    if not (own.include_labels or own.include_categories):
+        return None
+    included = table.mask(own.include_labels, own.include_categories, "include", False)
+    # a filter that matches nothing is meant for another vocabulary
+    return included if included.any() else None
+
+
+def _first(requested: Value | None, own: Value) -> Value:
+    """Return the request's value, or the service's own if the request has none."""
+    return own if requested is None else requested

@@ -15,7 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSeriali
 
 from serve_app.errors import InvalidRequest
 from serve_app.siglip.text import canonicalize_text
-from serve_app.tagging.prompts import DEFAULT_TEMPLATE, check_shown, check_templates
+from serve_app.tagging.prompts import DEFAULT_TEMPLATE, check_shown
 from serve_app.untrusted.nulls import NullIsDefault
 
 MAX_LABEL_CHARACTERS = 256
@@ -91,7 +91,8 @@ TagEntry = Annotated[Tag, BeforeValidator(_tag_from), PlainSerializer(_tag_to)]
 class TagVocabulary(BaseModel):
     """Tags, in order and without repeats, and the sentences they are said in.
 
-    Build one of a request with `make_vocabulary`; `vocabulary_checks.py` checks registered ones.
+    `vocabulary_checks.py` checks registered vocabularies; `vocabulary_of_labels` makes one of a
+    request.
 
     Attributes:
         tags: T tags.
@@ -155,35 +156,28 @@ def loose_name(text: str) -> str:
     return canonical_name(text.replace("-", " "))
 
 
-def make_vocabulary(
-    labels: Iterable[str],
-    prompt_templates: Sequence[str],
-    max_labels: int | None,
-    background_prompts: Sequence[str] = (),
-) -> TagVocabulary:
-    """Check a request's labels and templates and return them as a vocabulary; a label said twice is
-    kept once.
-
-    `max_labels` bounds the labels, and their prompts too; None for no bound.
+def checked_labels(labels: Iterable[str]) -> tuple[str, ...]:
+    """Return a request's labels without the spaces around them, each once.
 
     Raises:
-        InvalidRequest: No labels, too many, one that is empty or too long, or a template that
-            cannot work.
+        InvalidRequest: There are none, or one is empty or too long.
     """
     kept = tuple(dict.fromkeys(label.strip() for label in labels))
     if not kept:
         raise InvalidRequest("labels is empty; give at least one label.")
-    if max_labels is not None and len(kept) > max_labels:
-        raise InvalidRequest(
-            f"There are {len(kept):,} labels; at most {max_labels:,} are taken in one request."
-        )
     for label in kept:
         check_label(label)
-    check_templates(prompt_templates)
-    check_prompt_count(len(kept), len(prompt_templates), bounded=max_labels is not None)
-    tags = tuple(Tag.model_construct(label=label) for label in kept)
+    return kept
+
+
+def vocabulary_of_labels(
+    labels: Iterable[str],
+    prompt_templates: Sequence[str],
+    background_prompts: Sequence[str] = (),
+) -> TagVocabulary:
+    """Return a vocabulary of labels that are checked already (`checked_labels`)."""
     return TagVocabulary.model_construct(
-        tags=tags,
+        tags=tuple(Tag.model_construct(label=label) for label in labels),
         prompt_templates=tuple(prompt_templates),
         background_prompts=tuple(background_prompts),
     )
@@ -212,10 +206,11 @@ def has_word(label: str) -> bool:
     return any(c.isalnum() for c in label)
 
 
-def check_prompt_count(names: int, templates: int, bounded: bool) -> None:
+def check_prompt_count(num_names: int, num_templates: int) -> None:
     """Raise `InvalidRequest` for more prompts than are encoded for one request."""
-    if bounded and names * templates > MAX_REQUEST_PROMPTS:
+    num_prompts = num_names * num_templates
+    if num_prompts > MAX_REQUEST_PROMPTS:
         raise InvalidRequest(
-            f"{names:,} labels under {templates} templates are {names * templates:,} prompts; "
+            f"{num_names:,} labels under {num_templates} templates are {num_prompts:,} prompts; "
             f"at most {MAX_REQUEST_PROMPTS:,} are encoded for one request."
         )

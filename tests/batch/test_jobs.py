@@ -21,7 +21,7 @@ from serve_app.demo import settings as demo_settings
 from serve_app.demo.settings import demo_config
 from serve_app.errors import ConfigError, ServiceError
 from serve_app.pipeline.local_tagger import LocalTagger
-from serve_app.tagging.settings import TagOptions
+from serve_app.tagging.options import TagOptions
 from tests.conftest import encoded, in_float32, random_picture
 from tests.object_store import Bucket
 
@@ -59,18 +59,21 @@ def test_rows_are_what_the_local_tagger_says(tmp_path: Path, quality: str) -> No
     rows = rows_of(tmp_path)
     tagger = LocalTagger(config)
     data = [Path(str(row["uri"])).read_bytes() for row in rows]
-    answer = tagger.tag_pictures(data, TagOptions(quality=quality), with_embeddings=True)  # type: ignore[arg-type]
-    assert answer.image_embeds is not None
-    for row, tags, embed in zip(rows, answer.outcomes, answer.image_embeds, strict=True):
-        assert [tag["label"] for tag in row["tags"]] == [tag.label for tag in tags]  # type: ignore[attr-defined, union-attr]
+    images = tagger.tag_images(data, TagOptions(quality=quality))  # type: ignore[arg-type]
+    for row, image in zip(rows, images, strict=True):
+        assert [tag["label"] for tag in row["tags"]] == [tag.label for tag in image.tags]  # type: ignore[attr-defined]
         np.testing.assert_allclose(
-            [t["confidence"] for t in row["tags"]], [t.confidence for t in tags], atol=1e-4
-        )  # type: ignore[attr-defined, union-attr]
-        np.testing.assert_allclose(np.array(row["embedding"], np.float32), embed, atol=1e-3)
+            [t["confidence"] for t in row["tags"]],  # type: ignore[attr-defined]
+            [t.confidence for t in image.tags],
+            atol=1e-4,
+        )
+        np.testing.assert_allclose(np.array(row["embedding"], np.float32), image.embed, atol=1e-3)
         assert (row["width"], row["height"]) == (640, 480)
         assert row["error"] is None
         assert row["checkpoint"] == "demo"
-    assert {row["vocabulary_fingerprint"] for row in rows} == {answer.scored.vocabulary_fingerprint}  # type: ignore[union-attr]
+    assert {row["vocabulary_fingerprint"] for row in rows} == {
+        images[0].scored.vocabulary_fingerprint  # type: ignore[union-attr]
+    }
 
 
 def test_two_thousand_objects_of_a_bucket(s3: Bucket, samples: list[bytes], tmp_path: Path) -> None:

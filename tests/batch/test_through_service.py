@@ -22,7 +22,7 @@ from serve_app.demo import settings as demo_settings
 from serve_app.demo.settings import demo_config, demo_labels
 from serve_app.errors import ConfigError, ServiceError
 from serve_app.pipeline.local_tagger import LocalTagger
-from serve_app.tagging.settings import TagOptions
+from serve_app.tagging.options import TagOptions
 from tests.batch.test_jobs import options_for, parts, rows_of
 from tests.cluster.conftest import demo_config as demo_file
 from tests.conftest import in_float32
@@ -84,15 +84,14 @@ def test_rows_are_what_the_local_tagger_says(
         "cut.jpg",
     }
     tagged = {name: row for name, row in rows.items() if row["error"] is None}
-    answer = LocalTagger(config).tag_pictures(
-        [(source / name).read_bytes() for name in tagged], TagOptions(), with_embeddings=True
+    images = LocalTagger(config).tag_images(
+        [(source / name).read_bytes() for name in tagged], TagOptions()
     )
-    assert answer.image_embeds is not None
-    for row, tags, embed in zip(tagged.values(), answer.outcomes, answer.image_embeds, strict=True):
-        assert [tag["label"] for tag in row["tags"]] == [tag.label for tag in tags]  # type: ignore[attr-defined, union-attr]
+    for row, image in zip(tagged.values(), images, strict=True):
+        assert [tag["label"] for tag in row["tags"]] == [tag.label for tag in image.tags]  # type: ignore[attr-defined]
         assert row["width"]
         assert row["height"]
-        assert np.allclose(row["embedding"], embed, atol=1e-3)  # type: ignore[arg-type]
+        assert np.allclose(row["embedding"], image.embed, atol=1e-3)  # type: ignore[arg-type]
 
 
 def test_a_second_run_sends_nothing_that_is_there(face: str, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import pytest
 from serve_app.config.service import parse_config
 from serve_app.demo import scenes
 from serve_app.pipeline.local_tagger import LocalTagger
-from serve_app.tagging.settings import TagOptions
+from serve_app.tagging.options import TagOptions
 from tests.cluster.conftest import demo_config
 from tests.conftest import encoded, random_picture
 from tests.service import Service, wait_for
@@ -124,12 +124,12 @@ def test_graph_equals_local_tagger_on_the_demo(service: Service) -> None:
     """
     local = LocalTagger(parse_config(demo_config()))
     for picture in PICTURES[:4]:
-        (expected,) = local.tag_pictures([picture]).outcomes
+        (expected,) = local.tag_images([picture])
         answer = httpx.post(f"{service.url}/v1/tag", content=picture).json()["tags"]
-        assert [t["label"] for t in answer] == [t.label for t in expected]  # type: ignore[union-attr]
+        assert [t["label"] for t in answer] == [t.label for t in expected.tags]
         np.testing.assert_allclose(
-            [t["confidence"] for t in answer], [t.confidence for t in expected], atol=1e-4
-        )  # type: ignore[union-attr]
+            [t["confidence"] for t in answer], [t.confidence for t in expected.tags], atol=1e-4
+        )
     own = httpx.post(
         f"{service.url}/v1/tag?labels=red,green thing&confidence_threshold=0", content=PICTURES[0]
     ).json()["tags"]
@@ -144,11 +144,11 @@ def test_tiles_and_stored_embeddings_go_through_the_graph(service: Service) -> N
     (picture, *_) = PICTURES
     asked = {"quality": "high", "return": "embedding", "include_raw_scores": "true"}
     answer = httpx.post(f"{service.url}/v1/tag", content=picture, params=asked).json()
-    (expected,) = local.tag_pictures([picture], TagOptions(quality="high")).outcomes
+    (expected,) = local.tag_images([picture], TagOptions(quality="high"))
     assert answer["metadata"] == {"quality": "high", "views": 7}
     assert {t["label"]: t["raw_score"] for t in answer["tags"]} == pytest.approx(
-        {t.label: t.logit for t in expected}, abs=1e-3
-    )  # type: ignore[union-attr]
+        {t.label: t.logit for t in expected.tags}, abs=1e-3
+    )
     again = httpx.post(
         f"{service.url}/v1/score", json={"embeddings": [answer["embedding"]] * 300}
     ).json()
@@ -172,7 +172,7 @@ def test_embeddings_and_vocabularies_go_through_the_graph(service: Service) -> N
     np.testing.assert_allclose(
         rows[[0, 2, 3]], local.scorer.embed_texts(["red", "blue star", "red"]), atol=1e-4
     )
-    np.testing.assert_allclose(rows[1], local.embed_pictures([picture])[0], atol=1e-4)  # type: ignore[arg-type]
+    np.testing.assert_allclose(rows[1], local.encode_images([picture])[0], atol=1e-4)  # type: ignore[arg-type]
     (card,) = httpx.get(f"{service.url}/v1/vocabularies").json()["vocabularies"]
     shown = httpx.get(f"{service.url}/v1/vocabularies/{card['name']}").json()
     assert [tag["label"] for tag in shown["tags"]] == list(local.settings.vocabulary.labels)
@@ -241,10 +241,10 @@ async def test_two_thousand_tags_are_swapped_under_32_clients(service: Service) 
     expected: dict[str, list[dict[str, float]]] = {}
     for config in configs.values():
         local = LocalTagger(parse_config(config))
-        outcomes = local.tag_pictures(PICTURES, TagOptions(max_tags=2_000)).outcomes
+        images = local.tag_images(PICTURES, TagOptions(max_tags=2_000))
         expected[local.scorer.registered("default").bank.fingerprint] = [
-            {t.label: t.logit for t in tags} for tags in outcomes
-        ]  # type: ignore[union-attr]
+            {t.label: t.logit for t in image.tags} for image in images
+        ]
     bodies = [a.json() for a in answers]
     assert {body["vocabulary_fingerprint"] for body in bodies} == set(expected)
     for body in bodies:
@@ -345,9 +345,9 @@ def test_graph_equals_local_tagger_on_every_family(
         response = httpx.post(
             f"{service.url}/v1/tag", json={"images": bodies}, timeout=CLIENT_TIMEOUT_S
         ).json()
-        expected = LocalTagger(parse_config(config)).tag_pictures(pictures).outcomes
-        for result, tags in zip(response["results"], expected, strict=True):
+        expected = LocalTagger(parse_config(config)).tag_images(pictures)
+        for result, image in zip(response["results"], expected, strict=True):
             got = {tag["label"]: tag["raw_score"] for tag in result["tags"]}
-            for tag in tags:  # type: ignore[union-attr]
+            for tag in image.tags:
                 assert got[tag.label] == pytest.approx(tag.logit, abs=1e-4)
         assert httpx.get(f"{service.url}/v1/model").json()["family"] == family

@@ -24,7 +24,7 @@ from serve_app.commands.report import _markdown
 from serve_app.errors import ConfigError, InvalidRequest
 from serve_app.tagging.prompts import DEFAULT_TEMPLATE, check_templates
 from serve_app.tagging.registered import read_registered
-from serve_app.tagging.vocabulary import make_vocabulary
+from serve_app.tagging.vocabulary import checked_labels
 from serve_app.telemetry.logs import FORMAT, SafeFormatter
 from serve_app.terminal.console import SafeConsole, SafeTable, styled
 from serve_app.terminal.printable import HIDDEN, json_text, printable
@@ -142,7 +142,7 @@ def test_no_vocabulary_holds_a_hidden_character(value: object, harm: str) -> Non
 def test_no_request_holds_a_hidden_character(harm: str) -> None:
     """Neither among its labels nor in its templates."""
     with pytest.raises(InvalidRequest, match="control or invisible"):
-        make_vocabulary([f"ca{harm}t"], (DEFAULT_TEMPLATE,), 10)
+        checked_labels([f"ca{harm}t"])
     with pytest.raises(InvalidRequest, match="control or invisible"):
         check_templates([f"a{harm}photo of {{label}}"])
 
@@ -150,7 +150,7 @@ def test_no_request_holds_a_hidden_character(harm: str) -> None:
 def test_labels_in_every_script_are_taken() -> None:
     """Joiners of Persian and of emoji are hidden characters that people need."""
     labels = ["می‌خواهم", "👩‍🚀 astronaut", "naïve", "猫", "हिन्दी"]
-    assert make_vocabulary(labels, (DEFAULT_TEMPLATE,), 10).labels == tuple(labels)
+    assert checked_labels(labels) == tuple(labels)
 
 
 @pytest.mark.parametrize("suffix", ["txt", "csv", "yaml"])

@@ -17,7 +17,7 @@ import yaml
 from serve_app.cli import main
 from serve_app.demo.settings import demo_config, demo_labels
 from serve_app.pipeline.local_tagger import LocalTagger
-from serve_app.tagging.settings import TagOptions
+from serve_app.tagging.options import TagOptions
 from tests.kubernetes.cluster import DASHBOARD_PORT, SERVE_PORT, RayService, wait_until
 from tests.kubernetes.load import SAMPLES, Load
 from tests.kubernetes.network import Pod, PodNetwork, why_not
@@ -134,7 +134,7 @@ def test_pods_have_what_the_manifest_declares(service: RayService) -> None:
 def test_it_tags_and_asks_for_a_key(service: RayService, key: tuple[str, str]) -> None:
     """Through the gateway, what LocalTagger says; nothing without a key."""
     tagger = LocalTagger(demo_config())
-    answer = tagger.tag_pictures([SAMPLES[0]], TagOptions())
+    (image,) = tagger.tag_images([SAMPLES[0]], TagOptions())
     with Load(service, key[0], clients=1) as load:
         load.wait_for_answers(3)
     assert not load.failed
@@ -143,9 +143,7 @@ def test_it_tags_and_asks_for_a_key(service: RayService, key: tuple[str, str]) -
             f"{service.url}/v1/tag", content=SAMPLES[0], headers={"X-Api-Key": key[0]}, timeout=60
         )
     )
-    assert [tag["label"] for tag in found.json()["tags"]] == [
-        tag.label for tag in answer.outcomes[0]
-    ]  # type: ignore[union-attr]
+    assert [tag["label"] for tag in found.json()["tags"]] == [tag.label for tag in image.tags]
     refused = service.client.call(
         lambda: httpx.post(f"{service.url}/v1/tag", content=SAMPLES[0], timeout=60)
     )

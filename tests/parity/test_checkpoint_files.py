@@ -19,7 +19,7 @@ from serve_app.errors import InvalidRequest
 from serve_app.pipeline.local_tagger import LocalTagger
 from serve_app.siglip.hub import load_checkpoint
 from serve_app.siglip.identity import checkpoint_fingerprint
-from serve_app.tagging.settings import TagOptions
+from serve_app.tagging.options import TagOptions
 from tests.parity.test_local_tagger import (
     PICTURES,
     TEMPLATE,
@@ -115,7 +115,7 @@ def test_embeddings_of_other_image_settings_are_not_scored(
     content = json.loads((folder / "preprocessor_config.json").read_text())
     (folder / "processor_config.json").write_text(json.dumps({"image_processor": content}))
     config = config_of(folder)
-    stored = LocalTagger(config).embed_pictures(PICTURES)
+    stored = LocalTagger(config).encode_images(PICTURES)
     path = tmp_path / "stored.safetensors"
     fingerprint = checkpoint_fingerprint(load_checkpoint(str(folder)))
     names = json.dumps(["a", "b", "c"])

@@ -18,7 +18,7 @@ from transformers.models.siglip2.image_processing_pil_siglip2 import Siglip2Imag
 
 from serve_app.config.service import parse_config
 from serve_app.pipeline.local_tagger import LocalTagger
-from serve_app.tagging.settings import TagOptions
+from serve_app.tagging.options import TagOptions, tag_options
 from tests.conftest import encoded, random_picture
 from tests.tiny_checkpoints import LABELS
 
@@ -74,9 +74,9 @@ def tagged_logits(
     tagger: LocalTagger, pictures: list[bytes], options: TagOptions = TagOptions()
 ) -> np.ndarray:
     """Return logits (B, T) in the order of the labels."""
-    labels = options.labels or LABELS
-    outcomes = tagger.tag_pictures(pictures, options).outcomes
-    tables = [{tag.label: tag.logit for tag in tags} for tags in outcomes]  # type: ignore[union-attr]
+    labels = options.vocabulary.labels or LABELS
+    images = tagger.tag_images(pictures, options)
+    tables = [{tag.label: tag.logit for tag in image.tags} for image in images]
     return np.array([[table[label] for label in labels] for table in tables])
 
 
@@ -124,7 +124,7 @@ def test_ensemble_is_the_mean_of_its_templates_logits(checkpoint_folder: Path, f
         axis=0,
     )
     np.testing.assert_allclose(
-        tagged_logits(tagger, PICTURES, TagOptions(prompt_templates=templates)),
+        tagged_logits(tagger, PICTURES, tag_options(prompt_templates=templates)),
         expected,
         atol=TOLERANCE,
     )
@@ -160,9 +160,9 @@ def test_pipeline_agrees_on_lower_case_labels(
     """
     labels = ["cat", "red bicycle", "mountain lake"]
     expected = hugging_face_scores(tiny(name), labels, tmp_path)
-    options = TagOptions(labels=tuple(labels), prompt_templates=("this is a photo of {}.",))
-    (tags,) = make_tagger(tiny(name)).tag_pictures(PICTURES[:1], options).outcomes
-    for tag in tags:  # type: ignore[union-attr]
+    options = tag_options(labels=tuple(labels), prompt_templates=("this is a photo of {}.",))
+    (image,) = make_tagger(tiny(name)).tag_images(PICTURES[:1], options)
+    for tag in image.tags:
         assert tag.confidence == pytest.approx(expected[tag.label], abs=1e-5)
 
 
@@ -176,7 +176,7 @@ def test_pipeline_is_wrong_where_the_documentation_says(
     theirs = hugging_face_scores(tiny("siglip2"), ["Cat", "cat"], tmp_path)
     assert theirs["Cat"] != pytest.approx(theirs["cat"], rel=1e-3)
     logits = tagged_logits(
-        make_tagger(tiny("siglip2")), PICTURES[:1], TagOptions(labels=("Cat", "cat"))
+        make_tagger(tiny("siglip2")), PICTURES[:1], tag_options(labels=("Cat", "cat"))
     )
     assert logits[0, 0] == pytest.approx(logits[0, 1], abs=1e-5)
 
@@ -193,8 +193,8 @@ def test_pipeline_crashes_on_a_context_of_16(tiny: Callable[[str], Path], tmp_pa
 def test_a_broken_picture_fails_alone(checkpoint_folder: Path) -> None:
     """Three of five pictures are tagged, two have errors, in order."""
     pictures = [PICTURES[0], b"not a picture", PICTURES[1], PICTURES[2][:100], PICTURES[2]]
-    outcomes = make_tagger(checkpoint_folder).tag_pictures(pictures).outcomes
-    assert [isinstance(outcome, tuple) for outcome in outcomes] == [True, False, True, False, True]
+    images = make_tagger(checkpoint_folder).tag_images(pictures)
+    assert [image.error is None for image in images] == [True, False, True, False, True]
 
 
 def test_spellings_mean_what_the_family_was_trained_on(
@@ -211,10 +211,10 @@ def test_spellings_mean_what_the_family_was_trained_on(
     cut = [("t-shirt", "t shirt"), ("cat!", "cat")]
     labels = (*(label for pair in (*pairs, *cut) for label in pair), "\u72ac")
     tagger = make_tagger(checkpoint_folder)
-    (tags,) = tagger.tag_pictures(
-        PICTURES[:1], TagOptions(labels=labels, prompt_templates=("{label}",))
-    ).outcomes
-    logits = {tag.label: tag.logit for tag in tags}  # type: ignore[union-attr]
+    (image,) = tagger.tag_images(
+        PICTURES[:1], tag_options(labels=labels, prompt_templates=("{label}",))
+    )
+    logits = {tag.label: tag.logit for tag in image.tags}
     assert set(logits) == set(labels)
     for one, other in pairs:
         assert logits[one] == pytest.approx(logits[other], abs=1e-5)

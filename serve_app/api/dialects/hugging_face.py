@@ -25,19 +25,19 @@ from serve_app.api.dialects.shapes import with_errors
 from serve_app.api.json_bodies import read_json_object
 from serve_app.api.long_texts import LongText
 from serve_app.api.openapi import EXAMPLE_IMAGE, body_schema, query_parameters
-from serve_app.api.parameters import Listed, check_label_count, validated
+from serve_app.api.parameters import Listed, validated
 from serve_app.api.sources import ImageSources
 from serve_app.api.streams import read_body
 from serve_app.api.text_fields import query_pairs, text_fields
 from serve_app.config.service import Limits
 from serve_app.errors import InvalidRequest, RequestError, TaggerError
+from serve_app.pipeline.tagged_image import TaggedImage
 from serve_app.pipeline.tagger import Tagger
 from serve_app.siglip.scoring import sigmoid
+from serve_app.tagging.options import TagOptions, check_label_count, requested_vocabulary
 from serve_app.tagging.prompts import PLACEHOLDERS, check_templates
 from serve_app.tagging.scores import Score
 from serve_app.tagging.selection import TagScore
-from serve_app.tagging.settings import TagOptions
-from serve_app.tagging.vocabulary import make_vocabulary
 
 PATHS = ("/hf", "/predict", "/")
 DEFAULT_TEMPLATE = "This is a photo of {}."
@@ -84,22 +84,12 @@ def add_hugging_face(app: FastAPI, tagger: Tagger, sources: ImageSources) -> Non
     @with_errors(error_shape)
     async def classify(request: Request) -> Response:
         call = await _read(request, sources)
-        answer = await tagger.tag([call.image], call.options)
-        (outcome,) = answer.outcomes
-        if isinstance(outcome, TaggerError):
-            raise outcome
+        (image,) = await tagger.tag([call.image], call.options)
+        if image.error is not None:
+            raise image.error
         if call.candidates is not None:
-            return JSONResponse(_of_candidates(outcome, call.candidates)[: call.top_k])
-        is_logit = answer.scored is not None and answer.scored.score == "logit"
-        as_probabilities = (
-            is_logit and call.options.score != "logit"
-        )  # the service's own setting, not the client's wish
-        return JSONResponse(
-            [
-                _entry(tag.label, _sigmoid(tag.confidence) if as_probabilities else tag.confidence)
-                for tag in outcome
-            ]
-        )
+            return JSONResponse(_of_candidates(image.tags, call.candidates)[: call.top_k])
+        return JSONResponse(_of_vocabulary(image, call.options))
 
     for path in PATHS:
         app.add_api_route(
@@ -168,16 +158,16 @@ def _call(image: bytes, parameters: _Parameters, limits: Limits) -> _Call:
         )
     # clients split a text at its commas, and one at its end leaves an empty label
     candidates = tuple(label for label in parameters.candidate_labels if label.strip())
-    check_label_count(len(candidates), limits)
+    check_label_count(len(candidates), limits.max_labels_per_request)
     template = parameters.hypothesis_template or DEFAULT_TEMPLATE
     _check_template(template)
-    labels = make_vocabulary(candidates, (template,), limits.max_labels_per_request).labels
+    requested = requested_vocabulary(candidates, (template,))
+    num_labels = len(requested.labels or ())
     options = TagOptions(
-        labels=labels,
-        prompt_templates=(template,),
+        vocabulary=requested,
         confidence_threshold=0.0,
-        max_tags=len(labels),
-        min_tags=len(labels),
+        max_tags=num_labels,
+        min_tags=num_labels,
         score=score or "sigmoid",
         sort_by="confidence",
     )
@@ -197,6 +187,14 @@ def _of_candidates(tags: tuple[TagScore, ...], candidates: tuple[str, ...]) -> l
     confidences = {tag.label: tag.confidence for tag in tags}
     best_first = sorted(candidates, key=lambda label: -confidences[label.strip()])
     return [_entry(label, confidences[label.strip()]) for label in best_first]
+
+
+def _of_vocabulary(image: TaggedImage, options: TagOptions) -> list[dict[str, Any]]:
+    """Return an entry for each tag. Logits are returned only if the client asked for them."""
+    is_logit = image.scored is not None and image.scored.score == "logit"
+    if is_logit and options.score != "logit":
+        return [_entry(tag.label, _sigmoid(tag.confidence)) for tag in image.tags]
+    return [_entry(tag.label, tag.confidence) for tag in image.tags]
 
 
 def _entry(label: str, score: float) -> dict[str, Any]:

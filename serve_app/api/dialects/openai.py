@@ -5,7 +5,8 @@ Source: https://platform.openai.com/docs/api-reference/embeddings; infinity's `m
 `messages`; NV-CLIP's lists of texts and data URIs; Jina's objects.
 """
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar
 
 from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict, StrictInt
@@ -22,11 +23,13 @@ from serve_app.api.openapi import EXAMPLE_IMAGE, body_schema
 from serve_app.api.parameters import validated
 from serve_app.api.sources import ImageSources
 from serve_app.config.service import Limits, ServiceConfig
-from serve_app.errors import InvalidRequest, RequestError, TaggerError
+from serve_app.errors import InvalidRequest, TaggerError
 from serve_app.pipeline.tagger import Tagger
 from serve_app.siglip.inputs import FloatArray
 
 PATHS = ("/v1/embeddings", "/v1/models")
+
+Value = TypeVar("Value")
 
 
 class EmbeddingsBody(BaseModel):
@@ -62,8 +65,9 @@ def add_openai(app: FastAPI, tagger: Tagger, config: ServiceConfig, sources: Ima
         width = len(rows[0])
         if body.dimensions not in (None, 0, width):
             raise InvalidRequest(
-                f"dimensions is {body.dimensions}; this model's embeddings have {width} and cannot be shortened: SigLIP is not "
-                "trained so that the beginning of an embedding means anything by itself. Leave dimensions out."
+                f"dimensions is {body.dimensions}; this model's embeddings have {width} and cannot "
+                "be shortened: SigLIP is not trained so that the beginning of an embedding means "
+                "anything by itself. Leave dimensions out."
             )
         num_values = 0 if body.encoding_format == "base64" else len(rows) * width
         check_size(num_values, config.limits.max_response_bytes)
@@ -101,24 +105,26 @@ def error_shape(error: TaggerError, status: int) -> dict[str, Any]:
 
 async def _embed(tagger: Tagger, items: list[Item], sources: ImageSources) -> list[FloatArray]:
     """Return each item's embedding; the first that has none fails the request, as OpenAI's does."""
-    texts = [item.text for item in items if item.text is not None]
-    places = [at for at, item in enumerate(items) if item.image is not None]
-    images: list[bytes] = []
-    for at, image in zip(
-        places, await sources.images([items[at].image or "" for at in places]), strict=True
-    ):
-        if isinstance(image, RequestError):
-            raise type(image)(f"input[{at}]: {image.message}")
-        images.append(image)
-    of_texts = iter(await tagger.embed_texts(texts) if texts else ())
-    of_images = iter(await tagger.embed_images(images) if images else ())
-    rows: list[FloatArray] = []
-    for at, item in enumerate(items):
-        row = next(of_texts) if item.text is not None else next(of_images)
-        if isinstance(row, TaggerError):
-            raise type(row)(f"input[{at}]: {row.message}")
-        rows.append(row)
-    return rows
+    texts = {i: item.text for i, item in enumerate(items) if item.text is not None}
+    encoded = {i: item.image for i, item in enumerate(items) if item.image is not None}
+    images = dict(zip(encoded, await sources.images(list(encoded.values())), strict=True))
+    for i in images:
+        _value(i, images)  # an image that cannot be read fails the request before any is encoded
+
+    rows: dict[int, FloatArray | TaggerError] = {}
+    if texts:
+        rows.update(zip(texts, await tagger.embed_texts(list(texts.values())), strict=True))
+    if images:
+        rows.update(zip(images, await tagger.embed_images(list(images.values())), strict=True))
+    return [_value(i, rows) for i in range(len(items))]
+
+
+def _value(index: int, rows: Mapping[int, Value | TaggerError]) -> Value:
+    """Return the value of an input; raises its error, which names the input."""
+    row = rows[index]
+    if isinstance(row, TaggerError):
+        raise type(row)(f"input[{index}]: {row.message}")
+    return row
 
 
 def _bounds(limits: Limits) -> JsonBounds:

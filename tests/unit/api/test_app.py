@@ -15,8 +15,9 @@ from serve_app import errors
 from serve_app.api.app import create_app
 from serve_app.config.service import ServiceConfig, parse_config
 from serve_app.pipeline.local_tagger import LocalTagger
-from serve_app.pipeline.tagger import ModelCard, TagAnswer
-from serve_app.tagging.settings import TagOptions
+from serve_app.pipeline.tagged_image import ImageInput, TaggedImage
+from serve_app.pipeline.tagger import ModelCard
+from serve_app.tagging.options import TagOptions
 from tests.conftest import encoded, random_picture
 
 PICTURE = encoded(random_picture(60, 40), "JPEG")
@@ -366,8 +367,8 @@ class Failing:
         self.error = error
 
     async def tag(
-        self, images: object, options: TagOptions, with_embeddings: bool = False
-    ) -> TagAnswer:
+        self, images: Sequence[ImageInput], options: TagOptions
+    ) -> tuple[TaggedImage, ...]:
         raise self.error
 
     async def describe(self) -> ModelCard:
@@ -428,14 +429,14 @@ def test_lines_come_in_the_order_in_which_images_are_done(config: ServiceConfig)
 
     class Slow(LocalTagger):
         async def tag(
-            self, images: Sequence[bytes], options: TagOptions, with_embeddings: bool = False
-        ) -> TagAnswer:
+            self, images: Sequence[ImageInput], options: TagOptions
+        ) -> tuple[TaggedImage, ...]:
             if images[0] == BROKEN:
                 release.append(asyncio.Event())
                 await release[0].wait()
             else:
                 asyncio.get_running_loop().call_later(0.05, release[0].set)
-            return await super().tag(images, options, with_embeddings)
+            return await super().tag(images, options)
 
     with TestClient(create_app(Slow(config), config)) as slow:
         lines = lines_of(slow, json={"images": [base64.b64encode(BROKEN).decode(), BASE64]})
@@ -447,8 +448,8 @@ def test_a_stream_ends_within_the_time_of_a_request(config: ServiceConfig) -> No
 
     class Stuck(LocalTagger):
         async def tag(
-            self, images: Sequence[bytes], options: TagOptions, with_embeddings: bool = False
-        ) -> TagAnswer:
+            self, images: Sequence[ImageInput], options: TagOptions
+        ) -> tuple[TaggedImage, ...]:
             await asyncio.sleep(30)
             raise AssertionError
 

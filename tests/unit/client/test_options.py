@@ -17,7 +17,7 @@ from serve_app.client.images import read_image
 from serve_app.client.options import MAX_QUERY_CHARACTERS, Options, as_query, fields_of
 from serve_app.config.service import Limits
 from serve_app.errors import InvalidImage, SourceUnavailable
-from serve_app.tagging.settings import TagOptions
+from serve_app.tagging.options import TagOptions, tag_options
 
 ASKED = {
     "labels": ("red", "blue star"),
@@ -46,8 +46,8 @@ def test_the_client_knows_every_option_of_the_service() -> None:
         Options.__annotations__.keys() | {"returned", "encoding_format"}
         == TagParameters.model_fields.keys()
     )
-    assert tuple(ASKED) == TagOptions._fields
-    assert set(Options.__optional_keys__) == set(TagOptions._fields)
+    assert set(ASKED) == {"labels", "prompt_templates", *TagOptions._fields}
+    assert set(Options.__optional_keys__) == set(ASKED)
 
 
 def test_a_query_is_read_as_what_was_asked_for() -> None:
@@ -55,7 +55,7 @@ def test_a_query_is_read_as_what_was_asked_for() -> None:
     query = as_query(fields_of(ASKED))
     sent = httpx.Request("POST", "http://x", params=query).url.query
     request = Request({"type": "http", "query_string": sent, "headers": []})
-    assert validated(TagParameters, query_fields(request)).options(Limits()) == TagOptions(**ASKED)  # type: ignore[arg-type]
+    assert validated(TagParameters, query_fields(request)).options(Limits()) == tag_options(**ASKED)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,8 @@ def test_defaults_are_not_sent() -> None:
     """What is left out is the service's own setting; also what the command line leaves out as
     None.
     """
-    assert fields_of(TagOptions()._asdict()) == {}
+    assert fields_of(dict.fromkeys(Options.__optional_keys__)) == {}
+    assert fields_of({"quality": "standard", "include_labels": (), "exclude_labels": ()}) == {}
     assert fields_of({"labels": "a,b", "include_raw_scores": False}) == {
         "labels": "a,b",
         "include_raw_scores": False,

@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from serve_app.config.live import LiveTagging, frozen_part, live_tagging
+from serve_app.config.live import frozen_part
 from serve_app.config.service import MODEL_VARIANTS, load_config, parse_config
 from serve_app.demo.settings import demo_config, demo_labels
 from serve_app.errors import ConfigError
+from serve_app.tagging.settings import TagSettings
 
 ROOT = Path(__file__).parents[3]
 
@@ -145,10 +146,10 @@ def test_every_shipped_configuration_loads(path: Path) -> None:
 )
 def test_live_settings_are_checked_again_where_they_arrive(change: dict[str, object]) -> None:
     """What reaches a replica past our own check is refused there, by the same bounds."""
-    good = live_tagging(parse_config(siglip())).model_dump(mode="json")
-    assert LiveTagging.from_user_config(good).tag_settings().vocabulary.labels == ("cat",)
+    good = parse_config(siglip()).tag_settings().model_dump(mode="json")
+    assert TagSettings.from_user_config(good).vocabulary.labels == ("cat",)
     with pytest.raises(ValueError, match=next(iter(change))):
-        LiveTagging.from_user_config(good | change)
+        TagSettings.from_user_config(good | change)
 
 
 def test_demo_vocabulary_file_is_what_the_demo_knows() -> None:
@@ -179,7 +180,7 @@ def test_live_settings_are_no_part_of_the_frozen_ones() -> None:
     )
     two = parse_config(changed)
     assert frozen_part(one) == frozen_part(two)
-    assert live_tagging(one) != live_tagging(two)
+    assert one.tag_settings() != two.tag_settings()
     assert frozen_part(parse_config(siglip())) == frozen_part(
         parse_config(siglip(confidence_threshold=0.5))
     )  # from nothing but defaults

@@ -12,7 +12,7 @@ from serve_app.demo.settings import demo_config
 from serve_app.pipeline.local_tagger import LocalTagger
 from serve_app.siglip.scoring import pair_logits
 from serve_app.tagging.evaluation import average_precision, mean_average_precision
-from serve_app.tagging.settings import TagOptions
+from serve_app.tagging.options import tag_options
 from tests.conftest import encoded
 
 SAMPLES = sorted((DEMO_CHECKPOINT.parent / "samples").glob("*.jpg"))
@@ -37,13 +37,11 @@ def fresh(tagger: LocalTagger) -> dict[str, float]:
     """
     drawn = list(scenes.sample_scenes(FRESH_SEED, FRESH_SCENES, scenes.COMBINATIONS))
     embeds = np.stack(
-        tagger.embed_pictures(
-            [encoded(scenes.draw(s, 160, 120), "JPEG", quality=92) for s in drawn]
-        )
+        tagger.encode_images([encoded(scenes.draw(s, 160, 120), "JPEG", quality=92) for s in drawn])
     )  # type: ignore[arg-type]
     measured = {}
     for name, (labels, _) in GROUPS.items():
-        bank = tagger.scorer.bank_for(TagOptions(labels=tuple(labels))).bank
+        bank = tagger.scorer.scoring_for(tag_options(labels=tuple(labels))).scored.bank
         truth = np.array(
             [[label in scenes.labels_in(scene) for label in labels] for scene in drawn]
         )
@@ -81,8 +79,8 @@ def test_samples_are_tagged_with_what_they_show(tagger: LocalTagger, sample: Pat
         for thing in sample.stem.split("-and-")
         for word in (*thing.split("-"), thing.replace("-", " "))
     }
-    (tags,) = tagger.tag_pictures([sample.read_bytes()]).outcomes
-    assert {tag.label for tag in tags} == expected  # type: ignore[union-attr]
+    (image,) = tagger.tag_images([sample.read_bytes()])
+    assert {tag.label for tag in image.tags} == expected
 
 
 def test_checkpoint_is_small() -> None:

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from serve_app.errors import ConfigError, Unavailable
-from serve_app.graph.banks import DIGESTS_PER_CALL, PROMPTS_PER_CALL, BankBuilder
+from serve_app.graph.banks import DIGESTS_PER_CALL, PROMPTS_PER_CALL, bank_builder
+from serve_app.pipeline.banks import BankBuilder
 from serve_app.tagging.known_rows import KnownRows
-from serve_app.tagging.vocabulary import TagVocabulary, make_vocabulary
+from serve_app.tagging.vocabulary import TagVocabulary, vocabulary_of_labels
 
 WIDTH = 4
 
@@ -57,13 +58,13 @@ class Texts:
 
 def builder(texts: Texts, store: Path | None = None, cache_bytes: int = 2**20) -> BankBuilder:
     calls: Any = texts
-    return BankBuilder(
+    return bank_builder(
         calls, KnownRows("encoder", cache_bytes, None if store is None else str(store))
     )
 
 
 def vocabulary_of(*labels: str) -> TagVocabulary:
-    return make_vocabulary(labels, ("a {label}",), None)
+    return vocabulary_of_labels(labels, ("a {label}",))
 
 
 async def test_a_label_more_costs_its_own_prompts(tmp_path: Path) -> None:
@@ -94,7 +95,7 @@ async def test_labels_asked_by_several_at_once_are_encoded_once() -> None:
     texts.let.clear()
     own = builder(texts)
     wanted = [vocabulary_of("cat", f"dog {n % 3}") for n in range(10)]
-    tasks = [asyncio.create_task(own.for_request(vocabulary)) for vocabulary in wanted]
+    tasks = [asyncio.create_task(own.requested(vocabulary)) for vocabulary in wanted]
     await asyncio.sleep(0.01)
     texts.let.set()
     banks = await asyncio.gather(*tasks)
@@ -103,7 +104,7 @@ async def test_labels_asked_by_several_at_once_are_encoded_once() -> None:
         np.testing.assert_array_equal(
             bank.text_embeds, [row_of(f"a {label}") for label in vocabulary.labels]
         )
-    await own.for_request(vocabulary_of("dog 2", "cat"))
+    await own.requested(vocabulary_of("dog 2", "cat"))
     assert len(texts.asked) == 4
 
 
@@ -114,13 +115,15 @@ async def test_rows_are_counted_as_encoded_only_once() -> None:
     texts = Texts()
     counts = list[tuple[int, int]]()
     calls: Any = texts
-    own = BankBuilder(
-        calls, KnownRows("encoder", 2**20, None), lambda hits, misses: counts.append((hits, misses))
+    own = bank_builder(
+        calls,
+        KnownRows("encoder", 2**20, None),
+        on_rows=lambda hits, misses: counts.append((hits, misses)),
     )
     await asyncio.gather(
-        own.for_request(vocabulary_of("cat", "dog")), own.for_request(vocabulary_of("cat", "cow"))
+        own.requested(vocabulary_of("cat", "dog")), own.requested(vocabulary_of("cat", "cow"))
     )
-    await own.for_request(vocabulary_of("cat"))
+    await own.requested(vocabulary_of("cat"))
     assert counts == [(0, 2), (1, 1), (1, 0)]
     assert len(texts.asked) == 3
 
@@ -130,7 +133,7 @@ async def test_a_caller_that_leaves_does_not_take_the_others_rows_along() -> Non
     texts = Texts()
     texts.let.clear()
     own = builder(texts)
-    first, second = (asyncio.create_task(own.for_request(vocabulary_of("cat"))) for _ in range(2))
+    first, second = (asyncio.create_task(own.requested(vocabulary_of("cat"))) for _ in range(2))
     await asyncio.sleep(0.01)
     first.cancel()
     texts.let.set()
@@ -144,11 +147,11 @@ async def test_a_failure_is_told_to_all_and_tried_again_next_time() -> None:
     texts.failing = True
     own = builder(texts)
     results = await asyncio.gather(
-        *[own.for_request(vocabulary_of("cat")) for _ in range(3)], return_exceptions=True
+        *[own.requested(vocabulary_of("cat")) for _ in range(3)], return_exceptions=True
     )
     assert all(isinstance(result, Unavailable) for result in results)
     texts.failing = False
-    assert len((await own.for_request(vocabulary_of("cat"))).text_embeds) == 1
+    assert len((await own.requested(vocabulary_of("cat"))).text_embeds) == 1
 
 
 async def test_a_vocabulary_is_encoded_on_from_where_it_failed() -> None:
@@ -171,7 +174,7 @@ async def test_a_name_that_a_request_had_cut_is_still_refused_in_a_vocabulary() 
     """
     texts = Texts()
     made = builder(texts)
-    await made.for_request(vocabulary_of("cat"))
+    await made.requested(vocabulary_of("cat"))
     await made.registered(vocabulary_of("cat"), [])
     assert texts.asked == ["a cat", "a cat"]
     assert texts.refused_cut == [False, True]
@@ -195,8 +198,8 @@ async def test_labels_of_a_request_that_are_one_text_have_one_row() -> None:
     """Only the first is encoded, and it stands for both."""
     texts = Texts()
     calls: Any = texts
-    own = BankBuilder(calls, KnownRows("encoder", 2**20, None), canonicalize=str.lower)
-    bank = await own.for_request(vocabulary_of("Cat", "dog", "CAT"))
+    own = bank_builder(calls, KnownRows("encoder", 2**20, None), canonicalize=str.lower)
+    bank = await own.requested(vocabulary_of("Cat", "dog", "CAT"))
     assert texts.asked == ["a Cat", "a dog"]
     assert bank.equal_rows is not None
     assert bank.equal_rows.tolist() == [0, 1, 0]
@@ -206,15 +209,15 @@ async def test_a_cache_too_small_for_a_request_still_answers_it() -> None:
     """Rows that do not fit are used and forgotten."""
     texts = Texts()
     own = builder(texts, cache_bytes=300)
-    bank = await own.for_request(vocabulary_of(*[f"label {n}" for n in range(20)]))
+    bank = await own.requested(vocabulary_of(*[f"label {n}" for n in range(20)]))
     assert len(bank.text_embeds) == 20
 
 
 @pytest.mark.parametrize("templates", [("{label}",), ("a {label}", "the {label}", "{label}!")])
 async def test_rows_are_means_of_their_prompts(templates: tuple[str, ...]) -> None:
     """Whatever the number of templates and of calls."""
-    own = make_vocabulary(
-        [f"label {n}" for n in range(70)], templates, None, background_prompts=("a photo.",)
+    own = vocabulary_of_labels(
+        [f"label {n}" for n in range(70)], templates, background_prompts=("a photo.",)
     )
     bank = await builder(Texts()).registered(own, [])
     for at in (0, 33, 69):

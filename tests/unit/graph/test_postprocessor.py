@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from serve_app.config.live import live_tagging
 from serve_app.config.service import parse_config
 from serve_app.errors import Unavailable
-from serve_app.graph import postprocessor
+from serve_app.graph import live_scorer, postprocessor
 from serve_app.graph.messages import ScoreRequest
 from serve_app.graph.postprocessor import Postprocessor, ScoringSpec
-from serve_app.tagging.settings import TagOptions
+from serve_app.tagging.options import TagOptions, tag_options
 
 
 class Texts:
@@ -54,7 +53,7 @@ def post(
     tiny: Callable[[str], Path], texts: Texts, monkeypatch: pytest.MonkeyPatch
 ) -> Postprocessor:
     monkeypatch.setattr(postprocessor, "InnerCalls", lambda *_: texts)
-    monkeypatch.setattr(postprocessor, "RETRY_PAUSE_S", 0.05)
+    monkeypatch.setattr(live_scorer, "RETRY_PAUSE_S", 0.05)
     handle: Any = None
     return Postprocessor(
         ScoringSpec(str(tiny("siglip2")), None, "float32", "none", 100, 2**20, None, 1.0), handle
@@ -69,7 +68,7 @@ def user_config(**data: object) -> dict[str, Any]:
         }
         | data
     )
-    return live_tagging(config).model_dump(mode="json")
+    return config.tag_settings().model_dump(mode="json")
 
 
 async def labels(post: Postprocessor, options: TagOptions = TagOptions()) -> set[str]:
@@ -112,9 +111,9 @@ async def test_a_requests_own_templates_follow_a_changed_vocabulary(post: Postpr
     """The same request after a swap has the new categories; two vocabularies of the same labels are
     not mixed up.
     """
-    own = TagOptions(prompt_templates=("a {label}",), include_categories=("new",))
+    own = tag_options(prompt_templates=("a {label}",), include_categories=("new",))
     await post.reconfigure(user_config(labels=[{"label": "cat", "category": "old"}]))
-    assert await labels(post, TagOptions(prompt_templates=("a {label}",))) == {"cat"}
+    assert await labels(post, tag_options(prompt_templates=("a {label}",))) == {"cat"}
     await post.reconfigure(
         user_config(
             vocabularies={
@@ -127,7 +126,11 @@ async def test_a_requests_own_templates_follow_a_changed_vocabulary(post: Postpr
     reply = await post.score(
         ScoreRequest(
             np.eye(1, 64, dtype=np.float32),
-            (own._replace(include_categories=("x",), vocabulary="w"),),
+            (
+                tag_options(
+                    prompt_templates=("a {label}",), include_categories=("x",), vocabulary="w"
+                ),
+            ),
         )
     )
     assert reply.scored[0] is not None

@@ -14,11 +14,11 @@ from serve_app.errors import InvalidImage, InvalidRequest, TaggerError, Unavaila
 from serve_app.graph import preprocessor
 from serve_app.graph.messages import EncodeReply, ScoreReply, ScoreRequest
 from serve_app.graph.preprocessor import Preprocessor
-from serve_app.pipeline.tagger import ScoredBy
+from serve_app.pipeline.scorer import ScoredBy
 from serve_app.siglip.inputs import ImageBatch
 from serve_app.siglip.outcomes import EncodedImages
+from serve_app.tagging.options import TagOptions
 from serve_app.tagging.selection import TagScore
-from serve_app.tagging.settings import TagOptions
 from tests.conftest import encoded, random_picture
 
 PICTURES = [encoded(random_picture(60, 40, seed)) for seed in range(3)]
@@ -75,18 +75,20 @@ async def test_a_request_between_two_vocabularies_is_scored_again_as_one(
     the answer is of that.
     """
     others = Others("old", "new", "new", "newest")
-    answer = await make(others).tag(
-        [PICTURES[0], b"broken", *PICTURES[1:]], TagOptions(quality=quality), with_embeddings=True
-    )  # type: ignore[arg-type]
-    good = [outcome for outcome in answer.outcomes if not isinstance(outcome, TaggerError)]
-    assert [tags[0].label for tags in good] == ["newest"] * 3
-    assert not isinstance(answer.outcomes[0], TaggerError)
-    assert type(answer.outcomes[1]).__name__ in ("UnsupportedImage", InvalidImage.__name__)
-    assert answer.scored is not None
-    assert answer.scored.vocabulary == "newest"
+    unread = InvalidRequest("An image is empty.")
+    images = await make(others).tag(
+        [PICTURES[0], b"broken", unread, *PICTURES[1:]],
+        TagOptions(quality=quality),  # type: ignore[arg-type]
+    )
+    good = [image for image in images if image.error is None]
+    assert [image.tags[0].label for image in good] == ["newest"] * 3
+    assert [image.scored is not None and image.scored.vocabulary for image in good] == [
+        "newest"
+    ] * 3
     assert others.scored[-1].views == ((7, 7, 7) if quality == "high" else (1, 1, 1))
-    assert answer.image_embeds is not None
-    assert [embed is None for embed in answer.image_embeds] == [False, True, False, False]
+    assert [image.embed is None for image in images] == [False, True, True, False, False]
+    assert type(images[1].error).__name__ in ("UnsupportedImage", InvalidImage.__name__)
+    assert images[2].error is unread
 
 
 async def test_a_request_within_one_vocabulary_is_scored_once(
@@ -114,9 +116,9 @@ async def test_stored_embeddings_in_several_calls_are_of_one_vocabulary(
     """Two calls that differ are both made again; if they never agree the client is told to come
     back.
     """
-    monkeypatch.setattr(preprocessor, "_message_bytes", lambda: 4 * WIDTH * 2)
+    monkeypatch.setattr(preprocessor, "max_message_bytes", lambda: 4 * WIDTH * 2)
     embeds = np.ones((3, WIDTH), np.float32)
-    answer = await make(Others("old", "new", "new")).score(embeds, TagOptions())
-    assert [tags[0].label for tags in answer.outcomes] == ["new"] * 3  # type: ignore[index]
+    images = await make(Others("old", "new", "new")).score(embeds, TagOptions())
+    assert [image.tags[0].label for image in images] == ["new"] * 3
     with pytest.raises(Unavailable, match="being replaced"):
         await make(Others(*["old", "new"] * 3)).score(embeds, TagOptions())

@@ -8,21 +8,20 @@ import pytest
 from serve_app.errors import InferenceFailed, PayloadTooLarge
 from serve_app.graph.messages import ScoreReply
 from serve_app.graph.replies import (
-    TAG_BYTES,
     TAGS_AT_ONCE,
-    TagBound,
     is_large,
     packed_vocabulary,
     pickles,
-    tag_within,
     unpacked,
     unpacked_vocabulary,
 )
+from serve_app.pipeline.bounded_tags import TAG_BYTES, TagBound, tag_within
+from serve_app.pipeline.scorer import ScoredBy, TagScoring
 from serve_app.pipeline.tagger import VocabularyCard, VocabularyDetail
 from serve_app.siglip.weights import SimilarityHead
 from serve_app.tagging.selection import SelectionRule, TagScore
 from serve_app.tagging.tag_bank import TagBank, scored_bank, tag_embeddings
-from serve_app.tagging.vocabulary import Tag, make_vocabulary
+from serve_app.tagging.vocabulary import Tag, vocabulary_of_labels
 
 WIDTH = 16
 HEAD = SimilarityHead(10.0, -5.0)
@@ -30,7 +29,7 @@ RNG = np.random.default_rng(0)
 LABELS = [f"label {i:04}" for i in range(400)]
 BANK = scored_bank(
     TagBank(
-        make_vocabulary(LABELS, ["{label}"], None),
+        vocabulary_of_labels(LABELS, ["{label}"]),
         RNG.normal(size=(400, WIDTH)).astype(np.float32),
     )
 )
@@ -41,7 +40,8 @@ IMAGE_BYTES = 400 * (TAG_BYTES + len(LABELS[0]))
 
 def within(rule: SelectionRule = ALL, num: int = 900, views: Any = None, **bound: Any) -> Any:
     """Tag some embeddings within a bound."""
-    blocks = tag_within(EMBEDS[:num], BANK, HEAD, rule, views, TagBound(**bound))
+    scoring = TagScoring(BANK, HEAD, rule, ScoredBy(None, "f", "sigmoid", False))
+    blocks = tag_within(EMBEDS[:num], scoring, views, TagBound(**bound))
     return [outcome for block in blocks for outcome in block]
 
 

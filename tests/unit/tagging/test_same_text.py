@@ -15,9 +15,9 @@ from serve_app.errors import InvalidRequest, TaggerError
 from serve_app.pipeline.local_scorer import LocalScorer
 from serve_app.siglip.checkpoints import read_checkpoint
 from serve_app.siglip.text import canonicalize_text
+from serve_app.tagging.options import tag_options
 from serve_app.tagging.registered import read_registered
 from serve_app.tagging.same_text import naming_prompts, same_text_problems
-from serve_app.tagging.settings import TagOptions
 from serve_app.tagging.vocabulary import Tag, TagVocabulary
 from serve_app.towers.tokenizer import SiglipTextInputs
 
@@ -117,7 +117,7 @@ def test_labels_of_a_request_that_are_one_text_keep_their_order(
     image /= np.linalg.norm(image)
     labels = ("DOG", "Dog", "dog") if family != "siglip" else ("DOG!", "dog", "Dog.")
     for order in (labels, labels[::-1], (labels[1], labels[2], labels[0])):
-        (tags,), _ = scorer.tag(image, TagOptions(labels=order))
+        (tags,) = scorer.scoring_for(tag_options(labels=order)).tag(image)
         assert tuple(tag.label for tag in tags) == order
         assert len({tag.confidence for tag in tags}) == len({tag.logit for tag in tags}) == 1
 
@@ -127,15 +127,15 @@ def test_emoji_are_labels_for_siglip2_only(checkpoint_folder: Path, family: str)
     request.
     """
     scorer = LocalScorer(config_of(checkpoint_folder, "🐈", "🐕", "❤️", "€"))
-    asks = TagOptions(labels=("🐈", "→"))
+    asks = tag_options(labels=("🐈", "→"))
     if family == "siglip":
-        for build in (lambda: scorer.registered("default"), lambda: scorer.bank_for(asks)):
+        for build in (lambda: scorer.registered("default"), lambda: scorer.scoring_for(asks)):
             with pytest.raises(InvalidRequest, match="every label needs a word"):
                 build()
     else:
         rows = scorer.registered("default").bank.text_embeds
         assert len({row.tobytes() for row in rows[:4]}) == 4
-        assert len(scorer.bank_for(asks).table) == 2
+        assert len(scorer.scoring_for(asks).scored.table) == 2
 
 
 def test_what_a_ligature_becomes_is_counted(tiny: Callable[[str], Path]) -> None:

@@ -8,9 +8,10 @@ import pytest
 from serve_app.errors import InvalidRequest, UnknownVocabulary
 from serve_app.siglip.weights import SimilarityHead
 from serve_app.tagging.byte_cache import ENTRY_BYTES, ByteCache
+from serve_app.tagging.options import TagOptions, tag_options
 from serve_app.tagging.prompts import check_templates, fill_template, render_prompts
 from serve_app.tagging.selection import SelectionRule
-from serve_app.tagging.settings import RegisteredVocabulary, Selection, TagOptions, TagSettings
+from serve_app.tagging.settings import RegisteredVocabulary, Selection, TagSettings
 from serve_app.tagging.tag_bank import (
     TagBank,
     assemble_bank,
@@ -22,7 +23,11 @@ from serve_app.tagging.tag_bank import (
     tag_embeddings,
 )
 from serve_app.tagging.tag_table import TagTable
-from serve_app.tagging.vocabulary import Tag, TagVocabulary, make_vocabulary
+from serve_app.tagging.vocabulary import (
+    Tag,
+    TagVocabulary,
+    vocabulary_of_labels,
+)
 
 TEMPLATES = ("{label}",)
 
@@ -38,16 +43,27 @@ def vocabulary_of(
 
 
 def settings_of(
-    *tags: Tag | str, threshold: float = 0.2, max_tags: int = 7, **selection: object
+    *tags: Tag | str,
+    threshold: float = 0.2,
+    max_tags: int = 7,
+    templates: tuple[str, ...] = TEMPLATES,
+    **selection: object,
 ) -> TagSettings:
-    registered = {"default": RegisteredVocabulary(vocabulary=vocabulary_of(*tags))}
-    return TagSettings(registered, "default", threshold, max_tags, selection=Selection(**selection))  # type: ignore[arg-type]
+    vocabulary = vocabulary_of(*tags, templates=templates)
+    registered = {"default": RegisteredVocabulary(vocabulary=vocabulary)}
+    return TagSettings(
+        vocabularies=registered,
+        default_vocabulary="default",
+        selection=Selection(**selection),  # type: ignore[arg-type]
+        confidence_threshold=threshold,
+        max_tags=max_tags,
+    )
 
 
 def test_labels_are_kept_once_and_as_written() -> None:
     """Case and underscores come back as they were sent; a repeat is dropped, order stays."""
-    vocabulary = make_vocabulary(["Red_Car", " cat ", "cat", "t-shirt"], TEMPLATES, 10)
-    assert vocabulary.labels == ("Red_Car", "cat", "t-shirt")
+    options = tag_options(labels=["Red_Car", " cat ", "cat", "t-shirt"])
+    assert options.vocabulary.labels == ("Red_Car", "cat", "t-shirt")
 
 
 @pytest.mark.parametrize(
@@ -63,7 +79,7 @@ def test_labels_are_kept_once_and_as_written() -> None:
 def test_bad_labels_are_refused(labels: list[str], said: str) -> None:
     """Every refusal names the limit or the label."""
     with pytest.raises(InvalidRequest, match=said):
-        make_vocabulary(labels, TEMPLATES, 2)
+        tag_options(labels=labels, max_labels=2)
 
 
 def test_half_a_surrogate_pair_is_refused() -> None:
@@ -71,7 +87,7 @@ def test_half_a_surrogate_pair_is_refused() -> None:
     labels.
     """
     with pytest.raises(InvalidRequest, match="surrogate"):
-        make_vocabulary(["cat\ud83d"], TEMPLATES, 2)
+        tag_options(labels=["cat\ud83d"])
     with pytest.raises(InvalidRequest, match="surrogate"):
         check_templates(["{label} \ud83d"])
 
@@ -81,8 +97,12 @@ def test_prompts_of_a_request_are_bounded_and_registered_ones_are_not() -> None:
     labels = [f"label {n}" for n in range(500)]
     templates = tuple(f"{n} {{label}}" for n in range(9))
     with pytest.raises(InvalidRequest, match="4,500 prompts"):
-        make_vocabulary(labels, templates, 1_000)
-    assert len(make_vocabulary(labels, templates, None).labels) == 500
+        tag_options(labels, templates, max_labels=1_000)
+    with pytest.raises(InvalidRequest, match="4,500 prompts"):  # in the default one's templates
+        settings_of("cat", templates=templates).own_vocabulary(
+            tag_options(labels).vocabulary, 1_000
+        )
+    assert len(vocabulary_of_labels(labels, templates).labels) == 500
 
 
 def test_fingerprint_changes_with_everything_that_is_said_and_nothing_else() -> None:
@@ -207,26 +227,26 @@ def test_tiles_must_beat_the_whole_by_a_margin() -> None:
 def test_requests_override_only_what_they_name() -> None:
     """A request's threshold leaves the labels, and its labels leave the threshold."""
     settings = settings_of("cat", "dog")
-    own = settings.vocabulary_for(TagOptions(max_tags=1), 9)
-    assert (own.vocabulary, own.key) == (settings.vocabulary, None)
+    assert TagOptions(max_tags=1).vocabulary.is_registered
     table = TagTable(settings.vocabulary)
     assert settings.rule_for(TagOptions(max_tags=1), table) == SelectionRule(0.2, 1)
-    bird = settings.vocabulary_for(TagOptions(labels=("bird",)), 9)
-    assert (bird.vocabulary.labels, bird.name) == (("bird",), None)
-    changed = settings.vocabulary_for(TagOptions(prompt_templates=("a {label}",)), 1)
-    assert (changed.vocabulary.labels, changed.vocabulary.prompt_templates) == (
-        ("cat", "dog"),
-        ("a {label}",),
-    )
-    assert changed.key is not None
+    bird = tag_options(labels=("bird",)).vocabulary
+    assert settings.own_vocabulary(bird, 9).labels == ("bird",)
+    changed = tag_options(prompt_templates=("a {label}",)).vocabulary
+    own = settings.own_vocabulary(changed, 1)
+    assert (own.labels, own.prompt_templates) == (("cat", "dog"), ("a {label}",))
+    assert not bird.is_registered
+    assert not changed.is_registered
 
 
 def test_an_unknown_vocabulary_is_told_with_those_that_are_there() -> None:
     """404 with the names; labels and a vocabulary at once are refused too."""
     with pytest.raises(UnknownVocabulary, match="default"):
-        settings_of("cat").vocabulary_for(TagOptions(vocabulary="x"), 9)
+        settings_of("cat").name_of(tag_options(vocabulary="x").vocabulary)
     with pytest.raises(InvalidRequest, match="either"):
-        settings_of("cat").vocabulary_for(TagOptions(vocabulary="default", labels=("a",)), 9)
+        settings_of("cat").own_vocabulary(
+            tag_options(vocabulary="default", labels=("a",)).vocabulary, 9
+        )
 
 
 @pytest.mark.parametrize(
@@ -272,7 +292,7 @@ def test_the_services_includes_are_for_vocabularies_that_have_them() -> None:
 
 def test_labels_of_one_canonical_form_are_all_meant() -> None:
     """A request may bring `Cat` and `CAT`; a filter for cat is for both."""
-    own = TagTable(make_vocabulary(["Cat", "dog", "CAT"], TEMPLATES, 9))
+    own = TagTable(vocabulary_of_labels(["Cat", "dog", "CAT"], TEMPLATES))
     assert own.mask(("cat",), (), "include", True).tolist() == [True, False, True]
 
 

@@ -80,7 +80,7 @@ def test_templates_come_from_the_block_then_the_file_then_the_configuration(tmp_
     templates = {name: v.vocabulary.prompt_templates for name, v in config.vocabularies.items()}
     assert templates == {"x": ("a {label}",), "y": ("the {label}",), "z": TEMPLATES}
     assert config.vocabularies["x"].vocabulary.background_prompts == ()
-    assert config.tag_settings().default == "x"
+    assert config.tag_settings().default_vocabulary == "x"
 
 
 BAD_YAML = [
