@@ -4,7 +4,7 @@ hardware.
 `python -m bench.plan_table > docs/plans.md`; a test compares the two.
 """
 
-from serve_app.config.service import MODEL_VARIANTS
+from serve_app.config.plugin import MODEL_VARIANTS
 from serve_app.errors import ConfigError
 from serve_app.hardware.detection import parse_hardware
 from serve_app.hardware.plan import Asked

@@ -20,7 +20,7 @@ import yaml
 
 from bench.base_checkpoint import build_base_checkpoint
 from bench.servers import ROOT, litserve_python, running
-from serve_app.config.service import DEMO_CHECKPOINT
+from serve_app.config.plugin import DEMO_CHECKPOINT
 from serve_app.demo import scenes
 
 PORT = 8123

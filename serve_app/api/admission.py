@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from serve_app.config.service import Limits
+from serve_app.config.limits import Limits
 from serve_app.errors import Overloaded
 from serve_app.fairness.budgets import SharedBudget
 

@@ -27,7 +27,7 @@ from serve_app.api.parameters import (
 from serve_app.api.sources import ImageSources, too_many_images, within
 from serve_app.api.streams import bounded_receive, read_body
 from serve_app.api.text_fields import query_pairs, text_fields
-from serve_app.config.service import Limits
+from serve_app.config.limits import Limits
 from serve_app.errors import InvalidRequest, PayloadTooLarge, RequestError
 from serve_app.tagging.options import TagOptions
 

@@ -12,7 +12,7 @@ from serve_app.api.json_bodies import read_json_object
 from serve_app.api.json_values import JsonBounds
 from serve_app.api.parameters import MAX_FILTERS, ScoreParameters, query_fields, validated
 from serve_app.api.threads import off_loop
-from serve_app.config.service import Limits
+from serve_app.config.limits import Limits
 from serve_app.errors import InvalidRequest
 from serve_app.siglip.inputs import FloatArray
 from serve_app.siglip.scoring import stored_embeddings

@@ -19,7 +19,7 @@ from serve_app.api.json_values import JsonBounds, ValueBuilder
 from serve_app.api.long_texts import LONG_TEXT_BYTES, LongText
 from serve_app.api.streams import body_chunks
 from serve_app.api.threads import off_loop
-from serve_app.config.service import Limits
+from serve_app.config.limits import Limits
 from serve_app.errors import InvalidRequest
 
 SLICE_BYTES = 16 * 1024

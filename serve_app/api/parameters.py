@@ -11,7 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from starlette.requests import Request
 
 from serve_app.api.text_fields import one_or_array, query_pairs, split_list, text_fields
-from serve_app.config.service import Limits
+from serve_app.config.limits import Limits
 from serve_app.errors import InvalidRequest
 from serve_app.tagging.options import Quality, TagOptions, tag_options
 from serve_app.tagging.scores import Score

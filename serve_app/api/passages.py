@@ -16,7 +16,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from serve_app.api.admission import Admission, Admitted
 from serve_app.api.content_length import announced_bytes
-from serve_app.config.service import HELD_FOR_EACH_BYTE
+from serve_app.config.limits import HELD_FOR_EACH_BYTE
 from serve_app.errors import InvalidRequest, Overloaded, RequestTimeout
 from serve_app.telemetry.record import RequestRecord
 

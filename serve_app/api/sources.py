@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from serve_app.api.fetching import Allowance, ImageFetcher, is_url
 from serve_app.api.long_texts import LongText
 from serve_app.api.threads import off_loop
-from serve_app.config.service import Limits, ServiceConfig
+from serve_app.config.limits import Limits
+from serve_app.config.service import ServiceConfig
 from serve_app.errors import InvalidRequest, PayloadTooLarge, RequestError
 
 INLINE_BYTES = 64 * 1024

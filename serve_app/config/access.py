@@ -1,6 +1,6 @@
-"""Settings of who may ask, from where images may be fetched, and what is told of requests.
+"""The `access`, `fetch` and `telemetry` blocks: API keys, fetching by URL, logs and traces.
 
-Not here: how they are carried out (`api/keys.py`, `api/fetching.py`, `api/edge.py`,
+Not here: the code that applies them (`api/keys.py`, `api/fetching.py`, `api/edge.py`,
 `graph/tracing.py`).
 """
 
@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from serve_app.config.serving import Count, Seconds, Settings
+from serve_app.config.settings import Count, Seconds, Settings
 
 
 def _network(text: str) -> str:
@@ -28,20 +28,21 @@ def _origin(text: str) -> str:
     )
     if text != "*" and not plain:
         raise ValueError(
-            "an origin is * or scheme://host in lower case, with :port where it has one, and nothing after it"
+            "an origin is * or scheme://host in lower case, with :port where it has one, "
+            "and nothing after it"
         )
     return text
 
 
 class Access(Settings):
-    """Who may ask for what.
+    """Who may use the service, and which pages it has.
 
     Attributes:
-        api_keys: Where keys are read: a file, `env` for the variable SIGLIP_API_KEYS, None for a
-            service without keys.
-        cors_origins: Origins whose pages may ask, such as `https://app.example.org`; `*` for all.
+        api_keys: A file of keys, or `env` for the variable SIGLIP_API_KEYS; None for no keys.
+        cors_origins: Origins that browsers may call from, such as `https://app.example.org`; `*`
+            for all.
         page: Whether `/` shows the web page.
-        docs: Whether `/docs` and `/openapi.json` are there.
+        docs: Whether `/docs` and `/openapi.json` exist.
     """
 
     api_keys: str | None = None
@@ -51,19 +52,19 @@ class Access(Settings):
 
 
 class Fetching(Settings):
-    """Whether images are fetched by URL, and from where.
+    """Whether images are fetched by URL, and from which hosts.
 
     Attributes:
-        enabled: Off unless asked for: a service that fetches is one that can be made to look around
-            in its own network.
-        allow_http: Whether http is taken beside https.
-        hosts: Names that may be fetched from, `*.example.org` for those below one; none for every
-            public host.
-        networks: Networks that may be fetched from although they are not public, such as
-            `10.20.0.0/16`.
-        ports: That are connected to.
-        timeout_s: Of one image, redirects included.
-        max_redirects: Followed for one image; each is checked like the first address.
+        enabled: Off by default, because clients can make a service that fetches URLs probe the
+            network that it runs in.
+        allow_http: Whether http is allowed besides https.
+        hosts: Allowed host names, `*.example.org` for subdomains; empty for every public host.
+        networks: Allowed networks that are not public, such as `10.20.0.0/16`.
+        ports: Allowed ports.
+        timeout_s: Time limit of one image in seconds, including redirects.
+        max_redirects: Maximum number of redirects for one image; each is checked like the first
+            URL.
+        max_concurrent: Maximum number of images that one replica fetches at the same time.
     """
 
     enabled: bool = False
@@ -77,14 +78,14 @@ class Fetching(Settings):
 
 
 class Tracing(Settings):
-    """OpenTelemetry by Serve's tracing hook; names are Serve's `TracingConfig`.
+    """OpenTelemetry traces through Serve's tracing hook; the keys are Serve's `TracingConfig`.
 
     Attributes:
-        enabled: Off unless asked for.
+        enabled: Off by default.
         exporter_import_path: Function that returns span processors, such as
-            `serve_app.graph.tracing:otlp`; Serve's own one, which writes files beside its logs, if
-            it is empty.
-        sampling_ratio: Of requests that bring no decision with them.
+            `serve_app.graph.tracing:otlp`. If empty, Serve writes files next to its logs.
+        sampling_ratio: Fraction of the requests without a sampling decision of their own that are
+            traced, in [0, 1].
     """
 
     enabled: bool = False
@@ -93,10 +94,10 @@ class Tracing(Settings):
 
 
 class Telemetry(Settings):
-    """What is told of requests, besides the metrics.
+    """What is recorded about requests besides the metrics.
 
     Attributes:
-        request_log: One line for each request, as JSON or for people.
+        request_log: One line for each request, as JSON or for reading on a console.
         tracing: Traces with a span for each stage.
     """
 

@@ -10,7 +10,7 @@ from typing import Any, Self
 from pydantic import Field
 
 from serve_app.config.service import ServiceConfig
-from serve_app.config.serving import Settings
+from serve_app.config.settings import Settings
 from serve_app.tagging.settings import TagSettings
 
 SCALE_KEYS = ("max_ongoing_requests", "max_queued_requests")

@@ -1,28 +1,21 @@
-"""The `serving` block of the YAML: where the service listens, and how each deployment is laid out
-and scaled.
+"""The `serving` block: where the service listens, and the size and scale of each deployment.
 
-Not here: the rest of the file and how it is read (`config.py`), what `auto` becomes
-(`planning.py`).
+Not here: the rest of the file and how it is read (`config/service.py`), and what `auto` becomes
+(`hardware/planner.py`).
 """
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from serve_app.config.settings import Count, Seconds, Settings
 
 DEPLOYMENTS = ("preprocessor", "image_encoder", "text_encoder", "postprocessor")
-"""Names of the deployments in the `serving` block."""
-Count = Annotated[int, Field(ge=1)]
-Seconds = Annotated[float, Field(gt=0)]
-
-
-class Settings(BaseModel):
-    """Base of every block: frozen, strict, no unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+"""Keys of the deployments in the `serving` block."""
 
 
 class DeploymentScale(Settings):
-    """How many replicas of a deployment there are, what each takes, and how much each lets wait."""
+    """Number of replicas of a deployment, the resources of each, and the length of its queue."""
 
     num_replicas: Literal["auto"] | Count = "auto"
     min_replicas: Count = 1
@@ -41,7 +34,8 @@ class DeploymentScale(Settings):
             )
         if self.num_replicas != "auto" and self.num_replicas < self.min_replicas:
             raise ValueError(
-                f"num_replicas {self.num_replicas} is less than min_replicas {self.min_replicas}; keep one of them"
+                f"num_replicas {self.num_replicas} is less than min_replicas {self.min_replicas}; "
+                "keep one of them"
             )
         if self.num_replicas != "auto" and self.max_replicas != "auto":
             raise ValueError(
@@ -51,31 +45,31 @@ class DeploymentScale(Settings):
 
 
 class Preprocessing(DeploymentScale):
-    """The Preprocessor, which is the HTTP ingress."""
+    """The Preprocessor, which is the HTTP ingress and decodes images."""
 
     max_ongoing_requests: Count = 768
     decode_threads: Literal["auto"] | Count = "auto"
 
 
 class ImageEncoding(DeploymentScale):
-    """The ImageEncoder; a call carries a micro-batch."""
+    """The ImageEncoder; each call carries a micro-batch."""
 
     num_gpus: Literal["auto"] | Annotated[float, Field(ge=0, le=1)] = "auto"
 
 
 class TextEncoding(DeploymentScale):
-    """The TextEncoder; new labels are rare, so it may scale to zero."""
+    """The TextEncoder. New labels are rare, so it may scale to zero."""
 
     min_replicas: Annotated[int, Field(ge=0)] = 1
     num_gpus: Literal["auto"] | Annotated[float, Field(ge=0, le=1)] = "auto"
 
 
 class Postprocessing(DeploymentScale):
-    """The Postprocessor."""
+    """The Postprocessor, which scores embeddings."""
 
 
 class Serving(Settings):
-    """Where the service listens and how its graph is laid out."""
+    """Where the service listens, and how its deployments are laid out."""
 
     host: str = "auto"
     port: int = Field(8000, ge=1, le=65535)

@@ -1,6 +1,7 @@
 """The demo's configuration without a file: what `siglip-serve tag` uses unless told otherwise."""
 
-from serve_app.config.service import DEMO_MODEL, ServiceConfig, parse_config
+from serve_app.config.plugin import DEMO_MODEL
+from serve_app.config.service import ServiceConfig, parse_config
 from serve_app.demo import scenes
 
 CONFIDENCE_THRESHOLD = 0.5

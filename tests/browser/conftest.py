@@ -14,7 +14,8 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve_app.api.app import create_app
-from serve_app.config.service import DEMO_MODEL, parse_config
+from serve_app.config.plugin import DEMO_MODEL
+from serve_app.config.service import parse_config
 from serve_app.demo.settings import demo_config, demo_labels
 from serve_app.pipeline.local_tagger import LocalTagger
 from serve_app.siglip.hub import load_checkpoint

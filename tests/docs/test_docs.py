@@ -14,7 +14,8 @@ from serve_app import errors
 from serve_app.api.parameters import TagParameters, validated
 from serve_app.api.text_fields import text_fields
 from serve_app.cli import _parser
-from serve_app.config.service import PLUGIN_ALIASES, ServiceConfig
+from serve_app.config.plugin import PLUGIN_ALIASES
+from serve_app.config.service import ServiceConfig
 from serve_app.demo.release import SAMPLES
 
 ROOT = Path(__file__).parents[2]

@@ -10,7 +10,8 @@ from typing import Any
 
 from ray.serve import Application
 
-from serve_app.config.service import DEMO_MODEL, ServiceConfig
+from serve_app.config.plugin import DEMO_MODEL
+from serve_app.config.service import ServiceConfig
 from serve_app.graph.builder import build_graph
 from serve_app.hardware.planning import resolve_config
 from serve_app.kuberay.groups import plan_for

@@ -7,7 +7,7 @@ import functools
 import numpy as np
 import pytest
 
-from serve_app.config.service import DEMO_CHECKPOINT
+from serve_app.config.plugin import DEMO_CHECKPOINT
 from serve_app.demo import scenes
 from serve_app.siglip.hub import load_checkpoint
 from serve_app.siglip.inputs import FloatArray, PreparedImage, collate

@@ -29,7 +29,7 @@ from serve_app.api.parameters import Listed, validated
 from serve_app.api.sources import ImageSources
 from serve_app.api.streams import read_body
 from serve_app.api.text_fields import query_pairs, text_fields
-from serve_app.config.service import Limits
+from serve_app.config.limits import Limits
 from serve_app.errors import InvalidRequest, RequestError, TaggerError
 from serve_app.pipeline.tagged_image import TaggedImage
 from serve_app.pipeline.tagger import Tagger

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from serve_app.api.long_texts import HEAD_BYTES, LongText
 from serve_app.api.sources import ImageText, data_uri_prefix
-from serve_app.config.service import Limits
+from serve_app.config.limits import Limits
 from serve_app.errors import InvalidRequest, PayloadTooLarge
 from serve_app.siglip.images.formats import signature_of
 from serve_app.tagging.prompts import check_text

@@ -22,7 +22,8 @@ from serve_app.api.json_values import MAX_ITEMS, JsonBounds
 from serve_app.api.openapi import EXAMPLE_IMAGE, body_schema
 from serve_app.api.parameters import validated
 from serve_app.api.sources import ImageSources
-from serve_app.config.service import Limits, ServiceConfig
+from serve_app.config.limits import Limits
+from serve_app.config.service import ServiceConfig
 from serve_app.errors import InvalidRequest, TaggerError
 from serve_app.pipeline.tagger import Tagger
 from serve_app.siglip.inputs import FloatArray

@@ -13,7 +13,7 @@ from serve_app.api import admission
 from serve_app.api.admission import MAX_PACED_BYTES, Admission
 from serve_app.api.edge import Edge
 from serve_app.api.passages import CLIENT_LEFT, SMALL_WRITE_BYTES, AnsweredRequest, ClientTimes
-from serve_app.config.service import Limits
+from serve_app.config.limits import Limits
 from serve_app.errors import Overloaded
 
 TIMES = ClientTimes(body_s=1.0, write_s=0.1)

@@ -16,7 +16,7 @@ from serve_app.api.json_bodies import JsonReader
 from serve_app.api.json_values import JsonBounds
 from serve_app.api.long_texts import LONG_TEXT_BYTES, LongText
 from serve_app.api.sources import unpack_image
-from serve_app.config.service import Limits
+from serve_app.config.limits import Limits
 from serve_app.errors import InvalidRequest
 from tests.conftest import encoded, random_picture
 

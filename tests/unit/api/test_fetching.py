@@ -13,7 +13,7 @@ import pytest
 from serve_app.api.fetching import ImageFetcher, is_url, may_fetch_from, resolve
 from serve_app.api.sources import ImageSources
 from serve_app.config.access import Fetching
-from serve_app.config.service import Limits
+from serve_app.config.limits import Limits
 from serve_app.errors import InvalidRequest, PayloadTooLarge, SourceUnavailable
 from tests.conftest import encoded, random_picture
 

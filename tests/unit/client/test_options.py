@@ -15,7 +15,7 @@ from serve_app.api.parameters import TagParameters, query_fields, validated
 from serve_app.client.answers import pack_embedding, unpack_embedding
 from serve_app.client.images import read_image
 from serve_app.client.options import MAX_QUERY_CHARACTERS, Options, as_query, fields_of
-from serve_app.config.service import Limits
+from serve_app.config.limits import Limits
 from serve_app.errors import InvalidImage, SourceUnavailable
 from serve_app.tagging.options import TagOptions, tag_options
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from serve_app.cli import main
-from serve_app.config.service import DEMO_CHECKPOINT
+from serve_app.config.plugin import DEMO_CHECKPOINT
 from tests.manifests.kube import ROOT, kustomized
 
 Typed = Callable[..., tuple[int, str, str]]

@@ -6,7 +6,8 @@ import pytest
 import yaml
 
 from serve_app.config.live import frozen_part
-from serve_app.config.service import MODEL_VARIANTS, load_config, parse_config
+from serve_app.config.plugin import MODEL_VARIANTS
+from serve_app.config.service import load_config, parse_config
 from serve_app.demo.settings import demo_config, demo_labels
 from serve_app.errors import ConfigError
 from serve_app.tagging.settings import TagSettings

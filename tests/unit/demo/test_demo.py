@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from serve_app.config.service import DEMO_CHECKPOINT
+from serve_app.config.plugin import DEMO_CHECKPOINT
 from serve_app.demo import scenes
 from serve_app.demo.settings import demo_config
 from serve_app.pipeline.local_tagger import LocalTagger

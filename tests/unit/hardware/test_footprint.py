@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import SiglipVisionModel
 
-from serve_app.config.service import DEMO_CHECKPOINT
+from serve_app.config.plugin import DEMO_CHECKPOINT
 from serve_app.hardware.footprint import DTYPE_BYTES, image_footprint, text_footprint, weight_bytes
 from serve_app.siglip.architecture import Encoder, Parameters, read_architecture
 from serve_app.siglip.checkpoints import Family, read_json

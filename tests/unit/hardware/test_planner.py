@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_app.config.service import MODEL_VARIANTS
+from serve_app.config.plugin import MODEL_VARIANTS
 from serve_app.errors import ConfigError
 from serve_app.hardware.accelerators import ACCELERATORS
 from serve_app.hardware.detection import Hardware, parse_hardware

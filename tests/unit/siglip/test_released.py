@@ -9,7 +9,7 @@ from transformers import (
     SiglipModel,
 )
 
-from serve_app.config.service import MODEL_VARIANTS
+from serve_app.config.plugin import MODEL_VARIANTS
 from serve_app.siglip.architecture import Architecture, read_architecture
 from serve_app.siglip.checkpoints import Family
 from serve_app.siglip.released import RELEASED, Released, find_released

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
-from serve_app.config.service import DEMO_CHECKPOINT
+from serve_app.config.plugin import DEMO_CHECKPOINT
 from serve_app.errors import ConfigError
 from serve_app.siglip.checkpoints import read_checkpoint
 from serve_app.towers.self_check import REFERENCE_FILE, check_image_tower, check_text_tower
