@@ -45,9 +45,10 @@ from serve_app.batch.workers import EncodedBlock, Model, PreparedBlock, Reading,
 from serve_app.demo.settings import demo_config
 from serve_app.hardware.detection import parse_hardware
 from serve_app.hardware.plan import DeploymentPlan
-from serve_app.hardware.planning import plan_service, resolve_config
+from serve_app.hardware.planning import plan_service
 from serve_app.processes.private_ray import private_environment, private_folder, private_ray
 from serve_app.siglip.hub import load_checkpoint
+from serve_app.siglip.precision import Precision
 from serve_app.siglip.prepare import ImagePreparer
 from serve_app.tagging.options import TagOptions
 
@@ -141,7 +142,7 @@ class Steady:
 def run_on(count: int, rate: float, options: BatchOptions) -> float:
     """Return the images a second of a job on so many nodes."""
     config = demo_config()
-    config = resolve_config(config, plan_service(config, lambda _: parse_hardware("cpu2")))
+    plan = plan_service(config, parse_hardware("cpu2"))
     with nodes(count):
         scoring = load_remotely(config, TagOptions())
         width = scoring.scored.bank.text_embeds.shape[1]
@@ -149,7 +150,7 @@ def run_on(count: int, rate: float, options: BatchOptions) -> float:
         model = Model(
             plugin.model_source,
             config.revision,
-            plugin.precision,
+            plan.precision,
             BATCH,
             plugin.max_num_patches,
             width,
@@ -186,7 +187,7 @@ def run_on(count: int, rate: float, options: BatchOptions) -> float:
             )
             return engines[0]
 
-        result = Job(options, writing, told_of(config, scoring), start).run()
+        result = Job(options, writing, told_of(scoring, {}), start).run()
         assert not result.errors
         return engines[0].rate
 
@@ -199,7 +200,7 @@ def bound(options: BatchOptions) -> float:
     model = Model(
         config.siglip.model_source,
         None,
-        config.siglip.precision,
+        Precision(),
         BATCH,
         config.siglip.max_num_patches,
         1,

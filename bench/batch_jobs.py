@@ -73,6 +73,7 @@ def raw_seconds(config: ServiceConfig, source: Path, threads: int) -> float:
     """Return the time of the forward passes alone, on prepared images."""
     import torch
 
+    from serve_app.hardware.planning import precision_here
     from serve_app.siglip.hub import load_checkpoint
     from serve_app.siglip.inputs import collate
     from serve_app.siglip.prepare import ImagePreparer
@@ -80,10 +81,10 @@ def raw_seconds(config: ServiceConfig, source: Path, threads: int) -> float:
 
     torch.set_num_threads(threads)
     checkpoint = load_checkpoint(config.siglip.model_source, None)
-    tower = ImageTower(checkpoint, config.siglip.precision)
+    tower = ImageTower(checkpoint, precision_here(config.siglip, checkpoint.family))
     preparer = ImagePreparer(checkpoint, ImageLimits(), config.siglip.max_num_patches)
     prepared = [preparer.prepare(path.read_bytes()) for path in sorted(source.iterdir())]
-    size = config.siglip.resolved_batch_size
+    size = config.siglip.fixed_batch_size or 1
     batches = [collate(prepared[start : start + size]) for start in range(0, len(prepared), size)]
     tower.encode(batches[0])
     started = time.perf_counter()
@@ -149,7 +150,7 @@ def _options(source: Path, output: Path) -> BatchOptions:
 
 def _dtype() -> str:
     """Return what `dtype: auto` is on this CPU, for both sides."""
-    from serve_app.towers.runtime import cpu_has_bfloat16
+    from serve_app.hardware.detection import cpu_has_bfloat16
 
     return "bfloat16" if cpu_has_bfloat16() else "float32"
 

@@ -102,14 +102,15 @@ def serve_stand_in(config_path: str) -> None:
 
         import bench.batching as module
         from serve_app.graph.builder import build_graph
-        from serve_app.hardware.detection import detect_machine
-        from serve_app.hardware.planning import plan_service, resolve_config
+        from serve_app.hardware.planning import hardware_here, plan_service
 
         cloudpickle.register_pickle_by_value(module)
         serve.start(http_options={"host": "127.0.0.1", "port": config.serving.port})
         serve.run(
             build_graph(
-                resolve_config(config, plan_service(config, detect_machine)), image_encoder=StandIn
+                config,
+                plan_service(config, hardware_here(config.hardware, config.siglip)),
+                image_encoder=StandIn,
             ),
             name="trial",
             route_prefix="/",

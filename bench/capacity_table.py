@@ -50,7 +50,7 @@ def cell(checkpoint: str, gpu: str) -> str:
     planned = with_gpus(config, gpu, GPUS)
     plan = plan_for(planned)
     pods, cpus = next(
-        (group.most, group.cpus) for group in worker_groups([plan]) if group.name == CPU
+        (group.max_pods, group.cpus) for group in worker_groups([plan]) if group.name == CPU
     )
     rate = plan.images_per_second
     dollars = (GPUS * PRICES[gpu] + pods * cpus * CPU_PRICE) / 3600 / rate * 1e6

@@ -29,8 +29,9 @@ from transformers import (
 from serve_app.hardware.footprint import PROCESS_BYTES, image_footprint
 from serve_app.siglip.architecture import Architecture
 from serve_app.siglip.checkpoints import Family
+from serve_app.siglip.precision import Precision
 from serve_app.siglip.released import find_released
-from serve_app.towers.tower import UNQUANTIZED
+from serve_app.towers.loading import UNQUANTIZED
 
 CHECKPOINTS = {
     "base-224": "google/siglip2-base-patch16-224",
@@ -199,7 +200,9 @@ def measure(
         except torch.cuda.OutOfMemoryError:
             print(f"{name} {variant} batch {batch_size}: out of memory", flush=True)
             break
-        predicted = image_footprint(shape, (dtype, attention, quantization), batch_size, 256)
+        predicted = image_footprint(
+            shape, Precision("cuda", dtype, attention, quantization), batch_size, 256
+        )
         rate = batch_size / seconds
         rows.append(
             Measured(

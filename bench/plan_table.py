@@ -4,10 +4,10 @@ hardware.
 `python -m bench.plan_table > docs/plans.md`; a test compares the two.
 """
 
-from serve_app.config.plugin import MODEL_VARIANTS
+from serve_app.config.plugin import MODEL_VARIANTS, Plugins, SiglipPlugin
+from serve_app.config.service import ServiceConfig
 from serve_app.errors import ConfigError
 from serve_app.hardware.detection import parse_hardware
-from serve_app.hardware.plan import Asked
 from serve_app.hardware.planner import make_plan
 from serve_app.siglip.released import find_released
 
@@ -25,18 +25,17 @@ def cell(hub_id: str, hardware: str) -> str:
     """Return one plan in a few words, or the refusal."""
     row = find_released(hub_id)
     assert row is not None
+    config = ServiceConfig(plugins=Plugins(siglip=SiglipPlugin(model=hub_id)))
     try:
-        plan = make_plan(hub_id, row.architecture, Asked(), parse_hardware(hardware))
+        plan = make_plan(config, row.architecture, parse_hardware(hardware))
     except ConfigError as error:
         return f"refused: {str(error).split('; ', 1)[1]}"
     image = plan.deployments["image_encoder"]
     text = plan.deployments["text_encoder"]
     if not plan.hardware.gpus:
-        return f"{plan.dtype}, batch {plan.batch_size}, {image.num_cpus:g} CPUs"
+        return f"{plan.precision.dtype}, batch {plan.batch_size}, {image.num_cpus:g} CPUs"
     where = f"text {text.num_gpus:g}" if text.num_gpus else "text on CPU"
-    return (
-        f"{plan.dtype}, batch {plan.batch_size}, {image.max_replicas} × {image.num_gpus:g}, {where}"
-    )
+    return f"{plan.precision.dtype}, batch {plan.batch_size}, {image.max_replicas} × {image.num_gpus:g}, {where}"
 
 
 def table() -> str:

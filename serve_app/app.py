@@ -1,17 +1,14 @@
-"""Serve's import path: `serve_app.app:build_app`, what a Serve config names and the cluster
-calls.
-"""
+"""Serve's import path: `serve_app.app:build_app`, which Serve configs name and clusters call."""
 
 import json
 from typing import Any
 
-import ray
 from ray.serve import Application
 
 from serve_app.config.service import ServiceConfig
 from serve_app.graph.builder import build_graph
-from serve_app.hardware.detection import Hardware, cpu_has_bfloat16, hardware_of_nodes
-from serve_app.hardware.planning import plan_service, resolve_config
+from serve_app.hardware.planning import plan_service
+from serve_app.processes.cluster_nodes import cluster_hardware
 
 
 def build_app(args: dict[str, Any]) -> Application:
@@ -21,14 +18,5 @@ def build_app(args: dict[str, Any]) -> Application:
         args: `{"config": ...}`, the frozen part of a configuration (`serve_app/config/live.py`).
     """
     config = ServiceConfig.model_validate_json(json.dumps(args["config"]))
-    return build_graph(resolve_config(config, plan_service(config, cluster_hardware)))
-
-
-def cluster_hardware(with_gpus: bool) -> Hardware:
-    """Return what the living nodes of this cluster have."""
-    nodes = [
-        {"resources": node["Resources"], "labels": node.get("Labels", {})}
-        for node in ray.nodes()
-        if node["Alive"]
-    ]
-    return hardware_of_nodes(nodes, cpu_has_bfloat16(), "this cluster", with_gpus)
+    hardware = cluster_hardware(config.hardware, config.siglip)
+    return build_graph(config, plan_service(config, hardware))

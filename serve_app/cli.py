@@ -235,8 +235,6 @@ def _serve(given: argparse.Namespace) -> int:
 
 
 def _deploy(given: argparse.Namespace) -> int:
-    import functools
-
     from serve_app.commands.plan import hardware_of_cluster
     from serve_app.graph.deploy import Cluster
     from serve_app.graph.render import render_serve_config
@@ -244,9 +242,7 @@ def _deploy(given: argparse.Namespace) -> int:
 
     config = load_config(given.config)
     cluster = Cluster(given.address)
-    plan = plan_service(
-        config, functools.partial(hardware_of_cluster, cluster)
-    )  # refuses what cannot work there
+    plan = plan_service(config, hardware_of_cluster(config, cluster))  # refuses what cannot work
     for line in plan.advice:
         print_line(f"advice: {line}", file=sys.stderr)
     cluster.deploy(render_serve_config(config))

@@ -6,6 +6,7 @@ cluster gets, fractions, bounds and policy, but for the device and for the Image
 its time as a larger model would.
 """
 
+import dataclasses
 import json
 import sys
 import time
@@ -13,14 +14,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from serve_app.config.plugin import Plugins
 from serve_app.config.service import ServiceConfig, load_config
 from serve_app.graph.encoders import ImageEncoder
 from serve_app.graph.local_node import local_node, serve_config_here
 from serve_app.hardware.detection import parse_hardware
 from serve_app.hardware.plan import Plan
-from serve_app.hardware.planning import plan_service, resolve_config
+from serve_app.hardware.planning import plan_service
 from serve_app.siglip.inputs import ImageBatch
 from serve_app.siglip.outcomes import EncodedImages
+from serve_app.siglip.precision import Precision
 
 PLANNED_MODEL = "google/siglip-base-patch16-224"
 HARDWARE = "l4x2+16cpu"
@@ -41,10 +44,8 @@ class SlowImageEncoder(ImageEncoder):
 def plan_for_pretend_gpus(config: ServiceConfig) -> Plan:
     """Return the plan of a base checkpoint in the place of the demo's."""
     plugin = config.siglip.model_copy(update={"model": PLANNED_MODEL})
-    asked = config.model_copy(
-        update={"plugins": config.plugins.model_copy(update={"siglip": plugin})}
-    )
-    return plan_service(asked, lambda _: parse_hardware(HARDWARE))
+    larger = config.model_copy(update={"plugins": Plugins(siglip=plugin)})
+    return plan_service(larger, parse_hardware(HARDWARE))
 
 
 def build_app(args: dict[str, Any]) -> Any:
@@ -52,12 +53,10 @@ def build_app(args: dict[str, Any]) -> Any:
     from serve_app.graph.builder import build_graph
 
     config = ServiceConfig.model_validate_json(json.dumps(args["config"]))
-    resolved = resolve_config(config, plan_for_pretend_gpus(config))
-    plugin = resolved.siglip.model_copy(update={"device": "cpu", "dtype": "float32"})
-    on_cpu = resolved.model_copy(
-        update={"plugins": resolved.plugins.model_copy(update={"siglip": plugin})}
+    plan = dataclasses.replace(
+        plan_for_pretend_gpus(config), precision=Precision(), text_precision=Precision()
     )
-    return build_graph(on_cpu, image_encoder=SlowImageEncoder)
+    return build_graph(config, plan, image_encoder=SlowImageEncoder)
 
 
 def serve(path: Path) -> None:

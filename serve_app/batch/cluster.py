@@ -13,12 +13,6 @@ import ray
 from ray.exceptions import RayError
 
 from serve_app.errors import ConfigError, TaggerError
-from serve_app.hardware.detection import (
-    Hardware,
-    cpu_has_bfloat16,
-    detect_machine,
-    hardware_of_nodes,
-)
 from serve_app.processes.private_ray import private_folder, private_ray
 
 T = TypeVar("T")
@@ -77,18 +71,6 @@ def _join(address: str, source: str) -> None:
         raise ConfigError(
             f"cannot connect to the Ray cluster {address}: {error} Start it, or {advice}."
         ) from error
-
-
-def hardware_of_cluster(own: bool, with_gpus: bool) -> Hardware:
-    """Return what the cluster has."""
-    if own:
-        return detect_machine(with_gpus)
-    nodes = [
-        {"resources": node["Resources"], "labels": node.get("Labels", {})}
-        for node in ray.nodes()
-        if node["Alive"]
-    ]
-    return hardware_of_nodes(nodes, cpu_has_bfloat16(), "the cluster", with_gpus)
 
 
 def cpus() -> float:

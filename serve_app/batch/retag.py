@@ -31,6 +31,7 @@ from serve_app.batch.tagging_job import (
     writing_of,
 )
 from serve_app.batch.workers import Scoring, score_rows
+from serve_app.config.public import show_config, show_live
 from serve_app.config.service import ServiceConfig
 from serve_app.errors import ConfigError
 from serve_app.siglip.scoring import stored_embeddings
@@ -79,7 +80,9 @@ def run_retag_job(
                 "these tags are there already: the configuration is that of the stored output."
             )
         _copy_inputs(options.storage, source, writing.folder)
-        told = told_of(config, scoring) | {"embeddings": shown_url(source)}
+        told = told_of(scoring, show_config(config, show_live(config.tag_settings()))) | {
+            "embeddings": shown_url(source)
+        }
         return Job(options, writing, told, partial(RetagEngine, scoring, writing, source)).run()
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import ray
 
-from serve_app.batch.cluster import connected, cpus, hardware_of_cluster, result_of
+from serve_app.batch.cluster import connected, cpus, result_of
 from serve_app.batch.encoders import EncoderPool, EncoderScale
 from serve_app.batch.job import Job, JobResult
 from serve_app.batch.options import BatchOptions
@@ -22,9 +22,11 @@ from serve_app.batch.storage import joined, shown_url
 from serve_app.batch.workers import Encoder, Model, Reading, Scoring, load_scoring
 from serve_app.config.public import show_config, show_live
 from serve_app.config.service import ServiceConfig
-from serve_app.hardware.plan import DeploymentPlan
-from serve_app.hardware.planning import plan_service, resolve_config
+from serve_app.hardware.plan import DeploymentPlan, Plan
+from serve_app.hardware.planning import hardware_here, plan_service
+from serve_app.processes.cluster_nodes import cluster_hardware
 from serve_app.siglip.hub import load_checkpoint
+from serve_app.siglip.precision import Precision
 from serve_app.siglip.prepare import ImagePreparer
 from serve_app.tagging.options import TagOptions, tag_options
 
@@ -50,23 +52,25 @@ def run_job(config: ServiceConfig, options: BatchOptions, address: str | None = 
     """
     options.check()
     with connected(address) as own:
-        plan = plan_service(config, partial(hardware_of_cluster, own))
-        config = resolve_config(config, plan)
+        find_hardware = hardware_here if own else cluster_hardware
+        plan = plan_service(config, find_hardware(config.hardware, config.siglip))
         scoring = load_remotely(
-            config, tag_options(vocabulary=options.vocabulary, quality=options.quality)
+            config,
+            tag_options(vocabulary=options.vocabulary, quality=options.quality),
+            _text_precision(plan),
         )
         width = scoring.scored.bank.text_embeds.shape[1]
         options = options.with_chunk_size(
             row_bytes(width, scoring.rule.max_tags, options.embeddings)
         )
         writing = writing_of(
-            options, folder_name(config.siglip.model_shown, identity_of(config, options, scoring))
+            options, folder_name(plan.checkpoint, identity_of(config, plan, options, scoring))
         )
         return Job(
             options,
             writing,
-            told_of(config, scoring),
-            partial(_start, config, options, plan.deployments["image_encoder"], scoring, writing),
+            told_of(scoring, show_config(config, show_live(config.tag_settings()), plan.shown())),
+            partial(_start, config, options, plan, scoring, writing),
         ).run()
 
 
@@ -81,31 +85,47 @@ def writing_of(options: BatchOptions, name: str) -> Writing:
     )
 
 
-def told_of(config: ServiceConfig, scoring: Scoring) -> dict[str, Any]:
-    """Return what the manifest says of how rows were made."""
+def told_of(scoring: Scoring, shown: dict[str, Any]) -> dict[str, Any]:
+    """Return what the manifest records about how rows were made.
+
+    Args:
+        scoring: What the rows are scored against.
+        shown: The configuration as `show_config` returns it.
+    """
     stamp = dataclasses.asdict(scoring.stamp) | {"fingerprint": scoring.checkpoint}
-    return {"checkpoint": stamp, "config": show_config(config, show_live(config.tag_settings()))}
+    return {"checkpoint": stamp, "config": shown}
 
 
-def load_remotely(config: ServiceConfig, asked: TagOptions) -> Scoring:
-    """Load what embeddings are scored against on a worker: the driver may stand on a head node that
-    is small.
+def load_remotely(
+    config: ServiceConfig, options: TagOptions, precision: Precision | None = None
+) -> Scoring:
+    """Load what embeddings are scored against, on a worker: the driver may be on a small head node.
 
     Raises:
         TaggerError: See `load_scoring`.
     """
     load = ray.remote(load_scoring).options(num_cpus=0, max_retries=3)
-    scoring: Scoring = result_of(load.remote(config, asked))
+    scoring: Scoring = result_of(load.remote(config, options, precision))
     return scoring
 
 
-def identity_of(config: ServiceConfig, options: BatchOptions, scoring: Scoring) -> dict[str, Any]:
+def _text_precision(plan: Plan) -> Precision:
+    """Return what the vocabulary is encoded in: the dtype of the plan's text tower, on a CPU.
+
+    The task that encodes it has no part of a GPU, and may run on a node without one.
+    """
+    return dataclasses.replace(plan.text_precision, device="cpu", attention="sdpa")
+
+
+def identity_of(
+    config: ServiceConfig, plan: Plan, options: BatchOptions, scoring: Scoring
+) -> dict[str, Any]:
     """Return everything that rows follow from."""
-    plugin = config.siglip
+    precision = plan.precision
     return {
         **input_identity(options),
         "rows": [options.output_format, options.embeddings, options.quality],
-        "model": [plugin.dtype, plugin.quantization, plugin.max_num_patches],
+        "model": [precision.dtype, precision.quantization, config.siglip.max_num_patches],
         "image_decoding": config.image_decoding,
         "limits": [
             config.limits.max_image_bytes,
@@ -165,7 +185,7 @@ def folder_name(model: str, identity: dict[str, Any]) -> str:
 def _start(
     config: ServiceConfig,
     options: BatchOptions,
-    planned: DeploymentPlan,
+    plan: Plan,
     scoring: Scoring,
     writing: Writing,
     snapshot: Snapshot,
@@ -173,9 +193,10 @@ def _start(
     """Start the encoders and return the engine that feeds them."""
     plugin = config.siglip
     width = scoring.scored.bank.text_embeds.shape[1]
-    batch = plugin.resolved_batch_size
+    batch = plan.batch_size
     patches = plugin.max_num_patches
-    model = Model(plugin.model_source, config.revision, plugin.precision, batch, patches, width)
+    planned = plan.deployments["image_encoder"]
+    model = Model(plugin.model_source, config.revision, plan.precision, batch, patches, width)
     limits = config.image_limits()
     reading = Reading(
         model,

@@ -35,7 +35,7 @@ from serve_app.siglip.images.decoding import picture_size
 from serve_app.siglip.images.limits import ImageLimits
 from serve_app.siglip.inputs import FloatArray, ImageBatch, PreparedImage, collate
 from serve_app.siglip.outcomes import EncodedImages, encode_apart
-from serve_app.siglip.precision import Precision, Runtime
+from serve_app.siglip.precision import Precision
 from serve_app.siglip.prepare import ImagePreparer
 from serve_app.siglip.weights import SimilarityHead
 from serve_app.tagging.options import Quality, TagOptions
@@ -163,19 +163,13 @@ class Encoder:
         Raises:
             ConfigError: The checkpoint or a setting cannot work.
         """
-        import torch
+        # torch: this module also runs in processes that only read or write
+        from serve_app.towers.starting import start_image_tower
 
-        from serve_app.towers.runtime import cap_gpu_memory
-        from serve_app.towers.self_check import check_image_tower
-        from serve_app.towers.tower import ImageTower
+        checkpoint = load_checkpoint(model.source, model.revision)
+        self._tower = start_image_tower(checkpoint, model.precision, num_threads, gpu_share)
 
-        if num_threads:
-            torch.set_num_threads(num_threads)
-        cap_gpu_memory(gpu_share)
-        self._tower = ImageTower(load_checkpoint(model.source, model.revision), model.precision)
-        check_image_tower(self._tower)
-
-    def ready(self) -> Runtime:
+    def ready(self) -> Precision:
         """Return what the tower runs as, once it is loaded."""
         return self._tower.runtime
 
@@ -267,13 +261,15 @@ def score_rows(
     )
 
 
-def load_scoring(config: ServiceConfig, options: TagOptions) -> Scoring:
+def load_scoring(
+    config: ServiceConfig, options: TagOptions, precision: Precision | None = None
+) -> Scoring:
     """Return what a job scores against; encodes the vocabulary unless a stored bank has it.
 
     Raises:
         TaggerError: The checkpoint, the vocabulary or an option cannot work.
     """
-    scorer = LocalScorer(config)
+    scorer = LocalScorer(config, precision)
     scoring = scorer.scoring_for(options)
     fingerprint = scoring.scored.bank.fingerprint
     stamp = Stamp(config.siglip.model_shown, scorer.checkpoint.revision, fingerprint)

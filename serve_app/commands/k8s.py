@@ -164,7 +164,7 @@ def _million_usd(
     groups: Sequence[WorkerGroup], rate: float, gpu_price: float | None
 ) -> float | None:
     """Return what a million images cost; None without a price or a GPU."""
-    gpus = sum(group.most * group.gpus for group in groups)
+    gpus = sum(group.max_pods * group.gpus for group in groups)
     return gpu_price * gpus / HOUR_S / rate * 1e6 if gpu_price is not None and gpus else None
 
 
@@ -249,7 +249,7 @@ def _print_groups(
         gpu = f"{group.gpus} × {group.accelerator}" if group.gpus else ""
         pods.add_row(
             group.name,
-            _bounds(group.least, group.most),
+            _bounds(group.min_pods, group.max_pods),
             str(group.cpus),
             f"{group.memory_gib} GiB",
             gpu,
@@ -295,7 +295,7 @@ def _advice(configs: Sequence[ServiceConfig], plans: Sequence[Plan]) -> list[str
         f"decoding limits {config.name} to {_rate(plan):,.0f} of {plan.images_per_second:,.0f} images/s; "
         "raise the CPUs in hardware, or preprocessor.max_replicas."
         for config, plan in zip(configs, plans, strict=True)
-        if plan.device == "cuda" and _rate(plan) < plan.images_per_second
+        if plan.precision.device == "cuda" and _rate(plan) < plan.images_per_second
     ]
     return [
         *pin,
@@ -316,7 +316,7 @@ def _strays(configs: Sequence[ServiceConfig], plans: Sequence[Plan]) -> list[str
             for name in FEEDING
             if getattr(config.serving, name).label_selector.get(POD_LABEL) != CPU
         ]
-        if plan.device == "cuda" and loose:
+        if plan.precision.device == "cuda" and loose:
             found.append(
                 f"{' and '.join(loose)} of {config.name} may stand in GPU pods and take the CPUs of their encoders; "
                 f"set label_selector: {{{POD_LABEL}: {CPU}}}."

@@ -1,77 +1,90 @@
-"""`siglip-serve plan`: what the planner makes of a configuration, with the reason for each
-number.
-"""
+"""`siglip-serve plan`: the plan of a configuration, with the reason for each value."""
 
 import dataclasses
-import functools
+from typing import Any
 
 from serve_app.config.service import ServiceConfig
 from serve_app.graph.deploy import Cluster
-from serve_app.hardware.detection import (
-    Hardware,
-    cpu_has_bfloat16,
-    detect_machine,
-    hardware_of_nodes,
-)
+from serve_app.hardware.detection import Hardware, hardware_of_nodes, parse_hardware
 from serve_app.hardware.plan import Plan, gib
-from serve_app.hardware.planning import plan_service
+from serve_app.hardware.planning import hardware_here, plan_service
 from serve_app.terminal.console import SafeConsole, SafeTable, styled
 from serve_app.terminal.printable import json_text, print_block
 
 PLAIN_WIDTH = 160
-"""Columns where standard output is no terminal."""
+"""Columns where standard output is not a terminal."""
 
 
 def print_plan(
     config: ServiceConfig, hardware: str | None, cluster: str | None, as_json: bool
 ) -> int:
-    """Plan a configuration on the hardware that was named, on a cluster's, or on what the
-    configuration or machine has.
+    """Print the plan of a configuration.
+
+    Args:
+        config: The configuration.
+        hardware: Name of the hardware to plan for, in place of the configuration's.
+        cluster: Address of a cluster's dashboard whose nodes to plan for.
+        as_json: Whether to print JSON.
 
     Raises:
-        ConfigError: It cannot work; says what would.
+        ConfigError: It cannot work; the message says what would.
     """
-    if hardware is not None or cluster is not None:
-        config = config.model_copy(update={"hardware": hardware or "auto"})
-    plan = plan_service(
-        config,
-        detect_machine
-        if cluster is None
-        else functools.partial(hardware_of_cluster, Cluster(cluster)),
-    )
+    plan = plan_service(config, _hardware(config, hardware, cluster))
     if as_json:
-        print_block(json_text(dataclasses.asdict(plan), indent=2) + "\n")
-        return 0
-    _print(plan, SafeConsole(plain_width=PLAIN_WIDTH))
+        print_block(json_text(_as_json(plan), indent=2) + "\n")
+    else:
+        _print(plan, SafeConsole(plain_width=PLAIN_WIDTH))
     return 0
 
 
-def hardware_of_cluster(cluster: Cluster, with_gpus: bool) -> Hardware:
-    """Return what the living nodes of a cluster have, as its dashboard says."""
-    return hardware_of_nodes(
-        cluster.nodes(), cpu_has_bfloat16(), f"the cluster at {cluster.address}", with_gpus
-    )
+def hardware_of_cluster(config: ServiceConfig, cluster: Cluster) -> Hardware:
+    """Return the named hardware, or what a dashboard says of its nodes, which cannot be probed."""
+    if config.hardware != "auto":
+        return parse_hardware(config.hardware)
+    source = f"the cluster at {cluster.address}"
+    return hardware_of_nodes(cluster.nodes(), source, config.siglip.device != "cpu")
+
+
+def _hardware(config: ServiceConfig, named: str | None, cluster: str | None) -> Hardware:
+    """Return the named hardware, a cluster's, the configuration's or this machine's."""
+    if named is not None and named != "auto":
+        return parse_hardware(named)
+    if named is not None or cluster is not None:
+        config = config.model_copy(update={"hardware": "auto"})
+    if cluster is not None:
+        return hardware_of_cluster(config, Cluster(cluster))
+    return hardware_here(config.hardware, config.siglip)
+
+
+def _as_json(plan: Plan) -> dict[str, Any]:
+    """Return a plan as one object, with the values of its precision beside the others."""
+    shown: dict[str, Any] = {}
+    for key, value in dataclasses.asdict(plan).items():
+        shown |= value if key == "precision" else {key: value}
+    return shown
 
 
 def _print(plan: Plan, console: SafeConsole) -> None:
-    console.print(
-        styled(plan.checkpoint, "bold").append(styled(f" on {plan.hardware.described}", "not bold"))
-    )
+    title = styled(plan.checkpoint, "bold")
+    console.print(title.append(styled(f" on {plan.hardware.described}", "not bold")))
     console.print()
-    deployments = SafeTable("deployment", "CPUs", "GPU", "replicas", "memory each")
-    memory = {name: gib(nbytes) for name, nbytes in plan.host_bytes.items()}
-    memory |= {"image_encoder": gib(plan.image.needed), "text_encoder": gib(plan.text.needed)}
-    for name, planned in plan.deployments.items():
-        least = planned.min_replicas
-        most = planned.max_replicas
-        replicas = str(most) if least == most else f"{least} to {most}"
-        deployments.add_row(
-            name, f"{planned.num_cpus:g}", f"{planned.num_gpus:g}", replicas, memory[name]
-        )
-    console.print(deployments)
+    console.print(_deployments_table(plan))
     reasons = SafeTable("", "", "why")
     for reason in plan.reasons:
         reasons.add_row(reason.name, styled(str(reason.value), "bold"), reason.why)
     console.print(reasons)
     for line in plan.advice:
         console.print(f"advice: {line}")
+
+
+def _deployments_table(plan: Plan) -> SafeTable:
+    towers = {"image_encoder": plan.image.needed, "text_encoder": plan.text.needed}
+    memory = {**plan.host_bytes, **towers}
+    table = SafeTable("deployment", "CPUs", "GPU", "replicas", "memory each")
+    for name, planned in plan.deployments.items():
+        replicas = str(planned.max_replicas)
+        if planned.min_replicas != planned.max_replicas:
+            replicas = f"{planned.min_replicas} to {planned.max_replicas}"
+        resources = (f"{planned.num_cpus:g}", f"{planned.num_gpus:g}")
+        table.add_row(name, *resources, replicas, gib(memory[name]))
+    return table

@@ -24,8 +24,9 @@ WATCH_S = 0.25
 
 
 def serve_locally(config: ServiceConfig, timeout_s: float) -> int:
-    """Start the service on this machine, say when it is ready, and end everything on SIGINT,
-    SIGTERM or SIGHUP.
+    """Start the service on this machine, report when it is ready, and end it on a signal.
+
+    SIGINT, SIGTERM and SIGHUP end the service and its Ray node.
 
     Raises:
         ConfigError: It cannot start.
@@ -55,7 +56,7 @@ def _deploy(
     console: SafeConsole,
     stop: threading.Event,
 ) -> None:
-    """Deploy the service and wait until it runs or is to stop."""
+    """Deploy the service, and wait until it runs or has to stop."""
     loading = f"Loading {config.siglip.model} …"
     try:
         node.cluster.deploy(serve_config_here(config))
@@ -72,48 +73,51 @@ def _deploy(
 
 
 def listening_at(config: ServiceConfig, host: str | None, port: int | None) -> ServiceConfig:
-    """Return a configuration that listens where the command line says.
+    """Return a configuration with the host and port of the command line.
 
     Raises:
         ConfigError: The port is not valid.
     """
-    given = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
+    options = {"host": host, "port": port}
+    set_options = {name: value for name, value in options.items() if value is not None}
     try:
-        serving = Serving.model_validate(config.serving.model_dump() | given)
+        serving = Serving.model_validate(config.serving.model_dump() | set_options)
     except ValidationError as error:
         raise ConfigError(f"--port: {error.errors()[0]['msg']} (got {port})") from error
     return config.model_copy(update={"serving": serving})
 
 
 def _on_unknown_gpus(config: ServiceConfig) -> ServiceConfig:
-    """Name GPUs by their memory where only that is known: Ray would tell `build_app` a name that
-    the planner does not know.
+    """Return a configuration that names GPUs by their memory where only that is known.
+
+    Ray would report a name to `build_app` that the planner does not know.
     """
+    if config.hardware != "auto":
+        return config
     found = detect_machine()
-    if (
-        config.hardware == "auto"
-        and found.accelerator is not None
-        and found.accelerator.name.startswith(GENERIC)
-    ):
-        return config.model_copy(update={"hardware": found.written})
-    return config
+    if found.accelerator is None or not found.accelerator.name.startswith(GENERIC):
+        return config
+    return config.model_copy(update={"hardware": found.written})
 
 
 def _ready_line(config: ServiceConfig, cluster: Cluster) -> str:
-    host = listening_host(config)
-    shown_host = LOOPBACK if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
-    pages = [
-        name
-        for name, there in (
-            ("page at /", config.access.page),
-            ("docs at /docs", config.access.docs),
-        )
-        if there
-    ]
+    parts = [f"{ingress_profile(config.serving.ingress)} ingress"]
+    if config.access.page:
+        parts.append("page at /")
+    if config.access.docs:
+        parts.append("docs at /docs")
+    parts.append(f"cluster {cluster.address}")
     return (
-        f"Ready: http://{shown_host}:{config.serving.port} tags with {config.siglip.model} "
-        f"({'; '.join([f'{ingress_profile(config.serving.ingress)} ingress', *pages])}; cluster {cluster.address}). Ctrl-C ends it."
+        f"Ready: http://{_shown_host(config)}:{config.serving.port} tags with "
+        f"{config.siglip.model} ({'; '.join(parts)}). Ctrl-C ends it."
     )
+
+
+def _shown_host(config: ServiceConfig) -> str:
+    host = listening_host(config)
+    if host in ("0.0.0.0", "::"):
+        return LOOPBACK
+    return f"[{host}]" if ":" in host else host
 
 
 def _stop_on_signals(stop: threading.Event) -> None:
@@ -129,13 +133,13 @@ def _stop_on_signals(stop: threading.Event) -> None:
         stop.set()
 
     # The supervisor sends SIGINT for every signal that it gets, and the kernel does when the
-    # supervisor dies. SIGTERM comes
-    # beside it if somebody ends all processes of a container or a systemd unit.
+    # supervisor dies. SIGTERM arrives too if all processes of a container or a systemd unit are
+    # ended.
     signal.signal(signal.SIGINT, interrupt)
     signal.signal(signal.SIGTERM, terminate)
 
 
 def _wait(stop: threading.Event, requests: FollowedRequests) -> None:
-    """Show the requests that are answered until the end is asked for."""
+    """Show answered requests until the service has to stop."""
     while not stop.wait(WATCH_S):
         requests.show(lambda line: print_line(line, flush=True))

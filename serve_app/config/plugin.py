@@ -10,7 +10,6 @@ from pydantic import Field, model_validator
 
 from serve_app.config.settings import Count, Settings
 from serve_app.siglip.naflex import MAX_PATCHES, MIN_PATCHES
-from serve_app.siglip.precision import Precision
 from serve_app.tagging.selection import SortBy
 
 DEMO_MODEL = "demo"
@@ -34,12 +33,6 @@ PLUGIN_ALIASES = {
     "threshold": "confidence_threshold",
     "limit": "max_tags",
 }
-
-AUTO_BATCH_SIZE = 16
-"""`batch_size: auto` where no plan is made.
-
-Source: the upper end of the seed table for 16 GB of memory.
-"""
 
 
 class SiglipPlugin(Settings):
@@ -88,14 +81,9 @@ class SiglipPlugin(Settings):
         return path.name if path.is_absolute() or path.is_dir() else self.model
 
     @property
-    def precision(self) -> Precision:
-        """What the towers are asked to run as."""
-        return Precision(self.device, self.dtype, self.attention, self.quantization)
-
-    @property
-    def resolved_batch_size(self) -> int:
-        """Largest number of images in one forward pass."""
-        return AUTO_BATCH_SIZE if self.batch_size == "auto" else self.batch_size
+    def fixed_batch_size(self) -> int | None:
+        """The explicit batch size; None for `auto`."""
+        return None if self.batch_size == "auto" else self.batch_size
 
 
 class Plugins(Settings):

@@ -3,7 +3,7 @@
 Every setting that is shown is listed here, so that a new setting is not shown by accident.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from serve_app.config.service import ServiceConfig
 from serve_app.config.serving import DEPLOYMENTS
@@ -25,6 +25,18 @@ _LIMITS = {
 }
 
 
+class PlanShown(NamedTuple):
+    """What a plan puts in place of `auto`.
+
+    Attributes:
+        plugin: Keys of `plugins.siglip`.
+        serving: Keys of each deployment of `serving`, by its name.
+    """
+
+    plugin: dict[str, Any]
+    serving: dict[str, dict[str, Any]]
+
+
 def show_live(settings: TagSettings) -> dict[str, Any]:
     """Return what is shown of the live settings, by their keys in `user_config`."""
     return settings.model_dump(
@@ -32,22 +44,27 @@ def show_live(settings: TagSettings) -> dict[str, Any]:
     )
 
 
-def show_config(config: ServiceConfig, live: dict[str, Any]) -> dict[str, Any]:
+def show_config(
+    config: ServiceConfig, live: dict[str, Any], planned: PlanShown = PlanShown({}, {})
+) -> dict[str, Any]:
     """Return what is shown of a configuration.
 
     Args:
-        config: The configuration, its `auto` resolved where a plan was made.
+        config: The configuration.
         live: What `show_live` returns for the live settings.
+        planned: What a plan puts in place of `auto`; nothing where no plan was made.
     """
     plugin = {
         "model": config.siglip.model_shown,
         **config.siglip.model_dump(mode="json", include=_PLUGIN),
+        **planned.plugin,
         **{key: value for key, value in live.items() if key in _LIVE_PLUGIN},
     }
     scales = {
-        name: _shown_scale(getattr(config.serving, name).model_dump(mode="json", include=_SCALE))
+        name: _shown_scale(config.serving.scale(name).model_dump(mode="json", include=_SCALE))
         for name in DEPLOYMENTS
     }
+    scales |= planned.serving
     return {
         "name": config.name,
         "revision": config.revision,

@@ -43,6 +43,16 @@ class DeploymentScale(Settings):
             )
         return self
 
+    @property
+    def fixed_gpus(self) -> float | None:
+        """The explicit fraction of a GPU; None for `auto`."""
+        return None if self.num_gpus == "auto" else self.num_gpus
+
+    @property
+    def fixed_cpus(self) -> float | None:
+        """The explicit number of CPUs; None for `auto`."""
+        return None if self.num_cpus == "auto" else self.num_cpus
+
 
 class Preprocessing(DeploymentScale):
     """The Preprocessor, which is the HTTP ingress and decodes images."""
@@ -82,3 +92,8 @@ class Serving(Settings):
     image_encoder: ImageEncoding = ImageEncoding()
     text_encoder: TextEncoding = TextEncoding()
     postprocessor: Postprocessing = Postprocessing()
+
+    def scale(self, name: str) -> DeploymentScale:
+        """Return the block of a deployment by its key in `DEPLOYMENTS`."""
+        block: DeploymentScale = getattr(self, name)
+        return block

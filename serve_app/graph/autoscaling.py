@@ -1,9 +1,9 @@
-"""Serve's application-level autoscaling policy: reads what replicas reported, asks
-`hardware/scaling.py`, answers Serve.
+"""Serve's application-level autoscaling policy.
 
-It runs in Serve's controller ten times a second, so it only adds up a few numbers. Serve applies
-the bounds of each deployment's `autoscaling_config` once more, and starts a deployment with no
-replica by itself when a request waits.
+It reads the metrics that replicas report, and returns the numbers of `hardware/scaling.py`. Serve's
+controller calls it ten times a second, so it only adds up a few numbers. Serve applies the bounds
+of each deployment's `autoscaling_config` again, and starts a deployment without replicas itself
+when a request waits.
 """
 
 import time
@@ -23,9 +23,7 @@ PER_ENCODER = "images_encodable_per_second"
 
 
 class GraphScaling:
-    """The policy that Serve makes once for an application and calls with the state of its
-    deployments.
-    """
+    """The policy of an application, which Serve calls with the state of its deployments."""
 
     def __init__(self, scale_down_delay_s: float = HOLD_S) -> None:
         self._hold_s = scale_down_delay_s
@@ -33,9 +31,7 @@ class GraphScaling:
     def __call__(
         self, contexts: Mapping[Any, AutoscalingContext]
     ) -> tuple[dict[Any, int], dict[Any, dict[str, Any]]]:
-        """Return the replicas of every deployment that scales, and what is to be remembered for the
-        next time.
-        """
+        """Return the number of replicas of each deployment, and its state for the next call."""
         named = {context.deployment_name: context for context in contexts.values()}
         wanted = wanted_replicas(
             _load(named), {name: _bounds(context) for name, context in named.items()}
@@ -43,7 +39,9 @@ class GraphScaling:
         targets: dict[Any, int] = {}
         states: dict[Any, dict[str, Any]] = {}
         for deployment, context in contexts.items():
-            history = tuple((at, count) for at, count in context.policy_state.get("history", ()))
+            history = tuple(
+                (time_s, count) for time_s, count in context.policy_state.get("history", ())
+            )
             now_s = context.current_time or time.time()
             targets[deployment], history = damp(
                 wanted[context.deployment_name], history, now_s, self._hold_s
@@ -75,9 +73,7 @@ def _load(named: Mapping[str, AutoscalingContext]) -> Load:
 
 
 def _reported(named: Mapping[str, AutoscalingContext], deployment: str, metric: str) -> list[float]:
-    """Return what each replica of a deployment reported, averaged by Serve over its look-back
-    period.
-    """
+    """Return the values of a metric by replica, averaged by Serve over its look-back period."""
     context = named.get(deployment)
     return list((context.aggregated_metrics or {}).get(metric, {}).values()) if context else []
 

@@ -1,10 +1,9 @@
-"""Calls from one deployment to another: by value, tried again when a replica dies, errors mapped at
-one border.
+"""Calls from one deployment to another: by value, with retries, and errors mapped in one place.
 
-Encoding and scoring change nothing, so a call whose replica died may be made again; Serve itself
-does not do that once a replica has accepted the request. What a replica raises arrives as a
-`RayTaskError` whose text holds paths, addresses and a traceback: only an error of our own tree is
-passed on, everything else becomes `InferenceFailed`.
+Encoding and scoring change nothing, so a call whose replica died can be retried; Serve itself does
+not retry once a replica has accepted the request. What a replica raises arrives as a `RayTaskError`
+whose text has paths, addresses and a traceback. Only errors of our own tree are passed on;
+everything else becomes `InferenceFailed`.
 """
 
 import asyncio
@@ -25,14 +24,14 @@ MAX_TRIES = 3
 RETRY_PAUSE_S = 0.2
 RESTARTING = "A part of the service is restarting. Try again in a few seconds."
 DEFAULT_MESSAGE_BYTES = 4 * 2**20
-"""Serve's own bound of a message by value.
+"""Serve's own limit for a message by value.
 
 Source: `RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH`, ray/serve constants.
 """
 
 
 class InnerCalls:
-    """Calls one deployment through its handle, within a number of seconds."""
+    """Calls one deployment through its handle, within a time limit."""
 
     def __init__(
         self,
@@ -40,20 +39,20 @@ class InnerCalls:
         timeout_s: float,
         on_retry: Callable[[], None] = lambda: None,
     ) -> None:
-        # `_by_reference=False`: a message over gRPC, a third of the object store's CPU for what is
-        # sent here
+        # `_by_reference=False` sends a gRPC message, which takes a third of the object store's CPU
+        # for messages of this size
         self._handle = handle.options(_by_reference=False)
         self._timeout_s = timeout_s
         self._on_retry = on_retry
 
     async def __call__(self, method: str, *args: Any, timeout_s: float | None = None) -> Any:
-        """Call a method of some replica and return what it returns.
+        """Call a method of some replica and return its result.
 
         Raises:
             Overloaded: The deployment's queue is full.
             Unavailable: Its replicas died, one after the other, or it has none.
-            DeadlineExceeded: The time is over.
-            TaggerError: What the replica raised, if it is one of ours; `InferenceFailed` if not.
+            DeadlineExceeded: The time limit is over.
+            TaggerError: The replica's error if it is one of ours, else `InferenceFailed`.
         """
         try:
             async with asyncio.timeout(timeout_s or self._timeout_s):
@@ -85,17 +84,17 @@ _REFUSALS = {
 
 
 def _call_was_cut(error: grpc.aio.AioRpcError) -> bool:
-    """Whether a connection broke under a call, rather than that the call itself was refused.
+    """Whether the connection broke during a call; False if the call itself was refused.
 
-    Serve turns only `UNAVAILABLE` into an error of its own (ray/serve/_private/replica_result.py);
-    a process that is killed while it answers also ends calls as `UNKNOWN`, `INTERNAL` or
+    Serve turns only `UNAVAILABLE` into an error of its own (ray/serve/_private/replica_result.py).
+    A process that is killed while it answers also ends calls with `UNKNOWN`, `INTERNAL` or
     `CANCELLED`.
     """
     return error.code() not in _REFUSALS
 
 
 def to_tagger_error(error: BaseException) -> TaggerError:
-    """Return the error of our own tree that stands for one of Ray's, without any of its text."""
+    """Return the error of our own tree for an error of Ray's, without any of its text."""
     if isinstance(error, RayTaskError):
         error = error.cause if isinstance(error.cause, Exception) else error
     match error:

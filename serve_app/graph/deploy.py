@@ -1,6 +1,4 @@
-"""Applying a Serve config to a running cluster through its dashboard, and waiting until it is
-served.
-"""
+"""Deploying a Serve config to a running cluster through its dashboard."""
 
 import contextlib
 import os
@@ -32,33 +30,31 @@ MAX_TOKEN_BYTES = 4096
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """A Ray cluster by the address of its dashboard, such as `http://127.0.0.1:8265`."""
+    """A Ray cluster, by the address of its dashboard such as `http://127.0.0.1:8265`."""
 
     address: str
 
     def deploy(self, serve_config: dict[str, Any]) -> None:
-        """Hand a Serve config to the cluster; returns before it is applied. Applications of other
-        names stay as they are.
+        """Send a Serve config to the cluster, and return before it is applied.
+
+        Applications with other names stay as they are.
 
         Raises:
             Unavailable: The dashboard does not answer.
-            ConfigError: It refuses the config.
+            ConfigError: The cluster refuses the config.
         """
-        ours = {application["name"] for application in serve_config["applications"]}
-        # Serve deletes what a config no longer names, so what others have deployed is named again
+        applications = serve_config["applications"]
+        ours = {application["name"] for application in applications}
+        # Serve deletes applications that a config does not name, so it names the others again
         others = [
-            a["deployed_app_config"]
-            for name, a in self._applications().items()
-            if name not in ours and a.get("deployed_app_config")
+            application["deployed_app_config"]
+            for name, application in self._applications().items()
+            if name not in ours and application.get("deployed_app_config")
         ]
-        self._send(
-            "PUT", json=serve_config | {"applications": [*others, *serve_config["applications"]]}
-        )
+        self._send("PUT", json=serve_config | {"applications": [*others, *applications]})
 
     def application(self, name: str) -> dict[str, Any]:
-        """Return what Serve says of an application, or an empty dict if there is none of that
-        name.
-        """
+        """Return what Serve reports about an application; empty if there is none of that name."""
         found: dict[str, Any] = self._applications().get(name, {})
         return found
 
@@ -96,21 +92,26 @@ class Cluster:
         on_change: Callable[[str], None],
         stopped: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Wait until an application runs, telling each new state of its deployments, or until
-        `stopped`.
+        """Wait until an application runs, or until `stopped`.
+
+        Args:
+            name: Name of the application.
+            timeout_s: Maximum time in seconds.
+            on_change: Called with each new state of its deployments.
+            stopped: Whether to stop waiting.
 
         Raises:
-            ConfigError: It cannot be deployed; says what Serve says.
+            ConfigError: It cannot be deployed; the message is Serve's.
             Unavailable: It does not run within `timeout_s`.
         """
         deadline = time.monotonic() + timeout_s
-        told = ""
+        last_state = ""
         while time.monotonic() < deadline and not stopped():
             application = self.application(name)
             state = _summary(application)
-            if state != told:
+            if state != last_state:
                 on_change(state)
-                told = state
+                last_state = state
             match application.get("status"):
                 case "RUNNING":
                     return
@@ -119,7 +120,8 @@ class Cluster:
             time.sleep(POLL_S)
         if not stopped():
             raise Unavailable(
-                f"the service did not start within {timeout_s:.0f} s; its last state was: {told}"
+                f"the service did not start within {timeout_s:.0f} s; "
+                f"its last state was: {last_state}"
             )
 
     def _content(self, method: str, path: str = APPLICATIONS_PATH) -> dict[str, Any]:
@@ -141,15 +143,18 @@ class Cluster:
             )
         except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
             raise Unavailable(
-                f"no Ray dashboard answers at {self.address} ({type(error).__name__}); is the cluster running?"
+                f"no Ray dashboard answers at {self.address} ({type(error).__name__}); "
+                "is the cluster running?"
             ) from error
         if response.status_code in (401, 403):
             raise ConfigError(
-                f"the cluster at {self.address} wants a token; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN."
+                f"the cluster at {self.address} wants a token; "
+                "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN."
             )
         if response.is_error:
             raise ConfigError(
-                f"the cluster refuses ({response.status_code}): {response.text[:MAX_MESSAGE_CHARACTERS]}"
+                f"the cluster refuses ({response.status_code}): "
+                f"{response.text[:MAX_MESSAGE_CHARACTERS]}"
             )
         return response
 
@@ -162,8 +167,10 @@ def _exchange(
 
 
 def _authorization(address: str) -> dict[str, str]:
-    """Return the header for a cluster with token authentication: a service's of this user here,
-    else Ray's own places in their order.
+    """Return the header for a cluster with token authentication.
+
+    The token is that of a service of this user on this machine, else it comes from the places where
+    Ray itself looks, in their order.
     """
     token = token_for(address) or ""
     if not token and os.environ.get("RAY_AUTH_MODE") == "token":
@@ -184,9 +191,7 @@ def _summary(application: dict[str, Any]) -> str:
 
 
 def _reason(application: dict[str, Any]) -> str:
-    """Return the last line of the error that Serve collected, where our own sentence stands, or all
-    it says.
-    """
+    """Return the last error of ours in Serve's message, else the end of the message."""
     messages = [
         application.get("message", ""),
         *(d.get("message", "") for d in application.get("deployments", {}).values()),

@@ -1,13 +1,13 @@
 """The model replicas: one deployment for each tower, which returns embeddings and never scores.
 
-A replica's constructor ends only when its tower is loaded, warmed up and has passed its self-check,
-so Serve sends it nothing before. Forward passes run in one executor thread: the event loop, and
-with it the health check, stays free.
+A replica's constructor returns only when its tower is loaded, warmed up and has passed its
+self-check, so Serve sends it no request before. Forward passes run in one executor thread, which
+keeps the event loop, and with it the health check, free.
 """
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -21,7 +21,7 @@ from serve_app.graph.messages import EncodeReply, EncoderState
 from serve_app.graph.microbatch import BatchLimits, MicroBatcher
 from serve_app.graph.rates import Rates
 from serve_app.siglip.hub import load_checkpoint
-from serve_app.siglip.inputs import FloatArray, ImageBatch, collate, concatenate
+from serve_app.siglip.inputs import FloatArray, ImageBatch, concatenate
 from serve_app.siglip.outcomes import EncodedImages, encode_apart
 from serve_app.siglip.precision import Precision
 from serve_app.telemetry.logs import configure_replica_logging
@@ -30,12 +30,11 @@ if TYPE_CHECKING:
     from serve_app.towers.tower import ImageTower, TextTower
 
 MERGE_WAIT_S = 0.0
-"""Serve's batcher takes what is there: what there is to take is decided before it, late, by a
-`MicroBatcher`."""
+"""Serve's batcher takes what is waiting; a `MicroBatcher` before it decides what that is."""
 MAX_WAITING_BYTES = 2**30
 MAX_FAILURES_IN_A_ROW = 8
-"""Forward passes of which not one item succeeded, after which the replica says that it is ill and
-Serve replaces it."""
+"""Consecutive failed forward passes before the replica reports itself unhealthy and Serve replaces
+it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +43,13 @@ class EncoderSpec:
 
     Attributes:
         model: Folder or hub id.
-        revision: Of a hub id.
-        max_num_patches: Of the largest NaFlex image.
-        precision: Device, dtype, attention and quantisation asked for.
-        batch_size: Most items in one forward pass.
-        num_threads: Threads of a forward pass on the CPU.
-        gpu_share: Part of a GPU that this replica was given; its memory is capped to that part.
-        model_shown: What the model is called where others see it.
+        revision: Revision of a hub id.
+        max_num_patches: Patches of the largest NaFlex image.
+        precision: What the tower runs as.
+        batch_size: Maximum number of items in one forward pass.
+        num_threads: CPU threads of a forward pass.
+        gpu_share: Fraction of a GPU of this replica; its memory is capped to that part.
+        model_shown: Name of the model in metrics.
     """
 
     model: str
@@ -67,16 +66,13 @@ class _Replica:
     """What both encoders have in common: one thread for the model, and counts."""
 
     def __init__(self, spec: EncoderSpec) -> None:
-        import torch  # here and not above: the builder imports this module, and must stay light
-
-        from serve_app.towers.runtime import cap_gpu_memory
-
         configure_replica_logging()
-        torch.set_num_threads(spec.num_threads)
-        cap_gpu_memory(spec.gpu_share)
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="forward")
-        self._batches = self._items = self._loads = self._failures_in_a_row = 0
-        self._device = "cpu"
+        self._batches = 0
+        self._items = 0
+        self._loads = 0
+        self._failures_in_a_row = 0
+        self._memory_bytes: Callable[[], dict[str, float]] = dict
         self._model_shown = spec.model_shown
         self._rates = Rates(time.monotonic())
         self._full_batch = spec.batch_size
@@ -93,26 +89,25 @@ class _Replica:
     def _loaded(self, tower: "ImageTower | TextTower") -> None:
         self._loads += 1
         self._model_loads.inc()
-        self._device = tower.runtime.device
+        self._memory_bytes = tower.gpu_memory_bytes
         self._model_tags = metrics.model_tags(self._model_shown, tower.checkpoint, tower.runtime)
 
     def _show_model_and_memory(self) -> None:
-        from serve_app.towers.runtime import gpu_memory_bytes
-
         if self._model_tags:
             self._model_info.set(1, tags=self._model_tags)
-        for kind, size in gpu_memory_bytes(self._device).items():
+        for kind, size in self._memory_bytes().items():
             self._gpu_memory.set(size, tags={"kind": kind})
 
     async def check_health(self) -> None:
-        """Tell Serve to replace this replica when the model gives nothing any more, as after a
-        sticky CUDA error.
+        """Raise when the model has stopped working, as after a sticky CUDA error.
+
+        Serve then replaces this replica.
         """
         if self._failures_in_a_row >= MAX_FAILURES_IN_A_ROW:
             raise RuntimeError(f"{self._failures_in_a_row} forward passes in a row failed")
 
     def record_autoscaling_stats(self) -> dict[str, float]:
-        """Tell Serve what `graph/autoscaling.py` goes by; Serve calls this a few times a second."""
+        """Return what `graph/autoscaling.py` reads; Serve calls this a few times a second."""
         self._show_model_and_memory()
         _, per_busy_second = self._rates.read(time.monotonic())
         return {PER_ENCODER: per_busy_second} if per_busy_second else {}
@@ -130,7 +125,7 @@ class _Replica:
 
 
 def count_images(batches: Sequence[ImageBatch]) -> int:
-    """Return the images in some micro-batches: what Serve's batcher fills up to the batch size."""
+    """Return the images in micro-batches, which Serve's batcher fills up to the batch size."""
     return sum(len(batch) for batch in batches)
 
 
@@ -138,30 +133,27 @@ class ImageEncoder(_Replica):
     """The vision tower behind a queue of micro-batches."""
 
     def __init__(self, spec: EncoderSpec) -> None:
-        from serve_app.towers.self_check import check_image_tower, probe_images
-        from serve_app.towers.tower import ImageTower
+        # torch: the builder imports this module, and must stay light
+        from serve_app.towers.starting import start_image_tower, warm_up
 
         super().__init__(spec)
-        self._tower = ImageTower(load_checkpoint(spec.model, spec.revision), spec.precision)
-        check_image_tower(self._tower)
-        full = (probe_images(self._tower.checkpoint, spec.max_num_patches) * spec.batch_size)[
-            : spec.batch_size
-        ]
-        self._tower.encode(collate(full))  # the largest batch claims its memory now
+        checkpoint = load_checkpoint(spec.model, spec.revision)
+        self._tower = start_image_tower(
+            checkpoint, spec.precision, spec.num_threads, spec.gpu_share
+        )
+        warm_up(self._tower, spec.max_num_patches, spec.batch_size)
         self._loaded(self._tower)
         self.merged.set_max_batch_size(spec.batch_size)
         limits = BatchLimits(spec.batch_size, MAX_WAITING_BYTES, MAX_WAITING_BYTES)
         self._late = MicroBatcher[ImageBatch, EncodedImages](self._merge, limits, wait_s=0.0)
 
     async def encode(self, batch: ImageBatch) -> EncodeReply:
-        """Encode one micro-batch, together with others of other Preprocessors that wait."""
+        """Encode one micro-batch, together with waiting ones of other Preprocessors."""
         images = await self._late.submit(batch, batch.pixel_values.nbytes, len(batch))
         return EncodeReply(images, serve.get_replica_context().world_size)
 
     async def _merge(self, batches: Sequence[ImageBatch]) -> Sequence[EncodedImages | Exception]:
-        """Hand micro-batches to Serve's batcher at the same moment, so that it takes them as
-        one.
-        """
+        """Hand micro-batches to Serve's batcher together, so that it takes them as one."""
         merged: list[EncodedImages] = await asyncio.gather(
             *[self.merged(batch) for batch in batches]
         )
@@ -173,7 +165,7 @@ class ImageEncoder(_Replica):
         return await self.encode_together(batches)
 
     async def encode_together(self, batches: Sequence[ImageBatch]) -> list[EncodedImages]:
-        """Encode several micro-batches as one and hand each its own part."""
+        """Encode several micro-batches as one, and return the part of each."""
         return await asyncio.get_running_loop().run_in_executor(
             self._executor, self._forward, batches
         )
@@ -194,7 +186,7 @@ class ImageEncoder(_Replica):
         ]
 
     async def state(self) -> EncoderState:
-        """Say what runs here and how much it has done."""
+        """Return what this replica runs and how much it has done."""
         replica = serve.get_replica_context().replica_tag
         return EncoderState(self._tower.runtime, replica, self._loads, self._batches, self._items)
 
@@ -203,18 +195,19 @@ class TextEncoder(_Replica):
     """The text tower: prompts to unit embeddings, cut into batches of the model's size."""
 
     def __init__(self, spec: EncoderSpec) -> None:
-        from serve_app.towers.self_check import check_text_tower
-        from serve_app.towers.tower import TextTower
+        # torch: the builder imports this module, and must stay light
+        from serve_app.towers.starting import start_text_tower
 
         super().__init__(spec)
-        self._tower = TextTower(load_checkpoint(spec.model, spec.revision), spec.precision)
-        check_text_tower(self._tower)
+        checkpoint = load_checkpoint(spec.model, spec.revision)
+        self._tower = start_text_tower(checkpoint, spec.precision, spec.num_threads, spec.gpu_share)
         self._loaded(self._tower)
         self.merged.set_max_batch_size(spec.batch_size)
 
     async def encode(self, prompts: list[str], refuse_cut: bool = False) -> FloatArray:
-        """Return text_embeds (n, D) float32, unit norm, of finished prompts, encoded together with
-        others that wait.
+        """Return text_embeds (n, D) float32, unit norm, of finished prompts.
+
+        Prompts of waiting calls are encoded together.
 
         Raises:
             InvalidRequest: `refuse_cut`, and a prompt has more tokens than the tower reads.
@@ -235,7 +228,7 @@ class TextEncoder(_Replica):
         return await self.encode_together(requests)
 
     async def encode_together(self, requests: Sequence[list[str]]) -> list[FloatArray]:
-        """Encode several calls' prompts, the same prompt once, and hand each call its own."""
+        """Encode the prompts of several calls, equal ones once, and return each call's own."""
         return await asyncio.get_running_loop().run_in_executor(
             self._executor, self._forward, requests
         )
@@ -245,10 +238,10 @@ class TextEncoder(_Replica):
         unique = list(dict.fromkeys(prompt for prompts in requests for prompt in prompts))
         embeds = self._tower.encode(unique)
         self._count(len(unique), time.perf_counter() - started)
-        row = {prompt: at for at, prompt in enumerate(unique)}
+        row = {prompt: i for i, prompt in enumerate(unique)}
         return [embeds[[row[prompt] for prompt in prompts]] for prompts in requests]
 
     async def state(self) -> EncoderState:
-        """Say what runs here and how much it has done."""
+        """Return what this replica runs and how much it has done."""
         replica = serve.get_replica_context().replica_tag
         return EncoderState(self._tower.runtime, replica, self._loads, self._batches, self._items)

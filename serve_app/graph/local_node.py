@@ -1,6 +1,4 @@
-"""A Ray node for one machine: started for `siglip-serve serve`, and ended with everything that it
-started.
-"""
+"""A Ray node for `siglip-serve serve`, which ends with everything that it started."""
 
 import contextlib
 import logging
@@ -13,23 +11,21 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import psutil
 
 from serve_app.config.service import ServiceConfig
 from serve_app.errors import ConfigError
 from serve_app.graph import haproxy, proxy
+from serve_app.graph.deploy import Cluster
 from serve_app.graph.haproxy import LOOPBACK
 from serve_app.graph.profiles import haproxy_program, ingress_profile, node_environment
 from serve_app.hardware.detection import detect_machine
 from serve_app.hardware.plan import Plan
-from serve_app.hardware.planning import plan_service
+from serve_app.hardware.planning import hardware_here, plan_service
 from serve_app.processes.ports import reserved_address
 from serve_app.processes.private_ray import PrivateFolder, private_folder, private_ray
-
-if TYPE_CHECKING:
-    from serve_app.graph.deploy import Cluster
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +65,7 @@ class LocalNode:
         folder: Logs, token and sockets of this run.
     """
 
-    cluster: "Cluster"
+    cluster: Cluster
     folder: PrivateFolder
 
     @property
@@ -82,30 +78,28 @@ class LocalNode:
 def local_node(
     config: ServiceConfig, resources: Mapping[str, int] | None = None
 ) -> Iterator["LocalNode"]:
-    """Start a Ray node on this machine and end it, and every process below this one, on the way
-    out.
+    """Start a Ray node on this machine; on the way out end it and every process that it started.
 
-    The environment is set before Ray is imported: Serve reads its settings at import, in every
-    process.
+    The environment is set before Ray is imported, because Serve reads its settings at import in
+    every process.
 
     Args:
-        config: What is to be served on it.
-        resources: `num_cpus` and `num_gpus` that Ray is told there are, in place of what it finds.
+        config: The configuration to serve on it.
+        resources: `num_cpus` and `num_gpus` of the node, in place of what Ray detects.
 
     Raises:
-        ConfigError: The port is taken, or this machine cannot run what is asked for.
+        ConfigError: The port is taken, or this machine cannot run the configuration.
     """
     with reserved_address(listening_host(config), config.serving.port):
         yield from _running_node(config, resources or {})
 
 
 def _running_node(config: ServiceConfig, resources: Mapping[str, int]) -> Iterator["LocalNode"]:
-    plan = plan_service(
-        config, detect_machine
-    )  # here already, so that what cannot work is refused before Ray starts
-    needed = sum(planned.num_cpus * planned.min_replicas for planned in plan.deployments.values())
+    # planned before Ray starts, so that what cannot work is refused early
+    plan = plan_service(config, hardware_here(config.hardware, config.siglip))
     _check_gpus(plan, resources.get("num_gpus", detect_machine().gpus))
-    options: dict[str, Any] = {"num_cpus": max(os.cpu_count() or 1, math.ceil(needed)), **resources}
+    num_cpus = max(os.cpu_count() or 1, math.ceil(plan.min_cpus))
+    options: dict[str, Any] = {"num_cpus": num_cpus, **resources}
     before = {process.pid for process in psutil.Process().children(recursive=True)}
     with private_folder() as folder:
         environment = node_environment(config.serving.ingress) | LOCAL_ENVIRONMENT
@@ -115,8 +109,6 @@ def _running_node(config: ServiceConfig, resources: Mapping[str, int]) -> Iterat
             with private_ray(
                 folder, environment, own, include_dashboard=True, namespace="serve", **options
             ) as node:
-                from serve_app.graph.deploy import Cluster
-
                 assert node.dashboard is not None, "include_dashboard"
                 try:
                     yield LocalNode(Cluster(node.dashboard), folder)
@@ -133,12 +125,12 @@ def _running_node(config: ServiceConfig, resources: Mapping[str, int]) -> Iterat
 
 
 def serve_config_here(config: ServiceConfig) -> dict[str, Any]:
-    """Return the Serve config for a local node: replicas are on loopback, and HAProxy, if it is
-    used, listens in their place.
+    """Return the Serve config for a local node.
+
+    Behind HAProxy the replicas listen on loopback, and HAProxy listens on the service's address.
     """
-    from serve_app.graph.render import (
-        render_serve_config,  # imports Ray, which reads the environment of `local_node` then
-    )
+    # imports Ray, which reads the environment that `local_node` has set
+    from serve_app.graph.render import render_serve_config
 
     rendered = render_serve_config(config)
     behind_haproxy = ingress_profile(config.serving.ingress) == "haproxy"
@@ -147,14 +139,12 @@ def serve_config_here(config: ServiceConfig) -> dict[str, Any]:
 
 
 def listening_host(config: ServiceConfig) -> str:
-    """Return the address that the service listens on here: this machine only, unless the
-    configuration names another.
-    """
+    """Return the address that the service listens on: loopback by default."""
     return LOOPBACK if config.serving.host == "auto" else config.serving.host
 
 
 def _own_serve(folder: PrivateFolder, config: ServiceConfig) -> dict[str, str]:
-    """Return the settings that keep two Serve instances of one machine, and of two users, apart."""
+    """Return the settings that keep the Serve instances of one machine apart."""
     ports = folder.ports
     own = {name: str(ports[FIRST_FIXED_PORT + i]) for i, name in enumerate(FIXED_PORTS)}
     own["RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT"] = str(ports[FIRST_REPLICA_PORT])
@@ -193,10 +183,10 @@ def _max_connections() -> int:
 
 
 def _check_gpus(plan: Plan, gpus: int) -> None:
-    needed = sum(planned.num_gpus * planned.min_replicas for planned in plan.deployments.values())
-    if needed > gpus + 1e-6:
+    if plan.min_gpus > gpus + 1e-6:
         raise ConfigError(
-            f"the plan for {plan.hardware.described} takes {needed:g} GPU at least, and this machine has {gpus}; set hardware to auto, "
+            f"the plan for {plan.hardware.described} takes {plan.min_gpus:g} GPU at least, "
+            f"and this machine has {gpus}; set hardware to auto, "
             "or deploy to a cluster that has them."
         )
 
@@ -226,13 +216,13 @@ def _has_raylet(processes: list[psutil.Process]) -> bool:
 
 
 def _end_serve() -> None:
+    # Ray reads the environment of `local_node` at import
     import ray
     from ray import serve
 
     if ray.is_initialized():
-        logging.getLogger("ray.serve").setLevel(
-            logging.WARNING
-        )  # it says at INFO that there is nothing to shut down
+        # at INFO it logs that there is nothing to shut down
+        logging.getLogger("ray.serve").setLevel(logging.WARNING)
         try:
             serve.shutdown()
         except Exception as error:  # a half-started Serve must not keep the rest from ending

@@ -39,9 +39,7 @@ class FreedMemory:
         self._thread: threading.Thread | None = None
 
     def look(self, *, is_idle: bool) -> None:
-        """Return memory if this process is idle and larger than it once was; call it every second
-        or so.
-        """
+        """Return memory if this process is idle and has grown; call it about every second."""
         if not is_idle:
             self._pause_s = MIN_PAUSE_S
             return
@@ -59,7 +57,8 @@ class FreedMemory:
     def _return(self) -> None:
         assert self._trim is not None
         before_bytes = _resident_bytes()
-        gc.collect()  # requests that were cut off leave cycles, and an idle interpreter does not look for them
+        # requests that were cut off leave cycles, and an idle interpreter does not collect them
+        gc.collect()
         self._trim(0)
         is_little = before_bytes - _resident_bytes() < LITTLE_BYTES
         self._pause_s = min(MAX_PAUSE_S, 2 * self._pause_s) if is_little else MIN_PAUSE_S

@@ -16,7 +16,7 @@ from serve_app.pipeline.scorer import ScoredBy
 from serve_app.pipeline.tagger import VocabularyCard, VocabularyState
 from serve_app.siglip.inputs import FloatArray
 from serve_app.siglip.outcomes import EncodedImages
-from serve_app.siglip.precision import Runtime
+from serve_app.siglip.precision import Precision
 from serve_app.tagging.options import TagOptions
 
 
@@ -101,7 +101,7 @@ class PackedVocabulary:
 class EncoderState:
     """The state of an encoder replica."""
 
-    runtime: Runtime
+    runtime: Precision
     replica: str
     model_loads: int
     batches: int

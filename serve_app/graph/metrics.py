@@ -1,13 +1,13 @@
-"""Every metric of ours, in one place; Ray exports them to Prometheus with the prefix `ray_`.
+"""All metrics of this service, which Ray exports to Prometheus with the prefix `ray_`.
 
-Units are Prometheus base units. Deployment, replica and application are added as labels by Serve.
+Units are Prometheus base units. Serve adds deployment, replica and application as labels.
 """
 
 from ray.serve import metrics
 
 from serve_app import __version__
 from serve_app.siglip.checkpoints import Checkpoint
-from serve_app.siglip.precision import Runtime
+from serve_app.siglip.precision import Precision
 
 BATCH_BUCKETS = [1, 2, 4, 8, 16, 32, 64, 128, 256]
 SECONDS_BUCKETS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10]
@@ -24,7 +24,7 @@ MODEL_TAGS = (
 
 
 def encoder_batch_size() -> metrics.Histogram:
-    """Images or prompts in one forward pass of a tower."""
+    """Number of images or prompts in one forward pass of a tower."""
     return metrics.Histogram(
         "siglip_encoder_batch_size",
         description="Items in one forward pass.",
@@ -33,7 +33,7 @@ def encoder_batch_size() -> metrics.Histogram:
 
 
 def encoder_batch_seconds() -> metrics.Histogram:
-    """Time of one forward pass, transfers included."""
+    """Duration of one forward pass, including transfers."""
     return metrics.Histogram(
         "siglip_encoder_batch_duration_seconds",
         description="Time of one forward pass.",
@@ -42,23 +42,24 @@ def encoder_batch_seconds() -> metrics.Histogram:
 
 
 def encoder_batches() -> metrics.Counter:
-    """Forward passes; items divided by batches is the mean batch size, which the histogram only
-    approximates.
+    """Number of forward passes.
+
+    Items divided by batches is the mean batch size, which the histogram only approximates.
     """
     return metrics.Counter("siglip_encoder_batches_total", description="Forward passes.")
 
 
 def encoder_items() -> metrics.Counter:
-    """Images or prompts that went through a tower."""
+    """Number of images or prompts that went through a tower."""
     return metrics.Counter(
         "siglip_encoder_items_total", description="Items that went through a tower."
     )
 
 
 def encoder_busy_seconds() -> metrics.Counter:
-    """Seconds in forward passes: its rate is the share of time that a replica's model works.
+    """Seconds in forward passes; its rate is the fraction of time that a replica's model is busy.
 
-    The histogram's sum is an estimate.
+    The histogram's sum is only an estimate of it.
     """
     return metrics.Counter(
         "siglip_encoder_busy_seconds_total", description="Seconds in forward passes."
@@ -66,14 +67,12 @@ def encoder_busy_seconds() -> metrics.Counter:
 
 
 def model_loads() -> metrics.Counter:
-    """Times that a tower was loaded in this process."""
+    """Number of times that a tower was loaded in this process."""
     return metrics.Counter("siglip_model_loads_total", description="Times a tower was loaded.")
 
 
 def images() -> metrics.Counter:
-    """Images by how they ended (`ok`, or the code of their error) and by what format their first
-    bytes look like.
-    """
+    """Number of images by outcome (`ok` or an error code) and by format."""
     return metrics.Counter(
         "siglip_images_total",
         description="Images by outcome and format.",
@@ -82,7 +81,7 @@ def images() -> metrics.Counter:
 
 
 def stage_seconds() -> metrics.Histogram:
-    """Time of each stage of an image; the stages are those of `Server-Timing`."""
+    """Duration of each stage of an image; the stages are those of `Server-Timing`."""
     return metrics.Histogram(
         "siglip_stage_duration_seconds",
         description="Time of a stage of an image.",
@@ -92,8 +91,9 @@ def stage_seconds() -> metrics.Histogram:
 
 
 def waiting_images() -> metrics.Gauge:
-    """Images in a Preprocessor that wait: for a decoding thread (or in one), or for a place in a
-    micro-batch.
+    """Number of images in a Preprocessor that wait for decoding or for a micro-batch, by stage.
+
+    Images that are being decoded count as waiting for it.
     """
     return metrics.Gauge(
         "siglip_waiting_images", description="Images that wait, by what for.", tag_keys=("stage",)
@@ -101,7 +101,7 @@ def waiting_images() -> metrics.Gauge:
 
 
 def requests() -> metrics.Counter:
-    """Requests by documented route, method and status; 499 is one whose client left."""
+    """Number of requests by route, method and status; 499 means that the client disconnected."""
     return metrics.Counter(
         "siglip_http_requests_total",
         description="Requests answered.",
@@ -110,7 +110,7 @@ def requests() -> metrics.Counter:
 
 
 def request_seconds() -> metrics.Histogram:
-    """Time of a request, its body's arrival included."""
+    """Duration of a request, including the arrival of its body."""
     return metrics.Histogram(
         "siglip_http_request_duration_seconds",
         description="Time of a request.",
@@ -120,7 +120,7 @@ def request_seconds() -> metrics.Histogram:
 
 
 def refusals() -> metrics.Counter:
-    """Requests that were answered with an error, by its code."""
+    """Number of error responses, by error code."""
     return metrics.Counter(
         "siglip_refusals_total",
         description="Requests answered with an error.",
@@ -129,9 +129,7 @@ def refusals() -> metrics.Counter:
 
 
 def text_rows() -> metrics.Counter:
-    """Text embeddings that requests needed, by whether they were known (`hit`) or had to be encoded
-    (`miss`).
-    """
+    """Number of text embeddings that requests needed, by cache `hit` or `miss`."""
     return metrics.Counter(
         "siglip_text_cache_rows_total",
         description="Text embeddings that requests needed.",
@@ -140,8 +138,9 @@ def text_rows() -> metrics.Counter:
 
 
 def gpu_memory() -> metrics.Gauge:
-    """Memory of this replica on its GPU: `allocated` in tensors, `reserved` from the driver,
-    `limit` of its share.
+    """Memory of this replica on its GPU in bytes, by kind.
+
+    `allocated` is in tensors, `reserved` is taken from the driver, `limit` is its share.
     """
     return metrics.Gauge(
         "siglip_gpu_memory_bytes", description="GPU memory of a replica.", tag_keys=("kind",)
@@ -149,9 +148,9 @@ def gpu_memory() -> metrics.Gauge:
 
 
 def model_info() -> metrics.Gauge:
-    """The model that a replica runs and how, always 1.
+    """The model that a replica runs, and its precision, as labels; the value is always 1.
 
-    Ray forgets a gauge that is not set for 20 s, so it is set again and again.
+    Ray drops a gauge that is not set for 20 s, so replicas set it repeatedly.
     """
     return metrics.Gauge(
         "siglip_model_info",
@@ -160,8 +159,8 @@ def model_info() -> metrics.Gauge:
     )
 
 
-def model_tags(model: str, checkpoint: Checkpoint, runtime: Runtime) -> dict[str, str]:
-    """Return the tags of `model_info`."""
+def model_tags(model: str, checkpoint: Checkpoint, runtime: Precision) -> dict[str, str]:
+    """Return the labels of `model_info`."""
     values = (
         model,
         checkpoint.revision or "",
@@ -176,14 +175,14 @@ def model_tags(model: str, checkpoint: Checkpoint, runtime: Runtime) -> dict[str
 
 
 def inner_retries() -> metrics.Counter:
-    """Inner calls that were made again because a replica died."""
+    """Number of inner calls that were retried because a replica died."""
     return metrics.Counter(
         "siglip_inner_retries_total", description="Inner calls made again after a replica died."
     )
 
 
 def config_refusals() -> metrics.Counter:
-    """Live configurations that were refused, the last good one kept."""
+    """Number of live configurations that were refused; the previous one stays active."""
     return metrics.Counter(
         "siglip_config_refusals_total", description="Live configurations refused."
     )

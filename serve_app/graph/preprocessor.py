@@ -49,6 +49,7 @@ from serve_app.graph.stored_embeddings import StoredEmbeddings
 from serve_app.graph.tallies import ImageTally, RequestTally
 from serve_app.graph.tracing import trace_stages
 from serve_app.hardware.host_memory import DECODES_AT_ONCE, MAX_WAITING_BYTES
+from serve_app.hardware.plan import Plan
 from serve_app.pipeline.tagged_image import ImageInput, TaggedImage
 from serve_app.pipeline.tagger import (
     ModelCard,
@@ -77,11 +78,12 @@ class Preprocessor:
     """Ingress, decoder and sender of micro-batches."""
 
     def __init__(
-        self, config: ServiceConfig, images: DeploymentHandle, post: DeploymentHandle
+        self, config: ServiceConfig, plan: Plan, images: DeploymentHandle, post: DeploymentHandle
     ) -> None:
         configure_replica_logging()
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         self._config = config
+        self._plan = plan
         self._checkpoint = load_checkpoint(config.siglip.model_source, config.revision)
         retries = metrics.inner_retries()
         timeout_s = config.serving.request_timeout_s
@@ -91,11 +93,10 @@ class Preprocessor:
         preparer = ImagePreparer(
             self._checkpoint, config.image_limits(), config.siglip.max_num_patches
         )
-        limits = BatchLimits(
-            config.siglip.resolved_batch_size, max_message_bytes(), MAX_WAITING_BYTES
-        )
+        limits = BatchLimits(plan.batch_size, max_message_bytes(), MAX_WAITING_BYTES)
         self._sender = Sender(self._encode, self._score, limits, preparer.max_nbytes)
-        self._decoding = DecodingThreads(_decoding_budget(config), lambda: self._sender.has_room)
+        budget = _decoding_budget(config, plan.deployments["preprocessor"].num_cpus)
+        self._decoding = DecodingThreads(budget, lambda: self._sender.has_room)
         self._sender.call_on_room(self._decoding.dispatch)
         self._pipeline = ImagePipeline(preparer, self._decoding, self._sender, self._score)
         self._labels = LabelsAhead(self._score, self._sender.spawn)
@@ -210,7 +211,7 @@ class Preprocessor:
         Postprocessor; see `Tagger.configuration`.
         """
         post: PostprocessorState = await self._score("state", timeout_s=STATE_TIMEOUT_S)
-        return show_config(self._config, post.shown)
+        return show_config(self._config, post.shown, self._plan.shown())
 
     async def describe(self) -> ModelCard:
         """Ask the other deployments what they run; see `Tagger.describe`."""
@@ -225,7 +226,13 @@ class Preprocessor:
             raise Unavailable(
                 "The models are not ready yet. Try again in a few seconds."
             ) from error
-        return make_model_card(self._config, self._checkpoint, encoder.runtime, post.vocabularies)
+        return make_model_card(
+            self._config,
+            self._checkpoint,
+            encoder.runtime,
+            self._plan.batch_size,
+            post.vocabularies,
+        )
 
     async def _tag_all(
         self, images: Sequence[ImageInput], options: TagOptions, share: int
@@ -260,9 +267,8 @@ class Preprocessor:
         return rescored
 
 
-def _decoding_budget(config: ServiceConfig) -> DecodingBudget:
+def _decoding_budget(config: ServiceConfig, cpus: float) -> DecodingBudget:
     scale = config.serving.preprocessor
-    cpus = 1.0 if scale.num_cpus == "auto" else scale.num_cpus
     if scale.decode_threads == "auto":
         threads = max(2, math.ceil(cpus))
     else:

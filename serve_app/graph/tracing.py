@@ -1,7 +1,6 @@
-"""A span for each stage of a request, below the one that Serve's tracing hook makes of the request
-itself.
+"""A span for each stage of a request, below the span that Serve's tracing hook starts.
 
-Off unless `telemetry.tracing.enabled`: there is then no recording span, and nothing is done here.
+Without `telemetry.tracing.enabled` there is no recording span, and nothing is done here.
 """
 
 import time
@@ -17,7 +16,7 @@ _TRACER = "siglip-serve"
 
 
 def trace_stages(answered: AnsweredRequest) -> None:
-    """Add the stages of every image of the request that has just been answered to its trace."""
+    """Add the stages of every image of an answered request to its trace."""
     span = trace.get_current_span()
     record = observed.current()
     if record is None or not span.is_recording():
@@ -33,23 +32,24 @@ def trace_stages(answered: AnsweredRequest) -> None:
     )
     if answered.code is not None:
         span.set_attribute("error.type", answered.code)
-    for at, image in enumerate(record.images):
+    for i, image in enumerate(record.images):
         for stage, started_s, ended_s in image.spans:
             child = tracer.start_span(
-                stage, start_time=int(started_s * 1e9) + shift_ns, attributes={"siglip.image": at}
+                stage, start_time=int(started_s * 1e9) + shift_ns, attributes={"siglip.image": i}
             )
             child.end(int(ended_s * 1e9) + shift_ns)
 
 
 def otlp() -> list[Any]:
-    """Return a processor that sends spans by OTLP over HTTP; the standard `OTEL_EXPORTER_OTLP_*`
-    variables say where to.
+    """Return a processor that sends spans by OTLP over HTTP.
 
-    Serve calls it where `telemetry.tracing.exporter_import_path` is `serve_app.graph.tracing:otlp`.
+    The standard `OTEL_EXPORTER_OTLP_*` variables say where to. Serve calls this function where
+    `telemetry.tracing.exporter_import_path` is `serve_app.graph.tracing:otlp`.
 
     Raises:
         ConfigError: The exporter is not installed.
     """
+    # both are in the extra `tracing`, which a service without traces does not need
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
     try:

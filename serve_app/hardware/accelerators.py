@@ -1,5 +1,4 @@
-"""What the accelerators are: memory, bandwidth, speed, and which dtypes they compute in. Data, with
-a source for each row.
+"""The accelerators as data: memory, bandwidth, speed and dtypes, with a source for each row.
 
 Names are Ray's (`ray.util.accelerators`), which are also the values of the node label
 `ray.io/accelerator-type`. FLOP/s are dense tensor-core rates with float32 accumulation, without
@@ -21,9 +20,9 @@ class Accelerator:
     Attributes:
         name: Ray's accelerator type.
         memory_bytes: Memory as marketed, in bytes; a driver leaves about 2 % less.
-        bandwidth: Of that memory, bytes a second.
-        flops: Dense FLOP/s by dtype; a dtype that is missing is not computed natively.
-        source: Where the numbers stand.
+        bandwidth: Bandwidth of that memory in bytes per second.
+        flops: Dense FLOP/s by dtype; a missing dtype is not computed natively.
+        source: Source of the numbers.
     """
 
     name: str
@@ -83,17 +82,20 @@ ACCELERATORS: tuple[Accelerator, ...] = (
     _gpu("B200", 180, 8_000, 2_250, 80, "NVIDIA DGX B200 data sheet, 2024; 4,500 with sparsity"),
 )
 GENERIC = "GPU-"
-"""How the name of an accelerator begins of which only the memory is known."""
+"""Prefix of the name of an accelerator of which only the memory is known."""
 ALIASES = {"A100": "A100-40G", "A10": "A10G"}
-"""Ray labels every A100 `A100` besides its size; the smaller one is the safe reading."""
+"""Ray labels every A100 `A100` besides its size; the smaller size is the safe reading."""
 
 
 def find_accelerator(name: str, written: str | None = None) -> Accelerator:
-    """Return the row of an accelerator; capitals do not matter. `written` is what a message shows
-    in place of the name.
+    """Return the row of an accelerator, whatever the case of its name.
+
+    Args:
+        name: The name to look for.
+        written: What a message quotes in place of the name.
 
     Raises:
-        ConfigError: It is not in the table; says which are.
+        ConfigError: It is not in the table; the message lists those that are.
     """
     wanted = ALIASES.get(name.upper(), name.upper())
     for row in ACCELERATORS:
@@ -101,19 +103,20 @@ def find_accelerator(name: str, written: str | None = None) -> Accelerator:
             return row
     known = ", ".join(row.name.lower() for row in ACCELERATORS)
     raise ConfigError(
-        f"accelerator {written or name!r} is not known; known are {known}. Any other is described by its memory, such as gpu24gb."
+        f"accelerator {written or name!r} is not known; known are {known}. "
+        "Any other is described by its memory, such as gpu24gb."
     )
 
 
-def generic_accelerator(memory_gb: float) -> Accelerator:
-    """Return an accelerator of which only the memory is known: an Ampere card with a T4's speed, so
-    that plans are modest.
+def generic_accelerator(memory_gb: float, has_bfloat16: bool = True) -> Accelerator:
+    """Return an accelerator of which only the memory is known.
+
+    It has a T4's speed, so that plans are modest, and computes bfloat16 as Ampere does unless its
+    compute capability says otherwise.
     """
-    flops = {"float32": 8.1 * TFLOPS, "float16": 65 * TFLOPS, "bfloat16": 65 * TFLOPS}
-    return Accelerator(
-        f"{GENERIC}{memory_gb:g}GB",
-        int(memory_gb * 2**30),
-        320.0 * GB,
-        flops,
-        "assumed: only its memory was given",
-    )
+    flops = {"float32": 8.1 * TFLOPS, "float16": 65 * TFLOPS}
+    if has_bfloat16:
+        flops["bfloat16"] = 65 * TFLOPS
+    source = "assumed: only its memory was given"
+    name = f"{GENERIC}{memory_gb:g}GB"
+    return Accelerator(name, int(memory_gb * 2**30), 320.0 * GB, flops, source)

@@ -1,70 +1,81 @@
-"""The deployments that feed the encoders and take their answers, and the bounds that every
-deployment gets.
-"""
+"""The deployments before and after the encoders, and the bounds that every deployment gets."""
 
 import math
 
-from serve_app.hardware.plan import Asked, AskedScale, DeploymentPlan, Reason
+from serve_app.config.serving import DeploymentScale, Serving
+from serve_app.hardware.plan import DeploymentPlan
+from serve_app.hardware.reasons import Reason
 from serve_app.hardware.scaling import POSTPROCESSOR_PER_SECOND
 
 DECODE_S = 0.015
-"""Seconds of one CPU to decode and resize a picture of 2 megapixels; measured between 10 and 20 ms.
+"""Seconds of one CPU to decode and resize an image of 2 megapixels.
 
-Smaller ones take less.
+Measured between 10 and 20 ms; smaller images take less.
 """
 PREPROCESSOR_CPUS = 2.0
-"""Of a Preprocessor where there are CPUs enough: its event loop holds one core at some 600 requests
-a second."""
+"""CPUs of a Preprocessor where there are enough: its event loop keeps one core busy at some 600
+requests a second."""
 
 
 def bounded(
-    asked: AskedScale, num_cpus: float, num_gpus: float, most: int, per_second: float
+    scale: DeploymentScale,
+    num_cpus: float,
+    num_gpus: float,
+    max_replicas: int,
+    per_second: float,
 ) -> DeploymentPlan:
-    """Return a deployment with what is asked in place of what would be planned: `num_cpus`,
-    `num_gpus` and at most `most` replicas.
-    """
-    if asked.num_replicas is not None:
-        least = most = asked.num_replicas
+    """Return a deployment where explicit values of its block replace the planned ones."""
+    if scale.num_replicas != "auto":
+        min_replicas = max_replicas = scale.num_replicas
     else:
-        least = asked.min_replicas
-        most = max(most, 1, least) if asked.max_replicas is None else asked.max_replicas
-    cpus = num_cpus if asked.num_cpus is None else asked.num_cpus
+        min_replicas = scale.min_replicas
+        max_replicas = max(max_replicas, 1, min_replicas)
+        if scale.max_replicas != "auto":
+            max_replicas = scale.max_replicas
+
     return DeploymentPlan(
-        cpus, num_gpus if asked.num_gpus is None else asked.num_gpus, least, most, per_second
+        num_cpus if scale.fixed_cpus is None else scale.fixed_cpus,
+        num_gpus if scale.fixed_gpus is None else scale.fixed_gpus,
+        min_replicas,
+        max_replicas,
+        per_second,
     )
 
 
 def feed(
-    asked: Asked, rate: float, cpus: float, post_cpus: float, pre_cpus: float
+    serving: Serving, rate: float, cpus: float, post_cpus: float, pre_cpus: float
 ) -> tuple[dict[str, DeploymentPlan], Reason]:
-    """Return Preprocessors and Postprocessors for a rate, as many as the CPUs hold, and why.
+    """Return as many Preprocessors and Postprocessors for a rate as the CPUs hold, and why.
 
     Args:
-        asked: What the configuration fixes.
-        rate: Images a second that the encoders take.
-        cpus: What the encoders leave.
-        post_cpus: Of a Postprocessor.
-        pre_cpus: Of a Preprocessor.
+        serving: The `serving` block, for its explicit values.
+        rate: Images per second that the encoders take.
+        cpus: CPUs that the encoders leave.
+        post_cpus: CPUs of a Postprocessor.
+        pre_cpus: CPUs of a Preprocessor.
     """
-    wanted_post = max(1, math.ceil(rate / POSTPROCESSOR_PER_SECOND))
-    most_post = (
-        max(1, min(wanted_post, math.floor(cpus / 4 / post_cpus))) if post_cpus else wanted_post
-    )
-    post = bounded(
-        asked.scale("postprocessor"), post_cpus, 0.0, most_post, POSTPROCESSOR_PER_SECOND
-    )
-    scale = asked.scale("preprocessor")
-    num_cpus = pre_cpus if scale.num_cpus is None else scale.num_cpus
+    max_post = max(1, math.ceil(rate / POSTPROCESSOR_PER_SECOND))
+    if post_cpus:
+        max_post = max(1, min(max_post, math.floor(cpus / 4 / post_cpus)))
+    post = bounded(serving.postprocessor, post_cpus, 0.0, max_post, POSTPROCESSOR_PER_SECOND)
+
+    fixed_cpus = serving.preprocessor.fixed_cpus
+    num_cpus = pre_cpus if fixed_cpus is None else fixed_cpus
     per_second = max(0.25, num_cpus) / DECODE_S
     wanted = max(1, math.ceil(rate / per_second))
-    held = max(
-        1, math.floor((cpus - post.num_cpus * post.max_replicas) / max(num_cpus, 0.01) + 1e-6)
+    left = cpus - post.num_cpus * post.max_replicas
+    held = max(1, math.floor(left / max(num_cpus, 0.01) + 1e-6))
+    pre = bounded(serving.preprocessor, pre_cpus, 0.0, min(wanted, held), per_second)
+
+    why = (
+        f"decoding takes about {DECODE_S * 1000:.0f} ms of a CPU, "
+        f"so {wanted} with {num_cpus:g} CPUs each would keep the encoders busy"
     )
-    pre = bounded(scale, pre_cpus, 0.0, min(wanted, held), per_second)
-    why = f"decoding takes about {DECODE_S * 1000:.0f} ms of a CPU, so {wanted} with {num_cpus:g} CPUs each would keep the encoders busy"
     if pre.max_replicas < wanted:
         limit = pre.max_replicas * per_second
-        why += f"; the {cpus:g} CPUs beside the encoders hold {held}, so decoding is what limits: {limit:.0f} images/s"
-    return {"preprocessor": pre, "postprocessor": post}, Reason(
-        "preprocessor", f"{pre.min_replicas} to {pre.max_replicas} replicas", why
-    )
+        why += (
+            f"; the {cpus:g} CPUs beside the encoders hold {held}, "
+            f"so decoding is what limits: {limit:.0f} images/s"
+        )
+    replicas = f"{pre.min_replicas} to {pre.max_replicas} replicas"
+    return {"preprocessor": pre, "postprocessor": post}, Reason("preprocessor", replicas, why)

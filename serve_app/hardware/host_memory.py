@@ -4,7 +4,10 @@ Pods get their memory limits from here (`kuberay/groups.py`), so that no mix of 
 configured limits reaches them. The memory of the towers is in `footprint.py`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+from serve_app.config.limits import Limits
 
 MIB = 2**20
 PROCESS_BYTES = 320 * MIB
@@ -41,6 +44,24 @@ class ScoredVocabularies:
     tags: int
     largest: int
     width: int
+
+
+def host_bytes(limits: Limits, sizes: Sequence[int], width: int) -> dict[str, int]:
+    """Return the maximum memory in bytes of each replica without a tower, by deployment.
+
+    Args:
+        limits: The configuration's limits.
+        sizes: Number of tags of each registered vocabulary.
+        width: Embedding width D.
+    """
+    largest = max([*sizes, limits.max_labels_per_request])
+    vocabularies = ScoredVocabularies(sum(sizes), largest, width)
+    return {
+        "preprocessor": preprocessor_bytes(limits.max_held_bytes, limits.max_decode_bytes),
+        "postprocessor": postprocessor_bytes(
+            vocabularies, limits.max_cached_label_bytes, limits.max_embeddings_per_request
+        ),
+    }
 
 
 def preprocessor_bytes(max_held_bytes: int, max_decode_bytes: int) -> int:

@@ -1,7 +1,6 @@
-"""What applying a RayService over one that runs will do: in place, replica by replica, or a whole
-new cluster.
+"""What applying a RayService does to one that runs: in place, rolling, or a new cluster.
 
-Here are KubeRay's rules, each with its source; Serve's are in `serve_changes.py`.
+These are KubeRay's rules, each with its source; Serve's are in `serve_changes.py`.
 """
 
 from collections.abc import Iterator
@@ -14,9 +13,9 @@ from serve_app.untrusted.bounded_files import FileProblem, parse_json
 from serve_app.untrusted.yaml_files import parse_documents
 
 LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
-"""What was applied, without what the API server and the operator have filled in since.
+"""Annotation with the manifest as it was applied, without what the API server fills in.
 
-Not there after `kubectl apply --server-side`.
+It is missing after `kubectl apply --server-side`.
 """
 FILLED_IN = {
     "protocol": "TCP",
@@ -27,30 +26,33 @@ FILLED_IN = {
     "maxReplicas": 2**31 - 1,
     "maxSurgePercent": 100,
 }
-"""Fields that the API server fills into a RayService like ours where they are left out.
+"""Default values that the API server fills into a RayService like ours.
 
 Source: defaults of KubeRay 1.7.0's definition.
 """
 SCALE_KEYS = ("replicas", "minReplicas", "maxReplicas", "scaleStrategy")
-"""Not in the hash that decides on a new cluster.
+"""Keys that are not in the hash that decides on a new cluster.
 
 Source: `GenerateHashWithoutReplicasAndWorkersToDelete` of KubeRay's utils/util.go.
 """
 ADMISSION_KEYS = ("tolerations", "schedulingGates")
-"""Of pod templates, left out of that hash too, since Kueue sets them.
+"""Keys of pod templates that are not in that hash either, because Kueue sets them.
 
 Source: KubeRay pull request 4569.
 """
 SERVE_CONFIG = "serveConfigV2"
 SERVICE = "serveService"
-"""The second is written only when the Service moves to another cluster.
+"""`SERVICE` is written only when the Service moves to another cluster.
 
 Source: `reconcileServices` of rayservice_controller.go.
 """
 TWICE = "a second cluster beside the first, with all its GPUs, until it serves"
 INCREMENTAL = "NewClusterWithIncrementalUpgrade"
 UPGRADES = {"NewCluster": TWICE, INCREMENTAL: "a second cluster that takes over step by step"}
-ENTRANCE = "requests come in by the operator's own Gateway with incremental upgrades, and by the Service without: the other is not kept"
+ENTRANCE = (
+    "requests come in by the operator's own Gateway with incremental upgrades, "
+    "and by the Service without: the other is not kept"
+)
 """Source: `BuildServeService` of KubeRay's common/service.go, and kuberay#5148."""
 REFUSED = "upgradeStrategy.type is None: delete the RayService and apply it again"
 STARTS_WITH_IT = "the new cluster starts with it"
@@ -64,15 +66,14 @@ Source: KubeRay issues 2331 and 4568 (open in 2026-09), pull request 5326.
 
 
 def compare(running: dict[str, Any], wanted: dict[str, Any]) -> tuple[Change, ...]:
-    """Return what differs between the RayService that runs and the one that will be applied;
-    nothing if they are the same.
+    """Return the differences between a running RayService and one that will be applied.
 
     Args:
-        running: As `kubectl get rayservice NAME -o yaml` shows it, or as it was applied.
-        wanted: As it will be applied.
+        running: The manifest as `kubectl get rayservice NAME -o yaml` shows it, or as applied.
+        wanted: The manifest that will be applied.
 
     Raises:
-        ConfigError: One of them is no RayService, or they are two.
+        ConfigError: One of them is no RayService, or they have different names.
     """
     applied = as_applied(running)
     _check_same(applied, wanted)
@@ -98,7 +99,7 @@ def compare(running: dict[str, Any], wanted: dict[str, Any]) -> tuple[Change, ..
 
 
 def as_applied(manifest: dict[str, Any]) -> dict[str, Any]:
-    """Return a manifest as it was applied, where the API server's copy tells; else as it is.
+    """Return a manifest as it was applied if its annotation has that, else the manifest itself.
 
     Raises:
         ConfigError: The copy cannot be read.
@@ -116,9 +117,7 @@ def as_applied(manifest: dict[str, Any]) -> dict[str, Any]:
 
 
 def without_filled_in(manifest: Any, other: Any) -> Any:
-    """Return a part of a manifest without the fields that the other has not and that the API server
-    fills in.
-    """
+    """Return a part of a manifest without filled-in fields that the other manifest lacks."""
     if isinstance(manifest, dict) and isinstance(other, dict):
         kept = {
             key: value
@@ -128,8 +127,8 @@ def without_filled_in(manifest: Any, other: Any) -> Any:
         return {key: without_filled_in(value, other.get(key)) for key, value in kept.items()}
     if isinstance(manifest, list) and isinstance(other, list):
         return [
-            without_filled_in(value, other[at] if at < len(other) else None)
-            for at, value in enumerate(manifest)
+            without_filled_in(value, other[i] if i < len(other) else None)
+            for i, value in enumerate(manifest)
         ]
     return manifest
 
@@ -137,7 +136,8 @@ def without_filled_in(manifest: Any, other: Any) -> Any:
 def _spec(manifest: dict[str, Any]) -> dict[str, Any]:
     if manifest.get("kind") != "RayService":
         raise ConfigError(
-            f"a RayService is needed, and this is a {manifest.get('kind') or 'file without a kind'}."
+            "a RayService is needed, and this is a "
+            f"{manifest.get('kind') or 'file without a kind'}."
         )
     spec = manifest.get("spec")
     return spec if isinstance(spec, dict) else {}
@@ -147,7 +147,8 @@ def _check_same(running: dict[str, Any], wanted: dict[str, Any]) -> None:
     names = [(manifest.get("metadata") or {}).get("name") for manifest in (running, wanted)]
     if None not in names and names[0] != names[1]:
         raise ConfigError(
-            f"the RayService that runs is {names[0]} and the one to be applied is {names[1]}, which would run beside it."
+            f"the RayService that runs is {names[0]} and the one to be applied is {names[1]}, "
+            "which would run beside it."
         )
 
 
@@ -163,9 +164,9 @@ def _groups(cluster: dict[str, Any]) -> list[dict[str, Any]]:
 def _named(
     old: list[dict[str, Any]], new: list[dict[str, Any]]
 ) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
-    """Yield the groups that are in both, by their places in the list."""
-    for at, (before, after) in enumerate(zip(old, new, strict=False)):
-        yield f"worker group {after.get('groupName', at)}", before, after
+    """Yield the groups that are in both lists, with a name, by their position."""
+    for i, (before, after) in enumerate(zip(old, new, strict=False)):
+        yield f"worker group {after.get('groupName', i)}", before, after
 
 
 def _hashed(old: dict[str, Any], new: dict[str, Any]) -> Iterator[str]:
@@ -185,42 +186,49 @@ def _hashed(old: dict[str, Any], new: dict[str, Any]) -> Iterator[str]:
 def _unhashed(
     old: dict[str, Any], new: dict[str, Any], hashed: bool, renews: bool
 ) -> Iterator[Change]:
-    """Yield the differences that start none: groups at the end of the list, bounds, and what Kueue
-    sets.
+    """Yield the differences that start no new cluster.
+
+    Those are groups at the end of the list, bounds, and what Kueue sets.
     """
     added = _groups(new)[len(_groups(old)) :]
-    if renews:
-        effect = Effect.NEW_CLUSTER
-        why = STARTS_WITH_IT
-    elif hashed:
-        effect = Effect.NOT_TAKEN
-        why = REFUSED
-    elif added:  # the operator writes the whole RayCluster anew
-        effect = Effect.IN_PLACE
-        why = "with the worker group that is added"
-    else:
-        effect = Effect.NOT_TAKEN
-        why = LEFT_ALONE
+    effect, why = _unhashed_effect(bool(added), hashed, renews)
     for group in added:
-        told = why if hashed else "a group more at the end of the list"
-        yield Change(f"worker group {group.get('groupName')} is added", effect, told)
+        added_why = why if hashed else "a group more at the end of the list"
+        yield Change(f"worker group {group.get('groupName')} is added", effect, added_why)
+
     for name, before, after in _named(_groups(old), _groups(new)):
         for key in SCALE_KEYS:
             if before.get(key) != after.get(key):
                 yield Change(f"{name}: {key} {before.get(key)} → {after.get(key)}", effect, why)
-    head = (
-        "rayClusterConfig.headGroupSpec",
-        old.get("headGroupSpec") or {},
-        new.get("headGroupSpec") or {},
+    for path in _admission_changes(old, new):
+        yield Change(path, effect, why)
+
+
+def _unhashed_effect(added: bool, hashed: bool, renews: bool) -> tuple[Effect, str]:
+    if renews:
+        return Effect.NEW_CLUSTER, STARTS_WITH_IT
+    if hashed:
+        return Effect.NOT_TAKEN, REFUSED
+    if added:  # the operator writes the whole RayCluster again
+        return Effect.IN_PLACE, "with the worker group that is added"
+    return Effect.NOT_TAKEN, LEFT_ALONE
+
+
+def _admission_changes(old: dict[str, Any], new: dict[str, Any]) -> Iterator[str]:
+    """Yield the paths of differences that Kueue makes in pod templates."""
+    heads = (old.get("headGroupSpec") or {}, new.get("headGroupSpec") or {})
+    named = (
+        ("rayClusterConfig.headGroupSpec", *heads),
+        *_named(_groups(old), _groups(new)),
     )
-    for name, before, after in (head, *_named(_groups(old), _groups(new))):
+    for name, before, after in named:
         for key in ADMISSION_KEYS:
             if _pod(before).get(key) != _pod(after).get(key):
-                yield Change(f"{name}.template.spec.{key}", effect, why)
+                yield f"{name}.template.spec.{key}"
 
 
 def _serve(before: dict[str, Any], after: dict[str, Any], renews: bool) -> Iterator[Change]:
-    """Yield what differs of the Serve config: all at once for a new cluster."""
+    """Yield the differences of the Serve config; a new cluster takes all of them at once."""
     if before.get(SERVE_CONFIG) == after.get(SERVE_CONFIG):
         return
     old = _serve_config(before)
@@ -232,7 +240,7 @@ def _serve(before: dict[str, Any], after: dict[str, Any], renews: bool) -> Itera
 
 
 def _own(before: dict[str, Any], after: dict[str, Any], renews: bool) -> Iterator[Change]:
-    """Yield what differs of the RayService itself."""
+    """Yield the differences of the RayService itself."""
     for key in sorted({*before, *after} - {"rayClusterConfig", SERVE_CONFIG}):
         if before.get(key) == after.get(key):
             continue
@@ -240,7 +248,8 @@ def _own(before: dict[str, Any], after: dict[str, Any], renews: bool) -> Iterato
             yield Change(
                 key,
                 Effect.NOT_TAKEN,
-                "the operator writes it when it moves the Service to a new cluster; change the Service too",
+                "the operator writes it when it moves the Service to a new cluster; "
+                "change the Service too",
             )
         elif key == "upgradeStrategy" and INCREMENTAL in {_strategy(before), _strategy(after)}:
             yield Change(key, Effect.IN_PLACE, ENTRANCE)
@@ -270,14 +279,14 @@ def _without_scale(group: dict[str, Any]) -> dict[str, Any]:
 
 
 def _pod(group: Any) -> dict[str, Any]:
-    """Return the pod's specification in a group; nothing where there is none."""
+    """Return the specification of a group's pods; empty if there is none."""
     template = group.get("template") if isinstance(group, dict) else None
     spec = template.get("spec") if isinstance(template, dict) else None
     return spec if isinstance(spec, dict) else {}
 
 
 def _admitted(group: Any) -> Any:
-    """Return a group without what Kueue sets in its pods; anything else as it is."""
+    """Return a group without what Kueue sets in its pods; other values as they are."""
     if not _pod(group):
         return group
     pod = {key: value for key, value in _pod(group).items() if key not in ADMISSION_KEYS}

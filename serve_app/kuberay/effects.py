@@ -1,4 +1,4 @@
-"""What a change of a RayService does, in words and as data."""
+"""The effects of a change of a RayService."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any
 
 
 class Effect(StrEnum):
-    """What a change does, from the least to the most."""
+    """What a change does, from the smallest effect to the largest."""
 
     IN_PLACE = "in place"
     ROLLING = "replicas restart, a fifth at a time"
@@ -17,7 +17,7 @@ class Effect(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One difference and what it does."""
+    """One difference and its effect."""
 
     where: str
     effect: Effect
@@ -32,7 +32,7 @@ def differing(before: Any, after: Any, path: str) -> Iterator[str]:
         for key in sorted({*before, *after}):
             yield from differing(before.get(key), after.get(key), f"{path}.{key}")
     elif isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
-        for at, (old, new) in enumerate(zip(before, after, strict=True)):
-            yield from differing(old, new, f"{path}[{at}]")
+        for i, (old, new) in enumerate(zip(before, after, strict=True)):
+            yield from differing(old, new, f"{path}[{i}]")
     else:
         yield path

@@ -1,18 +1,19 @@
-"""From plans to worker groups: which pods there are, what each takes, and between how many of them
-the cluster grows.
+"""From plans to worker groups: the kinds of pods, their sizes, and how many there may be.
 
-Arithmetic only. A pod with a GPU has the CPUs that the towers on it need and no more; everything
-that only needs CPUs stands in pods of their own, so that the two scale apart and no GPU waits
-behind a decoder.
+Arithmetic only. A pod with a GPU has the CPUs that its towers need and no more. Everything that
+only needs CPUs runs in pods of its own, so that the two kinds scale separately and no GPU waits for
+a decoder.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from serve_app.config.service import ServiceConfig
+from serve_app.config.serving import DEPLOYMENTS
 from serve_app.errors import ConfigError
-from serve_app.hardware.detection import parse_hardware
+from serve_app.hardware.detection import Hardware, parse_hardware
 from serve_app.hardware.plan import DeploymentPlan, Plan
 from serve_app.hardware.planning import plan_service
 
@@ -20,25 +21,24 @@ CPU = "cpu"
 GPU = "gpu"
 """Names of the groups, and values of the Ray node label `POD_LABEL`."""
 POD_LABEL = "siglip-serve/pods"
-"""A Ray node label. Deployments that shall stay out of GPU pods ask for it by `label_selector`."""
-LEAST_SERVING_PODS = 2
-"""Pods that requests may come in by: with one, its death is an outage of about 25 s (measured,
-2026-11)."""
-RAY_GIB = 2.0
-"""Of a pod, for what is not ours: raylet, agents, HAProxy, and the object store of half a GiB.
+"""A Ray node label. Deployments that must stay out of GPU pods select it by `label_selector`."""
+MIN_SERVING_PODS = 2
+"""Minimum number of pods that receive requests.
 
-Assumed.
+With one, its death is an outage of about 25 s (measured 2026-11).
 """
+RAY_GIB = 2.0
+"""Memory of a pod for Ray: raylet, agents, HAProxy, and an object store of half a GiB. Assumed."""
 TOWER_GIB = 2.0
-"""Of a tower's process beside its weights: torch, and where there is a GPU its context. Assumed."""
-
+"""Memory of a tower's process besides its weights: torch, and the context of a GPU. Assumed."""
 AMPLE_CPUS = 2048
-"""For each GPU, to find out how many are wanted: more than keep the fastest card of the table busy
-with the smallest checkpoint."""
+"""CPUs for each GPU of the plan that finds out how many are useful: more than keep the fastest card
+of the table busy with the smallest checkpoint."""
 MACHINE_DEPENDENT = ("auto", "cpu", "cpus")
-"""What `hardware` may be and what is then asked of the machine that plans."""
+"""Values of `hardware` that depend on the machine that plans."""
 SLACK = 1e-6
-"""Parts of a GPU and CPUs are sums of hundredths."""
+"""Tolerance for sums of hundredths of GPUs and CPUs."""
+TOWERS = ("image_encoder", "text_encoder")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +47,12 @@ class WorkerGroup:
 
     Attributes:
         name: `cpu` or `gpu`.
-        cpus: Of a pod, requested and limit.
-        memory_gib: The same.
-        gpus: Of a pod; 0 or 1.
+        cpus: CPUs of a pod, as request and limit.
+        memory_gib: Memory of a pod in GiB, as request and limit.
+        gpus: GPUs of a pod; 0 or 1.
         accelerator: Ray's accelerator type; None without a GPU.
-        least: Fewest pods.
-        most: Most pods.
+        min_pods: Minimum number of pods.
+        max_pods: Maximum number of pods.
     """
 
     name: str
@@ -60,27 +60,34 @@ class WorkerGroup:
     memory_gib: int
     gpus: int
     accelerator: str | None
-    least: int
-    most: int
+    min_pods: int
+    max_pods: int
+
+
+class Sized(NamedTuple):
+    """A deployment of a plan, and the memory of one of its replicas in GiB."""
+
+    planned: DeploymentPlan
+    replica_gib: float
 
 
 def worker_groups(plans: Sequence[Plan]) -> tuple[WorkerGroup, ...]:
     """Return the worker groups that hold the plans of all applications of a cluster.
 
     Args:
-        plans: One of each application, all for the same hardware.
+        plans: One plan for each application, all for the same hardware.
 
     Raises:
-        ConfigError: They are for different hardware, or together ask for more GPU than there is.
+        ConfigError: The plans are for different hardware, or together take more GPUs than it has.
     """
-    gpu_plans = [plan for plan in plans if plan.device == "cuda"]
-    # one that takes no GPU is planned without those that its configuration names
-    if (
-        len({plan.hardware.cpus for plan in plans}) > 1
-        or len({plan.hardware.written for plan in gpu_plans}) > 1
-    ):
+    gpu_plans = [plan for plan in plans if plan.precision.device == "cuda"]
+    # a plan that takes no GPU leaves out the GPUs that its configuration names
+    all_sizes = {plan.hardware.cpus for plan in plans}
+    gpu_hardware = {plan.hardware.written for plan in gpu_plans}
+    if len(all_sizes) > 1 or len(gpu_hardware) > 1:
         raise ConfigError(
-            "the configurations name different hardware; write the same in each, what the cluster may grow to."
+            "the configurations name different hardware; "
+            "write the same in each, what the cluster may grow to."
         )
     cpu_group = _cpu_group(plans)
     return (cpu_group, _gpu_group(gpu_plans)) if gpu_plans else (cpu_group,)
@@ -90,77 +97,90 @@ def plan_for(config: ServiceConfig) -> Plan:
     """Return the plan of a configuration on the hardware that it names.
 
     Raises:
-        ConfigError: It names none, or cannot work there.
+        ConfigError: It names no hardware, or cannot work on it.
     """
     if config.hardware.lower() in MACHINE_DEPENDENT:
         raise ConfigError(
-            f"hardware is {config.hardware}, and a manifest is made before there are machines; name them, such as hardware: l4x4+24cpu."
+            f"hardware is {config.hardware}, and a manifest is made before there are machines; "
+            "name them, such as hardware: l4x4+24cpu."
         )
-    return plan_service(config, lambda _: parse_hardware(config.hardware))
+    return plan_service(config, parse_hardware(config.hardware))
 
 
-def with_gpus(config: ServiceConfig, gpu: str, most: int) -> ServiceConfig:
-    """Return a configuration for a cluster that may grow to so many GPUs, with the CPUs that keep
-    them busy.
+def with_gpus(config: ServiceConfig, gpu: str, max_gpus: int) -> ServiceConfig:
+    """Return a configuration for a cluster that may grow to some GPUs and the CPUs to feed them.
 
     Args:
-        config: The service's.
-        gpu: Their kind, as `hardware` spells it, such as `l4`.
-        most: Of them.
+        config: The configuration.
+        gpu: Kind of the GPUs, as `hardware` spells it, such as `l4`.
+        max_gpus: Maximum number of GPUs.
 
     Raises:
         ConfigError: The kind is not known, or the checkpoint does not fit.
     """
-    plan_for(
-        config.model_copy(update={"hardware": f"{gpu}x{most}"})
-    )  # refuses in the words that were given
-    ample = config.model_copy(update={"hardware": f"{gpu}x{most}+{AMPLE_CPUS * most}cpu"})
+    gpus = f"{gpu}x{max_gpus}"
+    # an error message quotes the hardware, so this plan uses the name as it was written
+    plan_for(config.model_copy(update={"hardware": gpus}))
+    ample = config.model_copy(update={"hardware": f"{gpus}+{AMPLE_CPUS * max_gpus}cpu"})
     cpus = all_cpus(worker_groups([plan_for(ample)]))
-    return config.model_copy(update={"hardware": f"{gpu}x{most}+{cpus}cpu"})
+    return config.model_copy(update={"hardware": f"{gpus}+{cpus}cpu"})
 
 
 def all_cpus(groups: Sequence[WorkerGroup]) -> int:
-    """Return the CPUs of all pods that there may be."""
-    return sum(group.cpus * group.most for group in groups)
+    """Return the CPUs of the maximum number of pods."""
+    return sum(group.cpus * group.max_pods for group in groups)
 
 
 def _gpu_group(plans: Sequence[Plan]) -> WorkerGroup:
     hardware = plans[0].hardware
+    accelerator = hardware.accelerator
+    assert accelerator is not None, "a plan for cuda has one"
     pods = hardware.gpus
-    assert hardware.accelerator is not None, "a plan for cuda has one"
     towers = [
-        (plan, name)
+        Sized(plan.deployments[name], _replica_gib(plan, name))
         for plan in plans
-        for name in ("image_encoder", "text_encoder")
+        for name in TOWERS
         if plan.deployments[name].num_gpus
     ]
-    planned = [plan.deployments[name] for plan, name in towers]
-    most = sum(one.max_replicas * one.num_gpus for one in planned)
-    if most > pods + SLACK:
+    planned = [tower.planned for tower in towers]
+    placed = _all_placed(planned, hardware)
+
+    evenly_spread = sum(_per_pod(one, pods) * one.num_cpus for one in planned)
+    cpus = math.ceil(max(evenly_spread, *map(_cpus, placed)) - SLACK)
+    min_replicas = max(plan.deployments["image_encoder"].min_replicas for plan in plans)
+    min_pods = _min_gpu_pods(planned, cpus, min(min_replicas, MIN_SERVING_PODS), pods)
+    return WorkerGroup(GPU, cpus, _pod_gib(towers, pods), 1, accelerator.name, min_pods, pods)
+
+
+def _all_placed(
+    planned: Sequence[DeploymentPlan], hardware: Hardware
+) -> list[list[DeploymentPlan]]:
+    """Return the maximum of replicas on pods with one GPU each.
+
+    Raises:
+        ConfigError: They take more GPUs than there are, or cannot be placed side by side.
+    """
+    pods = hardware.gpus
+    needed = sum(one.max_replicas * one.num_gpus for one in planned)
+    if needed > pods + SLACK:
         raise ConfigError(
-            f"all applications together ask for {most:g} GPUs, and {hardware.written} has {pods}; lower num_gpus or max_replicas of some."
+            f"all applications together ask for {needed:g} GPUs, "
+            f"and {hardware.written} has {pods}; lower num_gpus or max_replicas of some."
         )
     placed = _placed([one for one in planned for _ in range(one.max_replicas)], pods)
     if placed is None:
         raise ConfigError(
-            f"all applications together ask for {most:g} of the {pods} GPUs of {hardware.written}, in parts that cannot stand side by side "
-            "on whole ones; lower num_gpus of some."
+            f"all applications together ask for {needed:g} of the {pods} GPUs of "
+            f"{hardware.written}, in parts that cannot stand side by side on whole ones; "
+            "lower num_gpus of some."
         )
-    cpus = math.ceil(
-        max(sum(_per_pod(one, pods) * one.num_cpus for one in planned), *map(_cpus, placed)) - SLACK
-    )
-    memory = RAY_GIB + sum(
-        _per_pod(one, pods) * _tower_gib(plan, name)
-        for one, (plan, name) in zip(planned, towers, strict=True)
-    )
-    spread = max(plan.deployments["image_encoder"].min_replicas for plan in plans)
-    fewest = _fewest_gpu_pods(planned, cpus, min(spread, LEAST_SERVING_PODS), pods)
-    return WorkerGroup(GPU, cpus, math.ceil(memory), 1, hardware.accelerator.name, fewest, pods)
+    return placed
 
 
 def _placed(replicas: Sequence[DeploymentPlan], pods: int) -> list[list[DeploymentPlan]] | None:
-    """Return replicas on pods with one GPU each, the largest part first and each on the emptiest,
-    as Serve spreads them; or None.
+    """Return replicas on pods with one GPU each, as Serve spreads them; None if they do not fit.
+
+    The largest part comes first, and each goes to the emptiest pod.
     """
     held: list[list[DeploymentPlan]] = [[] for _ in range(pods)]
     for replica in sorted(replicas, key=lambda one: -one.num_gpus):
@@ -171,16 +191,23 @@ def _placed(replicas: Sequence[DeploymentPlan], pods: int) -> list[list[Deployme
     return held
 
 
-def _fewest_gpu_pods(planned: Sequence[DeploymentPlan], cpus: int, least: int, most: int) -> int:
-    """Return the fewest pods of so many CPUs on which the fewest replicas stand, from `least` to
-    `most`.
+def _min_gpu_pods(
+    planned: Sequence[DeploymentPlan], cpus: int, min_pods: int, max_pods: int
+) -> int:
+    """Return the smallest number of pods that hold the minimum of replicas, within bounds.
+
+    Args:
+        planned: The deployments.
+        cpus: CPUs of a pod.
+        min_pods: Lower bound.
+        max_pods: Upper bound.
     """
     replicas = [one for one in planned for _ in range(one.min_replicas)]
-    for pods in range(max(1, least), most):
+    for pods in range(max(1, min_pods), max_pods):
         placed = _placed(replicas, pods)
         if placed is not None and max(map(_cpus, placed)) <= cpus + SLACK:
             return pods
-    return most
+    return max_pods
 
 
 def _cpus(replicas: Sequence[DeploymentPlan]) -> float:
@@ -188,36 +215,36 @@ def _cpus(replicas: Sequence[DeploymentPlan]) -> float:
 
 
 def _cpu_group(plans: Sequence[Plan]) -> WorkerGroup:
-    held = [
-        (plan, name, planned)
-        for plan in plans
-        for name, planned in plan.deployments.items()
-        if not planned.num_gpus
-    ]
-    # as many pods as the most numerous of those that work on every picture: the others stand beside
-    # them
-    spread = [planned for _, name, planned in held if name in ("preprocessor", "image_encoder")]
-    pods = max(LEAST_SERVING_PODS, *(planned.max_replicas for planned in spread))
-    cpus = math.ceil(
-        sum(_per_pod(planned, pods) * planned.num_cpus for _, _, planned in held) - SLACK
-    )
-    memory = RAY_GIB + sum(
-        _per_pod(planned, pods) * _replica_gib(plan, name) for plan, name, planned in held
-    )
-    least = max(LEAST_SERVING_PODS, *(planned.min_replicas for planned in spread))
-    fewest = _fewest_cpu_pods([planned for _, _, planned in held], cpus, least, pods)
-    return WorkerGroup(CPU, cpus, math.ceil(memory), 0, None, fewest, pods)
+    held = {
+        name: [
+            Sized(plan.deployments[name], _replica_gib(plan, name))
+            for plan in plans
+            if not plan.deployments[name].num_gpus
+        ]
+        for name in DEPLOYMENTS
+    }
+    # as many pods as the largest deployment that works on every image: the others run beside it
+    spread = [one.planned for name in ("preprocessor", "image_encoder") for one in held[name]]
+    pods = max(MIN_SERVING_PODS, *(planned.max_replicas for planned in spread))
+    min_pods = max(MIN_SERVING_PODS, *(planned.min_replicas for planned in spread))
+
+    sized = [one for deployments in held.values() for one in deployments]
+    planned = [one.planned for one in sized]
+    cpus = math.ceil(sum(_per_pod(one, pods) * one.num_cpus for one in planned) - SLACK)
+    min_pods = _min_cpu_pods(planned, cpus, min_pods, pods)
+    return WorkerGroup(CPU, cpus, _pod_gib(sized, pods), 0, None, min_pods, pods)
 
 
-def _fewest_cpu_pods(planned: Sequence[DeploymentPlan], cpus: int, least: int, most: int) -> int:
-    """Return the fewest pods of so many CPUs on which the fewest replicas stand, spread evenly;
-    from `least` to `most`.
-    """
+def _min_cpu_pods(
+    planned: Sequence[DeploymentPlan], cpus: int, min_pods: int, max_pods: int
+) -> int:
+    """Return the smallest number of pods that hold the minimum of replicas, evenly spread."""
 
     def needed(pods: int) -> float:
         return sum(math.ceil(one.min_replicas / pods) * one.num_cpus for one in planned)
 
-    return next((pods for pods in range(least, most) if needed(pods) <= cpus + SLACK), most)
+    enough = (pods for pods in range(min_pods, max_pods) if needed(pods) <= cpus + SLACK)
+    return next(enough, max_pods)
 
 
 def _per_pod(planned: DeploymentPlan, pods: int) -> int:
@@ -225,11 +252,15 @@ def _per_pod(planned: DeploymentPlan, pods: int) -> int:
     return math.ceil(planned.max_replicas / pods)
 
 
-def _tower_gib(plan: Plan, name: str) -> float:
-    footprint = plan.image if name == "image_encoder" else plan.text
-    weights = footprint.weights if plan.device == "cuda" else footprint.needed
-    return TOWER_GIB + weights / 2**30
+def _pod_gib(deployments: Sequence[Sized], pods: int) -> int:
+    """Return the memory of a pod in GiB when all replicas run, evenly spread."""
+    replicas_gib = sum(_per_pod(one.planned, pods) * one.replica_gib for one in deployments)
+    return math.ceil(RAY_GIB + replicas_gib)
 
 
 def _replica_gib(plan: Plan, name: str) -> float:
-    return plan.host_bytes[name] / 2**30 if name in plan.host_bytes else _tower_gib(plan, name)
+    if name in plan.host_bytes:
+        return plan.host_bytes[name] / 2**30
+    footprint = plan.image if name == "image_encoder" else plan.text
+    is_on_gpu = plan.precision.device == "cuda"
+    return TOWER_GIB + (footprint.weights if is_on_gpu else footprint.needed) / 2**30

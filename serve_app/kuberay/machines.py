@@ -1,7 +1,6 @@
-"""How machines with a kind of GPU are marked in Kubernetes, by whoever marks them. Data, with a
-source for each column.
+"""How Kubernetes nodes with each kind of GPU are labelled, as data with a source for each label.
 
-Labels of different markers are alternatives: a node needs to match one of them.
+Different clouds and operators set different labels, so a node needs to match only one of them.
 """
 
 from dataclasses import dataclass
@@ -10,26 +9,29 @@ from typing import Any
 from serve_app.errors import ConfigError
 
 PRODUCT = "nvidia.com/gpu.product"
-"""NVIDIA's GPU feature discovery, which the GPU operator brings.
+"""Label of NVIDIA's GPU feature discovery, which is part of the GPU operator.
 
 Source: NVIDIA/k8s-device-plugin, docs/gpu-feature-discovery.
 """
 GKE = "cloud.google.com/gke-accelerator"
 """Source: Google Kubernetes Engine's documentation, GPU platforms."""
 AWS = ("karpenter.k8s.aws", "eks.amazonaws.com")
-"""Karpenter, and EKS Auto Mode: the same labels below two prefixes, `instance-gpu-name` and
-`instance-gpu-memory` in MiB. Source: Karpenter's documentation, instance types; EKS' documentation,
-Auto Mode node pools."""
+"""Prefixes of Karpenter and EKS Auto Mode for the labels `instance-gpu-name` and
+`instance-gpu-memory` in MiB.
+
+Source: Karpenter's documentation, instance types; EKS' documentation, Auto Mode node pools.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Marks:
-    """What nodes with one kind of GPU are labelled.
+    """The labels of nodes with one kind of GPU.
 
     Attributes:
         products: Values of `PRODUCT`.
-        gke: Values of `GKE`; none where the cloud does not rent it.
-        aws: GPU's name, with its memory where the name says too little; None where not rented.
+        gke: Values of `GKE`; empty if Google Cloud does not offer it.
+        aws: Name of the GPU, and its memory if the name is ambiguous; None if AWS does not offer
+            it.
     """
 
     products: tuple[str, ...]
@@ -61,14 +63,14 @@ MARKS: dict[str, Marks] = {
     "H200": Marks(("NVIDIA-H200",), ("nvidia-h200-141gb",), ("h200", None)),
     "B200": Marks(("NVIDIA-B200",), ("nvidia-b200",), ("b200", None)),
 }
-"""By Ray's accelerator type."""
+"""Labels by Ray's accelerator type."""
 
 
 def node_affinity(accelerator: str) -> dict[str, Any]:
-    """Return the `nodeAffinity` of pods that need a kind of GPU: any one of the marks is enough.
+    """Return the `nodeAffinity` of pods that need a kind of GPU; any one of the labels is enough.
 
     Raises:
-        ConfigError: It is not known how such nodes are marked.
+        ConfigError: The labels of such nodes are not known.
     """
     marks = MARKS.get(accelerator)
     if marks is None:

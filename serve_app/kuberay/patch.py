@@ -1,8 +1,7 @@
-"""The part of a RayService that follows from a configuration and its plan, as a JSON patch over
-`k8s/base`.
+"""The part of a RayService that follows from a configuration, as a JSON patch over `k8s/base`.
 
 Everything else (images, probes, security, volumes) is written by hand in `k8s/base` and its
-components, so making this part again loses nobody's changes.
+components, so rendering this part again overwrites nobody's changes.
 """
 
 import copy
@@ -21,35 +20,34 @@ from serve_app.kuberay.machines import node_affinity
 GROUPS = "/spec/rayClusterConfig/workerGroupSpecs"
 POD = "template/spec"
 HEADER = (
-    "# Made by `siglip-serve k8s render --config {files} --out FILE`: change the configuration and make it again; a test compares.\n"
+    "# Made by `siglip-serve k8s render --config {files} --out FILE`: "
+    "change the configuration and make it again; a test compares.\n"
     "# A JSON patch over the RayService of k8s/base.\n"
 )
 FETCHED_MODELS = "SIGLIP_FETCH"
-"""Environment of the container that fetches checkpoints before a pod starts: `model@revision`, with
-spaces between."""
-_HUB_ID = re.compile(
-    r"[A-Za-z0-9][\w.-]*/[\w.-]+"
-)  # and no folder, which is on the pods or nowhere
+"""Environment variable of the container that fetches checkpoints before a pod starts: a list of
+`model@revision` separated by spaces."""
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+"""A repository of the hub; a folder is on the pods already."""
 
 
 class _Text(str):
-    """Text that is written as a block."""
+    """Text that is written as a YAML block."""
 
 
 def ray_service_patch(
     serve_config: str, groups: Sequence[WorkerGroup], configs: Sequence[ServiceConfig]
 ) -> list[dict[str, Any]]:
-    """Return a JSON patch (RFC 6902): the Serve config, the worker groups' sizes, and the
-    checkpoints that pods fetch.
+    """Return a JSON patch (RFC 6902) of Serve config, worker groups and checkpoints to fetch.
 
     Args:
-        serve_config: As YAML, of `graph/render.py`.
-        groups: Of `worker_groups`, in the order of the manifest.
-        configs: Of the applications.
+        serve_config: The Serve config as YAML, of `graph/render.py`.
+        groups: The worker groups, in the order of the manifest.
+        configs: The configurations of the applications.
     """
     patch: list[dict[str, Any]] = [_replace("/spec/serveConfigV2", _Text(serve_config))]
-    for at, group in enumerate(groups):
-        patch += _group_patch(f"{GROUPS}/{at}", group, fetched(configs))
+    for i, group in enumerate(groups):
+        patch += _group_patch(f"{GROUPS}/{i}", group, fetched(configs))
     return patch
 
 
@@ -59,9 +57,7 @@ def patch_text(patch: list[dict[str, Any]], files: Sequence[str]) -> str:
 
 
 def fetched(configs: Sequence[ServiceConfig]) -> str:
-    """Return what pods fetch from the hub before they start: each checkpoint once, at its
-    revision.
-    """
+    """Return the checkpoints that pods fetch from the hub before they start, each once."""
     models = [(config.siglip.model, config.revision) for config in configs]
     named = [
         f"{model}@{revision}" if revision else model
@@ -79,25 +75,32 @@ def apply_patch(manifest: dict[str, Any], patch: Sequence[dict[str, Any]]) -> di
     """
     made = copy.deepcopy(manifest)
     for step in patch:
-        *parents, last = step["path"].strip("/").split("/")
         try:
-            at: Any = made
-            for key in parents:
-                at = at[int(key)] if isinstance(at, list) else at[key]
-            key = int(last) if isinstance(at, list) else last
-            if step["op"] == "test" and at[key] != step["value"]:
-                raise ConfigError(
-                    f"{step['path']} is {at[key]!r} and should be {step['value']!r}; the worker groups stand in another order."
-                )
-            if step["op"] == "replace":
-                at[key]  # has to be there
-            if step["op"] != "test":
-                at[key] = step["value"]
+            _apply_step(made, step)
         except (KeyError, IndexError, TypeError) as error:
             raise ConfigError(
                 f"the manifest has no {step['path']}; is it a RayService made from k8s/base?"
             ) from error
     return made
+
+
+def _apply_step(manifest: dict[str, Any], step: dict[str, Any]) -> None:
+    *parents, last = step["path"].strip("/").split("/")
+    block: Any = manifest
+    for key in parents:
+        block = block[int(key)] if isinstance(block, list) else block[key]
+    key = int(last) if isinstance(block, list) else last
+
+    if step["op"] == "test":
+        if block[key] != step["value"]:
+            raise ConfigError(
+                f"{step['path']} is {block[key]!r} and should be {step['value']!r}; "
+                "the worker groups stand in another order."
+            )
+        return
+    if step["op"] == "replace":
+        block[key]  # has to exist
+    block[key] = step["value"]
 
 
 def _group_patch(path: str, group: WorkerGroup, models: str) -> list[dict[str, Any]]:
@@ -106,8 +109,8 @@ def _group_patch(path: str, group: WorkerGroup, models: str) -> list[dict[str, A
         amounts["nvidia.com/gpu"] = str(group.gpus)
     made = [
         {"op": "test", "path": f"{path}/groupName", "value": group.name},
-        _replace(f"{path}/minReplicas", group.least),
-        _replace(f"{path}/maxReplicas", group.most),
+        _replace(f"{path}/minReplicas", group.min_pods),
+        _replace(f"{path}/maxReplicas", group.max_pods),
         _replace(
             f"{path}/{POD}/containers/0/resources", {"requests": amounts, "limits": dict(amounts)}
         ),
@@ -133,7 +136,7 @@ def _yaml(value: Any) -> str:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes long texts as blocks, and no aliases."""
+    """Writes long texts as YAML blocks, and no aliases."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True

@@ -1,7 +1,7 @@
-"""What another Serve config does to a Serve that runs: Ray 2.60's rules, read in its source and
-partly seen on a running one.
+"""What a new Serve config does to a running Serve, by the rules of Ray 2.60.
 
-A test asks Ray's own functions about every option that Serve has.
+They are read from its source and partly observed. A test checks them against Ray's own functions
+for every option that Serve has.
 """
 
 from collections.abc import Iterator
@@ -10,19 +10,23 @@ from typing import Any
 from serve_app.kuberay.effects import Change, Effect, differing
 
 AT_START = ("proxy_location", "http_options", "grpc_options", "controller_options")
-"""Taken when Serve starts on a cluster and never again.
+"""Keys that Serve reads when it starts on a cluster, and never again.
 
 Source: `put_all_applications` of ray/dashboard/modules/serve/serve_head.py.
 """
 TRACING = "tracing_config"
-"""Taken by what starts after it, and not taken away.
+"""A key that applies to what starts after it, and that Serve keeps when it is removed.
 
 Source: `apply_config` of ray/serve/_private/controller.py.
 """
 LIVE_APPLICATION_KEYS = ("logging_config", "route_prefix", "external_scaler_enabled")
-"""Of an application, changed without a restart. The others are in its code version: import_path,
-runtime_env, args and autoscaling_policy. Source: `get_app_code_version` of
-ray/serve/_private/deploy_utils.py; `requires_actor_restart` of version.py."""
+"""Keys of an application that change without a restart.
+
+The others are in its code version: import_path, runtime_env, args and autoscaling_policy.
+
+Source: `get_app_code_version` of ray/serve/_private/deploy_utils.py; `requires_actor_restart` of
+version.py.
+"""
 LIVE_KEYS = (
     "num_replicas",
     "max_ongoing_requests",
@@ -37,23 +41,28 @@ LIVE_KEYS = (
     "rolling_update_percentage",
     "max_surge_percent",
 )
-"""Of a deployment, changed without a restart: every `update_type` but HeavyWeight of
-ray/serve/_private/config.py, `DeploymentConfig`."""
+"""Keys of a deployment that change without a restart.
+
+Source: every `update_type` but HeavyWeight of ray/serve/_private/config.py, `DeploymentConfig`.
+"""
 CODE_KEYS = ("request_router_config", "deployment_actors")
-"""Of a deployment, and in the code version of its application. Source: `get_app_code_version`."""
+"""Keys of a deployment that are in the code version of its application.
+
+Source: `get_app_code_version`.
+"""
 SCALING = "autoscaling_config"
-"""Whether a deployment has one, and its `policy`, are in the code version of the application too;
-its other values are not."""
+"""A key of a deployment whose presence and `policy` are in the code version of its application; its
+other values are not."""
 EVERYTHING = "every deployment of the application"
 LIVE = "without a restart"
 
 
 def serve_changes(before: dict[str, Any], after: dict[str, Any]) -> Iterator[Change]:
-    """Yield what differs between two Serve configs, and what taking the second does.
+    """Yield the differences between two Serve configs and the effect of each.
 
     Args:
-        before: What Serve has.
-        after: What it will be given.
+        before: The config that Serve has.
+        after: The config that it will get.
     """
     for key in sorted({*before, *after} - {"applications"}):
         if before.get(key) != after.get(key):
@@ -75,8 +84,11 @@ def _by_name(named: list[dict[str, Any]] | None) -> dict[str, dict[str, Any]]:
 
 def _cluster_change(key: str, wanted: Any) -> Change:
     if key in AT_START:
-        told = "Serve reads it when it starts; change something of rayClusterConfig too, such as an annotation of the head's template"
-        return Change(key, Effect.NOT_TAKEN, told)
+        why = (
+            "Serve reads it when it starts; change something of rayClusterConfig too, "
+            "such as an annotation of the head's template"
+        )
+        return Change(key, Effect.NOT_TAKEN, why)
     if key == TRACING and wanted is None:
         return Change(key, Effect.NOT_TAKEN, "Serve keeps what it has; set enabled: false")
     if key == TRACING:

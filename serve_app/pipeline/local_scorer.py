@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 
 from serve_app.config.service import ServiceConfig
+from serve_app.hardware.planning import precision_here
 from serve_app.pipeline.banks import BankBuilder, RowEncoder, call_now, run_now
 from serve_app.pipeline.local_texts import LocalTexts
 from serve_app.pipeline.scorer import Scorer, TagScoring, read_scored_checkpoint, rows_share
 from serve_app.siglip.hub import load_checkpoint
 from serve_app.siglip.identity import encoder_fingerprint
 from serve_app.siglip.inputs import FloatArray
+from serve_app.siglip.precision import Precision
 from serve_app.tagging.known_rows import KnownRows
 from serve_app.tagging.options import TagOptions
 from serve_app.tagging.tag_bank import ScoredBank
@@ -17,8 +19,12 @@ from serve_app.tagging.tag_bank import ScoredBank
 class LocalScorer:
     """Scores embeddings against the vocabularies of a configuration and of requests."""
 
-    def __init__(self, config: ServiceConfig) -> None:
+    def __init__(self, config: ServiceConfig, precision: Precision | None = None) -> None:
         """Read the checkpoint's facts and the configuration's vocabularies; nothing is encoded yet.
+
+        Args:
+            config: The configuration.
+            precision: What the text tower runs as; None for what `auto` means on this machine.
 
         Raises:
             ConfigError: The checkpoint cannot be read, or a calibration belongs to another.
@@ -31,9 +37,12 @@ class LocalScorer:
         self.head = scored.head
         self.settings = config.tag_settings()
 
-        encoder = encoder_fingerprint(self.fingerprint, plugin.dtype, plugin.quantization)
+        self.precision = precision or precision_here(plugin, self.checkpoint.family)
+        encoder = encoder_fingerprint(
+            self.fingerprint, self.precision.dtype, self.precision.quantization
+        )
         self.known = KnownRows(encoder, rows_share(cache_bytes), config.tag_banks)
-        self._texts = LocalTexts(self.checkpoint, plugin.precision)
+        self._texts = LocalTexts(self.checkpoint, self.precision)
         rows = RowEncoder(self._texts, self.known)
         self._builder = BankBuilder(rows, scored.canonicalize, rows.for_request, call_now)
         self._scorer = Scorer(

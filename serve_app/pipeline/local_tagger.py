@@ -15,6 +15,7 @@ import numpy as np
 from serve_app.config.public import show_config, show_live
 from serve_app.config.service import ServiceConfig
 from serve_app.errors import RequestError, TaggerError
+from serve_app.hardware.planning import precision_here
 from serve_app.pipeline.local_scorer import LocalScorer
 from serve_app.pipeline.scorer import ScoredBy, TagScoring
 from serve_app.pipeline.tagged_image import ImageInput, TaggedImage
@@ -27,6 +28,7 @@ from serve_app.pipeline.tagger import (
     vocabulary_detail,
     vocabulary_state,
 )
+from serve_app.siglip.hub import load_checkpoint
 from serve_app.siglip.inputs import FloatArray, PreparedImage, collate
 from serve_app.siglip.outcomes import encode_apart
 from serve_app.siglip.prepare import ImagePreparer
@@ -36,6 +38,12 @@ from serve_app.tagging.selection import TagScore
 from serve_app.telemetry.record import StageTimes, new_image
 from serve_app.towers.self_check import check_image_tower
 from serve_app.towers.tower import ImageTower
+
+AUTO_BATCH_SIZE = 16
+"""Images in one forward pass for `batch_size: auto`.
+
+Source: the upper end of the seed table for 16 GB of memory.
+"""
 
 
 @dataclass(slots=True)
@@ -79,15 +87,16 @@ class LocalTagger:
         """
         self.config = config
         plugin = config.siglip
-        self.scorer = LocalScorer(config)
-        self.checkpoint = self.scorer.checkpoint
+        self.checkpoint = load_checkpoint(plugin.model_source, config.revision)
+        precision = precision_here(plugin, self.checkpoint.family)
+        self.scorer = LocalScorer(config, precision)
         self.head = self.scorer.head
         self.preparer = ImagePreparer(
             self.checkpoint, config.image_limits(), plugin.max_num_patches
         )
-        self._tower = ImageTower(self.checkpoint, plugin.precision)
+        self._tower = ImageTower(self.checkpoint, precision)
         check_image_tower(self._tower)
-        self.batch_size = plugin.resolved_batch_size
+        self.batch_size = plugin.fixed_batch_size or AUTO_BATCH_SIZE
         self.settings = self.scorer.settings
         self.scorer.registered(self.settings.default_vocabulary)
 
@@ -148,7 +157,9 @@ class LocalTagger:
         """Return what is loaded."""
         default = self.scorer.registered(self.settings.default_vocabulary)
         vocabularies = vocabulary_state(self.settings, default)
-        return make_model_card(self.config, self.checkpoint, self._tower.runtime, vocabularies)
+        return make_model_card(
+            self.config, self.checkpoint, self._tower.runtime, self.batch_size, vocabularies
+        )
 
     def _encode(self, images: Sequence[ImageInput], quality: Quality) -> list[_Image]:
         """Encode every view of every image, some images at a time."""

@@ -15,7 +15,7 @@ from serve_app.errors import TaggerError
 from serve_app.pipeline.tagged_image import ImageInput, TaggedImage
 from serve_app.siglip.checkpoints import Checkpoint
 from serve_app.siglip.inputs import FloatArray
-from serve_app.siglip.precision import Runtime
+from serve_app.siglip.precision import Precision
 from serve_app.tagging.options import TagOptions
 from serve_app.tagging.settings import TagSettings
 from serve_app.tagging.tag_bank import ScoredBank
@@ -160,7 +160,11 @@ class VocabularyState(NamedTuple):
 
 
 def make_model_card(
-    config: ServiceConfig, checkpoint: Checkpoint, runtime: Runtime, vocabularies: VocabularyState
+    config: ServiceConfig,
+    checkpoint: Checkpoint,
+    runtime: Precision,
+    batch_size: int,
+    vocabularies: VocabularyState,
 ) -> ModelCard:
     """Gather what `GET /v1/model` shows."""
     return ModelCard(
@@ -176,7 +180,7 @@ def make_model_card(
         attention=runtime.attention,
         device=runtime.device,
         quantization=runtime.quantization,
-        batch_size=config.siglip.resolved_batch_size,
+        batch_size=batch_size,
         labels=vocabularies.labels,
         vocabulary=vocabularies.default,
         vocabulary_fingerprint=vocabularies.fingerprint,

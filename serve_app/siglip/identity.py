@@ -45,8 +45,5 @@ def checkpoint_fingerprint(checkpoint: Checkpoint) -> str:
 
 
 def encoder_fingerprint(checkpoint_fingerprint: str, dtype: str, quantization: str) -> str:
-    """Return the identity of text embeddings: the checkpoint and the text tower's precision.
-
-    A dtype of `auto` is not resolved here, because the tower may run on another machine.
-    """
+    """Return the identity of text embeddings: the checkpoint and the text tower's precision."""
     return f"{checkpoint_fingerprint}-{dtype}-{quantization}"

@@ -1,37 +1,32 @@
-"""How the towers are asked to run, and how they do.
+"""What a tower runs as.
 
-What `auto` becomes on a machine is decided in `runtime.py`, which needs torch.
+Not here: what `auto` in a configuration becomes (`hardware/precision.py`), and how a tower applies
+it (`towers/tower.py`).
 """
 
 from dataclasses import dataclass
 
 PROCESS_BYTES = 600 * 2**20
-"""GPU memory of a process besides its tensors: CUDA context, kernels, cuBLAS workspace. Assumed
-from what is usually seen on Ampere and newer, 450 to 600 MiB; not measured here."""
+"""GPU memory of a process besides its tensors: CUDA context, kernels, cuBLAS workspace.
+
+Assumed from the 450 to 600 MiB that are usual on Ampere and newer cards; not measured here.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Precision:
-    """What was asked for: values of the plugin schema, `auto` where the machine decides."""
+    """Device, dtype, attention kernel and quantization of a tower, with nothing left `auto`.
 
-    device: str = "auto"
-    dtype: str = "auto"
-    attention: str = "auto"
-    quantization: str = "none"
-
-
-@dataclass(frozen=True, slots=True)
-class Runtime:
-    """What a tower runs as, every `auto` resolved.
+    The defaults are the reference that every machine can compute.
 
     Attributes:
-        device: A torch device such as `cuda` or `cpu`.
+        device: `cuda`, `mps` or `cpu`.
         dtype: `float32`, `float16` or `bfloat16`, of weights and activations.
         attention: `sdpa`, `eager` or `flash_attention_2`, transformers' `attn_implementation`.
         quantization: `none`, `8bit` or `4bit`.
     """
 
-    device: str
-    dtype: str
-    attention: str
-    quantization: str
+    device: str = "cpu"
+    dtype: str = "float32"
+    attention: str = "sdpa"
+    quantization: str = "none"

@@ -10,10 +10,14 @@ import pytest
 import torch
 
 from bench.gpu import inputs_for, load, save_random
+from serve_app.config.plugin import SiglipPlugin
+from serve_app.hardware.detection import detect_machine
 from serve_app.hardware.footprint import image_footprint
+from serve_app.hardware.precision import resolve_precision
+from serve_app.siglip.checkpoints import Family
 from serve_app.siglip.precision import Precision
 from serve_app.siglip.released import find_released
-from serve_app.towers.runtime import cap_gpu_memory, resolve_runtime
+from serve_app.towers.runtime import cap_gpu_memory
 
 pytestmark = pytest.mark.skipif(
     not torch.cuda.is_available(), reason="needs CUDA; bench/gpu.py and this are for such a machine"
@@ -67,14 +71,14 @@ def test_memory_is_as_predicted(tower, batch_size: int) -> None:  # type: ignore
     weights = sum(parameter.numel() * 2 for parameter in model.parameters())
     peak = weights + torch.cuda.max_memory_allocated() - before
     predicted = image_footprint(
-        shape, ("bfloat16", "sdpa", "none"), batch_size, 256, process_bytes=0
+        shape, Precision("cuda", "bfloat16"), batch_size, 256, process_bytes=0
     )
     assert 0.5 * predicted.needed <= peak <= predicted.needed
 
 
 def test_auto_is_half_precision() -> None:
     """bfloat16 where the card has it, else float16."""
-    found = resolve_runtime(Precision(), find_released(CHECKPOINTS[0]).family)  # type: ignore[union-attr]
+    found = resolve_precision(SiglipPlugin(), Family.SIGLIP2, detect_machine()).precision
     assert (found.device, found.dtype) == (
         "cuda",
         "bfloat16" if torch.cuda.get_device_capability()[0] >= 8 else "float16",

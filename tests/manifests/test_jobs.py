@@ -158,7 +158,7 @@ def test_the_plan_fits_the_machines_of_the_job() -> None:
     (shared,) = (one for one in kustomized("k8s/jobs/batch") if one["kind"] == "ConfigMap")
     written = yaml.safe_load(shared["data"]["config.yaml"])
     config = parse_config(written | {"labels": str(ROOT / "configs/vocabularies/general.yaml")})
-    plan = plan_service(config, lambda _: parse_hardware(written["hardware"]))
+    plan = plan_service(config, parse_hardware(written["hardware"]))
     (group,) = job_of("batch")["spec"]["rayClusterSpec"]["workerGroupSpecs"]
     limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
     hardware = parse_hardware(written["hardware"])

@@ -12,8 +12,8 @@ from starlette.testclient import TestClient
 from serve_app.api.app import create_app
 from serve_app.config.service import ServiceConfig, parse_config
 from serve_app.errors import ConfigError
+from serve_app.hardware.detection import cpu_has_bfloat16
 from serve_app.pipeline.local_tagger import LocalTagger
-from serve_app.towers.runtime import cpu_has_bfloat16
 from tests.conftest import encoded, random_picture
 
 AUTO_DTYPE = "bfloat16" if cpu_has_bfloat16() else "float32"

@@ -6,7 +6,9 @@ import json
 
 from serve_app.config.public import show_config, show_live
 from serve_app.config.service import parse_config
-from serve_app.hardware.planning import plan_service, resolve_config
+from serve_app.hardware.detection import parse_hardware
+from serve_app.hardware.planning import plan_service
+from serve_app.siglip.precision import Precision
 
 HIDDEN = {
     "model": "/srv/secret-folder/checkpoint",
@@ -47,16 +49,18 @@ def test_nothing_internal_is_shown() -> None:
 def test_the_plan_is_what_is_shown() -> None:
     """Resolved for two L4, the shown part of a GPU, batch size and replicas are the plan's."""
     config = parse_config({"labels": ["cat"], "hardware": "l4x2"})
-    plan = plan_service(config, lambda _: (_ for _ in ()).throw(AssertionError))
-    shown = show_config(resolve_config(config, plan), show_live(config.tag_settings()))
+    plan = plan_service(config, parse_hardware("l4x2"))
+    shown = show_config(config, show_live(config.tag_settings()), plan.shown())
     encoder = shown["serving"]["image_encoder"]
     planned = plan.deployments["image_encoder"]
     assert (encoder["num_gpus"], encoder["max_replicas"]) == (
         planned.num_gpus,
         planned.max_replicas,
     )
-    assert shown["plugins"]["siglip"]["batch_size"] == plan.batch_size
-    assert shown["plugins"]["siglip"]["dtype"] == plan.dtype
+    plugin = shown["plugins"]["siglip"]
+    assert plugin["batch_size"] == plan.batch_size
+    assert Precision(*(plugin[key] for key in Precision.__slots__)) == plan.precision
+    assert "auto" not in json.dumps(plugin)
 
 
 def test_a_fixed_number_of_replicas_is_not_guessed() -> None:

@@ -14,6 +14,8 @@ from serve_app.errors import InvalidImage, InvalidRequest, TaggerError, Unavaila
 from serve_app.graph import preprocessor
 from serve_app.graph.messages import EncodeReply, ScoreReply, ScoreRequest
 from serve_app.graph.preprocessor import Preprocessor
+from serve_app.hardware.detection import parse_hardware
+from serve_app.hardware.planning import plan_service
 from serve_app.pipeline.scorer import ScoredBy
 from serve_app.siglip.inputs import ImageBatch
 from serve_app.siglip.outcomes import EncodedImages
@@ -62,7 +64,8 @@ def make(
     def made(others: Others) -> Preprocessor:
         monkeypatch.setattr(preprocessor, "InnerCalls", lambda *_: others)
         handle: Any = None
-        return Preprocessor(config, handle, handle)
+        plan = plan_service(config, parse_hardware("cpu2"))
+        return Preprocessor(config, plan, handle, handle)
 
     return made
 

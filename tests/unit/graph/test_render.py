@@ -13,8 +13,7 @@ from serve_app.errors import ConfigError
 from serve_app.graph import profiles
 from serve_app.graph.builder import build_graph
 from serve_app.graph.render import render_serve_config, serve_config_text
-from serve_app.hardware.detection import detect_machine
-from serve_app.hardware.planning import plan_service, resolve_config
+from serve_app.hardware.planning import hardware_here, plan_service
 
 CONFIGS = sorted((Path(__file__).parents[3] / "configs").glob("*.yaml"))
 BLOCKS = {
@@ -173,8 +172,8 @@ def test_every_deployment_states_what_it_takes(path: Path, hardware: str) -> Non
     (ray-serve facts 10).
     """
     config = load_config(path).model_copy(update={"hardware": hardware})
-    plan = plan_service(config, detect_machine)
-    found = bound(build_graph(resolve_config(config, plan)), {})
+    plan = plan_service(config, hardware_here(config.hardware, config.siglip))
+    found = bound(build_graph(config, plan), {})
     assert set(found) == DEPLOYMENTS
     for planned, name in zip((plan.deployments[n] for n in BLOCKS), BLOCKS.values(), strict=True):
         deployment = found[name]
@@ -209,10 +208,10 @@ def test_a_deployment_asks_for_its_nodes() -> None:
     )
     args = render_serve_config(config)["applications"][0]["args"]
     on_the_cluster = ServiceConfig.model_validate_json(json.dumps(args["config"]))
-    found = bound(
-        build_graph(resolve_config(on_the_cluster, plan_service(on_the_cluster, detect_machine))),
-        {},
+    plan = plan_service(
+        on_the_cluster, hardware_here(on_the_cluster.hardware, on_the_cluster.siglip)
     )
+    found = bound(build_graph(on_the_cluster, plan), {})
     asked = {
         name: deployment.ray_actor_options.get("label_selector")
         for name, deployment in found.items()

@@ -96,8 +96,8 @@ def test_nodes_of_a_cluster() -> None:
         },
         {"resources": {"CPU": 16.0, "GPU": 2.0, "accelerator_type:L4": 1.0}},
     ]
-    found = hardware_of_nodes(nodes, True, "test")
-    assert (found.cpus, found.gpus, found.has_cpu_bfloat16) == (36, 4, True)
+    found = hardware_of_nodes(nodes, "test")
+    assert (found.cpus, found.gpus, found.has_cpu_bfloat16) == (36, 4, None)
     assert found.accelerator is not None
     assert found.accelerator.name == "L4"
     labels = {"ray.io/accelerator-type": "A100"}
@@ -111,8 +111,8 @@ def test_nodes_of_a_cluster() -> None:
             "labels": labels,
         }
     ]
-    assert hardware_of_nodes(a100, False, "test").accelerator.name == "A100-80G"  # type: ignore[union-attr]
-    assert hardware_of_nodes(nodes[:1], False, "test").gpus == 0
+    assert hardware_of_nodes(a100, "test").accelerator.name == "A100-80G"  # type: ignore[union-attr]
+    assert hardware_of_nodes(nodes[:1], "test").gpus == 0
 
 
 @pytest.mark.parametrize(
@@ -121,9 +121,7 @@ def test_nodes_of_a_cluster() -> None:
 def test_mixed_and_unnamed_gpus_are_refused(second: dict[str, object]) -> None:
     """One plan has one kind of GPU; the message says how to choose."""
     with pytest.raises(ConfigError, match="set hardware"):
-        hardware_of_nodes(
-            [{"resources": {"GPU": 1.0, "accelerator_type:L4": 1.0}}, second], False, "test"
-        )
+        hardware_of_nodes([{"resources": {"GPU": 1.0, "accelerator_type:L4": 1.0}}, second], "test")
 
 
 @pytest.mark.parametrize(
@@ -144,10 +142,11 @@ def test_cpu_flags(text: str, has: bool, tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_this_machine_is_read_alike_with_and_without_torch() -> None:
-    """The plan's reading of the CPU, and the replica's, which asks torch."""
-    from serve_app.towers.runtime import cpu_has_bfloat16
+    """The CPU's flags say what torch finds by asking the CPU itself."""
+    import torch
 
-    assert detection.cpu_has_bfloat16() == cpu_has_bfloat16()
+    by_torch = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    assert detection.cpu_has_bfloat16() == by_torch
 
 
 @pytest.mark.parametrize("text", ["l4x2+16cpu", "a100-80gx8+96cpu", "gpu24gbx1+8cpu", "cpu8"])
@@ -165,6 +164,6 @@ def test_auto_is_this_machine() -> None:
 def test_gpus_are_not_looked_at_where_the_device_is_the_cpu() -> None:
     """Cards of an unknown kind do not stand in the way of a service on the CPU."""
     nodes = [{"resources": {"CPU": 8.0, "GPU": 1.0, "accelerator_type:G": 1.0}}]
-    assert hardware_of_nodes(nodes, False, "test", with_gpus=False).gpus == 0
+    assert hardware_of_nodes(nodes, "test", with_gpus=False).gpus == 0
     with pytest.raises(ConfigError):
-        hardware_of_nodes(nodes, False, "test")
+        hardware_of_nodes(nodes, "test")

@@ -15,7 +15,8 @@ from serve_app.siglip.checkpoints import Family, read_json
 from serve_app.siglip.hub import load_checkpoint
 from serve_app.siglip.precision import Precision
 from serve_app.siglip.released import BASE, RELEASED, Released, find_released
-from serve_app.towers.tower import UNQUANTIZED, ImageTower, TextTower
+from serve_app.towers.loading import UNQUANTIZED
+from serve_app.towers.tower import ImageTower, TextTower
 from tests.unit.siglip.test_released import hub_config, meta_model
 
 TOLERANCE = 0.02
@@ -102,13 +103,12 @@ def test_weights_as_bitsandbytes_stores_them(
     wide_checkpoint: Path, dtype: str, quantization: str
 ) -> None:
     """The real quantiser, on the CPU, on layers of base width."""
-    from serve_app.siglip.precision import Runtime
-    from serve_app.towers.tower import _quantization
+    from serve_app.towers.loading import _quantization
 
     options = {"dtype": getattr(torch, dtype)}
     if quantization != "none":
         options |= {
-            "quantization_config": _quantization(Runtime("cpu", dtype, "sdpa", quantization)),
+            "quantization_config": _quantization(Precision("cpu", dtype, "sdpa", quantization)),
             "device_map": {"": "cpu"},
         }
     model = SiglipVisionModel.from_pretrained(wide_checkpoint, **options)
@@ -152,30 +152,40 @@ def test_activations_grow_with_what_is_processed() -> None:
     row = find_released("google/siglip2-base-patch16-naflex")
     assert row is not None
     assert row.family is Family.NAFLEX
-    plain = image_footprint(row.architecture, ("bfloat16", "sdpa", "none"), 8, 256)
+    plain = image_footprint(row.architecture, Precision("cuda", "bfloat16", "sdpa", "none"), 8, 256)
     assert (
-        image_footprint(row.architecture, ("bfloat16", "sdpa", "none"), 16, 256).activations
+        image_footprint(
+            row.architecture, Precision("cuda", "bfloat16", "sdpa", "none"), 16, 256
+        ).activations
         == 2 * plain.activations
     )
     assert (
-        image_footprint(row.architecture, ("bfloat16", "sdpa", "none"), 8, 1024).activations
+        image_footprint(
+            row.architecture, Precision("cuda", "bfloat16", "sdpa", "none"), 8, 1024
+        ).activations
         == 4 * plain.activations
     )
     assert (
-        image_footprint(row.architecture, ("bfloat16", "eager", "none"), 8, 256).activations
+        image_footprint(
+            row.architecture, Precision("cuda", "bfloat16", "eager", "none"), 8, 256
+        ).activations
         > plain.activations
     )
     assert (
-        image_footprint(row.architecture, ("float32", "sdpa", "none"), 8, 256).activations
+        image_footprint(
+            row.architecture, Precision("cuda", "float32", "sdpa", "none"), 8, 256
+        ).activations
         > plain.activations
     )
-    quantized = image_footprint(row.architecture, ("bfloat16", "sdpa", "4bit"), 8, 256)
+    quantized = image_footprint(
+        row.architecture, Precision("cuda", "bfloat16", "sdpa", "4bit"), 8, 256
+    )
     assert quantized.activations == plain.activations
     assert quantized.weights < plain.weights
     assert plain.needed * 0.8 == pytest.approx(
         plain.weights + plain.activations + plain.process, abs=2
     )
     assert (
-        text_footprint(row.architecture, "bfloat16", "none").weights
+        text_footprint(row.architecture, Precision("cuda", "bfloat16", "sdpa", "none")).weights
         == row.architecture.text_parameters.total * 2
     )

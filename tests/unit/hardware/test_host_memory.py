@@ -42,8 +42,7 @@ def test_pods_follow_the_limits() -> None:
     }
     limits = [{"max_held_bytes": held} for held in (2**29, 2**33)]
     plans = [
-        plan_service(parse_config(base | {"limits": own}), lambda _: parse_hardware("cpu8"))
-        for own in limits
+        plan_service(parse_config(base | {"limits": own}), parse_hardware("cpu8")) for own in limits
     ]
     small, large = (worker_groups([plan])[0].memory_gib for plan in plans)
     grown = plans[1].host_bytes["preprocessor"] - plans[0].host_bytes["preprocessor"]

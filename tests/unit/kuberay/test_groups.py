@@ -76,14 +76,16 @@ def check_placing(plans: Sequence[Plan]) -> tuple[WorkerGroup, ...]:
     """
     groups = worker_groups(plans)
     for group in groups:
-        assert 1 <= group.least <= group.most
+        assert 1 <= group.min_pods <= group.max_pods
         assert (
-            overfull(group, group.most, replicas_of(plans, "max_replicas", on_gpu=bool(group.gpus)))
+            overfull(
+                group, group.max_pods, replicas_of(plans, "max_replicas", on_gpu=bool(group.gpus))
+            )
             == []
         )
         assert (
             overfull(
-                group, group.least, replicas_of(plans, "min_replicas", on_gpu=bool(group.gpus))
+                group, group.min_pods, replicas_of(plans, "min_replicas", on_gpu=bool(group.gpus))
             )
             == []
         )
@@ -166,8 +168,8 @@ def test_two_applications_by_hand() -> None:
     0.4 + 0.12 = 1.52 GPUs: 2 pods.
     """
     cpu, gpu = worker_groups(two_applications())
-    assert (cpu.cpus, cpu.memory_gib, cpu.least, cpu.most) == (5, 8, 2, 3)
-    assert (gpu.cpus, gpu.memory_gib, gpu.least, gpu.most) == (3, 13, 2, 4)
+    assert (cpu.cpus, cpu.memory_gib, cpu.min_pods, cpu.max_pods) == (5, 8, 2, 3)
+    assert (gpu.cpus, gpu.memory_gib, gpu.min_pods, gpu.max_pods) == (3, 13, 2, 4)
 
 
 @settings(deadline=None)  # of one example, on a machine that has other things to do
@@ -191,7 +193,7 @@ def test_any_checkpoint_on_any_card(
     assert plan.deployments == ample.deployments
     groups = check_placing([plan])
     assert config.hardware == f"{kind}x{gpus}+{all_cpus(groups)}cpu"
-    assert [group.most for group in groups if group.gpus] == [gpus]
+    assert [group.max_pods for group in groups if group.gpus] == [gpus]
     used = sum(planned.max_replicas * planned.num_cpus for planned in plan.deployments.values())
     assert used <= all_cpus(groups) + MILLIONTH
 
@@ -264,20 +266,20 @@ def test_no_fewer_pods_than_the_fewest_replicas_need() -> None:
         "text_encoder": {"num_gpus": 0.1},
     }
     _, gpu = check_placing([plan_for(config_of(BASE, "l4x4+32cpu", **encoders))])
-    assert gpu.least == 3
+    assert gpu.min_pods == 3
     small = {
         "image_encoder": {"num_cpus": 1, "num_gpus": 0.1, "num_replicas": 4},
         "text_encoder": {"num_cpus": 0.5, "num_gpus": 0.1},
     }
     _, gpu = check_placing([plan_for(config_of(BASE, "l4x4+32cpu", **small))])
-    assert (gpu.cpus, gpu.least, gpu.most) == (2, 3, 4)
+    assert (gpu.cpus, gpu.min_pods, gpu.max_pods) == (2, 3, 4)
     scoring = {
         "preprocessor": {"num_cpus": 2, "max_replicas": 10},
         "postprocessor": {"num_cpus": 0.5, "num_replicas": 20},
     }
     cpu, _ = check_placing([plan_for(config_of(BASE, "l4x4+64cpu", **scoring))])
     assert cpu.cpus == 3  # one Preprocessor and two Postprocessors
-    assert cpu.least * cpu.cpus >= 10 + 2
+    assert cpu.min_pods * cpu.cpus >= 10 + 2
 
 
 @pytest.mark.parametrize("hardware", ["auto", "AUTO", "cpu", "cpus"])

@@ -12,15 +12,15 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel, SiglipConfig, SiglipModel
 
 from serve_app.errors import ConfigError
-from serve_app.siglip.checkpoints import Family, read_checkpoint
+from serve_app.siglip.checkpoints import read_checkpoint
 from serve_app.siglip.images.limits import ImageLimits
 from serve_app.siglip.inputs import ImageBatch, collate, concatenate
 from serve_app.siglip.precision import Precision
 from serve_app.siglip.prepare import ImagePreparer
 from serve_app.siglip.scoring import pair_logits
 from serve_app.siglip.weights import read_similarity_head
-from serve_app.towers import tower as encoder_module
-from serve_app.towers.runtime import resolve_runtime
+from serve_app.towers import loading
+from serve_app.towers.runtime import check_runs_here
 from serve_app.towers.tower import ImageTower, TextTower
 from tests.conftest import encoded, random_picture
 from tests.tiny_checkpoints import LABELS
@@ -149,7 +149,7 @@ def test_quantised_patch_embedding_is_refused(
     tiny: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Trap 6: with the skip list gone, the load stops instead of serving noise."""
-    monkeypatch.setattr(encoder_module, "UNQUANTIZED", ("head",))
+    monkeypatch.setattr(loading, "UNQUANTIZED", ("head",))
     with pytest.raises(ConfigError, match="patch embedding"):
         ImageTower(
             read_checkpoint(tiny("siglip2-naflex")),
@@ -157,20 +157,19 @@ def test_quantised_patch_embedding_is_refused(
         )
 
 
-def test_flash_attention_is_refused_for_naflex() -> None:
-    """Trap 8: NaFlex has no flash attention, and is not silently given another kernel."""
-    with pytest.raises(ConfigError, match="NaFlex"):
-        resolve_runtime(Precision(attention="flash_attention_2"), Family.NAFLEX)
-
-
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 @pytest.mark.parametrize(
-    "asked", [Precision(device="cuda"), Precision(attention="flash_attention_2")]
+    "precision", [Precision(device="cuda"), Precision(attention="flash_attention_2")]
 )
-def test_what_the_machine_cannot_do_is_refused(asked: Precision) -> None:
-    """An explicit choice is refused with a reason, never changed."""
+def test_what_the_machine_cannot_do_is_refused(
+    checkpoint_folder: Path, precision: Precision
+) -> None:
+    """A precision is applied or refused with a reason, and never changed."""
     with pytest.raises(ConfigError, match="auto"):
-        resolve_runtime(asked, Family.SIGLIP)
+        check_runs_here(precision)
+    for tower in (ImageTower, TextTower):
+        with pytest.raises(ConfigError, match="auto"):
+            tower(read_checkpoint(checkpoint_folder), precision)
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
