@@ -25,7 +25,10 @@ SECONDS_OF_COST = 0.075
 
 Measured on an EPYC at 2.6 GHz (bench/decode_cost.py).
 """
-TOO_MANY_IMAGES = "More images are waiting than can be decoded within the time limit of a request. Retry after the time in Retry-After."
+TOO_MANY_IMAGES = (
+    "More images are waiting than can be decoded within the time limit of a request. Retry after "
+    "the time in Retry-After."
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,5 @@
-"""Scores embeddings against tag banks and chooses tags, for the service's own vocabularies and those
-of requests.
+"""Scores embeddings against tag banks and chooses tags, for vocabularies of the service and of
+requests.
 
 Not here: how the configuration changes live (`live_scorer.py`), what is scored (`pipeline/`).
 """
@@ -118,7 +118,7 @@ class Postprocessor:
             self._scoring -= 1
 
     async def prepare(self, requested: RequestedVocabulary) -> None:
-        """Encode a request's labels while its images are being encoded; `score` reports problems."""
+        """Encode a request's labels while its images are encoded; `score` reports problems."""
         try:
             await self._live.current.bank_for(requested)
         except TaggerError as error:

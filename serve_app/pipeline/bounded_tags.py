@@ -144,12 +144,13 @@ def _blocks(
 def _within_shares(
     outcomes: Sequence[TagOutcome], sizes: Sequence[float], shares: Sequence[int]
 ) -> list[TagOutcome]:
-    return [
-        outcome
-        if size <= share
-        else _too_large(f"The tags of this image take more than {share:,} bytes, its share")
-        for outcome, size, share in zip(outcomes, sizes, shares, strict=True)
-    ]
+    within = list(outcomes)
+    for i, (size, share) in enumerate(zip(sizes, shares, strict=True)):
+        if size > share:
+            within[i] = _too_large(
+                f"The tags of this image take more than {share:,} bytes, its share"
+            )
+    return within
 
 
 def _too_large(what: str) -> PayloadTooLarge:

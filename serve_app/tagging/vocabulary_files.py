@@ -66,7 +66,8 @@ def _from_text(text: str, path: Path) -> VocabularyFile:
     for number, line in _content_lines(text):
         if line.endswith(","):
             problems.append(
-                f"{path}:{number}: {line!r} ends with a comma; this file has one label a line, without commas between them."
+                f"{path}:{number}: {line!r} ends with a comma; this file has one label a line, "
+                "without commas between them."
             )
         entries.append(Entry(Tag(label=line), f"{path}:{number}"))
     raise_problems(problems)
