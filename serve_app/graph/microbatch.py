@@ -153,9 +153,7 @@ class MicroBatcher(Generic[Item, Result]):
         return False
 
     def _leads_s(self) -> float | None:
-        """Return when a call may follow the running ones, a little before one of them is expected
-        back.
-        """
+        """Return when a call may follow the running ones: just before one is expected to end."""
         free_s = self._turns.next_end_s()
         seconds = self._turns.seconds
         if not self.lead_s or free_s is None or seconds is None:

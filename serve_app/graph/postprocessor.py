@@ -1,5 +1,4 @@
-"""Scores embeddings against tag banks and chooses tags, for vocabularies of the service and of
-requests.
+"""`Postprocessor`: scores embeddings against tag banks and chooses tags.
 
 Not here: how the configuration changes live (`live_scorer.py`), what is scored (`pipeline/`).
 """
@@ -125,9 +124,7 @@ class Postprocessor:
             logger.info("labels were not prepared: %s", error.code)
 
     async def embed_texts(self, texts: tuple[str, ...]) -> FloatArray:
-        """Return embeddings (n, D) float32, unit norm, of texts as they are; recent ones are
-        cached.
-        """
+        """Return embeddings (n, D) float32, unit norm, of texts as they are, without a template."""
         return await self._builder.embed_texts(texts)
 
     async def vocabularies(self) -> tuple[VocabularyCard, ...]:
@@ -136,9 +133,7 @@ class Postprocessor:
         return vocabulary_cards(scorer.settings, await scorer.every_registered())
 
     async def vocabulary(self, name: str) -> PackedVocabulary:
-        """Return a vocabulary with its tags; raises `UnknownVocabulary` if there is none of that
-        name.
-        """
+        """Return a vocabulary with its tags; raises `UnknownVocabulary`."""
         scorer = self._live.current
         detail = vocabulary_detail(scorer.settings, await scorer.every_registered(), name)
         return await asyncio.to_thread(packed_vocabulary, detail)

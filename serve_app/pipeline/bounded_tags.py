@@ -53,9 +53,7 @@ class TagBound:
         return TAG_BYTES + RAW_SCORE_BYTES * self.has_raw_scores
 
     def allows(self, num_images: int, max_image_bytes: int) -> bool:
-        """Return whether the bound holds for images whose tags take at most `max_image_bytes`
-        each.
-        """
+        """Return whether images whose tags take at most `max_image_bytes` each are within it."""
         if self.max_bytes is not None and num_images * max_image_bytes > self.max_bytes:
             return False
         return self.shares is None or max_image_bytes <= min(self.shares, default=0)

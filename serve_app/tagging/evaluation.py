@@ -1,5 +1,4 @@
-"""How good tags are on images whose content is known: ranking, precision and recall at thresholds,
-calibration.
+"""Measures of tags on labelled images: ranking, precision and recall, calibration.
 
 Not here: fitting anything to them (`fitting.py`), reading what is known (`labelled.py`).
 """

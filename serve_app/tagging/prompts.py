@@ -16,9 +16,7 @@ MAX_TEMPLATE_CHARACTERS = 256
 
 
 def check_templates(templates: Sequence[str]) -> None:
-    """Raise `InvalidRequest` for templates that are too many, too long, or without the label's
-    place.
-    """
+    """Raise `InvalidRequest` for templates that are too many, too long or without a placeholder."""
     if not 1 <= len(templates) <= MAX_TEMPLATES:
         raise InvalidRequest(
             f"There are {len(templates)} prompt_templates; give 1 to {MAX_TEMPLATES}."

@@ -178,11 +178,10 @@ def vocabulary_of_labels(
 
 
 def check_label(label: str) -> None:
-    """Raise `InvalidRequest` for a label without a word or symbol, too long, or with a hidden
-    character.
+    """Raise `InvalidRequest` for a label that is too long, says nothing or has a hidden character.
 
-    A symbol such as an emoji is enough here: SigLIP 2's tokenizer knows them. `check_words` refuses
-    them for SigLIP. Punctuation alone says nothing to any model.
+    Every label needs a word or a symbol; punctuation alone says nothing to any model. SigLIP 2's
+    tokenizer knows symbols such as emoji, and `check_words` refuses them for SigLIP.
     """
     check_shown(label)
     if not has_word(label) and not any(unicodedata.category(c) in SYMBOLS for c in label):

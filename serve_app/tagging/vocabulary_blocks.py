@@ -1,5 +1,4 @@
-"""Vocabularies as YAML or JSON: a list of tags, or a block with tags, templates and background
-prompts.
+"""Vocabularies as YAML or JSON: a list of tags, or a block with tags and prompts.
 
 Not here: finding out which format a file has (`vocabulary_files.py`), checks of the tags together
 (`vocabulary_checks.py`).

@@ -87,9 +87,7 @@ def _tag(cells: dict[str, str]) -> Tag:
 
 
 def _without_comments(text: str) -> Iterator[str]:
-    """Yield the lines, an empty one for each comment above the header, so that line numbers
-    stay.
-    """
+    """Yield the lines, with comments above the header empty so that line numbers stay."""
     is_above = True
     for line in text.split("\n"):  # splitlines would also split at characters inside a label
         is_above = is_above and (line.startswith(COMMENT) or not line.strip())
