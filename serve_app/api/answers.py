@@ -111,9 +111,7 @@ def shorten(score: float) -> float:
 
 
 def _about(images: Sequence[TaggedImage], model: str, started_s: float) -> dict[str, Any]:
-    """Return the fields about the whole response: what images were scored against, and the plugin
-    host's.
-    """
+    """Return the fields of the whole response: what images were scored against, and the host's."""
     elapsed_ms = round((time.perf_counter() - started_s) * 1000, 2)
     about = {"model": model, "version": __version__, "inference_time_ms": elapsed_ms}
     return _scored_by(images) | about
@@ -144,9 +142,7 @@ def _tags_or_error(image: TaggedImage) -> dict[str, Any]:
 
 
 def encode_embedding(embed: FloatArray, encoding_format: str) -> list[float] | str:
-    """Return an embedding as OpenAI's API writes them: numbers, or base64 of little-endian
-    float32.
-    """
+    """Return an embedding as OpenAI's API does: numbers, or base64 of little-endian float32."""
     if encoding_format == "base64":
         return base64.b64encode(embed.astype("<f4").tobytes()).decode()
     return [shorten(value) for value in embed.tolist()]

@@ -1,4 +1,4 @@
-"""The body of `POST /v1/score`: image embeddings that were stored, as numbers or base64."""
+"""The body of `POST /v1/score`: stored image embeddings, as numbers or base64."""
 
 import binascii
 from dataclasses import dataclass
@@ -48,14 +48,17 @@ class ScoreBody(ScoreParameters):
     """Embeddings beside the parameters."""
 
     embeddings: tuple[Embedding, ...] = Field(
-        description="Image embeddings of this checkpoint: lists of D numbers, or base64 of D little-endian numbers of dtype."
+        description=(
+            "Image embeddings of this checkpoint: lists of D numbers, or base64 of D little-endian "
+            "numbers of dtype."
+        )
     )
     dtype: Literal["float32", "float16"] = Field("float32", description="Of the numbers in base64.")
 
 
 @dataclass(frozen=True, slots=True)
 class ScoreCall:
-    """A request to score: `image_embeds` (B, D) float32, unit norm, and how."""
+    """A request to score: `image_embeds` (B, D) float32, unit norm, and its options."""
 
     image_embeds: FloatArray
     options: TagOptions
@@ -98,10 +101,12 @@ def _row(index: int, value: FloatArray | str, dtype: str) -> FloatArray:
         row = np.frombuffer(data, dtype)
     except ValueError as error:
         raise InvalidRequest(
-            f"Embedding {index} is not base64 of whole numbers of its dtype. Use the standard alphabet, with padding."
+            f"Embedding {index} is not base64 of whole numbers of its dtype. Use the standard "
+            "alphabet, with padding."
         ) from error
     if len(row) > MAX_WIDTH:
         raise InvalidRequest(
-            f"Embedding {index} has more than {MAX_WIDTH:,} numbers. Send embeddings of the served checkpoint."
+            f"Embedding {index} has more than {MAX_WIDTH:,} numbers. Send embeddings of the served "
+            "checkpoint."
         )
     return row.astype(np.float32)

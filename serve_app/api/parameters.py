@@ -1,7 +1,6 @@
-"""What a request may ask for besides its images or embeddings: one model for every transport,
-checked once.
+"""The parameters of a request besides its images or embeddings: one model for every transport.
 
-Not here: the bodies that they come in (`bodies.py`, `embeddings.py`).
+Not here: the bodies that have them (`bodies.py`, `embeddings.py`).
 """
 
 import difflib
@@ -33,13 +32,16 @@ Filter = Annotated[
 
 
 class ScoreParameters(BaseModel):
-    """How tags are scored and chosen; what is left out is the service's own setting."""
+    """How tags are scored and chosen; the default of each is the service's own setting."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     labels: Listed | None = Field(
         None,
-        description="Labels to score instead of the service's own: a list, or one text that is a JSON array or has commas.",
+        description=(
+            "Labels to score instead of the service's own: a list, or one text that is a JSON "
+            "array or has commas."
+        ),
     )
     vocabulary: str | None = Field(
         None, description="Name of a vocabulary of the service, instead of its default one."
@@ -51,7 +53,9 @@ class ScoreParameters(BaseModel):
         None,
         ge=0,
         le=1,
-        description="Least confidence of every tag, also of those that have a threshold of their own.",
+        description=(
+            "Least confidence of every tag, also of those that have a threshold of their own."
+        ),
     )
     max_tags: int | None = Field(None, ge=1, description="Most tags an image.")
     min_tags: int | None = Field(
@@ -79,15 +83,13 @@ class ScoreParameters(BaseModel):
     )
 
     def options(self, limits: Limits) -> TagOptions:
-        """Return the request's options, its labels and templates checked; raises
-        `InvalidRequest`.
-        """
+        """Return the options, the labels and templates checked; raises `InvalidRequest`."""
         requested = self.model_dump(include=_OPTION_FIELDS, exclude_none=True)
         return tag_options(**requested, max_labels=limits.max_labels_per_request)
 
 
 class TagParameters(ScoreParameters):
-    """The same for images, and how they are encoded."""
+    """Parameters of images: how tags are scored and chosen, and how images are encoded."""
 
     quality: Quality = Field(
         "standard",
@@ -107,7 +109,7 @@ _OPTION_FIELDS = {"labels", "prompt_templates", *TagOptions._fields}
 Model = TypeVar("Model", bound=BaseModel)
 
 MAX_PROBLEMS = 5
-"""Sentences of one error message."""
+"""Problems that one error message names."""
 _MESSAGES = {
     "tuple_type": "Input should be a list",
     "dict_type": "Input should be an object",
@@ -120,25 +122,23 @@ _UNSHOWN = frozenset({"is_instance_of"})
 
 
 def query_fields(request: Request) -> dict[str, Any]:
-    """Return the parameters of a query string; raises `InvalidRequest` if it has too many
-    fields.
-    """
+    """Return the parameters of a query string; raises `InvalidRequest` for too many fields."""
     return text_fields(query_pairs(request), TagParameters)
 
 
 def validated(model: type[Model], content: dict[str, Any]) -> Model:
-    """Check a request's fields. A field that is null counts as left out.
+    """Check a request's fields. A field that is null has its default.
 
     Raises:
         InvalidRequest: One sentence for each of the first problems, with the field and the nearest
             known one.
     """
     known = {field.alias or name for name, field in model.model_fields.items()}
-    given = {
+    fields = {
         name: value for name, value in content.items() if value is not None or name not in known
     }
     try:
-        return model.model_validate(given)
+        return model.model_validate(fields)
     except ValidationError as error:
         # a list of 1,000 values may have as many errors; what is not shown is not built
         problems = error.errors(include_url=False, include_context=False, include_input=False)

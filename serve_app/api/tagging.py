@@ -131,9 +131,7 @@ def _line(entry: dict[str, object], max_bytes: int | None = None) -> deque[bytes
 
 
 async def _as_done(tagger: Tagger, call: TagCall, deadline_s: float) -> Results:
-    """Tag each image by itself, all until a time of the event loop, and yield the results as they
-    come.
-    """
+    """Tag each image by itself, all before the deadline, and yield the results as they come."""
     turns = asyncio.Semaphore(MAX_STREAMED_AT_ONCE)
 
     async def tag_one(index: int, image: bytes | RequestError) -> tuple[int, TaggedImage]:

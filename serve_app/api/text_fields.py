@@ -1,7 +1,6 @@
-"""Fields whose values are all texts: those of a query string and of a form, and lists written as
-one text.
+"""Fields whose values are texts, in a query string or a form, and lists written as one text.
 
-Not here: what the fields are (`parameters.py`).
+Not here: the fields themselves (`parameters.py`).
 """
 
 import functools
@@ -31,8 +30,7 @@ _NO_ARRAY = (
 
 
 def split_list(value: Any) -> Any:
-    """Return the items of a list that is written as one text; any other value, such as a list,
-    stays as it is.
+    """Return the items of a list that is written as one text; other values stay as they are.
 
     The text is either a JSON array of strings or has commas between its items. Empty items between
     commas are dropped.
@@ -53,10 +51,9 @@ def split_list(value: Any) -> Any:
 
 
 def one_or_array(value: Any) -> Any:
-    """Return a list for a text: the items of a JSON array, or the text as its only item. Other
-    values stay as they are.
+    """Return a list for a text: the items of a JSON array, or the text as its only item.
 
-    For prompt templates, which are sentences and may contain commas.
+    Other values stay as they are. For prompt templates, which are sentences and may contain commas.
 
     Raises:
         ValueError: The text begins with `[` and is not a JSON array of strings, or has too many

@@ -27,7 +27,7 @@ from serve_app.tagging.evaluation import Measures, measure
 from serve_app.tagging.fitting import FittedTo, Goal, best_threshold, fit_background, fit_labelled
 from serve_app.tagging.labelled import LabelledImages
 from serve_app.tagging.scores import in_score
-from serve_app.tagging.selection import SelectionRule, least_scores
+from serve_app.tagging.selection import SelectionRule, min_scores
 from serve_app.tagging.tag_table import TagTable
 from serve_app.terminal.console import SafeConsole
 
@@ -166,9 +166,9 @@ def _show_unlabelled(
 ) -> None:
     """Show how many tags images get, and which labels were moved most."""
     fitted = TagTable(folder.scored.bank.vocabulary, calibration)
-    raw_given = folder.logits >= least_scores(folder.scored.table, SelectionRule(threshold, 1))
+    raw_given = folder.logits >= min_scores(folder.scored.table, SelectionRule(threshold, 1))
     scores = in_score(folder.logits, None, fitted, "calibrated")
-    given = scores >= least_scores(fitted, SelectionRule(threshold, 1, score="calibrated"))
+    given = scores >= min_scores(fitted, SelectionRule(threshold, 1, score="calibrated"))
     report = UnlabelledReport(raw_given, given, calibration, threshold, options.percentile)
     for line in report.lines():
         console.print(line)

@@ -21,7 +21,7 @@ from serve_app.tagging.evaluation import Measures, measure, measure_given
 from serve_app.tagging.labelled import LabelledImages, read_labelled
 from serve_app.tagging.options import TagOptions
 from serve_app.tagging.scores import Score, best_names, in_score
-from serve_app.tagging.selection import SelectionRule, choose_tags, least_scores, rule_scores
+from serve_app.tagging.selection import SelectionRule, choose_tags, min_scores, rule_scores
 from serve_app.tagging.settings import TagSettings
 from serve_app.tagging.tag_bank import ScoredBank
 from serve_app.tagging.tag_table import TagTable
@@ -95,7 +95,7 @@ def measure_score(
     labels = [label for label, looked_at in zip(table.labels, known, strict=True) if looked_at]
     scores = in_score(logits, None, table, score)
     return measure(
-        scores[:, known], least_scores(table, rule)[known], labelled.truth[:, known], labels
+        scores[:, known], min_scores(table, rule)[known], labelled.truth[:, known], labels
     )
 
 

@@ -21,10 +21,12 @@ from serve_app.config.serving import Serving
 from serve_app.config.settings import Settings
 from serve_app.errors import ConfigError
 from serve_app.siglip.images.limits import ImageDecoding, ImageLimits
+from serve_app.tagging.config_files import ConfigFile
 from serve_app.tagging.lined_yaml import LinedYaml, parse_lined_yaml
 from serve_app.tagging.prompts import DEFAULT_TEMPLATE
-from serve_app.tagging.registered import SHORTHANDS, ConfigFile, check_selection, with_vocabularies
+from serve_app.tagging.registered import check_selection, with_vocabularies
 from serve_app.tagging.settings import RegisteredVocabulary, Selection, TagSettings
+from serve_app.tagging.vocabulary_sources import SHORTHANDS
 from serve_app.untrusted.bounded_files import read_text
 from serve_app.untrusted.nulls import without_nulls
 from serve_app.untrusted.yaml_files import MAX_DEPTH, MAX_YAML_BYTES

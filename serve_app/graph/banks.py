@@ -1,5 +1,4 @@
-"""How a Postprocessor builds banks: prompts are encoded by calls of the TextEncoder, and each row
-once, whoever asks for it.
+"""Building banks in a Postprocessor: the TextEncoder encodes prompts, and requests share rows.
 
 Not here: the building itself (`pipeline/banks.py`).
 """

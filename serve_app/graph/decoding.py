@@ -1,6 +1,4 @@
-"""The threads that decode and resize images, with fair turns, a memory budget and load
-statistics.
-"""
+"""The threads that decode images: fair turns, a memory budget and load statistics."""
 
 import asyncio
 import time
@@ -25,7 +23,10 @@ SECONDS_OF_COST = 0.075
 
 Measured on an EPYC at 2.6 GHz (bench/decode_cost.py).
 """
-TOO_MANY_IMAGES = "More images are waiting than can be decoded within the time limit of a request. Retry after the time in Retry-After."
+TOO_MANY_IMAGES = (
+    "More images are waiting than can be decoded within the time limit of a request. Retry after "
+    "the time in Retry-After."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +65,9 @@ class _Job:
 
 
 class DecodingThreads:
-    """A pool of threads that prepare images. Clients take turns, and the load is measured for
-    autoscaling.
+    """A pool of threads that prepare images.
+
+    Clients take turns, and the load is measured for autoscaling.
 
     An image whose request has ended is dropped before its turn. A thread cannot be stopped, so the
     cost of every image is checked before it gets here.
@@ -93,8 +95,7 @@ class DecodingThreads:
     async def run(
         self, prepare: "Prepare[Prepared]", data: bytes, times: StageTimes, cost: DecodeCost
     ) -> "Prepared":
-        """Prepare one image in a thread, noting how long it waited for one; raises what `prepare`
-        raises.
+        """Prepare one image in a thread, and note how long it waited; raises what `prepare` raises.
 
         Raises:
             Overloaded: More images wait than can be decoded in time, and this client already has
@@ -132,8 +133,9 @@ class DecodingThreads:
             self._start(job)
 
     def read(self) -> tuple[float, float | None]:
-        """Return the images that arrive per second, and how many all cores could prepare per
-        second, if known.
+        """Return images per second: those that arrive, and those that all cores could prepare.
+
+        The second number is None while it is unknown.
         """
         arriving, per_busy_second = self._rates.read(time.monotonic())
         return arriving, per_busy_second * self._cores if per_busy_second else None

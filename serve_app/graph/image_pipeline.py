@@ -76,9 +76,7 @@ class ImagePipeline:
     async def _tag_views(
         self, data: bytes, options: TagOptions, share: int, stages: StageTimes
     ) -> TaggedImage:
-        """Tag an image by the whole of it and its tiles, which are encoded in micro-batches and
-        scored together.
-        """
+        """Tag an image by the whole of it and its tiles, which are scored together."""
         cost = self._preparer.cost_of(data, views=True)
         views = await self._decoding.run(self._preparer.prepare_views, data, stages, cost)
         encoded = await asyncio.gather(*[self._sender.encode(view, None, stages) for view in views])

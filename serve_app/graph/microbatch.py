@@ -1,10 +1,9 @@
-"""Gathering what concurrent requests have ready into few large calls, and deciding late what goes
-into each.
+"""Micro-batches: items of concurrent requests in few large calls, whose content is decided late.
 
 Serve's own batcher cuts a batch when its timer ends, whether or not the model is free, and lets the
-pieces queue (64 requests a second in a trial where late binding reached 603). So the sender
-gathers: while a call is under way the next one grows, and it leaves when it is full or the other
-side has nothing to do.
+pieces queue (64 requests a second in a trial where late binding reached 603). Here the sender
+gathers: the next batch grows while a call is under way, and is sent when it is full or the receiver
+is idle.
 
 No Ray here.
 """
@@ -23,7 +22,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 MAX_LEAD = 0.4
-"""Of a call's duration: the most by which the next one may leave ahead of its end."""
+"""Fraction of a call's duration by which the next call may be sent ahead of its end."""
 
 
 @dataclass(slots=True)
@@ -39,12 +38,12 @@ class _Waiting(Generic[Item, Result]):
 
 @dataclass(frozen=True, slots=True)
 class BatchLimits:
-    """What one call may carry, and how many may wait for one.
+    """Limits on one call, and on what waits for one.
 
     Attributes:
-        max_batch_size: Sum of the items' sizes; a single larger item still goes alone.
-        max_batch_bytes: Payload of a call in bytes; the same.
-        max_waiting_bytes: Payload that waits at most; more is refused.
+        max_batch_size: Sum of the items' sizes in a call; a larger item is sent alone.
+        max_batch_bytes: Payload of a call in bytes; a larger item is sent alone.
+        max_waiting_bytes: Payload that may wait; more is refused.
     """
 
     max_batch_size: int
@@ -55,18 +54,18 @@ class BatchLimits:
 class MicroBatcher(Generic[Item, Result]):
     """Feeds items from many callers to one batch function.
 
-    A batch leaves when it is full and fewer than two calls per receiver are under way, or when a
+    A batch is sent when it is full and fewer than two calls per receiver are under way, or when a
     receiver is idle and the oldest item has waited `wait_s`. So one call runs while a full one is
-    queued behind it. One that is not full follows the running one `lead_s` before that is expected
-    to end, so that the receiver has it when it is free: the way there and back, during which it
-    would have nothing to do, is then under way while it works.
+    queued behind it. A batch that is not full is sent `lead_s` before the running call is expected
+    to end, so that it arrives when the receiver is free and the receiver does not wait for the
+    message.
 
     Attributes:
-        limits: Of a batch, and of what waits for one.
-        wait_s: How long a batch gathers while a receiver is idle.
-        lead_s: How long before a receiver is expected to be free the next batch leaves.
-        receivers: How many work on one batch each.
-        on_room: Called when items have left, and others may follow.
+        limits: Limits on a batch, and on what waits for one.
+        wait_s: How long a batch fills while a receiver is idle.
+        lead_s: How long before a receiver is expected to be free the next batch is sent.
+        receivers: Number of receivers, which work on one batch each.
+        on_room: Called when items were sent, and others may follow.
     """
 
     def __init__(
@@ -88,29 +87,30 @@ class MicroBatcher(Generic[Item, Result]):
         self._timer: asyncio.TimerHandle | None = None
         self._woken_s = 0.0
         self._calls: set[asyncio.Task[None]] = set()
-        # a call is everybody's: in the context of the request that happened to start it, Serve
-        # would cancel it with that one
+        # Serve cancels what a request has started when its client leaves. A call belongs to many
+        # requests, so it runs in the context of none.
         self._context = contextvars.copy_context()
 
     @property
     def waiting(self) -> int:
-        """Items that are in no call yet."""
+        """Number of items that are in no call yet."""
         return len(self._waiting)
 
     @property
     def has_room(self) -> bool:
-        """Whether less than one batch for each receiver waits, and half of the bytes that may wait
-        are free.
-        """
+        """Whether less than a batch per receiver and less than half of the allowed bytes wait."""
         has_places = self._waiting_size < self.receivers * self.limits.max_batch_size
         return has_places and self._waiting_bytes < self.limits.max_waiting_bytes // 2
 
     async def submit(self, item: Item, nbytes: int, size: int = 1) -> Result:
-        """Wait for the result of one item; raise what the batch function returned or raised for it.
+        """Return the result of one item, or raise its error.
 
-        `size` is what the item counts for: its images, where an item is a batch itself.
+        An item is dropped if its caller is cancelled before its call is sent.
 
-        An item whose caller is cancelled before its call leaves is dropped.
+        Args:
+            item: The item.
+            nbytes: Its payload in bytes.
+            size: Its size: the number of its images if it is a batch itself.
 
         Raises:
             Overloaded: Too many items wait already.
@@ -153,9 +153,7 @@ class MicroBatcher(Generic[Item, Result]):
         return False
 
     def _leads_s(self) -> float | None:
-        """Return when a call may follow the running ones, a little before one of them is expected
-        back.
-        """
+        """Return when a call may follow the running ones: just before one is expected to end."""
         free_s = self._turns.next_end_s()
         seconds = self._turns.seconds
         if not self.lead_s or free_s is None or seconds is None:

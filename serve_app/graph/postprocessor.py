@@ -1,5 +1,4 @@
-"""Scores embeddings against tag banks and chooses tags, for the service's own vocabularies and those
-of requests.
+"""`Postprocessor`: scores embeddings against tag banks and chooses tags.
 
 Not here: how the configuration changes live (`live_scorer.py`), what is scored (`pipeline/`).
 """
@@ -118,16 +117,14 @@ class Postprocessor:
             self._scoring -= 1
 
     async def prepare(self, requested: RequestedVocabulary) -> None:
-        """Encode a request's labels while its images are being encoded; `score` reports problems."""
+        """Encode a request's labels while its images are encoded; `score` reports problems."""
         try:
             await self._live.current.bank_for(requested)
         except TaggerError as error:
             logger.info("labels were not prepared: %s", error.code)
 
     async def embed_texts(self, texts: tuple[str, ...]) -> FloatArray:
-        """Return embeddings (n, D) float32, unit norm, of texts as they are; recent ones are
-        cached.
-        """
+        """Return embeddings (n, D) float32, unit norm, of texts as they are, without a template."""
         return await self._builder.embed_texts(texts)
 
     async def vocabularies(self) -> tuple[VocabularyCard, ...]:
@@ -136,9 +133,7 @@ class Postprocessor:
         return vocabulary_cards(scorer.settings, await scorer.every_registered())
 
     async def vocabulary(self, name: str) -> PackedVocabulary:
-        """Return a vocabulary with its tags; raises `UnknownVocabulary` if there is none of that
-        name.
-        """
+        """Return a vocabulary with its tags; raises `UnknownVocabulary`."""
         scorer = self._live.current
         detail = vocabulary_detail(scorer.settings, await scorer.every_registered(), name)
         return await asyncio.to_thread(packed_vocabulary, detail)

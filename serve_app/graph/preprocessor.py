@@ -1,8 +1,9 @@
-"""The HTTP ingress: reads the request, decodes and resizes its images, and calls the rest of the
-graph in micro-batches.
+"""`Preprocessor`: the HTTP ingress, which decodes images and calls the rest of the graph.
 
 It is a `Tagger`; the HTTP face on top of it (`serve_app/api`) does not use Ray. It never imports
 torch.
+
+Not here: the steps of one image (`image_pipeline.py`), micro-batches (`sending.py`).
 """
 
 import asyncio
@@ -207,9 +208,7 @@ class Preprocessor:
         return await asyncio.to_thread(unpacked_vocabulary, packed)
 
     async def configuration(self) -> dict[str, Any]:
-        """Return the plan that this replica was built by, with the live settings of a
-        Postprocessor; see `Tagger.configuration`.
-        """
+        """Return this replica's plan and a Postprocessor's settings; see `Tagger.configuration`."""
         post: PostprocessorState = await self._score("state", timeout_s=STATE_TIMEOUT_S)
         return show_config(self._config, post.shown, self._plan.shown())
 
@@ -250,8 +249,9 @@ class Preprocessor:
     async def _score_together(
         self, tagged: Sequence[TaggedImage], options: TagOptions
     ) -> list[TaggedImage]:
-        """Score all images of a request again in one call, because a new vocabulary came between
-        their micro-batches.
+        """Score all images of a request again in one call.
+
+        This is needed if a new vocabulary came between their micro-batches.
         """
         encoded = [i for i, image in enumerate(tagged) if image.view_embeds is not None]
         views = [embeds for image in tagged if (embeds := image.view_embeds) is not None]

@@ -41,10 +41,9 @@ def unpacked(reply: ScoreReply) -> ScoreReply:
 
 
 def pickles(outcomes: Sequence[TagOutcome]) -> Iterator[bytes]:
-    """Return `ScoreReply.packed`: pickled lists of rows with tags, each short enough not to hold
-    the GIL for long.
+    """Yield `ScoreReply.packed`: pickled lists of images with tags.
 
-    A row with many tags is in several lists.
+    Each list is short, because a pickle holds the GIL. An image with many tags is in several lists.
     """
     part: list[tuple[int, TagOutcome]] = []
     num_tags = 0
@@ -64,9 +63,7 @@ def pickles(outcomes: Sequence[TagOutcome]) -> Iterator[bytes]:
 
 
 def packed_vocabulary(detail: VocabularyDetail) -> PackedVocabulary:
-    """Return a vocabulary packed for sending: 20,000 tags in one pickle would take 0.1 s to
-    read.
-    """
+    """Return a vocabulary in short pickles: one of 20,000 tags would take 0.1 s to read."""
     pickles = [
         pickle.dumps(detail.tags[start : start + TAGS_AT_ONCE], pickle.HIGHEST_PROTOCOL)
         for start in range(0, len(detail.tags), TAGS_AT_ONCE)

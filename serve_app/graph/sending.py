@@ -1,8 +1,7 @@
-"""Sending views to the encoder in micro-batches that many requests share, and their embeddings on
-to be scored.
+"""Sending views to the encoder in micro-batches, and their embeddings on to be scored.
 
-What is started here belongs to no request: Serve cancels the calls that a request has made when its
-client leaves, and others may wait for the same ones.
+Many requests share a micro-batch, so the calls here belong to no request: Serve cancels the calls
+that a request has made when its client leaves.
 """
 
 import asyncio
@@ -73,8 +72,9 @@ class _View(NamedTuple):
 
 
 class Sender:
-    """Gathers views, has them encoded, and starts the scoring of those that are scored with their
-    micro-batch.
+    """Gathers views, has them encoded, and starts their scoring.
+
+    Views of an image that has several are not scored here, but together.
     """
 
     def __init__(
@@ -126,8 +126,7 @@ class Sender:
     async def encode(
         self, view: PreparedImage, options: TagOptions | None, stages: StageTimes, share: int = 0
     ) -> Encoded:
-        """Have a view encoded in some micro-batch, and note how long it waited and how long the
-        call took.
+        """Have a view encoded in some micro-batch, and note how long each step took.
 
         Args:
             view: The prepared view.

@@ -16,8 +16,8 @@ MAX_TRIES = 3
 FEW_EMBEDDINGS = 16
 """Embeddings of a request that are scored at once: as many as an ordinary micro-batch has."""
 MAX_LARGE_REQUESTS = 2
-"""Larger requests that one Preprocessor scores at the same time. Images of other requests are scored
-in between."""
+"""Larger requests that one Preprocessor scores at the same time; images of other requests are
+scored in between."""
 
 
 class StoredEmbeddings:

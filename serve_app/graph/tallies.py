@@ -19,9 +19,7 @@ FLUSH_S = 1.0
 
 
 class Tally:
-    """Counts in this process and passes the sums on: under load, one increment a second instead of
-    hundreds.
-    """
+    """Counts in this process and passes the sums on: one increment a second and not hundreds."""
 
     def __init__(self, counter: serve_metrics.Counter, *tags: str) -> None:
         self._counter = counter
@@ -55,9 +53,7 @@ class ImageTally:
             self._stages.observe(seconds, tags={"stage": stage})
 
     def note_all(self, images: Sequence[ImageInput], results: Sequence[TaggedImage]) -> None:
-        """Count the images of a request; those that could not be read are counted with the
-        request.
-        """
+        """Count the images of a request, except those that could not be read."""
         for image, result in zip(images, results, strict=True):
             if isinstance(image, bytes):
                 outcome = OK if result.error is None else result.error.code

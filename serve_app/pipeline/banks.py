@@ -117,8 +117,8 @@ class BankBuilder:
             canonicalize: Returns a prompt as the checkpoint's tokenizer sees it.
             encode_rows: Encodes rows of requests: `RowEncoder.for_request`, or something around it.
             run_call: Runs calls that may wait for storage.
-            on_rows: Called with the number of a request's rows that are cached, and 0. `encode_rows`
-                counts the others.
+            on_rows: Called with the number of a request's cached rows, and 0. `encode_rows` counts
+                the others.
         """
         self.on_rows = on_rows
         self._encoder = encoder

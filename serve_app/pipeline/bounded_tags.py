@@ -53,9 +53,7 @@ class TagBound:
         return TAG_BYTES + RAW_SCORE_BYTES * self.has_raw_scores
 
     def allows(self, num_images: int, max_image_bytes: int) -> bool:
-        """Return whether the bound holds for images whose tags take at most `max_image_bytes`
-        each.
-        """
+        """Return whether images whose tags take at most `max_image_bytes` each are within it."""
         if self.max_bytes is not None and num_images * max_image_bytes > self.max_bytes:
             return False
         return self.shares is None or max_image_bytes <= min(self.shares, default=0)
@@ -144,12 +142,13 @@ def _blocks(
 def _within_shares(
     outcomes: Sequence[TagOutcome], sizes: Sequence[float], shares: Sequence[int]
 ) -> list[TagOutcome]:
-    return [
-        outcome
-        if size <= share
-        else _too_large(f"The tags of this image take more than {share:,} bytes, its share")
-        for outcome, size, share in zip(outcomes, sizes, shares, strict=True)
-    ]
+    within = list(outcomes)
+    for i, (size, share) in enumerate(zip(sizes, shares, strict=True)):
+        if size > share:
+            within[i] = _too_large(
+                f"The tags of this image take more than {share:,} bytes, its share"
+            )
+    return within
 
 
 def _too_large(what: str) -> PayloadTooLarge:

@@ -24,9 +24,7 @@ from serve_app.tagging.vocabulary import Tag
 
 @dataclass(frozen=True, slots=True)
 class ModelCard:
-    """What is served, as `GET /v1/model` shows it; field names are the configuration's where it has
-    them.
-    """
+    """What is served, as `GET /v1/model` shows it; fields have the names of the configuration."""
 
     model: str
     revision: str | None
@@ -52,15 +50,15 @@ class VocabularyCard:
     """A vocabulary as `GET /v1/vocabularies` lists it.
 
     Attributes:
-        name: As requests name it.
-        default: Whether it holds where a request names none.
-        fingerprint: Changes with the checkpoint, the labels and how they are said.
-        tags: How many.
-        categories: How many tags each has.
-        prompt_templates: In which labels are said.
+        name: Its name in requests.
+        default: Whether requests without a vocabulary use it.
+        fingerprint: Changes with the checkpoint, the labels and the templates.
+        tags: Number of tags.
+        categories: Number of tags in each category.
+        prompt_templates: Its templates.
         calibrated: Whether it has a calibration.
-        confidence_threshold: What tags without a threshold of their own need where a request names
-            none, in [0, 1].
+        confidence_threshold: Minimum confidence, in [0, 1], of tags without a threshold, for
+            requests without one.
     """
 
     name: str
@@ -119,7 +117,7 @@ class Tagger(Protocol):
         """
 
     async def vocabularies(self) -> tuple[VocabularyCard, ...]:
-        """Return what vocabularies there are, the default one first.
+        """Return the vocabularies, the default one first.
 
         Raises:
             Unavailable: A part of the service is not ready.
@@ -149,8 +147,13 @@ class Tagger(Protocol):
 
 
 class VocabularyState(NamedTuple):
-    """Which vocabularies are scored: the default one's name, fingerprint and number of labels, and
-    the names of all.
+    """The vocabularies that are scored.
+
+    Attributes:
+        default: Name of the default one.
+        fingerprint: Fingerprint of the default one.
+        labels: Number of labels of the default one.
+        names: Names of all.
     """
 
     default: str
@@ -166,7 +169,7 @@ def make_model_card(
     batch_size: int,
     vocabularies: VocabularyState,
 ) -> ModelCard:
-    """Gather what `GET /v1/model` shows."""
+    """Return what `GET /v1/model` shows."""
     return ModelCard(
         model=config.siglip.model_shown,
         revision=checkpoint.revision,
@@ -189,7 +192,7 @@ def make_model_card(
 
 
 def vocabulary_state(settings: TagSettings, default: ScoredBank) -> VocabularyState:
-    """Gather which vocabularies are scored, from the bank of the default one."""
+    """Return which vocabularies are scored, given the bank of the default one."""
     return VocabularyState(
         settings.default_vocabulary,
         default.bank.fingerprint,
@@ -201,7 +204,7 @@ def vocabulary_state(settings: TagSettings, default: ScoredBank) -> VocabularySt
 def vocabulary_cards(
     settings: TagSettings, banks: Mapping[str, ScoredBank]
 ) -> tuple[VocabularyCard, ...]:
-    """Gather what `GET /v1/vocabularies` lists, the default one first."""
+    """Return what `GET /v1/vocabularies` lists, the default one first."""
     names = sorted(banks, key=lambda name: name != settings.default_vocabulary)
     return tuple(_card(settings, name, banks[name]) for name in names)
 
@@ -209,9 +212,7 @@ def vocabulary_cards(
 def vocabulary_detail(
     settings: TagSettings, banks: Mapping[str, ScoredBank], name: str
 ) -> VocabularyDetail:
-    """Gather what `GET /v1/vocabularies/{name}` shows; raises `UnknownVocabulary` if there is none
-    of that name.
-    """
+    """Return what `GET /v1/vocabularies/{name}` shows; raises `UnknownVocabulary`."""
     settings.check_known(name)
     return VocabularyDetail(_card(settings, name, banks[name]), banks[name].bank.vocabulary.tags)
 
@@ -219,11 +220,10 @@ def vocabulary_detail(
 def _card(settings: TagSettings, name: str, scored: ScoredBank) -> VocabularyCard:
     own = scored.bank.vocabulary
     categories = Counter(tag.category for tag in own.tags if tag.category)
-    fitted = (
-        settings.vocabularies[name].calibration
-        if settings.selection.score in (None, "calibrated")
-        else None
-    )
+    threshold = settings.confidence_threshold
+    calibration = settings.vocabularies[name].calibration
+    if calibration is not None and settings.selection.score in (None, "calibrated"):
+        threshold = calibration.threshold
     return VocabularyCard(
         name=name,
         default=name == settings.default_vocabulary,
@@ -232,5 +232,5 @@ def _card(settings: TagSettings, name: str, scored: ScoredBank) -> VocabularyCar
         categories=dict(categories),
         prompt_templates=own.prompt_templates,
         calibrated=scored.table.lines is not None,
-        confidence_threshold=settings.confidence_threshold if fitted is None else fitted.threshold,
+        confidence_threshold=threshold,
     )

@@ -1,6 +1,4 @@
-"""A cache bounded in bytes, the least recently used dropped: rows of text embeddings, and banks
-made of them.
-"""
+"""A cache bounded in bytes, for rows of text embeddings and for banks."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
@@ -10,11 +8,11 @@ Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
 
 ENTRY_BYTES = 200
-"""What an entry takes besides what `size_of` counts: objects, its place."""
+"""Memory of an entry besides what `size_of` counts: its objects and its place in the cache."""
 
 
 class ByteCache(Generic[Key, Value]):
-    """An LRU of values, bounded in the bytes that they take."""
+    """A least-recently-used cache, bounded in the bytes of its values."""
 
     def __init__(self, max_bytes: int, size_of: Callable[[Key, Value], int]) -> None:
         self._max_bytes = max_bytes
@@ -26,20 +24,20 @@ class ByteCache(Generic[Key, Value]):
         return len(self._entries)
 
     def get(self, key: Key) -> Value | None:
-        """Return a value, or None if it is not (or no longer) here."""
+        """Return a value, or None if it is not in the cache."""
         value = self._entries.get(key)
         if value is not None:
             self._entries.move_to_end(key)
         return value
 
     def put(self, key: Key, value: Value) -> None:
-        """Keep a value; one larger than the whole cache is not kept."""
+        """Cache a value, unless it is larger than the whole cache."""
         if self._cost(key, value) > self._max_bytes:
             return
         replaced = self._entries.pop(key, None)
-        self.nbytes += self._cost(key, value) - (
-            0 if replaced is None else self._cost(key, replaced)
-        )
+        if replaced is not None:
+            self.nbytes -= self._cost(key, replaced)
+        self.nbytes += self._cost(key, value)
         self._entries[key] = value
         while self.nbytes > self._max_bytes:
             self.nbytes -= self._cost(*self._entries.popitem(last=False))

@@ -1,5 +1,4 @@
-"""What was fitted on images: for every tag a line that turns its logit into one that means the same
-for all tags.
+"""Calibrations: for every tag, a line from its logit to one that is comparable between tags.
 
 Not here: the fitting (`fitting.py`), measuring what it gained (`evaluation.py`).
 """
@@ -19,19 +18,25 @@ from serve_app.untrusted.yaml_files import LOADER, MAX_YAML_BYTES
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 SIGNIFICANT_DIGITS = 6
-"""Not decimals: a threshold of 0.0000004 is nothing unusual, and 0 would give every tag."""
+"""Significant digits, not decimals: a threshold of 0.0000004 is common, and 0 passes every tag."""
 MAX_LINE = 1e4
-"""Bounds scales and offsets, far beyond what logits are."""
-_HEADER = """\
-# Written by `siglip-serve calibrate`; name it as `calibration` of its vocabulary. A tag's calibrated logit is
-# scale × logit + offset; tags that are not listed have the pooled line. Fitted again when the checkpoint or the
-# prompt templates change.
-"""
+"""Limit on scales and offsets, far above any logit."""
+_HEADER = (
+    "# Written by `siglip-serve calibrate`; name it as `calibration` of its vocabulary. A tag's "
+    "calibrated logit is\n"
+    "# scale × logit + offset; tags that are not listed have the pooled line. Fitted again when "
+    "the checkpoint or the\n"
+    "# prompt templates change.\n"
+)
 
 
 class Fit(NullIsDefault):
-    """One tag's line: calibrated logit = `scale` × logit + `offset`, and the least calibrated
-    confidence where it has its own.
+    """One tag's line: calibrated logit = `scale` × logit + `offset`.
+
+    Attributes:
+        scale: The line's slope.
+        offset: The line's offset.
+        threshold: Minimum calibrated confidence of this tag, in [0, 1]; None for the general one.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -47,10 +52,10 @@ class Calibration(NullIsDefault):
     Attributes:
         method: `platt` from labelled images, `background` from unlabelled ones.
         checkpoint: Fingerprint of the checkpoint whose logits were fitted.
-        prompt_templates: Under which the labels were said.
-        images: How many images there were.
-        threshold: Least calibrated confidence of tags without their own, in [0, 1].
-        pooled: The line of tags that have none.
+        prompt_templates: Templates of the labels.
+        images: Number of images.
+        threshold: Minimum calibrated confidence, in [0, 1], of tags without a threshold.
+        pooled: The line of tags without a line.
         tags: Lines by label.
     """
 
@@ -65,12 +70,11 @@ class Calibration(NullIsDefault):
     tags: dict[str, Fit] = {}
 
     def check_checkpoint(self, fingerprint: str, vocabulary: str) -> None:
-        """Raise `ConfigError` if this was fitted on another checkpoint's logits, which say nothing
-        of this one's.
-        """
+        """Raise `ConfigError` if this was fitted on another checkpoint's logits."""
         if self.checkpoint != fingerprint:
             raise ConfigError(
-                f"vocabulary {vocabulary}: its calibration was fitted for the checkpoint with fingerprint {self.checkpoint}, "
+                f"vocabulary {vocabulary}: its calibration was fitted for the checkpoint with "
+                f"fingerprint {self.checkpoint}, "
                 f"and this one has {fingerprint}; run siglip-serve calibrate again."
             )
 

@@ -1,4 +1,4 @@
-"""Confidences as responses show them, and the least score that a threshold asks for.
+"""Confidences as responses show them, and the minimum score for a threshold.
 
 A confidence is the sigmoid of a score, rounded to six significant digits. Every response, file and
 table of the service shows these digits, so thresholds are compared with them and not with the
@@ -30,15 +30,14 @@ MIN_THRESHOLD = float(np.finfo(np.float32).tiny)
 def confidences_of(scores: FloatArray) -> FloatArray:
     """Return the confidences (…) float32 of scores (…), which are logits."""
     exact = exact_sigmoid(scores)
-    exact = np.where(
-        exact < MIN_THRESHOLD, 0.0, exact
-    )  # such numbers have no six digits, neither here nor as float32
+    # smaller numbers do not have six digits, neither here nor as float32
+    exact = np.where(exact < MIN_THRESHOLD, 0.0, exact)
     units = _unit_of(exact)
     return np.asarray(np.round(exact / units) * units, np.float32)
 
 
-def least_scores_of(thresholds: npt.ArrayLike) -> FloatArray:
-    """Return the least scores (…) float32 whose confidence reaches thresholds (…) in [0, 1].
+def min_scores_of(thresholds: npt.ArrayLike) -> FloatArray:
+    """Return the minimum scores (…) float32 whose confidence reaches thresholds (…) in [0, 1].
 
     A threshold of 0 gives minus infinity; NaN stays NaN.
     """
@@ -54,20 +53,20 @@ def least_scores_of(thresholds: npt.ArrayLike) -> FloatArray:
     # halfway to the confidence below it; below a power of ten, confidences are ten times as dense
     is_power_of_ten = digits == 10 ** (SIGNIFICANT_DIGITS - 1)
     halfway = (digits - np.where(is_power_of_ten, 0.05, 0.5)) * units
-    least = np.asarray(np.log(halfway) - np.log1p(-halfway), np.float32)
+    scores = np.asarray(np.log(halfway) - np.log1p(-halfway), np.float32)
 
     # the logarithms were rounded: decide exactly between the neighbouring float32
-    above = np.nextafter(least, np.float32(np.inf))
-    below = np.nextafter(least, np.float32(-np.inf))
-    least = np.where(confidences_of(least) >= confidences, least, above)
-    least = np.where(confidences_of(below) >= confidences, below, least)
-    return np.where(passes_all, np.float32(-np.inf), least)
+    above = np.nextafter(scores, np.float32(np.inf))
+    below = np.nextafter(scores, np.float32(-np.inf))
+    scores = np.where(confidences_of(scores) >= confidences, scores, above)
+    scores = np.where(confidences_of(below) >= confidences, below, scores)
+    return np.where(passes_all, np.float32(-np.inf), scores)
 
 
 @functools.lru_cache(maxsize=1024)
-def least_score_of(threshold: float) -> float:
-    """Return the least score whose confidence reaches a threshold in [0, 1]."""
-    return float(least_scores_of(threshold))
+def min_score_of(threshold: float) -> float:
+    """Return the minimum score whose confidence reaches a threshold in [0, 1]."""
+    return float(min_scores_of(threshold))
 
 
 def _unit_of(values: Doubles) -> Doubles:

@@ -1,5 +1,4 @@
-"""How good tags are on images whose content is known: ranking, precision and recall at thresholds,
-calibration.
+"""Measures of tags on labelled images: ranking, precision and recall, calibration.
 
 Not here: fitting anything to them (`fitting.py`), reading what is known (`labelled.py`).
 """
@@ -20,8 +19,9 @@ CALIBRATION_BINS = 15
 
 
 def average_precision(scores: npt.NDArray[np.floating], truth: BoolArray) -> float:
-    """Return the precision at every cut of the ranking, weighted by the recall that the cut adds;
-    equal scores are cut together.
+    """Return the precision at every cut of the ranking, weighted by the recall that the cut adds.
+
+    Equal scores are cut together.
 
     Args:
         scores: (B,) any monotone score.
@@ -39,17 +39,17 @@ def mean_average_precision(scores: npt.NDArray[np.floating], truth: BoolArray) -
         truth: (B, T) which label is true of which image.
     """
     present = np.flatnonzero(truth.any(axis=0))
-    return (
-        float(np.mean([average_precision(scores[:, t], truth[:, t]) for t in present]))
-        if len(present)
-        else 0.0
-    )
+    return _mean([average_precision(scores[:, t], truth[:, t]) for t in present])
 
 
 @dataclass(frozen=True, slots=True)
 class ReliabilityBin:
-    """Pairs of image and tag whose confidence lies in one part of [0, 1]: how many, their mean
-    confidence, how many are true.
+    """The pairs of image and tag whose confidence is in one part of [0, 1].
+
+    Attributes:
+        count: Number of pairs.
+        confidence: Their mean confidence.
+        frequency: Fraction of the pairs that are true.
     """
 
     count: int
@@ -58,13 +58,12 @@ class ReliabilityBin:
 
 
 def reliability(confidences: FloatArray, truth: BoolArray) -> list[ReliabilityBin]:
-    """Return the bins of a reliability diagram that hold something, over all pairs of image and
-    tag.
-    """
-    at = np.minimum((confidences * CALIBRATION_BINS).astype(np.intp), CALIBRATION_BINS - 1).ravel()
-    counts = np.bincount(at, minlength=CALIBRATION_BINS)
-    confidence = np.bincount(at, confidences.ravel().astype(np.float64), CALIBRATION_BINS)
-    true = np.bincount(at, truth.ravel(), CALIBRATION_BINS)
+    """Return the bins of a reliability diagram that are not empty, over all pairs."""
+    last = CALIBRATION_BINS - 1
+    bins = np.minimum((confidences * CALIBRATION_BINS).astype(np.intp), last).ravel()
+    counts = np.bincount(bins, minlength=CALIBRATION_BINS)
+    confidence = np.bincount(bins, confidences.ravel().astype(np.float64), CALIBRATION_BINS)
+    true = np.bincount(bins, truth.ravel(), CALIBRATION_BINS)
     return [
         ReliabilityBin(int(n), float(c / n), float(t / n))
         for n, c, t in zip(counts, confidence, true, strict=True)
@@ -73,9 +72,7 @@ def reliability(confidences: FloatArray, truth: BoolArray) -> list[ReliabilityBi
 
 
 def expected_calibration_error(confidences: FloatArray, truth: BoolArray) -> float:
-    """Return the mean difference of confidence and frequency over all pairs, by the bins of
-    `reliability`.
-    """
+    """Return the mean difference of confidence and frequency, by the bins of `reliability`."""
     return sum(
         b.count * abs(b.confidence - b.frequency) for b in reliability(confidences, truth)
     ) / max(1, confidences.size)
@@ -91,16 +88,13 @@ class Rates:
     @property
     def f1(self) -> float:
         """The harmonic mean."""
-        return (
-            2 * self.precision * self.recall / (self.precision + self.recall)
-            if self.precision + self.recall
-            else 0.0
-        )
+        total = self.precision + self.recall
+        return 2 * self.precision * self.recall / total if total else 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class TagMeasure:
-    """One tag: on how many images it is true, on how many it is given, and how well both agree."""
+    """One tag: the number of images it is true of and given to, and how well these agree."""
 
     label: str
     true: int
@@ -114,13 +108,13 @@ class Measures:
     """What was measured of one score at its thresholds.
 
     Attributes:
-        images: How many.
-        mean_average_precision: Of the tags that occur.
+        images: Number of images.
+        mean_average_precision: Mean over the tags that occur.
         micro: Rates over all pairs of image and tag.
         macro_f1: Mean of the occurring tags' F1.
         calibration_error: Expected calibration error over all pairs.
-        tags_per_image: Mean number of tags given.
-        tags: Each tag's own.
+        tags_per_image: Mean number of tags of an image.
+        tags: Measures of each tag.
     """
 
     images: int
@@ -133,17 +127,17 @@ class Measures:
 
 
 def measure(
-    scores: FloatArray, least: FloatArray, truth: BoolArray, labels: Sequence[str]
+    scores: FloatArray, thresholds: FloatArray, truth: BoolArray, labels: Sequence[str]
 ) -> Measures:
     """Measure scores against what is true.
 
     Args:
         scores: (B, T) logits of a score.
-        least: (T,) the thresholds, as logits.
+        thresholds: (T,) thresholds, as logits.
         truth: (B, T) which tag is true of which image.
         labels: T labels.
     """
-    return measure_given(scores, scores >= least, truth, labels)
+    return measure_given(scores, scores >= thresholds, truth, labels)
 
 
 def measure_given(
@@ -164,11 +158,9 @@ def measure_given(
     occurring = [tag for tag in tags if tag.true]
     return Measures(
         images=len(scores),
-        mean_average_precision=float(np.mean([tag.average_precision for tag in occurring]))
-        if occurring
-        else 0.0,
+        mean_average_precision=_mean([tag.average_precision for tag in occurring]),
         micro=_rates(given, truth),
-        macro_f1=float(np.mean([tag.rates.f1 for tag in occurring])) if occurring else 0.0,
+        macro_f1=_mean([tag.rates.f1 for tag in occurring]),
         calibration_error=expected_calibration_error(sigmoid(scores), truth),
         tags_per_image=float(given.sum() / max(1, len(scores))),
         tags=tags,
@@ -178,8 +170,9 @@ def measure_given(
 def precision_recall_curve(
     scores: npt.NDArray[np.floating], truth: BoolArray
 ) -> tuple[Curve, Curve, npt.NDArray[np.floating]]:
-    """Return precision, recall and the score at every cut of a ranking, the strictest first; equal
-    scores are cut together.
+    """Return precision, recall and the score at every cut of a ranking, the strictest first.
+
+    Equal scores are cut together.
 
     Args:
         scores: (n,) any monotone score.
@@ -197,6 +190,10 @@ def precision_recall_curve(
 def _measure_tag(label: str, scores: FloatArray, given: BoolArray, truth: BoolArray) -> TagMeasure:
     precision = average_precision(scores, truth) if truth.any() else 0.0
     return TagMeasure(label, int(truth.sum()), int(given.sum()), _rates(given, truth), precision)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values)) if values else 0.0
 
 
 def _rates(given: BoolArray, truth: BoolArray) -> Rates:

@@ -1,10 +1,9 @@
-"""Fitting a calibration: Platt's lines where images are labelled, background offsets where they are
-not.
+"""Fitting a calibration: Platt's lines on labelled images, background offsets on unlabelled ones.
 
-Everything is fitted on logits, since probabilities near 0 and 1 have lost what tells them apart,
-and is deterministic.
+Everything is fitted on logits, because probabilities near 0 and 1 are too coarse. Fits are
+deterministic.
 
-Not here: what is done with a fit (`scores.py`), measuring it (`evaluation.py`).
+Not here: applying a fit (`scores.py`), measuring it (`evaluation.py`).
 """
 
 import math
@@ -22,19 +21,19 @@ from serve_app.tagging.evaluation import BoolArray, precision_recall_curve
 Matrix = npt.NDArray[np.float64]
 
 MIN_EXAMPLES = 10
-"""Images that show a tag, and that do not, for it to have a line of its own."""
+"""Images with a tag, and images without it, that its own line needs."""
 MIN_EXAMPLES_FOR_THRESHOLD = 50
-"""The same for a threshold of its own: the best cut of few images is a chance find."""
+"""Images that its own threshold needs: the best cut of few images is found by chance."""
 PRIOR_IMAGES = 500
-"""A tag's line starts where all tags' line is, with the weight of this many average images.
+"""Weight of the pooled line in a tag's line, in average images.
 Measured on the demo's scenes (2026-11-23, 600 images, 62 tags, held-out F1): 0.931 from 300 to 600,
 0.930 with 3,000, 0.923 without a prior."""
 NEWTON_STEPS = 200
 CONVERGED = 1e-10
 RELATED_SHARE = 0.1
 MAX_RELATED = 20
-"""Of all tags: those that stand out most in an image, each by its own spread, are taken to be
-related to it."""
+"""Fraction and number of the tags that are related to an image: those that stand out most in it,
+each relative to its own spread."""
 MIN_UNRELATED = 20
 DEFAULT_PERCENTILE = 95.0
 DEFAULT_TAGS_PER_IMAGE = 5.0
@@ -42,23 +41,28 @@ DEFAULT_TAGS_PER_IMAGE = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """What thresholds are chosen for: the best F1, or the most recall at a precision of at least
-    `precision`.
-    """
+    """What thresholds are chosen for: the best F1, or the best recall at a minimum precision."""
 
     precision: float | None = None
+
+    def check(self) -> None:
+        """Raise `ConfigError` for a precision that is out of bounds."""
+        if self.precision is not None and not 0 < self.precision <= 1:
+            raise ConfigError(
+                f"the wanted precision is {self.precision:g}; it must lie between 0 and 1."
+            )
 
 
 @dataclass(frozen=True, slots=True)
 class FittedTo:
-    """What a calibration is of.
+    """What a calibration is fitted for.
 
     Attributes:
-        checkpoint: Its fingerprint.
-        prompt_templates: Under which the labels were said.
+        checkpoint: Fingerprint of the checkpoint.
+        prompt_templates: Templates of the labels.
         labels: T labels.
-        bias: (T,) what the vocabulary adds to calibrated logits, which thresholds have to allow
-            for; None for nothing.
+        bias: (T,) what the vocabulary adds to calibrated logits, which thresholds include; None for
+            nothing.
     """
 
     checkpoint: str
@@ -74,33 +78,31 @@ class FittedTo:
 def fit_labelled(
     logits: FloatArray, truth: BoolArray, known: BoolArray, of: FittedTo, goal: Goal = Goal()
 ) -> Calibration:
-    """Fit a line for each tag that has examples, one for all others, and thresholds.
+    """Fit a line for each tag with examples, one line for all others, and thresholds.
 
     Args:
-        logits: (B, T) the model's.
+        logits: (B, T) logits of the model.
         truth: (B, T) which tag is true of which image.
-        known: (T,) of which tags that was looked at; the others have the pooled line.
-        of: What was fitted.
-        goal: What thresholds are for.
+        known: (T,) which tags were looked at; the others have the pooled line.
+        of: What the calibration is for.
+        goal: What thresholds are chosen for.
 
     Raises:
         ConfigError: There are too few examples, the scores say nothing of the labels, or the
             precision is never reached.
     """
-    if goal.precision is not None and not 0 < goal.precision <= 1:
-        raise ConfigError(
-            f"the wanted precision is {goal.precision:g}; it must lie between 0 and 1."
-        )
+    goal.check()
     z = logits[:, known].astype(np.float64)
     y = truth[:, known]
-    if min(int(y.sum()), int((~y).sum())) < MIN_EXAMPLES:
+    if _num_examples(y) < MIN_EXAMPLES:
         raise ConfigError(
             f"there are fewer than {MIN_EXAMPLES} images with a label, or without; label some more."
         )
     pooled = fit_line(z.ravel(), y.ravel(), np.array([1.0, 0.0]), np.zeros((2, 2)))
     if pooled[0] <= 0:
         raise ConfigError(
-            "scores are no higher for images with a label than without; is this the right checkpoint and labels file?"
+            "scores are no higher for images with a label than without; is this the right "
+            "checkpoint and labels file?"
         )
     prior = _information(z.ravel(), pooled) * (PRIOR_IMAGES / z.size)
     lines = [_line_of(z[:, t], y[:, t], pooled, prior) for t in range(z.shape[1])]
@@ -112,16 +114,8 @@ def fit_labelled(
         raise ConfigError(
             f"a precision of {goal.precision:g} is not reached at any threshold; ask for less."
         )
-    numbers = np.flatnonzero(known)
-    tags: dict[str, Fit] = {}
-    for t, (scale, offset) in enumerate(lines):
-        enough = min(int(y[:, t].sum()), int((~y[:, t]).sum())) >= MIN_EXAMPLES_FOR_THRESHOLD
-        own = best_threshold(calibrated[:, t], y[:, t], goal) if enough else None
-        tags[of.labels[numbers[t]]] = Fit(
-            scale=float(scale),
-            offset=float(offset),
-            threshold=None if own is None else _probability(own),
-        )
+
+    labels = [of.labels[number] for number in np.flatnonzero(known).tolist()]
     return Calibration(
         method="platt",
         checkpoint=of.checkpoint,
@@ -129,7 +123,10 @@ def fit_labelled(
         images=len(logits),
         threshold=_probability(threshold),
         pooled=Fit(scale=float(pooled[0]), offset=float(pooled[1])),
-        tags=tags,
+        tags={
+            label: _fit_of(lines[t], calibrated[:, t], y[:, t], goal)
+            for t, label in enumerate(labels)
+        },
     )
 
 
@@ -139,33 +136,23 @@ def fit_background(
     percentile: float = DEFAULT_PERCENTILE,
     tags_per_image: float = DEFAULT_TAGS_PER_IMAGE,
 ) -> Calibration:
-    """Fit an offset for each tag from images of which nothing is known, and a threshold that gives
-    so many tags an image.
+    """Fit an offset for each tag on unlabelled images, and a threshold for a mean number of tags.
 
-    A tag's offset brings its high-percentile logit over images that it is not related to where that
-    of the median tag is: labels that fit everything ("photo", "art") come down, those that fit
-    little come up.
+    A tag's offset moves its high-percentile logit over unrelated images to that of the median tag.
+    Labels that fit everything ("photo", "art") get lower scores, and those that fit little get
+    higher ones.
 
     Args:
-        logits: (B, T) the model's.
-        of: What was fitted.
-        percentile: Of the logits of unrelated images.
-        tags_per_image: Mean number of tags that are wanted.
+        logits: (B, T) logits of the model.
+        of: What the calibration is for.
+        percentile: Percentile of the logits of unrelated images.
+        tags_per_image: Requested mean number of tags.
 
     Raises:
         ConfigError: There are too few images, or fewer tags than are wanted.
     """
     images, tags = logits.shape
-    if images < MIN_UNRELATED:
-        raise ConfigError(
-            f"there are {images} images; at least {MIN_UNRELATED} are needed, and some hundreds are better."
-        )
-    if not 0 <= percentile <= 100:
-        raise ConfigError(f"the percentile is {percentile:g}; it must lie between 0 and 100.")
-    if not 0 < tags_per_image <= tags:
-        raise ConfigError(
-            f"{tags_per_image:g} tags an image are wanted, and the vocabulary has {tags}."
-        )
+    _check_background(images, tags, percentile, tags_per_image)
     unrelated = ~_related(logits)
     high = np.array(
         [np.percentile(_background(logits[:, t], unrelated[:, t]), percentile) for t in range(tags)]
@@ -186,18 +173,31 @@ def fit_background(
     )
 
 
-def fit_line(z: Matrix, y: BoolArray, start: Matrix, prior: Matrix) -> Matrix:
-    """Return scale and offset (2,) of the line under which the logistic likelihood, times a
-    Gaussian prior, is greatest.
+def _check_background(images: int, tags: int, percentile: float, tags_per_image: float) -> None:
+    if images < MIN_UNRELATED:
+        raise ConfigError(
+            f"there are {images} images; at least {MIN_UNRELATED} are needed, and some hundreds "
+            "are better."
+        )
+    if not 0 <= percentile <= 100:
+        raise ConfigError(f"the percentile is {percentile:g}; it must lie between 0 and 100.")
+    if not 0 < tags_per_image <= tags:
+        raise ConfigError(
+            f"{tags_per_image:g} tags an image are wanted, and the vocabulary has {tags}."
+        )
 
-    Newton's method with step halving. Source: Lin, Lin, Weng 2007, A note on Platt's probabilistic
-    outputs; the prior stands in the place of Platt's smoothed targets.
+
+def fit_line(z: Matrix, y: BoolArray, start: Matrix, prior: Matrix) -> Matrix:
+    """Return scale and offset (2,) of the most likely line, by logistic likelihood and a prior.
+
+    Newton's method with step halving and a Gaussian prior. Source: Lin, Lin, Weng 2007, A note on
+    Platt's probabilistic outputs; the prior replaces Platt's smoothed targets.
 
     Args:
         z: (n,) logits.
         y: (n,) which are true.
-        start: (2,) where the search begins, and the prior's mean.
-        prior: (2, 2) the prior's precision.
+        start: (2,) start of the search, and mean of the prior.
+        prior: (2, 2) precision of the prior.
     """
     features = np.stack([z, np.ones_like(z)], axis=1)
 
@@ -230,49 +230,65 @@ def fit_line(z: Matrix, y: BoolArray, start: Matrix, prior: Matrix) -> Matrix:
 
 
 def best_threshold(scores: Matrix, truth: BoolArray, goal: Goal) -> float | None:
-    """Return the score from which on tags are given: midway between the last that is and the first
-    that is not.
+    """Return the lowest score of tags that are given; None if no score reaches the precision.
 
-    None where a wanted precision is never reached.
+    It is midway between the last score that is given and the first that is not.
     """
     precision, recall, cuts = precision_recall_curve(scores, truth)
     if goal.precision is None:
-        at = int(np.argmax(precision * recall / np.maximum(precision + recall, 1e-12)))
+        cut = int(np.argmax(precision * recall / np.maximum(precision + recall, 1e-12)))
     else:
         reached = np.flatnonzero(precision >= goal.precision)
         if not len(reached):
             return None
-        at = int(reached[-1])
-    below = float(cuts[at + 1]) if at + 1 < len(cuts) else float(cuts[at]) - 1.0
-    return (float(cuts[at]) + below) / 2
+        cut = int(reached[-1])
+    score = float(cuts[cut])
+    below = float(cuts[cut + 1]) if cut + 1 < len(cuts) else score - 1.0
+    return (score + below) / 2
+
+
+def _fit_of(line: Matrix, calibrated: Matrix, y: BoolArray, goal: Goal) -> Fit:
+    """Return a tag's line, and its threshold if it has enough examples."""
+    threshold = None
+    if _num_examples(y) >= MIN_EXAMPLES_FOR_THRESHOLD:
+        threshold = best_threshold(calibrated, y, goal)
+    return Fit(
+        scale=float(line[0]),
+        offset=float(line[1]),
+        threshold=None if threshold is None else _probability(threshold),
+    )
+
+
+def _num_examples(y: BoolArray) -> int:
+    """Return the number of images with a tag, or without it, whichever is smaller."""
+    return min(int(y.sum()), int((~y).sum()))
 
 
 def _line_of(z: Matrix, y: BoolArray, pooled: Matrix, prior: Matrix) -> Matrix:
-    if min(int(y.sum()), int((~y).sum())) < MIN_EXAMPLES:
+    if _num_examples(y) < MIN_EXAMPLES:
         return pooled
     line = fit_line(z, y, pooled, prior)
     return line if line[0] > 0 else pooled
 
 
 def _information(z: Matrix, line: Matrix) -> Matrix:
-    """Return the Fisher information (2, 2) that some logits carry of a line."""
+    """Return the Fisher information (2, 2) of some logits about a line."""
     p = _sigmoid(line[0] * z + line[1])
     features = np.stack([z, np.ones_like(z)], axis=1)
     return np.asarray(features.T @ (features * (p * (1 - p))[:, None]))
 
 
 def _related(logits: FloatArray) -> BoolArray:
-    """Return (B, T): whether the model thinks a tag likely, or it is among those that stand out
-    most in an image.
+    """Return (B, T) which tags are likely in an image, or stand out most in it.
 
-    Standing out alone would miss a tag that every third image shows: its spread is wide.
+    Standing out alone would miss a tag that every third image shows, because its spread is wide.
     """
     middle = np.median(logits, axis=0)
     spread = np.median(np.abs(logits - middle), axis=0) + 1e-6
     standing_out = (logits - middle) / spread
     count = max(1, min(MAX_RELATED, math.ceil(RELATED_SHARE * logits.shape[1])))
-    least = np.partition(standing_out, -count, axis=1)[:, -count, None]
-    return np.asarray((standing_out >= least) | (logits > 0))
+    min_standing = np.partition(standing_out, -count, axis=1)[:, -count, None]
+    return np.asarray((standing_out >= min_standing) | (logits > 0))
 
 
 def _background(logits: FloatArray, unrelated: BoolArray) -> FloatArray:

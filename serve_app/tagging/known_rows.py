@@ -1,6 +1,4 @@
-"""Where rows of text embeddings may be found before a text tower is asked: a cache, loaded banks,
-stored banks.
-"""
+"""Rows of text embeddings that need not be encoded: of a cache, of loaded and of stored banks."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -12,14 +10,14 @@ from serve_app.tagging.vocabulary import TagVocabulary
 
 
 class KnownRows:
-    """What one process knows of text embeddings of one encoder."""
+    """The text embeddings of one encoder that a process has."""
 
     def __init__(self, encoder: str, cache_bytes: int, tag_banks: str | None) -> None:
         """Start with an empty cache.
 
         Args:
-            encoder: Fingerprint of what encodes text.
-            cache_bytes: Of rows that requests asked for.
+            encoder: Fingerprint of the encoder.
+            cache_bytes: Size of the cache for rows of requests.
             tag_banks: Where registered banks are stored; None for nowhere.
 
         Raises:
@@ -34,18 +32,18 @@ class KnownRows:
         return None if self.store is None else self.store.load(vocabulary, self.encoder)
 
     def cached(self, keys: Iterable[RowKey]) -> dict[RowKey, FloatArray]:
-        """Return those rows that requests asked for lately."""
+        """Return the rows that recent requests needed."""
         return {key: row for key in keys if (row := self._cache.get(key)) is not None}
 
     def remember(self, rows: Mapping[RowKey, FloatArray]) -> None:
-        """Keep rows that a request asked for."""
+        """Cache rows of a request."""
         for key, row in rows.items():
-            self._cache.put(key, row.copy())  # and not a view, which would keep the whole batch
+            self._cache.put(key, row.copy())  # a view would keep the whole batch in memory
 
     def find(self, keys: Sequence[RowKey], banks: Iterable[TagBank]) -> dict[RowKey, FloatArray]:
-        """Return those rows that some loaded banks or the stored ones have.
+        """Return the rows that loaded or stored banks have.
 
-        Not those of the cache: a request's name may have been cut, which a registered one must not
+        Cached rows are not used: a request's name may have been cut, and a registered one must not
         be.
         """
         found: dict[RowKey, FloatArray] = {}
@@ -70,5 +68,5 @@ def _row_bytes(key: RowKey, row: FloatArray) -> int:
 
 
 def missing_rows(vocabulary: TagVocabulary, found: dict[RowKey, FloatArray]) -> list[RowKey]:
-    """Return the rows of a vocabulary that are not found yet, each once."""
+    """Return the rows of a vocabulary that are not found, each once."""
     return [key for key in dict.fromkeys(row_keys(vocabulary)) if key not in found]

@@ -1,4 +1,4 @@
-"""Images of which is known what they show: a table of files and labels, or a folder for each label.
+"""Labelled images: a table of files and labels, or a folder for each label.
 
 Not here: what is measured or fitted with them (`evaluation.py`, `fitting.py`).
 """
@@ -22,7 +22,7 @@ from serve_app.untrusted.bounded_files import read_text
 from serve_app.untrusted.image_files import is_litter, pictures_in
 
 TABLE = "labels.csv"
-"""Looked for in a folder of images."""
+"""Default name of the table in a folder of images."""
 FILE = "file"
 LABELS = "labels"
 """The table's columns."""
@@ -30,12 +30,12 @@ LABELS = "labels"
 
 @dataclass(frozen=True, slots=True)
 class LabelledImages:
-    """Files, and what is known of them.
+    """Files and their labels.
 
     Attributes:
-        files: B of them, in a fixed order.
+        files: B files in a fixed order.
         truth: (B, T) which tag is true of which file.
-        looked_at: (T,) which tags were looked at; those that occur at all if left out.
+        looked_at: (T,) which tags were looked at; None for those that occur.
     """
 
     files: tuple[Path, ...]
@@ -49,13 +49,12 @@ class LabelledImages:
 
 
 def read_labelled(images: Path, table: Path | None, tags: TagTable) -> LabelledImages | None:
-    """Read what is known of some images; None where nothing is: a folder without a table and
-    without labels as folders.
+    """Read the labels of images; None for a folder without a table and without folders of labels.
 
     Args:
         images: A folder.
-        table: A CSV with the columns `file` and `labels` (`|` between them); `labels.csv` of the
-            folder if left out.
+        table: A CSV with the columns `file` and `labels` (`|` between them); None for `labels.csv`
+            in the folder.
         tags: The vocabulary that the labels are of; case, `_` and aliases do not matter.
 
     Raises:
@@ -73,8 +72,7 @@ def read_labelled(images: Path, table: Path | None, tags: TagTable) -> LabelledI
 
 
 def _label_folders(images: Path, tags: TagTable) -> list[Path]:
-    """Return the folders whose names are labels; hidden folders and litter are none unless they are
-    called like a label.
+    """Return the folders that may be labels; hidden folders and litter only with a label's name.
 
     Raises:
         ConfigError: The folder cannot be read.
@@ -114,15 +112,14 @@ def _from_table(images: Path, table: Path, tags: TagTable) -> LabelledImages:
             ]
             if None in row:
                 problems.append(
-                    f"{where}: there are more fields than columns; several labels go with {LIST_SEPARATOR} between them."
+                    f"{where}: there are more fields than columns; several labels go with "
+                    f"{LIST_SEPARATOR} between them."
                 )
             elif not name or not _is_file(path):
                 problems.append(f"{where}: the file {name[:100]!r} is not in {images}.")
             elif path in known:
                 problems.append(f"{where}: the file {name!r} stands here twice.")
-            if (
-                len(problems) <= MAX_PROBLEMS
-            ):  # finding the nearest label takes milliseconds for each
+            if len(problems) <= MAX_PROBLEMS:  # finding the nearest label takes milliseconds
                 problems += [
                     f"{where}: {problem}" for label in labels if (problem := _unknown(label, tags))
                 ]

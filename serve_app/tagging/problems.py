@@ -1,4 +1,4 @@
-"""Problems of a file that a user wrote: one line each, at most so many at once."""
+"""Problems of a file that a user wrote: one line each, up to a limit."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,16 +12,16 @@ MAX_QUOTED = 200
 
 
 def raise_problems(problems: Sequence[str]) -> None:
-    """Raise `ConfigError` if there are problems, one line each, cut where there are many."""
+    """Raise `ConfigError` if there are problems, one line each, up to `MAX_PROBLEMS`."""
     if not problems:
         return
-    more = len(problems) - MAX_PROBLEMS
-    raise ConfigError(
-        "\n".join([*problems[:MAX_PROBLEMS], *([f"… and {more} more"] if more > 0 else [])])
-    )
+    lines = list(problems[:MAX_PROBLEMS])
+    if len(problems) > MAX_PROBLEMS:
+        lines.append(f"… and {len(problems) - MAX_PROBLEMS} more")
+    raise ConfigError("\n".join(lines))
 
 
 def quoted(value: Any) -> str:
-    """Return a value as a message repeats it: as Python writes it, and not all of a long one."""
+    """Return a value as a message repeats it: as Python writes it, cut if it is long."""
     text = repr(value)
     return text if len(text) <= MAX_QUOTED else f"{text[:MAX_QUOTED]}…"

@@ -1,4 +1,4 @@
-"""Templates × labels → the sentences that the text tower reads."""
+"""Prompt templates and labels, and the prompts that the text tower reads."""
 
 from collections.abc import Sequence
 
@@ -9,17 +9,14 @@ DEFAULT_TEMPLATE = "this is a photo of {label}."
 """Source: the plugin's specification, and the Hugging Face pipeline's default hypothesis template
 in lower case."""
 PLACEHOLDERS = ("{label}", "{}")
-"""Either may mark the label's place; `{}` is what the Hugging Face pipeline's `hypothesis_template`
-uses."""
+"""Either marks the label's place; the Hugging Face pipeline's `hypothesis_template` uses `{}`."""
 MAX_TEMPLATES = 100
 MAX_TEMPLATE_CHARACTERS = 256
 """The largest published ensemble has 81 (big_vision, CLIP's ImageNet templates)."""
 
 
 def check_templates(templates: Sequence[str]) -> None:
-    """Raise `InvalidRequest` for templates that could not tell labels apart, or are too many or too
-    long.
-    """
+    """Raise `InvalidRequest` for templates that are too many, too long or without a placeholder."""
     if not 1 <= len(templates) <= MAX_TEMPLATES:
         raise InvalidRequest(
             f"There are {len(templates)} prompt_templates; give 1 to {MAX_TEMPLATES}."
@@ -32,13 +29,15 @@ def check_templates(templates: Sequence[str]) -> None:
             )
         if len(template) > MAX_TEMPLATE_CHARACTERS:
             raise InvalidRequest(
-                f"A prompt template has {len(template)} characters; at most {MAX_TEMPLATE_CHARACTERS} are taken."
+                f"A prompt template has {len(template)} characters; at most "
+                f"{MAX_TEMPLATE_CHARACTERS} are taken."
             )
 
 
 def check_text(text: str) -> None:
-    """Raise `InvalidRequest` for text that is not Unicode, such as half of a surrogate pair, which
-    JSON can carry.
+    """Raise `InvalidRequest` for text that is not Unicode.
+
+    JSON can hold half of a surrogate pair.
     """
     try:
         text.encode()
@@ -49,7 +48,7 @@ def check_text(text: str) -> None:
 
 
 def check_shown(text: str, what: str = "label") -> None:
-    """Raise `InvalidRequest` for text that people are shown and that holds a hidden character.
+    """Raise `InvalidRequest` for text with a hidden character that people are shown.
 
     Such a label could move a terminal's cursor, imitate a log line, or read differently from what
     it is. `what` names the text in the message.
@@ -58,7 +57,8 @@ def check_shown(text: str, what: str = "label") -> None:
     if found := HIDDEN.search(text):
         code_point = f"U+{ord(found[0]):04X}"
         raise InvalidRequest(
-            f'The {what} "{printable(text[:60])}" holds the control or invisible character {code_point}; remove it.'
+            f'The {what} "{printable(text[:60])}" holds the control or invisible character '
+            f"{code_point}; remove it."
         )
 
 

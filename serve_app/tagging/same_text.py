@@ -56,17 +56,17 @@ def same_text_problems(
 
 
 def check_words(vocabulary: TagVocabulary, strips_punctuation: bool) -> None:
-    """Raise `InvalidRequest` for a name of which nothing is left for a model that drops
-    punctuation.
+    """Raise `InvalidRequest` for a name that is empty to a model that drops punctuation.
 
-    Its tokenizer knows no emoji and no other symbol either. SigLIP 2 reads them.
+    Its tokenizer does not know emoji or other symbols either. SigLIP 2 reads them.
     """
     if not strips_punctuation:
         return
     for name in vocabulary.names:
         if not has_word(name):
             raise InvalidRequest(
-                f"The label {name!r} has no letter or digit, and this model reads nothing else; every label needs a word."
+                f"The label {name!r} has no letter or digit, and this model reads nothing else; "
+                "every label needs a word."
             )
 
 
@@ -74,8 +74,8 @@ def shared_rows(keys: Sequence[RowKey], canonicalize: Callable[[str], str]) -> d
     """Return for each key of a request's bank the first key that is the same text to the model.
 
     Args:
-        keys: Of the rows.
-        canonicalize: How the checkpoint's tokenizer sees a prompt.
+        keys: Keys of the rows.
+        canonicalize: Returns a prompt as the checkpoint's tokenizer sees it.
     """
     first: dict[tuple[str, ...], RowKey] = {}
     return {key: first.setdefault(tuple(map(canonicalize, prompts_of(key))), key) for key in keys}

@@ -1,7 +1,6 @@
-"""From the logits of names to one score a tag: the best of its names, of an image's views, and what
-it is measured by.
+"""From the logits of names to one score for each tag: of its best name and of its best view.
 
-Every score is handed on as a logit, so that one rule compares all of them with thresholds.
+Every score is passed on as a logit, so that one rule compares all of them with thresholds.
 
 Not here: the logits themselves (`siglip/scoring.py`), choosing tags by their scores
 (`selection.py`).
@@ -17,17 +16,23 @@ from serve_app.siglip.inputs import FloatArray
 from serve_app.tagging.tag_table import TagTable
 
 Score = Literal["sigmoid", "logit", "calibrated", "margin", "softmax"]
-NO_CALIBRATION = "score calibrated: there is no calibration for these labels and templates; run siglip-serve calibrate, or ask for sigmoid."
+NO_CALIBRATION = (
+    "score calibrated: there is no calibration for these labels and templates; run siglip-serve "
+    "calibrate, or ask for sigmoid."
+)
 TILE_MARGIN = 3.0
-"""Logits by which a tile's hit counts less than the whole picture's: the best of several looks is
-higher by chance alone, and a tile may show half of a thing that looks like another. Measured on the
-demo's scenes (2026-11-23, 150 a size, F1): things of the usual size 0.96 standard, 0.74 with no
-margin, 0.82 with 3; of 0.45 of it 0.51, 0.82 and 0.83."""
+"""Logits that a tile's score is lowered by, compared with the whole image's. The best of several
+views is higher by chance alone, and a tile may show half of a thing that looks like another.
+Measured on the demo's scenes (2026-11-23, 150 a size, F1): things of the usual size 0.96 standard,
+0.74 without a margin, 0.82 with 3; things of 0.45 of that size 0.51, 0.82 and 0.83."""
 
 
 def best_names(logits: FloatArray, table: TagTable) -> FloatArray:
-    """Return (V, T), each tag's best name, of (V, R or more) logits in the order of
-    `TagVocabulary.names`.
+    """Return the logits (V, T) of each tag's best name.
+
+    Args:
+        logits: (V, R or more) logits in the order of `TagVocabulary.names`.
+        table: The vocabulary's arrays.
     """
     tags = logits[:, : len(table)]
     if not len(table.alias_owners):
@@ -40,10 +45,10 @@ def best_names(logits: FloatArray, table: TagTable) -> FloatArray:
 
 
 class PooledLogits(NamedTuple):
-    """The logits of images that were looked at in several views.
+    """The logits of images with several views.
 
     Attributes:
-        compared: (B, T) of the best view; a tile's is less by `TILE_MARGIN`.
+        compared: (B, T) logits of the best view; a tile's is lowered by `TILE_MARGIN`.
         raw: (B, T) the model's own logits of the same views.
     """
 
@@ -55,7 +60,7 @@ def pool_views(logits: FloatArray, views: Sequence[int]) -> PooledLogits:
     """Return for each image the best of the whole image and, less `TILE_MARGIN`, of its tiles.
 
     Args:
-        logits: (V, T) of all views of all images, each image's whole picture first, then its tiles.
+        logits: (V, T) logits of all views, for each image the whole image first, then its tiles.
         views: B numbers of views, which sum up to V.
     """
     if all(count == 1 for count in views):
@@ -76,20 +81,19 @@ def pool_views(logits: FloatArray, views: Sequence[int]) -> PooledLogits:
 def in_score(
     logits: FloatArray, background: FloatArray | None, table: TagTable, score: Score
 ) -> FloatArray:
-    """Return (B, T) float32 what tags are chosen by: logits of the requested score, each tag's
-    `bias` added.
+    """Return (B, T) float32 the logits of the requested score, with each tag's `bias` added.
 
-    The bias is added for `score: logit` too. Its values are what the sigmoid of `score: sigmoid` is
-    taken of, so both give the same tags in the same order. The logit without it is `raw_score`.
+    The bias is added for `score: logit` too, so `logit` and `sigmoid` give the same tags in the
+    same order. The logit without the bias is `raw_score`.
 
     Args:
-        logits: (B, T) of the model.
+        logits: (B, T) logits of the model.
         background: (B, G) logits of the background prompts, for `margin`.
         table: The vocabulary's arrays.
-        score: Which one.
+        score: The requested score.
 
     Raises:
-        InvalidRequest: The vocabulary has not what the score needs.
+        InvalidRequest: The vocabulary does not have what the score needs.
     """
     match score:
         case "calibrated":
@@ -110,12 +114,11 @@ def in_score(
 def softmax_logits(logits: FloatArray) -> FloatArray:
     """Return the logits of the softmax over the last axis: their sigmoids sum up to 1 across tags.
 
-    The logit of a share p is log p - log(1 - p), where 1 - p is the sum of all other shares and not
-    a difference, so that shares which round to 1 keep their order.
+    The logit of a share p is log p - log(1 - p). Here 1 - p is the sum of all other shares and not
+    a difference, so shares that round to 1 keep their order.
     """
-    if (
-        not len(logits) or np.isneginf(logits[0]).all()
-    ):  # no tag may be given; which ones may is the same for all images
+    # the same tags are allowed for all images; here none is
+    if not len(logits) or np.isneginf(logits[0]).all():
         return logits
     shifted = logits - logits.max(axis=1, keepdims=True)
     powers = np.exp(shifted)

@@ -1,10 +1,9 @@
-"""Which tags an image gets: those at or above their thresholds, filtered, parents in order, the
-best first.
+"""Choosing the tags of images: thresholds, filters, parents and children, order.
 
 Everything is done for a whole batch at once; 10,000 tags of 32 images take a few milliseconds
 (bench/LOG.md).
 
-Not here: what a score is (`scores.py`), what a request may ask for (`settings.py`).
+Not here: what a score is (`scores.py`), what a request may ask for (`options.py`).
 """
 
 from dataclasses import dataclass
@@ -13,23 +12,23 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from serve_app.siglip.inputs import FloatArray
-from serve_app.tagging.confidence import confidences_of, least_score_of
+from serve_app.tagging.confidence import confidences_of, min_score_of
 from serve_app.tagging.scores import Score, in_score, softmax_logits
 from serve_app.tagging.tag_table import BoolArray, IntArray, TagTable
 
 SortBy = Literal["confidence", "alphabetical"]
 Parents = Literal["independent", "propagate", "suppress"]
 SUPPRESS_WITHIN = 1.0
-"""Logits: a parent this much above its child, or less, says nothing that the child does not."""
+"""Logits by which a parent may exceed its child and still be redundant beside it."""
 OWN_THRESHOLDS = ("sigmoid", "logit", "calibrated")
-"""Scores for which a tag's own threshold holds; a margin and a share are on other scales."""
+"""Scores that a tag's own threshold holds for; margins and shares are on other scales."""
 
 
 class TagScore(NamedTuple):
     """One tag of one image: its confidence, and the model's own logit.
 
-    A tuple, since hundreds of them cross processes every second: a frozen dataclass takes seven
-    times as long to unpickle.
+    A tuple, because hundreds of them cross processes every second and a frozen dataclass takes
+    seven times as long to unpickle.
     """
 
     label: str
@@ -38,7 +37,7 @@ class TagScore(NamedTuple):
 
     @property
     def raw_score(self) -> float:
-        """The logit, under the name that responses and the client have for it."""
+        """The logit, by its name in responses and in the client."""
         return self.logit
 
 
@@ -47,16 +46,15 @@ class SelectionRule:
     """How tags are chosen.
 
     Attributes:
-        confidence_threshold: Least confidence, in [0, 1], where a tag has none of its own.
-        max_tags: Most tags.
-        sort_by: Their order.
+        confidence_threshold: Minimum confidence, in [0, 1], of tags without a threshold.
+        max_tags: Maximum number of tags.
+        sort_by: Order of the tags.
         score: What is compared with thresholds.
-        min_tags: The best so many are given even below their thresholds.
+        min_tags: Number of best tags that are chosen even below their thresholds.
         parents: Whether a parent's score is at least its children's, or a parent is left out beside
             its child; see `_with_parents`.
-        for_all: Whether the threshold holds for all tags, also those that have their own: a request
-            asked for it.
-        allowed: (T,) which tags may be given; None for all.
+        for_all: Whether the threshold replaces the tags' own, because a request has it.
+        allowed: (T,) which tags may be chosen; None for all.
     """
 
     confidence_threshold: float
@@ -70,14 +68,13 @@ class SelectionRule:
 
 
 class ChosenTags(NamedTuple):
-    """The tags of B images as columns, image after image, each image's in the order that was asked
-    for.
+    """The tags of B images as columns, image after image, each image's in the requested order.
 
     Attributes:
-        counts: (B,) tags of each image.
-        tags: (K,) places in the vocabulary, K the sum of `counts`.
+        counts: (B,) number of tags of each image.
+        tags: (K,) indices of tags in the vocabulary, K the sum of `counts`.
         confidences: (K,) float32, see `confidence.py`; for `score: logit` the scores themselves.
-        logits: (K,) float32, the model's own, of the view that the score is of.
+        logits: (K,) float32, the model's own logits, of the view that the score is of.
     """
 
     counts: IntArray
@@ -116,15 +113,15 @@ def choose_tags(
     Args:
         logits: (B, T) the logits that are compared, one for each tag.
         table: The vocabulary's arrays.
-        rule: How.
+        rule: How tags are chosen.
         background: (B, G) logits of the background prompts, for `score: margin`.
-        raw: (B, T) the model's own logits, where `logits` were discounted (see `pool_views`).
+        raw: (B, T) the model's own logits, if `logits` were lowered (see `pool_views`).
 
     Raises:
-        InvalidRequest: The vocabulary has not what the score needs.
+        InvalidRequest: The vocabulary does not have what the score needs.
     """
     scores = rule_scores(logits, table, rule, background)
-    passing = scores >= least_scores(table, rule)
+    passing = scores >= min_scores(table, rule)
     if rule.allowed is not None:
         passing &= rule.allowed
     before = passing
@@ -142,7 +139,7 @@ def rule_scores(
     """Return the scores (B, T) that a rule compares with thresholds; see `choose_tags`.
 
     Raises:
-        InvalidRequest: The vocabulary has not what the score needs.
+        InvalidRequest: The vocabulary does not have what the score needs.
     """
     scores = in_score(logits, background, table, rule.score)
     if rule.score != "softmax":
@@ -152,35 +149,35 @@ def rule_scores(
     return softmax_logits(scores)
 
 
-def least_scores(table: TagTable, rule: SelectionRule) -> FloatArray:
-    """Return the least score that each tag (T,) needs, as a logit; see `confidence.py`.
+def min_scores(table: TagTable, rule: SelectionRule) -> FloatArray:
+    """Return the minimum score of each tag (T,) as a logit; see `confidence.py`.
 
-    A request's threshold goes before all; then a tag's own of the vocabulary, its calibration's,
-    and the general one.
+    A request's threshold comes first, then the tag's own in the vocabulary, that of its
+    calibration, and the general one.
     """
-    least = np.full(len(table), least_score_of(rule.confidence_threshold), np.float32)
+    found = np.full(len(table), min_score_of(rule.confidence_threshold), np.float32)
     if rule.for_all:
-        return least
+        return found
     if rule.score == "calibrated" and table.lines is not None:
-        least = table.lines.least
-    if rule.score in OWN_THRESHOLDS and table.own_least is not None:
-        least = np.where(np.isnan(table.own_least), least, table.own_least)
-    return least
+        found = table.lines.min_scores
+    if rule.score in OWN_THRESHOLDS and table.own_min_scores is not None:
+        found = np.where(np.isnan(table.own_min_scores), found, table.own_min_scores)
+    return found
 
 
 def _with_parents(
     scores: FloatArray, passing: BoolArray, table: TagTable, rule: SelectionRule
 ) -> tuple[FloatArray, BoolArray]:
-    """Give parents their children's scores, or leave out parents that say no more than a child.
+    """Give parents their children's scores, or leave out parents that are redundant.
 
-    `propagate`: a parent is given with every child that is given, whatever the parent's own
-    threshold. That threshold guards against the model's mistakes about the parent; here the
-    evidence is the child, which reached its own, and a sparrow that is no bird would be a
-    contradiction. Filters hold all the same.
+    `propagate`: a parent is chosen with every child that is chosen, whatever the parent's own
+    threshold. That threshold guards against the model's mistakes about the parent. Here the
+    evidence is the child, which reached its own threshold, and a sparrow that is no bird would be a
+    contradiction. Filters still apply.
 
-    `suppress`: a parent is left out if a child, grandchild and so on that is itself given has at
-    most `SUPPRESS_WITHIN` less. Children are decided before their parents, so a tag that is left
-    out leaves out nothing. `max_tags` is applied afterwards: a smaller one gives the beginning of
+    `suppress`: a parent is left out if a descendant that is itself chosen has at most
+    `SUPPRESS_WITHIN` less. Children are decided before their parents, so a tag that is left out
+    suppresses nothing. `max_tags` is applied afterwards, so a smaller one gives the beginning of
     what a larger one gives.
     """
     if rule.parents == "suppress":
@@ -199,9 +196,7 @@ def _with_parents(
 
 
 def _suppressed(scores: FloatArray, passing: BoolArray, table: TagTable) -> BoolArray:
-    """Return which tags (B, T) are left of those that pass, without parents that a child makes
-    redundant.
-    """
+    """Return the tags (B, T) that pass, without parents that a child makes redundant."""
     rows, children, ancestors = _lineage(passing, table)
     near = scores[rows, ancestors] <= scores[rows, children] + np.float32(SUPPRESS_WITHIN)
     rows = rows[near]
@@ -246,31 +241,29 @@ def _fill(
     return filled
 
 
-def _ranked(scores: FloatArray, passing: BoolArray, most: int) -> tuple[IntArray, IntArray]:
-    """Return images and tags, at most so many an image, the best first, the vocabulary's order
-    among equals.
-    """
+def _ranked(scores: FloatArray, passing: BoolArray, max_tags: int) -> tuple[IntArray, IntArray]:
+    """Return images and their tags, the best first; equal scores keep the vocabulary's order."""
     best = [
-        _best_of_row(row, np.flatnonzero(may), most)
+        _best_of_row(row, np.flatnonzero(may), max_tags)
         for row, may in zip(scores, passing, strict=True)
     ]
     return np.repeat(np.arange(len(best)), [len(tags) for tags in best]), np.concatenate(best)
 
 
-def _best_of_row(scores: FloatArray, tags: IntArray, most: int) -> IntArray:
-    """Return at most so many of some tags of one image, the best first."""
+def _best_of_row(scores: FloatArray, tags: IntArray, max_tags: int) -> IntArray:
+    """Return at most `max_tags` of some tags of one image, the best first."""
     found = scores[tags]
-    if len(tags) > most:  # sort only what may be among them
-        kept = np.flatnonzero(found >= np.partition(found, -most)[-most])
+    if len(tags) > max_tags:  # sort only what may be among them
+        kept = np.flatnonzero(found >= np.partition(found, -max_tags)[-max_tags])
         tags = tags[kept]
         found = found[kept]
-    return tags[np.argsort(-found, kind="stable")[:most]]
+    return tags[np.argsort(-found, kind="stable")[:max_tags]]
 
 
 def _columns(
     passing: BoolArray, scores: FloatArray, logits: FloatArray, table: TagTable, rule: SelectionRule
 ) -> ChosenTags:
-    """Gather each image's tags, in the order that is asked for."""
+    """Return each image's tags in the requested order."""
     rows, tags = _ranked(scores, passing, rule.max_tags)
     if rule.sort_by == "alphabetical":
         order = np.lexsort((table.alphabetical[tags], rows))

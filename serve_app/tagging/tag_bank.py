@@ -1,7 +1,7 @@
-"""The text embeddings of a whole vocabulary: what an image embedding is compared with.
+"""Tag banks: the text embeddings of a whole vocabulary, which image embeddings are compared with.
 
-Not here: encoding the prompts (a text tower does), keeping banks on disk (`bank_store.py`), what
-scores mean (`scores.py`, `selection.py`).
+Not here: building banks (`pipeline/banks.py`), storing them (`bank_store.py`), what scores mean
+(`scores.py`, `selection.py`).
 """
 
 import hashlib
@@ -28,9 +28,9 @@ from serve_app.tagging.tag_table import IntArray, TagTable
 from serve_app.tagging.vocabulary import TagVocabulary
 
 RowKey = tuple[tuple[str, ...], str]
-"""What a row of text embeddings follows from: the templates, and what is said in them.
+"""Key of a row of text embeddings: the templates, and the name in them.
 
-A finished sentence has no templates.
+A background prompt has no templates.
 """
 
 
@@ -41,9 +41,9 @@ class TagBank:
     Attributes:
         vocabulary: T tags with R names, and G background prompts.
         text_embeds: (R + G, D) float32, in the order of `names` and `background_prompts`.
-        encoder: Fingerprint of what encoded them.
+        encoder: Fingerprint of the encoder.
         equal_rows: (R + G) the first row that each row is equal to, if some are equal. A matrix
-            product gives equal rows logits that differ in the last bit, so they are taken from one.
+            product gives equal rows logits that differ in the last bit, so they share one logit.
     """
 
     vocabulary: TagVocabulary
@@ -58,9 +58,7 @@ class TagBank:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Sixteen hex digits that change whenever the checkpoint, how it reads text, or what is
-        scored does.
-        """
+        """Sixteen hex digits that change with the checkpoint, its tokenizer and the vocabulary."""
         return bank_fingerprint(self.vocabulary, self.encoder)
 
     @cached_property
@@ -69,15 +67,13 @@ class TagBank:
         return TagTable(self.vocabulary)
 
     def rows(self) -> dict[RowKey, FloatArray]:
-        """Return the embeddings by what they follow from, to build another vocabulary of what is
-        known already.
-        """
+        """Return the embeddings by their keys, to build the bank of another vocabulary."""
         return dict(zip(row_keys(self.vocabulary), self.text_embeds, strict=True))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ScoredBank:
-    """A bank with the calibration that it is scored by, under the name that requests know it by."""
+    """A bank with its name in requests and, in the table, the calibration that it is scored by."""
 
     name: str | None
     bank: TagBank
@@ -99,9 +95,7 @@ def bank_fingerprint(vocabulary: TagVocabulary, encoder: str) -> str:
 
 
 def row_keys(vocabulary: TagVocabulary) -> list[RowKey]:
-    """Return what each row of a vocabulary's bank follows from: R names, then G background
-    prompts.
-    """
+    """Return the keys of a vocabulary's rows: R names, then G background prompts."""
     templates = vocabulary.prompt_templates
     return [
         *((templates, name) for name in vocabulary.names),
@@ -110,20 +104,20 @@ def row_keys(vocabulary: TagVocabulary) -> list[RowKey]:
 
 
 def prompts_of(key: RowKey) -> list[str]:
-    """Return the finished sentences of which a row is the mean."""
-    templates, said = key
-    return render_prompts([said], templates) if templates else [said]
+    """Return the prompts that a row is the mean of."""
+    templates, name = key
+    return render_prompts([name], templates) if templates else [name]
 
 
 def mean_rows(keys: Sequence[RowKey], prompt_embeds: FloatArray) -> dict[RowKey, FloatArray]:
     """Average each row's prompts.
 
-    The mean is left un-normalised: it is then the mean of the prompts' logits. Scaled back to unit
-    norm, every logit would rise, by 0.55 where prompts have a cosine of 0.90 to each other, and
+    The mean is not normalised, so a logit is the mean of the prompts' logits. Scaled back to unit
+    norm, every logit would rise, by 0.55 if prompts have a cosine of 0.90 to each other, and
     thresholds would no longer hold.
 
     Args:
-        keys: Of the rows.
+        keys: Keys of the rows.
         prompt_embeds: (n, D) float32, unit norm: all of the first row's `prompts_of`, then all of
             the second's.
     """
@@ -140,7 +134,7 @@ def mean_rows(keys: Sequence[RowKey], prompt_embeds: FloatArray) -> dict[RowKey,
 def assemble_bank(
     vocabulary: TagVocabulary, rows: Mapping[RowKey, FloatArray], encoder: str
 ) -> TagBank:
-    """Stack the rows of a vocabulary, all of which are known, into its bank."""
+    """Stack the rows of a vocabulary into its bank."""
     return TagBank(
         vocabulary,
         np.stack([rows[key] for key in row_keys(vocabulary)]).astype(np.float32, copy=False),
@@ -149,14 +143,12 @@ def assemble_bank(
 
 
 def with_equal_rows(bank: TagBank) -> TagBank:
-    """Return a request's bank, which may have labels that are one text, with its equal rows
-    marked.
-    """
+    """Return a request's bank with equal rows marked: its labels may be one text to the model."""
     first: dict[bytes, int] = {}
     places = [first.setdefault(row.tobytes(), i) for i, row in enumerate(bank.text_embeds)]
-    return (
-        bank if len(first) == len(places) else replace(bank, equal_rows=np.array(places, np.intp))
-    )
+    if len(first) == len(places):
+        return bank
+    return replace(bank, equal_rows=np.array(places, np.intp))
 
 
 def tag_embeddings(
@@ -166,9 +158,7 @@ def tag_embeddings(
     rule: SelectionRule,
     views: Sequence[int] | None = None,
 ) -> list[tuple[TagScore, ...]]:
-    """Score images against one tag bank and choose their tags; see `choose_for_embeddings` for the
-    arguments.
-    """
+    """Score images against one tag bank and choose their tags; see `choose_for_embeddings`."""
     tags, background = _tag_logits(image_embeds, scored, head, views)
     return select_tags(tags.compared, scored.table, rule, background, tags.raw)
 
@@ -183,8 +173,7 @@ def choose_for_embeddings(
     """Score images against one tag bank and choose their tags, as columns.
 
     Args:
-        image_embeds: (V, D) float32, unit norm: every view of every image, each image's whole
-            picture first.
+        image_embeds: (V, D) float32, unit norm: every view of every image, whole images first.
         scored: T tags and their embeddings.
         head: The checkpoint's temperature and bias.
         rule: How tags are chosen.

@@ -1,6 +1,4 @@
-"""What selection needs to know of a vocabulary, as arrays: thresholds, biases, calibrated lines,
-categories, ancestors.
-"""
+"""A vocabulary as arrays: thresholds, biases, calibrated lines, categories, ancestors."""
 
 import difflib
 from collections.abc import Callable, Sequence
@@ -13,22 +11,22 @@ import numpy.typing as npt
 from serve_app.errors import InvalidRequest
 from serve_app.siglip.inputs import FloatArray
 from serve_app.tagging.calibration import Calibration, Fit
-from serve_app.tagging.confidence import least_score_of, least_scores_of
+from serve_app.tagging.confidence import min_score_of, min_scores_of
 from serve_app.tagging.vocabulary import TagVocabulary, canonical_name, loose_name
 
 BoolArray = npt.NDArray[np.bool_]
 IntArray = npt.NDArray[np.intp]
 MAX_MASKS = 64
-"""Of lists of labels and categories that are remembered for one vocabulary."""
+"""Lists of labels and categories whose masks are cached for one vocabulary."""
 
 
 @dataclass(frozen=True)
 class CalibratedLines:
-    """`scale` and `offset` (T,) float32 of every tag, and its least calibrated logit (T,)."""
+    """`scale` and `offset` (T,) float32 of every tag, and its minimum calibrated logit (T,)."""
 
     scale: FloatArray
     offset: FloatArray
-    least: FloatArray
+    min_scores: FloatArray
 
 
 class TagTable:
@@ -38,12 +36,10 @@ class TagTable:
         self.vocabulary = vocabulary
         self.labels = vocabulary.labels
         tags = vocabulary.tags
-        self.bias = (
-            np.array([tag.bias for tag in tags], np.float32)
-            if any(tag.bias for tag in tags)
-            else None
-        )
-        self.own_least = _own_least([tag.threshold for tag in tags])
+        self.bias: FloatArray | None = None
+        if any(tag.bias for tag in tags):
+            self.bias = np.array([tag.bias for tag in tags], np.float32)
+        self.own_min_scores = _own_min_scores([tag.threshold for tag in tags])
         self.lines = None if calibration is None else _lines(self.labels, calibration)
         self.has_parents = any(tag.parents for tag in tags)
         owners = np.array(vocabulary.alias_owners, np.intp)
@@ -88,21 +84,22 @@ class TagTable:
     def alphabetical(self) -> IntArray:
         """The place of each tag (T,) in the order of the labels."""
         places = np.empty(len(self), np.intp)
-        places[sorted(range(len(self)), key=lambda at: self.labels[at])] = np.arange(len(self))
+        places[sorted(range(len(self)), key=lambda i: self.labels[i])] = np.arange(len(self))
         return places
 
     @cached_property
     def categories(self) -> dict[str, BoolArray]:
-        """For each category which tags (T,) are in it."""
+        """The tags (T,) of each category."""
         names = np.array([tag.category or "" for tag in self.vocabulary.tags])
         return {str(name): names == name for name in np.unique(names) if name}
 
     @cached_property
     def ancestors(self) -> tuple[IntArray, IntArray, IntArray]:
-        """Every tag's parents, their parents and so on: where each tag's begin (T,), how many they
-        are (T,), and all of them.
+        """Every tag's parents, their parents and so on, in one array.
+
+        These are the start of each tag's ancestors (T,), their number (T,), and all of them.
         """
-        number = {label: at for at, label in enumerate(self.labels)}
+        number = {label: i for i, label in enumerate(self.labels)}
         parents = [[number[parent] for parent in tag.parents] for tag in self.vocabulary.tags]
         above: list[list[int]] = []
         for own in parents:
@@ -117,13 +114,13 @@ class TagTable:
         return (
             np.cumsum(counts) - counts,
             counts,
-            np.array([at for one in above for at in one], np.intp),
+            np.array([ancestor for one in above for ancestor in one], np.intp),
         )
 
     def mask(
         self, labels: tuple[str, ...], categories: tuple[str, ...], field: str, strict: bool
     ) -> BoolArray:
-        """Return which tags (T,) some labels, aliases and categories name.
+        """Return the tags (T,) that some labels, aliases and categories name.
 
         Raises:
             InvalidRequest: `strict`, and one of them is not in this vocabulary; names the nearest.
@@ -159,24 +156,22 @@ class TagTable:
                 )
 
 
-def _own_least(thresholds: Sequence[float | None]) -> FloatArray | None:
-    """Return the least score (T,) of each tag, NaN where it has no threshold; None if none has
-    one.
-    """
+def _own_min_scores(thresholds: Sequence[float | None]) -> FloatArray | None:
+    """Return the minimum score (T,) of each tag, NaN for none; None if no tag has a threshold."""
     if all(threshold is None for threshold in thresholds):
         return None
-    return least_scores_of([np.nan if threshold is None else threshold for threshold in thresholds])
+    return min_scores_of([np.nan if threshold is None else threshold for threshold in thresholds])
 
 
 def _lines(labels: tuple[str, ...], calibration: Calibration) -> CalibratedLines:
     fits: list[Fit] = [calibration.tags.get(label, calibration.pooled) for label in labels]
-    general = least_score_of(calibration.threshold)
-    own = _own_least([fit.threshold for fit in fits])
-    least = np.full(len(fits), general, np.float32)
+    general = min_score_of(calibration.threshold)
+    own = _own_min_scores([fit.threshold for fit in fits])
+    min_scores = np.full(len(fits), general, np.float32)
     return CalibratedLines(
         np.array([fit.scale for fit in fits], np.float32),
         np.array([fit.offset for fit in fits], np.float32),
-        least if own is None else np.where(np.isnan(own), least, own),
+        min_scores if own is None else np.where(np.isnan(own), min_scores, own),
     )
 
 

@@ -1,4 +1,4 @@
-"""The labels that images are tagged with, and all that is known of them before anything is encoded.
+"""The labels that images are tagged with, before anything is encoded.
 
 Not here: reading them from files (`vocabulary_files.py`), how labels become prompts (`prompts.py`),
 their embeddings (`tag_bank.py`), thresholds fitted on images (`calibration.py`).
@@ -23,8 +23,7 @@ MAX_LABEL_CHARACTERS = 256
 MAX_BIAS = 1_000.0
 """Logits, either way."""
 SYMBOLS = ("So", "Sc", "Sm")
-"""Unicode categories of characters that mean something without a word: emoji, currencies,
-arrows."""
+"""Unicode categories of characters with a meaning of their own: emoji, currencies, arrows."""
 MAX_REQUEST_PROMPTS = 4_000
 """Labels times templates of one request; a registered vocabulary has no bound."""
 DEFAULT_BACKGROUND = (
@@ -35,11 +34,11 @@ DEFAULT_BACKGROUND = (
     "a background.",
     "text.",
 )
-"""Sentences that fit any picture: what `score: margin` compares with."""
+"""Sentences that fit any image, which `score: margin` compares with."""
 
 
 def _check_number(value: Any) -> Any:
-    """Refuse true and false, which YAML makes of `yes` and `off` and pydantic takes for 1 and 0."""
+    """Refuse booleans: YAML reads `yes` as true, which pydantic would take for 1."""
     if isinstance(value, bool):
         raise ValueError("must be a number")
     return value
@@ -49,12 +48,12 @@ class Tag(NullIsDefault):
     """One thing that an image may show.
 
     Attributes:
-        label: What clients get back, as it was written.
-        prompt: What is said to the model instead of the label, in the label's place of a template.
+        label: What responses show, as it was written.
+        prompt: Replaces the label in prompt templates.
         aliases: Other names of the same thing; a tag's score is that of its best name.
-        category: A group of tags, to include or exclude together.
+        category: A group of tags that can be included or excluded together.
         parents: Labels of broader tags of the same vocabulary.
-        threshold: Least confidence of this tag, in [0, 1], instead of the general one.
+        threshold: Minimum confidence of this tag, in [0, 1], instead of the general one.
         bias: Added to the tag's logit.
     """
 
@@ -70,7 +69,7 @@ class Tag(NullIsDefault):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What is said to the model: the prompt or the label, then the aliases."""
+        """The names in prompts: the prompt or the label, then the aliases."""
         return (self.prompt or self.label, *self.aliases)
 
 
@@ -79,7 +78,7 @@ def _tag_from(value: Any) -> Any:
 
 
 def _tag_to(tag: Tag) -> str | dict[str, Any]:
-    """Write a tag as short as it goes: thousands of them travel in Serve's `user_config`."""
+    """Return the shortest form of a tag: thousands of them are in Serve's `user_config`."""
     filled = tag.model_dump(mode="json", exclude_defaults=True)
     return tag.label if len(filled) == 1 else filled
 
@@ -89,7 +88,7 @@ TagEntry = Annotated[Tag, BeforeValidator(_tag_from), PlainSerializer(_tag_to)]
 
 
 class TagVocabulary(BaseModel):
-    """Tags, in order and without repeats, and the sentences they are said in.
+    """Tags, in order and without repeats, and their prompt templates.
 
     `vocabulary_checks.py` checks registered vocabularies; `vocabulary_of_labels` makes one of a
     request.
@@ -114,9 +113,7 @@ class TagVocabulary(BaseModel):
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        """What is said to the model, R of them: every tag's prompt or label first, then all aliases
-        in the tags' order.
-        """
+        """R names: every tag's prompt or label first, then all aliases in the tags' order."""
         return (
             *(tag.names[0] for tag in self.tags),
             *(alias for tag in self.tags for alias in tag.aliases),
@@ -124,14 +121,12 @@ class TagVocabulary(BaseModel):
 
     @cached_property
     def alias_owners(self) -> tuple[int, ...]:
-        """The tag's number of each alias, in the order that they have in `names`."""
-        return tuple(at for at, tag in enumerate(self.tags) for _ in tag.aliases)
+        """The tag's number of each alias, in the order of `names`."""
+        return tuple(i for i, tag in enumerate(self.tags) for _ in tag.aliases)
 
     @cached_property
     def fingerprint(self) -> str:
-        """Sixteen hex digits that change whenever something that is scored does: labels, names,
-        templates, background.
-        """
+        """Sixteen hex digits that change with labels, names, templates and background prompts."""
         content = [
             self.labels,
             self.names,
@@ -143,16 +138,15 @@ class TagVocabulary(BaseModel):
 
 
 def canonical_name(text: str) -> str:
-    """Return what two names share if no checkpoint tells them apart: case, `_` and spaces do not
-    count.
+    """Return a name without case, `_` and repeated spaces, which no checkpoint distinguishes.
 
-    A checkpoint may tell fewer names apart than this does: `same_text.py` compares token ids.
+    A checkpoint may distinguish fewer names than this does: `same_text.py` compares token ids.
     """
     return canonicalize_text(text, strip_punctuation=False)
 
 
 def loose_name(text: str) -> str:
-    """Return a name as people look it up, for whom `-` does not count either."""
+    """Return a name as people look it up, where `-` is a space too."""
     return canonical_name(text.replace("-", " "))
 
 
@@ -184,11 +178,10 @@ def vocabulary_of_labels(
 
 
 def check_label(label: str) -> None:
-    """Raise `InvalidRequest` for a label without a word or symbol, too long, or with a hidden
-    character.
+    """Raise `InvalidRequest` for a label that is too long, says nothing or has a hidden character.
 
-    A symbol such as an emoji is enough here: SigLIP 2's tokenizer knows them. `check_words` refuses
-    them for SigLIP. Punctuation alone says nothing to any model.
+    Every label needs a word or a symbol; punctuation alone says nothing to any model. SigLIP 2's
+    tokenizer knows symbols such as emoji, and `check_words` refuses them for SigLIP.
     """
     check_shown(label)
     if not has_word(label) and not any(unicodedata.category(c) in SYMBOLS for c in label):
@@ -197,7 +190,8 @@ def check_label(label: str) -> None:
         )
     if len(label) > MAX_LABEL_CHARACTERS:
         raise InvalidRequest(
-            f"The label {label[:40]!r}… has {len(label)} characters; at most {MAX_LABEL_CHARACTERS} are taken."
+            f"The label {label[:40]!r}… has {len(label)} characters; at most "
+            f"{MAX_LABEL_CHARACTERS} are taken."
         )
 
 

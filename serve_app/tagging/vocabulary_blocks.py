@@ -1,5 +1,4 @@
-"""Vocabularies as YAML or JSON: a list of tags, or a block with tags, templates and background
-prompts.
+"""Vocabularies as YAML or JSON: a list of tags, or a block with tags and prompts.
 
 Not here: finding out which format a file has (`vocabulary_files.py`), checks of the tags together
 (`vocabulary_checks.py`).
@@ -118,11 +117,9 @@ def sentence_of(problem: Any) -> str:
         case "extra_forbidden":
             key_given = str(problem["loc"][-1])[:MAX_QUOTED]
             nearest = difflib.get_close_matches(key_given, fields, n=1, cutoff=0.5)
-            hint = (
-                f"did you mean {nearest[0]}?"
-                if nearest
-                else f"known are {', '.join(Tag.model_fields)}."
-            )
+            hint = f"known are {', '.join(Tag.model_fields)}."
+            if nearest:
+                hint = f"did you mean {nearest[0]}?"
             return f"unknown key {key_given}; {hint}"
         case "string_type":
             return f"{key} is {quoted(problem['input'])}, which is not text; put it in quotes."
@@ -132,7 +129,10 @@ def sentence_of(problem: Any) -> str:
             return f"{key} must be a list, such as [{str(problem['input'])[:MAX_QUOTED]}]."
         case "model_type" | "model_attributes_type" | "dict_type":
             given = quoted(problem["input"])
-            return f"{given} is neither a label nor a block of a tag's keys; a label that looks like a number needs quotes."
+            return (
+                f"{given} is neither a label nor a block of a tag's keys; a label that looks like "
+                "a number needs quotes."
+            )
         case _:
             message = problem["msg"].removeprefix("Value error, ")
             return f"{key}: {message[0].lower()}{message[1:]} (got {quoted(problem['input'])})."

@@ -85,7 +85,8 @@ def _problems_of_names(entries: Sequence[Entry]) -> list[str]:
             canonical = canonical_name(name)
             if canonical in taken:
                 problems.append(
-                    f"{entry.where}: {name!r} is the same to the model as a name at {taken[canonical]}; keep one of them."
+                    f"{entry.where}: {name!r} is the same to the model as a name at "
+                    f"{taken[canonical]}; keep one of them."
                 )
             taken.setdefault(canonical, entry.where)
     return problems
@@ -102,7 +103,8 @@ def _problems_of_categories(entries: Sequence[Entry]) -> list[str]:
             problems.append(f"{entry.where}: {error}")
         if len(entry.tag.category) > MAX_LABEL_CHARACTERS:
             problems.append(
-                f"{entry.where}: the category is longer than {MAX_LABEL_CHARACTERS} characters; shorten it."
+                f"{entry.where}: the category is longer than {MAX_LABEL_CHARACTERS} characters; "
+                "shorten it."
             )
     return problems
 
@@ -114,13 +116,13 @@ def _problems_of_parents(entries: Sequence[Entry]) -> list[str]:
         for parent in entry.tag.parents:
             if parent not in known:
                 # finding the nearest label takes milliseconds for each
-                told = len(problems) < MAX_PROBLEMS
-                nearest = difflib.get_close_matches(parent, known, n=1, cutoff=0.6) if told else []
-                hint = (
-                    f"; did you mean {nearest[0]!r}?"
-                    if nearest
-                    else "; add it as a tag of its own."
+                is_shown = len(problems) < MAX_PROBLEMS
+                nearest = (
+                    difflib.get_close_matches(parent, known, n=1, cutoff=0.6) if is_shown else []
                 )
+                hint = "; add it as a tag of its own."
+                if nearest:
+                    hint = f"; did you mean {nearest[0]!r}?"
                 problems.append(
                     f"{entry.where}: the parent {parent!r} is not a label of this vocabulary{hint}"
                 )
@@ -133,7 +135,7 @@ def _problems_of_parents(entries: Sequence[Entry]) -> list[str]:
 
 
 def _problems_of_ancestry(known: dict[str, Entry]) -> list[str]:
-    """Bound what `TagTable.ancestors` holds: parents, their parents and so on of every tag."""
+    """Return a problem for each tag with too many ancestors (`TagTable.ancestors`)."""
     problems: list[str] = []
     for entry in known.values():
         found = set(entry.tag.parents)
@@ -144,13 +146,14 @@ def _problems_of_ancestry(known: dict[str, Entry]) -> list[str]:
             waiting += new
         if len(found) > MAX_ANCESTORS:
             problems.append(
-                f"{entry.where}: the tag has more than {MAX_ANCESTORS} parents, counting theirs; remove some."
+                f"{entry.where}: the tag has more than {MAX_ANCESTORS} parents, counting theirs; "
+                "remove some."
             )
     return problems
 
 
 def _circle(known: dict[str, Entry]) -> list[str]:
-    """Return the labels of a circle of parents, or nothing."""
+    """Return the labels of a circle of parents, if there is one."""
     finished: set[str] = set()
     for start in known:
         path: list[str] = [start]

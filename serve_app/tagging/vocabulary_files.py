@@ -1,7 +1,6 @@
-"""Reading vocabularies from files: YAML, JSON, JSON lines, CSV, or plain text with one label a
-line.
+"""Reading vocabularies from files: YAML, JSON, JSON lines, CSV or plain text.
 
-Every problem of a file is reported with its line, all of them at once.
+Plain text has one label a line. All problems of a file are reported at once, each with its line.
 
 Not here: what a tag is (`vocabulary.py`), checks of the tags together (`vocabulary_checks.py`).
 """
@@ -66,7 +65,8 @@ def _from_text(text: str, path: Path) -> VocabularyFile:
     for number, line in _content_lines(text):
         if line.endswith(","):
             problems.append(
-                f"{path}:{number}: {line!r} ends with a comma; this file has one label a line, without commas between them."
+                f"{path}:{number}: {line!r} ends with a comma; this file has one label a line, "
+                "without commas between them."
             )
         entries.append(Entry(Tag(label=line), f"{path}:{number}"))
     raise_problems(problems)
@@ -104,8 +104,9 @@ def _is_bracketed(text: str) -> bool:
 
 
 def _parse_json(text: str, path: Path, first_line: int) -> Any:
-    """Return a JSON document; raises `ConfigError` with the line, also for a key that is set
-    twice.
+    """Return a JSON document; raises `ConfigError` with the line.
+
+    A key that is set twice is an error.
     """
     try:
         return json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)

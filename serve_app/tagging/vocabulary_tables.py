@@ -49,7 +49,8 @@ def read_table(text: str, path: Path) -> tuple[Entry, ...]:
             cells = [cell.strip() for cell in row]
             if any(cells[len(columns) :]):
                 problems.append(
-                    f"{where}: there are more fields than columns; a field that holds a comma needs quotes."
+                    f"{where}: there are more fields than columns; a field that holds a comma "
+                    "needs quotes."
                 )
             elif any(cells):
                 try:
@@ -69,7 +70,8 @@ def _columns(header: list[str], where: str) -> list[str]:
     unknown = [column for column in columns if column not in Tag.model_fields]
     if "label" not in columns or unknown or len(set(columns)) < len(columns):
         raise ConfigError(
-            f"{where}: the first line must name columns, label and any of {', '.join(Tag.model_fields)}; got {', '.join(columns)}."
+            f"{where}: the first line must name columns, label and any of "
+            f"{', '.join(Tag.model_fields)}; got {', '.join(columns)}."
         )
     return columns
 
@@ -85,9 +87,7 @@ def _tag(cells: dict[str, str]) -> Tag:
 
 
 def _without_comments(text: str) -> Iterator[str]:
-    """Yield the lines, an empty one for each comment above the header, so that line numbers
-    stay.
-    """
+    """Yield the lines, with comments above the header empty so that line numbers stay."""
     is_above = True
     for line in text.split("\n"):  # splitlines would also split at characters inside a label
         is_above = is_above and (line.startswith(COMMENT) or not line.strip())

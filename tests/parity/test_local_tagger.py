@@ -17,6 +17,7 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 from transformers.models.siglip2.image_processing_pil_siglip2 import Siglip2ImageProcessorPil
 
 from serve_app.config.service import parse_config
+from serve_app.errors import InvalidRequest
 from serve_app.pipeline.local_tagger import LocalTagger
 from serve_app.tagging.options import TagOptions, tag_options
 from tests.conftest import encoded, random_picture
@@ -191,10 +192,19 @@ def test_pipeline_crashes_on_a_context_of_16(tiny: Callable[[str], Path], tmp_pa
 
 
 def test_a_broken_picture_fails_alone(checkpoint_folder: Path) -> None:
-    """Three of five pictures are tagged, two have errors, in order."""
-    pictures = [PICTURES[0], b"not a picture", PICTURES[1], PICTURES[2][:100], PICTURES[2]]
-    images = make_tagger(checkpoint_folder).tag_images(pictures)
-    assert [image.error is None for image in images] == [True, False, True, False, True]
+    """Three of six images are tagged, two are damaged and one could not be read, in order."""
+    unread = InvalidRequest("An image is empty.")
+    images = [PICTURES[0], b"not an image", PICTURES[1], unread, PICTURES[2][:100], PICTURES[2]]
+    tagger = make_tagger(checkpoint_folder)
+    tagged = tagger.tag_images(images)
+    assert [image.error is None for image in tagged] == [True, False, True, False, False, True]
+    assert tagged[3].error is unread
+    assert [image.num_views for image in tagged] == [1, 0, 1, 0, 0, 1]
+    embeds = tagger.encode_images(images)
+    assert [isinstance(embed, np.ndarray) for embed in embeds] == [
+        image.error is None for image in tagged
+    ]
+    assert embeds[3] is unread
 
 
 def test_spellings_mean_what_the_family_was_trained_on(

@@ -1,5 +1,6 @@
-"""What Hugging Face's clients send: `InferenceClient(model=".../hf")` and huggingface.js, for
-zero-shot and plain classification.
+"""Hugging Face's API: zero-shot and plain image classification.
+
+Its clients are `InferenceClient(model=".../hf")` and huggingface.js.
 
 Source: huggingface_hub `InferenceClient.zero_shot_image_classification` and
 `.image_classification`; huggingface.js `zeroShotImageClassification`; the Inference Endpoints
@@ -117,9 +118,8 @@ async def _read(request: Request, sources: ImageSources) -> _Call:
     body = validated(_Body, await read_json_object(request, limits, tag_bounds(limits)))
     parameters = {key: value for key, value in (body.parameters or {}).items() if value is not None}
     inputs: Any = body.inputs
-    if isinstance(
-        inputs, dict
-    ):  # huggingface.js, and endpoints whose inputs are a pipeline's arguments
+    # huggingface.js, and endpoints whose inputs are a pipeline's arguments
+    if isinstance(inputs, dict):
         parameters |= {
             key: value
             for key, value in inputs.items()
@@ -136,16 +136,15 @@ async def _read(request: Request, sources: ImageSources) -> _Call:
 
 
 def _is_ours(name: str) -> bool:
-    """Return whether a query parameter is one of this dialect, or a misspelt one; gateways add
-    others, such as `key`.
+    """Return whether a query parameter is one of this dialect, or a misspelt one.
+
+    Gateways add others, such as `key`.
     """
     return bool(difflib.get_close_matches(name, _Parameters.model_fields, n=1, cutoff=0.8))
 
 
 def _call(image: bytes, parameters: _Parameters, limits: Limits) -> _Call:
-    """Return what our own parameters call the same: all candidates are scored and given, whatever
-    their score.
-    """
+    """Return the request in our own options: all candidates are returned, whatever their score."""
     score = _SCORES[parameters.function_to_apply] if parameters.function_to_apply else None
     top_k = parameters.top_k
     if parameters.candidate_labels is None:
@@ -183,7 +182,7 @@ def _check_template(template: str) -> None:
 
 
 def _of_candidates(tags: tuple[TagScore, ...], candidates: tuple[str, ...]) -> list[dict[str, Any]]:
-    """Return an entry for each candidate as it was sent, repeated ones included, the best first."""
+    """Return an entry for each candidate as it was sent, repeats included, the best first."""
     confidences = {tag.label: tag.confidence for tag in tags}
     best_first = sorted(candidates, key=lambda label: -confidences[label.strip()])
     return [_entry(label, confidences[label.strip()]) for label in best_first]

@@ -1,4 +1,4 @@
-"""What `POST /v1/embeddings` is asked to embed: which input is a text and which is an image.
+"""The inputs of `POST /v1/embeddings`: which one is a text and which one is an image.
 
 An image in the wrong place must not be embedded as the characters of its base64 or of its address:
 the embedding would look right and mean nothing. What could be either is refused, with the ways to
@@ -66,7 +66,8 @@ def read_items(
         raise InvalidRequest("input is empty; give at least one text or image.")
     if len(content) > limits.max_labels_per_request:
         raise PayloadTooLarge(
-            f"The request holds {len(content):,} inputs; at most {limits.max_labels_per_request:,} are allowed."
+            f"The request holds {len(content):,} inputs; at most {limits.max_labels_per_request:,} "
+            "are allowed."
         )
     items: list[Item] = []
     for i, value in enumerate(content):
@@ -82,7 +83,8 @@ def _item(value: Any, modality: Modality | None) -> Item:
         return _of_object(value)
     if not isinstance(value, str | LongText):
         raise InvalidRequest(
-            "Each input must be a text, a data URI of an image, or an object with text or image; tokens are not taken."
+            "Each input must be a text, a data URI of an image, or an object with text or image; "
+            "tokens are not taken."
         )
     head = _head(value)
     if modality == "image":
@@ -93,7 +95,8 @@ def _item(value: Any, modality: Modality | None) -> Item:
     is_prose = head.lstrip()[5:6].isspace()  # "data: the new oil"
     if begins_as_uri and not (modality == "text" and is_prose):
         raise InvalidRequest(
-            f"An input that begins with data: must be a base64 data URI of an image, such as data:image/png;base64,…. {_TEXT_OBJECT}"
+            "An input that begins with data: must be a base64 data URI of an image, such as "
+            f"data:image/png;base64,…. {_TEXT_OBJECT}"
         )
     if modality is None:
         _check_unambiguous(value, head)
@@ -102,19 +105,21 @@ def _item(value: Any, modality: Modality | None) -> Item:
 
 def _of_object(value: dict[str, Any]) -> Item:
     """Return the item of `{"text": …}` or `{"image": …}`; the other key may be there as null."""
-    given = {key: part for key, part in value.items() if part is not None}
-    match list(given.items()):
+    parts = {key: part for key, part in value.items() if part is not None}
+    match list(parts.items()):
         case [("text", str() | LongText() as text)]:
             if data_uri_prefix(_head(text)):
                 raise InvalidRequest(
-                    "A text is the data URI of an image. Send it as image (or image_url in messages), not as text."
+                    "A text is the data URI of an image. Send it as image (or image_url in "
+                    "messages), not as text."
                 )
             return Item(text=_text(text))
         case [("image", str() | LongText() as image)]:
             return Item(image=image)
         case _:
             raise InvalidRequest(
-                "An object must have either text or image, and nothing else; its value must be a string."
+                "An object must have either text or image, and nothing else; its value must be a "
+                "string."
             )
 
 
@@ -125,39 +130,39 @@ def _check_unambiguous(value: str | LongText, head: bytes) -> None:
         value: The text.
         head: Its first bytes.
     """
-    address = (
-        _ADDRESS.fullmatch(value.strip())
-        if isinstance(value, str) and len(value) <= MAX_TEXT_CHARACTERS
-        else None
-    )
+    address = None
+    if isinstance(value, str) and len(value) <= MAX_TEXT_CHARACTERS:
+        address = _ADDRESS.fullmatch(value.strip())
     if address is not None:
         scheme = (address[1] or address[2]).lower()
         if scheme in ("http", "https"):
             raise InvalidRequest(
-                f"An input is only a URL. If it is the address of an image, add modality: image. {_TEXT_OBJECT}"
+                "An input is only a URL. If it is the address of an image, add modality: image. "
+                f"{_TEXT_OBJECT}"
             )
         raise InvalidRequest(
-            f"An input is an address that begins with {scheme}:, which is not read here. Send the image itself. {_TEXT_OBJECT}"
+            f"An input is an address that begins with {scheme}:, which is not read here. Send the "
+            f"image itself. {_TEXT_OBJECT}"
         )
     start = _BASE64.match(b"".join(head.split()))
     if start is not None and signature_of(binascii.a2b_base64(start[0])) != "other":
         raise InvalidRequest(
-            f"An input is the base64 of an image. Send it as a data URI, or add modality: image. {_TEXT_OBJECT}"
+            "An input is the base64 of an image. Send it as a data URI, or add modality: image. "
+            f"{_TEXT_OBJECT}"
         )
 
 
 def _head(value: str | LongText) -> bytes:
-    return (
-        value.head()
-        if isinstance(value, LongText)
-        else value[:HEAD_BYTES].encode("ascii", "replace")
-    )
+    if isinstance(value, LongText):
+        return value.head()
+    return value[:HEAD_BYTES].encode("ascii", "replace")
 
 
 def _text(value: str | LongText) -> str:
     if isinstance(value, LongText):
         raise InvalidRequest(
-            f"A text has more than {MAX_TEXT_CHARACTERS:,} characters; at most {MAX_TEXT_CHARACTERS:,} are allowed."
+            f"A text has more than {MAX_TEXT_CHARACTERS:,} characters; at most "
+            f"{MAX_TEXT_CHARACTERS:,} are allowed."
         )
     check_text(value)
     if not value.strip():
@@ -180,7 +185,8 @@ def _of_messages(messages: list[dict[str, Any]]) -> dict[str, Any]:
             parts += content
     if len(parts) != 1 or not isinstance(parts[0], dict):
         raise InvalidRequest(
-            "messages must hold exactly one text or one image_url: the model embeds either, never both together."
+            "messages must hold exactly one text or one image_url: the model embeds either, never "
+            "both together."
         )
     part = parts[0]
     match part.get("type"):
@@ -190,5 +196,6 @@ def _of_messages(messages: list[dict[str, Any]]) -> dict[str, Any]:
             return {"image": part["image_url"].get("url")}
         case _:
             raise InvalidRequest(
-                'The part of a message must be {"type": "text", …} or {"type": "image_url", "image_url": {"url": …}}.'
+                'The part of a message must be {"type": "text", …} or '
+                '{"type": "image_url", "image_url": {"url": …}}.'
             )

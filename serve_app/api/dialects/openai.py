@@ -1,5 +1,6 @@
-"""OpenAI's embeddings, for texts and images: what its clients, infinity's and vLLM's send to `POST
-/v1/embeddings`.
+"""OpenAI's embeddings API, for texts and images: `POST /v1/embeddings`.
+
+Its clients, infinity's and vLLM's send different forms of it.
 
 Source: https://platform.openai.com/docs/api-reference/embeddings; infinity's `modality`; vLLM's
 `messages`; NV-CLIP's lists of texts and data URIs; Jina's objects.
@@ -34,7 +35,7 @@ Value = TypeVar("Value")
 
 
 class EmbeddingsBody(BaseModel):
-    """What is read of a request; other fields that clients send, such as `user`, are left alone."""
+    """The fields of a request that are read; others, such as `user`, are ignored."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -94,13 +95,11 @@ def add_openai(app: FastAPI, tagger: Tagger, config: ServiceConfig, sources: Ima
 
 def error_shape(error: TaggerError, status: int) -> dict[str, Any]:
     """Return an error as OpenAI's clients read it."""
-    kind = (
-        "rate_limit_error"
-        if status == 429
-        else "invalid_request_error"
-        if status < 500
-        else "server_error"
-    )
+    kind = "server_error"
+    if status == 429:
+        kind = "rate_limit_error"
+    elif status < 500:
+        kind = "invalid_request_error"
     return {"error": {"message": error.message, "type": kind, "param": None, "code": error.code}}
 
 

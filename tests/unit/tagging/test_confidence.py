@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from serve_app.api.answers import shorten
 from serve_app.tagging.calibration import Calibration, Fit
-from serve_app.tagging.confidence import confidences_of, least_score_of, least_scores_of
+from serve_app.tagging.confidence import confidences_of, min_score_of, min_scores_of
 from serve_app.tagging.selection import SelectionRule, select_tags
 from serve_app.tagging.tag_table import TagTable
 from serve_app.tagging.vocabulary import Tag, TagVocabulary
@@ -106,7 +106,7 @@ def test_what_is_given_shows_a_confidence_that_reaches_the_threshold(
     """To one part in ten million, which is the precision of float32; what is not given shows
     less.
     """
-    least = least_scores_of(threshold)
+    least = min_scores_of(threshold)
     for score in scores:
         shown = float(f"{float(confidences_of(np.array([score], np.float32))[0]):.6g}")
         if np.float32(score) >= least:
@@ -119,7 +119,7 @@ def test_thresholds_at_the_ends() -> None:
     """0 lets everything pass; 1 asks for what is shown as 1, which begins half a unit of the sixth
     digit below it.
     """
-    assert least_score_of(0.0) == -math.inf
-    assert least_score_of(1e-300) == -math.inf
-    assert least_score_of(1.0) == pytest.approx(math.log((1 - 5e-7) / 5e-7), abs=1e-5)
-    assert np.isnan(least_scores_of([math.nan, 0.5])[0])
+    assert min_score_of(0.0) == -math.inf
+    assert min_score_of(1e-300) == -math.inf
+    assert min_score_of(1.0) == pytest.approx(math.log((1 - 5e-7) / 5e-7), abs=1e-5)
+    assert np.isnan(min_scores_of([math.nan, 0.5])[0])
