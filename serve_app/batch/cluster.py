@@ -1,12 +1,14 @@
-"""The Ray cluster that a job runs on: the one it was submitted to, one that an address names, or
-one on this machine.
+"""The Ray cluster that a job runs on.
+
+It is the cluster that the job was submitted to, the one that an address names, or a new one on this
+machine.
 """
 
 import contextlib
 import logging
 import os
 import socket
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import ray
@@ -22,14 +24,14 @@ CONNECT_TIMEOUT_S = 5.0
 
 @contextlib.contextmanager
 def connected(address: str | None) -> Iterator[bool]:
-    """Connect to a cluster, or start one on this machine and end it on the way out; yield whether
-    it was started here.
+    """Connect to a cluster, or start one on this machine and stop it at the end.
 
-    A process that is connected already keeps its connection.
+    A process that is already connected keeps its connection. Yields whether the cluster was started
+    here.
 
     Args:
-        address: Of the cluster; None for what `RAY_ADDRESS` says, as it does in a Ray job, and else
-            for a new one.
+        address: Address of the cluster. Default: `RAY_ADDRESS`, which Ray sets in its jobs; a new
+            cluster if that is not set either.
 
     Raises:
         ConfigError: There is no cluster at the address, or none can be started.
@@ -51,16 +53,19 @@ def connected(address: str | None) -> Iterator[bool]:
 
 
 def _join(address: str, source: str) -> None:
-    """Connect to a cluster, or say at once that there is none: Ray itself asks a dead address for
-    minutes.
+    """Connect to a cluster.
+
+    The port is tried first, because Ray itself retries a dead address for minutes.
+
+    Raises:
+        ConfigError: There is no cluster at the address.
     """
     advice = f"correct {source} or leave it out to start Ray on this machine"
     host, separator, port = address.removeprefix("ray://").rpartition(":")
     if separator and port.isascii() and port.isdigit():
         try:
-            socket.create_connection(
-                (host.strip("[]"), int(port)), timeout=CONNECT_TIMEOUT_S
-            ).close()
+            server = (host.strip("[]"), int(port))
+            socket.create_connection(server, timeout=CONNECT_TIMEOUT_S).close()
         except (OSError, OverflowError) as error:
             raise ConfigError(
                 f"no Ray cluster answers at {address} ({error}); {advice}."
@@ -74,7 +79,7 @@ def _join(address: str, source: str) -> None:
 
 
 def cpus() -> float:
-    """Return the CPUs that the cluster has now."""
+    """Return the number of CPUs that the cluster has now."""
     return float(ray.cluster_resources().get("CPU", 1.0))
 
 
@@ -82,8 +87,8 @@ def result_of(reference: Any) -> Any:
     """Wait for a task, or a list of them, and return its result.
 
     Raises:
-        TaggerError: What the task raised of ours.
-        RayError: What else went wrong.
+        TaggerError: The task raised it.
+        RayError: Something else went wrong.
     """
     try:
         return ray.get(reference)
@@ -96,27 +101,33 @@ def result_of(reference: Any) -> Any:
 def on_each(
     function: Callable[..., T], calls: Iterable[tuple[Any, ...]], num_cpus: float = 0.5
 ) -> list[T]:
-    """Return what a function returns for each tuple of arguments: by tasks of the cluster, or in
-    this process where there is none.
+    """Call a function with each tuple of arguments and return the results.
+
+    The calls are tasks of the cluster; without a cluster they run in this process.
 
     Raises:
-        TaggerError: What the function raised of ours.
+        TaggerError: The function raised it.
     """
-    if not ray.is_initialized():  # Ray would start a cluster of its own for the first task
+    if not ray.is_initialized():  # otherwise Ray would start a cluster for the first task
         return [function(*call) for call in calls]
     task = ray.remote(function).options(num_cpus=num_cpus, max_retries=3)
     results: list[T] = result_of([task.remote(*call) for call in calls])
     return results
 
 
+def in_groups(items: Sequence[T], size: int) -> list[Sequence[T]]:
+    """Divide items into groups of `size`; the last one may be smaller."""
+    return [items[start : start + size] for start in range(0, len(items), size)]
+
+
 def cause_of(error: RayError) -> TaggerError | None:
-    """Return the error of ours that a worker raised, or None where something else went wrong."""
-    at: BaseException | None = error
-    while at is not None:
-        cause = getattr(at, "cause", None)
-        if isinstance(at, TaggerError):
-            return at
+    """Return the error of this package that a worker raised; None if something else went wrong."""
+    current: BaseException | None = error
+    while current is not None:
+        cause = getattr(current, "cause", None)
+        if isinstance(current, TaggerError):
+            return current
         if isinstance(cause, TaggerError):
             return cause
-        at = cause if isinstance(cause, BaseException) else at.__cause__
+        current = cause if isinstance(cause, BaseException) else current.__cause__
     return None

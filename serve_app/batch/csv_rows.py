@@ -1,7 +1,7 @@
-"""Reads the rows of an untrusted CSV file as text: `00123`, `1e5` and an empty field stay what they
-are.
+"""Reads the rows of an untrusted CSV file as text: `00123`, `1e5` and empty fields do not change.
 
-A record that cannot be read costs itself alone: reading goes on with the line after its first one.
+A record that cannot be read affects no other record: reading continues with the line after its
+first one.
 """
 
 import codecs
@@ -18,7 +18,7 @@ from serve_app.batch.table_rows import MAX_COLUMNS, ROWS, Rows, check_names
 MAX_RECORD_CHARS = 2**20
 """Maximum length of a line and of a record.
 
-A quote that is never closed is given up after as many.
+A record whose quote is never closed ends there.
 """
 _NO_ROW = "," * MAX_COLUMNS + "x\n"
 """Stands for a line that is too long: it has more fields than any header, and the last is not
@@ -27,11 +27,11 @@ _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 class _TooLong(Exception):
-    """A line or a record is longer than is read."""
+    """A line or a record is longer than the limit."""
 
 
 class _Lines:
-    """The lines of a file, of which those of the last record can be read again."""
+    """The lines of a file; those of the last record can be read again."""
 
     def __init__(self, file: IO[str]) -> None:
         self._file = file
@@ -50,8 +50,8 @@ class _Lines:
         self._read += 1
         is_cut = len(line) == MAX_RECORD_CHARS and not line.endswith(("\n", "\r"))
         if is_cut:
-            self._pass_over_rest()
-            line = _NO_ROW  # if the lines before it are given out again, so is this one
+            self._skip_rest()
+            line = _NO_ROW  # kept for the case that the lines of the record are read again
         self._record.append(line)
         self._record_chars += len(line)
         if is_cut or self._record_chars > MAX_COLUMNS + MAX_RECORD_CHARS:
@@ -59,19 +59,21 @@ class _Lines:
         return line
 
     def begin_record(self) -> int:
-        """Take note that a record begins, and return the number of its first line."""
+        """Begin a record and return the number of its first line."""
         self._record.clear()
         self._record_chars = 0
         return self._read + 1
 
     def go_back(self) -> None:
-        """Give out the lines of the record again, except for the first one."""
+        """Go back to the second line of the record."""
         self._again.extendleft(reversed(self._record[1:]))
         self._read -= len(self._record[1:])
 
-    def _pass_over_rest(self) -> None:
-        while (part := self._file.readline(MAX_RECORD_CHARS)) and not part.endswith(("\n", "\r")):
-            pass
+    def _skip_rest(self) -> None:
+        """Read up to the end of a line, without holding it in memory."""
+        part = " "
+        while part and not part.endswith(("\n", "\r")):
+            part = self._file.readline(MAX_RECORD_CHARS)
 
 
 def csv_rows(file: IO[bytes], paths: Collection[str]) -> Iterator[Rows]:
@@ -79,8 +81,8 @@ def csv_rows(file: IO[bytes], paths: Collection[str]) -> Iterator[Rows]:
 
     Args:
         file: The file.
-        paths: Columns that may name images; the first that there is does. If one of its values is
-            not UTF-8, it is binary; in other columns such bytes become escapes.
+        paths: Names of columns that may name images; the first one that exists does. If one of its
+            values is not UTF-8, it is binary; in other columns such bytes become escapes.
 
     Raises:
         ValueError: There is no header, or not one of the rows can be read.
@@ -88,36 +90,41 @@ def csv_rows(file: IO[bytes], paths: Collection[str]) -> Iterator[Rows]:
     """
     lines, names = _lines_and_header(file)
     path = next((name for name in paths if name in names), None)
-    reader = csv.reader(lines, strict=True)
-    waiting: list[list[str] | None] = []
+    page: list[list[str] | None] = []
     malformed: dict[int, int] = {}
     has_good = False
-    while True:
-        number = lines.begin_record()
-        try:
-            row = next(reader, None)
-            is_malformed = row is not None and any(
-                row[len(names) :]
-            )  # a comma at the end adds an empty field
-        except (csv.Error, _TooLong):
-            row = []
-            is_malformed = True
+    for number, row in _records(lines, len(names)):
         if row is None:
-            break
-        if is_malformed:
-            lines.go_back()  # a quote may have swallowed the rows of the next lines
-            malformed[len(waiting)] = number
-            waiting.append(None)
-        elif row:  # an empty line is no row
-            waiting.append(row)
-            has_good = True
-        if len(waiting) >= ROWS:
-            yield Rows(_table(names, waiting, path), malformed)
-            waiting = []
+            malformed[len(page)] = number
+        page.append(row)
+        has_good = has_good or row is not None
+        if len(page) >= ROWS:
+            yield Rows(_table(names, page, path), malformed)
+            page = []
             malformed = {}
     if malformed and not has_good:
         raise ValueError("not one of its rows can be read")
-    yield Rows(_table(names, waiting, path), malformed)
+    yield Rows(_table(names, page, path), malformed)
+
+
+def _records(lines: _Lines, columns: int) -> Iterator[tuple[int, list[str] | None]]:
+    """Yield the line number and the fields of each record; None if it is malformed."""
+    reader = csv.reader(lines, strict=True)
+    while True:
+        number = lines.begin_record()
+        try:
+            row = next(reader)
+            is_malformed = any(row[columns:])  # a comma at the end of a line adds an empty field
+        except StopIteration:
+            return
+        except (csv.Error, _TooLong):
+            row = []
+            is_malformed = True
+        if is_malformed:
+            lines.go_back()  # an open quote may have swallowed the next lines
+            yield number, None
+        elif row:  # an empty line is not a record
+            yield number, row
 
 
 def _lines_and_header(file: IO[bytes]) -> tuple[_Lines, list[str]]:
@@ -138,40 +145,40 @@ def _lines_and_header(file: IO[bytes]) -> tuple[_Lines, list[str]]:
     if header is None:
         raise ValueError("it is empty: it has no line that names the columns")
     names = [_escaped(name) for name in header]
-    check_names(names)  # before 100,000 columns of rows are built
+    check_names(names)  # before rows with 100,000 columns are built
     return lines, names
 
 
 def _table(names: list[str], rows: list[list[str] | None], path: str | None) -> pa.Table:
-    columns = []
-    for place, name in enumerate(names):
-        values = [_field(row, place) for row in rows]
-        try:
-            columns.append(pa.array(values, pa.string()))
-        except UnicodeEncodeError:
-            if name == path:
-                encoded = [
-                    None if value is None else value.encode("utf-8", "surrogateescape")
-                    for value in values
-                ]
-                columns.append(pa.array(encoded, pa.binary()))
-            else:
-                columns.append(
-                    pa.array(
-                        [None if value is None else _escaped(value) for value in values],
-                        pa.string(),
-                    )
-                )
+    columns = [
+        _column([_field(row, i) for row in rows], is_path=name == path)
+        for i, name in enumerate(names)
+    ]
     return pa.table(columns, names=names)
 
 
-def _field(row: list[str] | None, place: int) -> str | None:
+def _column(values: list[str | None], is_path: bool) -> pa.Array:
+    """Return a column of text; of bytes if it names files and one name is not UTF-8."""
+    try:
+        return pa.array(values, pa.string())
+    except UnicodeEncodeError:
+        convert = _to_bytes if is_path else _escaped
+        kind = pa.binary() if is_path else pa.string()
+        return pa.array([None if value is None else convert(value) for value in values], kind)
+
+
+def _field(row: list[str] | None, i: int) -> str | None:
     """Return a field; None in a malformed row, and empty if the row is too short."""
     if row is None:
         return None
-    return row[place] if place < len(row) else ""
+    return row[i] if i < len(row) else ""
+
+
+def _to_bytes(text: str) -> bytes:
+    """Return the bytes of a text that was read with surrogate escapes."""
+    return text.encode("utf-8", "surrogateescape")
 
 
 def _escaped(text: str) -> str:
     r"""Return text in which bytes that are not UTF-8 are escapes such as `\xe9`."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return _to_bytes(text).decode("utf-8", "backslashreplace")

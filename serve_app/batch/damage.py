@@ -10,7 +10,8 @@ from collections.abc import Iterator
 import pyarrow as pa
 
 from serve_app.batch.input_tables import DAMAGED, Kind, own_table
-from serve_app.batch.storage import Stored, shown_url
+from serve_app.batch.storage import Stored
+from serve_app.batch.urls import shown_url
 from serve_app.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -26,8 +27,7 @@ class DamagedFiles:
         """Start with no damaged files.
 
         Args:
-            alone: Whether INPUT is a single file, whose damage is raised unless part of it was
-                read.
+            alone: Whether INPUT is a single file; its damage is an error unless part of it is read.
         """
         self._alone = alone
         self._first: ConfigError | None = None
@@ -65,7 +65,10 @@ class DamagedFiles:
                 "%d more files are damaged; see the rows with errors", len(self._found) - MAX_LOGGED
             )
         for found, offset in self._found:
-            at = f"-at-byte-{offset}" if kind == "member" and offset is not None else ""
-            uri = f"{shown_url(found.url)}#damaged{at}"
-            place = offset if kind == "member" and offset is not None else DAMAGED
-            yield own_table([uri], [found.etag], [None], [found.url], [place])
+            uri = f"{shown_url(found.url)}#damaged"
+            if kind == "member" and offset is not None:
+                yield own_table(
+                    [f"{uri}-at-byte-{offset}"], [found.etag], [None], [found.url], [offset]
+                )
+            else:
+                yield own_table([uri], [found.etag], [None], [found.url], [DAMAGED])

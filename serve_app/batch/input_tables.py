@@ -1,4 +1,4 @@
-"""The columns that every kind of input is converted to; `inputs.py` documents them."""
+"""The columns that every kind of input has; `inputs.py` documents them."""
 
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -29,6 +29,14 @@ def own_table(
     files: list[str],
     offsets: Sequence[int | None] | None,
 ) -> pa.Table:
-    """Return a table of inputs without other columns."""
+    """Return a table of inputs without other columns.
+
+    Args:
+        uris: What the output calls the images.
+        etags: Their ETags.
+        sizes: Their sizes in bytes.
+        files: URLs of the objects that are read.
+        offsets: Where the images are in those objects; None if each has an object of its own.
+    """
     starts: list[Any] = [None] * len(uris) if offsets is None else list(offsets)
     return pa.table([uris, etags, sizes, files, starts], schema=OWN)

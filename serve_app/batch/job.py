@@ -1,7 +1,7 @@
-"""A whole job: list or go on, run what is missing, prove that all is there, and say so. Whatever
-engine does the work.
+"""A whole job, whatever its engine: list the inputs, tag what is missing, verify the output.
 
-Not here: what tags the chunks (`tagging_job.py`).
+Not here: the jobs themselves, which choose the engine (`tagging_job.py`, `retag.py`,
+`through_service.py`).
 """
 
 import dataclasses
@@ -10,18 +10,18 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
-from typing import Any, Protocol
-
-import pyarrow as pa
+from typing import Any
 
 from serve_app import __version__
+from serve_app.batch.cutting import Cut
+from serve_app.batch.engine import ChunkInputs, Engine
 from serve_app.batch.inputs import find_inputs
 from serve_app.batch.options import ERRORS_FROM, BatchOptions
-from serve_app.batch.progress import Metrics, Tally, shown_progress
-from serve_app.batch.rows import Writing, Written
-from serve_app.batch.snapshot import Chunk, Cut, Snapshot, load_snapshot, read_chunk, take_snapshot
-from serve_app.batch.storage import joined, shown_url
+from serve_app.batch.output_files import Writing, Written
+from serve_app.batch.progress import JobProgress, Metrics, shown_progress
+from serve_app.batch.snapshot import Chunk, Snapshot, load_snapshot, read_chunk, take_snapshot
 from serve_app.batch.update import list_again, update_snapshot
+from serve_app.batch.urls import joined, shown_url
 from serve_app.batch.verify import Proof, verify, written_names
 from serve_app.errors import ServiceError
 from serve_app.terminal.printable import json_text, print_line
@@ -29,32 +29,8 @@ from serve_app.terminal.printable import json_text, print_line
 MANIFEST = "_manifest.json"
 SUCCESS = "_SUCCESS"
 VERSIONS = ("ray", "torch", "transformers", "pillow", "pyarrow", "obstore")
-NOT_TOLD = ("storage", "source", "output")
-"""Options that the manifest leaves out: it tells the input, and the others may hold secrets."""
-
-
-class Engine(Protocol):
-    """Something that turns chunks of inputs into written rows."""
-
-    def run(
-        self,
-        chunks: Iterator[tuple[Chunk, pa.Table]],
-        done: Callable[[Written], None],
-        tick: Callable[[int], None],
-    ) -> None:
-        """Run every chunk.
-
-        Args:
-            chunks: With their inputs; taken one by one as there is room.
-            done: To be called with what each finished chunk counted.
-            tick: To be called every second or more often, with the number of encoders that run.
-
-        Raises:
-            TaggerError: The job cannot go on; what is written stays.
-        """
-
-    def end(self) -> None:
-        """Give back what it holds."""
+EXCLUDED_FROM_MANIFEST = ("storage", "source", "output")
+"""`source` is recorded separately; the others may contain secrets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +38,12 @@ class JobResult:
     """How a job ended.
 
     Attributes:
-        folder: URL of its output.
-        inputs: In all.
-        errors: Rows with an error, by code.
-        encoded: Inputs that this run did; the others were there already.
-        per_second: Inputs a second of this run.
-        nbytes: Of the output files.
+        folder: URL of the output.
+        inputs: Number of inputs.
+        errors: Number of error rows by code.
+        encoded: Number of inputs that this run tagged; earlier runs tagged the others.
+        per_second: Inputs that this run tagged per second.
+        nbytes: Size of the output files in bytes.
     """
 
     folder: str
@@ -83,141 +59,159 @@ class Job:
     """A job whose folder and engine are known.
 
     Attributes:
-        options: What it was asked for.
+        options: What was requested.
         writing: Where and how its rows are written.
-        told: What its manifest says besides counts and versions.
-        start_engine: Makes the engine once there is something to do.
+        recorded: What its manifest says in addition to counts and versions.
+        start_engine: Starts the engine, once there is something to do.
     """
 
     options: BatchOptions
     writing: Writing
-    told: dict[str, Any]
+    recorded: dict[str, Any]
     start_engine: Callable[[Snapshot], Engine]
 
     def run(self) -> JobResult:
-        """Do the chunks that have no output, and prove that all have one.
+        """Tag the chunks that have no output, and verify that every chunk has one.
 
         Raises:
-            TaggerError: It cannot be done, or too many inputs failed; what is written stays and is
-                not done again.
+            TaggerError: The job cannot be done, or too many inputs failed; what is written stays
+                and is not done again.
         """
-        started = datetime.now(UTC)
+        started_at = datetime.now(UTC)
         print_line(f"output: {shown_url(self.writing.folder)}", file=sys.stderr)
         snapshot = self._snapshot()
-        there = written_names(self.options.storage, self.writing)
-        left = [chunk for chunk in snapshot.chunks if chunk.name not in there]
-        tally = Tally(snapshot.inputs, done=snapshot.inputs - sum(chunk.count for chunk in left))
-        if tally.done:
-            print_line(
-                f"{tally.done:,} of {tally.inputs:,} inputs are tagged already", file=sys.stderr
-            )
-        if left:
-            self._tag(snapshot, left, tally)
+        progress = self._tag_missing(snapshot)
+
         proof = verify(snapshot, self.writing)
         if proof.wrong:
-            self._forget(proof)
+            self._delete_wrong(proof)
         self._delete_superseded(snapshot)
-        self._write_manifest(proof, len(snapshot.chunks), started)
+        self._write_manifest(proof, len(snapshot.chunks), started_at)
         return JobResult(
             self.writing.folder,
             proof.rows,
             proof.errors,
-            tally.encoded,
-            tally.per_second,
+            progress.encoded,
+            progress.per_second,
             proof.nbytes,
         )
 
     def _snapshot(self) -> Snapshot:
-        storage = self.options.storage
+        """Return the inputs: those of the earlier run, or newly listed ones."""
+        options = self.options
+        storage = options.storage
         folder = self.writing.folder
         known = load_snapshot(storage, folder)
         if known is None:
-            cut = Cut(self.options.chunk_size, self.options.partition_by, self.options.limit)
-            return take_snapshot(storage, folder, find_inputs(self.options), cut)
-        if self.options.update or self.options.retry_errors:
-            relisted = (
-                list_again(self.options, self.writing, known) if self.options.update else None
+            cut = Cut(options.chunk_size, options.partition_by, options.limit)
+            return take_snapshot(storage, folder, find_inputs(options), cut)
+        if not options.update and not options.retry_errors:
+            return known
+
+        relisted = list_again(options, self.writing, known) if options.update else None
+        # not earlier: if the inputs cannot be listed, the output stays complete
+        storage.delete(joined(folder, SUCCESS))
+        return update_snapshot(options, self.writing, known, relisted)
+
+    def _tag_missing(self, snapshot: Snapshot) -> JobProgress:
+        """Tag the chunks that have no output."""
+        written = written_names(self.writing)
+        missing = [chunk for chunk in snapshot.chunks if chunk.name not in written]
+        done = snapshot.inputs - sum(chunk.count for chunk in missing)
+        progress = JobProgress(snapshot.inputs, done=done)
+        if done:
+            print_line(
+                f"{done:,} of {progress.inputs:,} inputs are tagged already", file=sys.stderr
             )
-            storage.delete(
-                joined(folder, SUCCESS)
-            )  # not before: if the inputs cannot be listed, the output stays whole
-            return update_snapshot(self.options, self.writing, known, relisted)
-        return known
+        if not missing:
+            return progress
 
-    def _delete_superseded(self, snapshot: Snapshot) -> None:
-        """Delete the files of chunks that an update has put others in the place of."""
-        for name in written_names(self.options.storage, self.writing) - {
-            chunk.name for chunk in snapshot.chunks
-        }:
-            self.options.storage.delete(self.writing.url(name))
-
-    def _tag(self, snapshot: Snapshot, left: list[Chunk], tally: Tally) -> None:
         engine = self.start_engine(snapshot)
-        counters = Metrics()
         try:
-            with shown_progress(tally) as show:
-
-                def done(written: Written) -> None:
-                    tally.add(written)
-                    counters.add(written)
-                    self._stop_if_wrong(tally)
-
-                def tick(encoders: int) -> None:
-                    tally.encoders = encoders
-                    counters.show(tally)
-                    show()
-
-                engine.run(self._with_rows(left), done, tick)
+            with shown_progress(progress) as show:
+                watcher = _JobWatcher(progress, show, self.options.max_error_fraction)
+                engine.run(self._with_inputs(missing), watcher)
         finally:
             engine.end()
+        return progress
 
-    def _with_rows(self, chunks: list[Chunk]) -> Iterator[tuple[Chunk, pa.Table]]:
+    def _with_inputs(self, chunks: list[Chunk]) -> Iterator[ChunkInputs]:
         for chunk in chunks:
             yield chunk, read_chunk(self.options.storage, self.writing.folder, chunk)
 
-    def _stop_if_wrong(self, tally: Tally) -> None:
-        most = self.options.max_error_fraction
-        if tally.encoded >= ERRORS_FROM and tally.failed > most * tally.encoded:
-            raise ServiceError(
-                f"{tally.failed:,} of {tally.encoded:,} inputs failed ({_listed(tally.errors)}), more than --max-error-fraction {most:g}; "
-                "what is written stays, and the same command goes on."
-            )
+    def _delete_superseded(self, snapshot: Snapshot) -> None:
+        """Delete the files of chunks that an update has replaced."""
+        current = {chunk.name for chunk in snapshot.chunks}
+        for name in written_names(self.writing) - current:
+            self.options.storage.delete(self.writing.url(name))
 
-    def _forget(self, proof: Proof) -> None:
-        """Delete outputs that are not what they should be, so that the next run does them."""
+    def _delete_wrong(self, proof: Proof) -> None:
+        """Delete output files that failed the verification, so that the next run writes them."""
         for name in proof.wrong:
             self.options.storage.delete(self.writing.url(name))
         raise ServiceError(
-            f"{len(proof.wrong)} output files were missing, damaged or held other rows, such as {proof.wrong[0]}; "
-            "they are deleted, run the same command again."
+            f"{len(proof.wrong)} output files were missing, damaged or held other rows, such as "
+            f"{proof.wrong[0]}; they are deleted, run the same command again."
         )
 
-    def _write_manifest(self, proof: Proof, files: int, started: datetime) -> None:
-        told = {
+    def _write_manifest(self, proof: Proof, files: int, started_at: datetime) -> None:
+        options = dataclasses.asdict(self.options)
+        manifest = {
             "input": shown_url(self.options.source),
             "inputs": proof.rows,
             "tagged": proof.rows - sum(proof.errors.values()),
             "errors": proof.errors,
             "files": files,
             "bytes": proof.nbytes,
-            **self.told,
+            **self.recorded,
             "options": {
-                key: value
-                for key, value in dataclasses.asdict(self.options).items()
-                if key not in NOT_TOLD
+                key: value for key, value in options.items() if key not in EXCLUDED_FROM_MANIFEST
             },
             "versions": {name: version(name) for name in VERSIONS} | {"siglip-serve": __version__},
             "last_run": {
-                "started_at": started.isoformat(),
+                "started_at": started_at.isoformat(),
                 "ended_at": datetime.now(UTC).isoformat(),
             },
         }
         storage = self.options.storage
-        storage.write(joined(self.writing.folder, MANIFEST), json_text(told, indent=2).encode())
+        url = joined(self.writing.folder, MANIFEST)
+        storage.write(url, json_text(manifest, indent=2).encode())
         storage.write(joined(self.writing.folder, SUCCESS), b"")
 
 
+class _JobWatcher:
+    """Counts what an engine reports, shows it, and stops a job in which too much fails."""
+
+    def __init__(
+        self, progress: JobProgress, show: Callable[[], None], max_error_fraction: float
+    ) -> None:
+        self._progress = progress
+        self._show = show
+        self._max_error_fraction = max_error_fraction
+        self._metrics = Metrics()
+
+    def chunk_done(self, written: Written) -> None:
+        self._progress.add(written)
+        self._metrics.add(written)
+        self._stop_if_too_many_errors()
+
+    def tick(self, encoders: int) -> None:
+        self._progress.encoders = encoders
+        self._metrics.show(self._progress)
+        self._show()
+
+    def _stop_if_too_many_errors(self) -> None:
+        progress = self._progress
+        if progress.encoded < ERRORS_FROM:
+            return
+        if progress.failed > self._max_error_fraction * progress.encoded:
+            raise ServiceError(
+                f"{progress.failed:,} of {progress.encoded:,} inputs failed "
+                f"({_listed(progress.errors)}), more than --max-error-fraction "
+                f"{self._max_error_fraction:g}; what is written stays, and the same command goes on."
+            )
+
+
 def _listed(errors: dict[str, int]) -> str:
-    return ", ".join(
-        f"{count:,} {code}" for code, count in sorted(errors.items(), key=lambda item: -item[1])
-    )
+    most_first = sorted(errors.items(), key=lambda item: -item[1])
+    return ", ".join(f"{count:,} {code}" for code, count in most_first)

@@ -1,8 +1,8 @@
 """Reads the rows of an untrusted JSON Lines file.
 
 The values of a key may have any types. A column has the type that fits all of them, over the whole
-file; if there is none, it is text: strings as they are, other values as JSON. A line that is no
-JSON object costs itself alone.
+file. If there is no such type, it is text: strings as they are, other values as JSON. A line that
+is not a JSON object affects no other line.
 
 JSON has no numbers that are not finite, but Python's `json` and others write them. `NaN`,
 `Infinity` and `-Infinity` are read as null; a number too large for a double, such as `1e999`, is
@@ -49,7 +49,7 @@ def json_rows(data: bytes) -> Iterator[Rows]:
             is_damaged = True
         rows = [row or {} for _, row in records]
         columns = [_column([row.get(name) for row in rows], kind) for name, kind in types.items()]
-        malformed = {place: number for place, (number, row) in enumerate(records) if row is None}
+        malformed = {i: number for i, (number, row) in enumerate(records) if row is None}
         yield Rows(pa.table(columns, names=[_unicode(name) for name in types]), malformed)
     if is_damaged:
         raise ValueError(f"it is cut off in line {last:,}")
@@ -86,7 +86,7 @@ def _number(text: str) -> float | str:
 
 
 def _types_of(data: bytes) -> dict[str, pa.DataType | None]:
-    """Return the type of every key; None for text that holds any value."""
+    """Return the type of every key; None means text, which can hold any value."""
     types: dict[str, pa.DataType | None] = {}
     widened: set[str] = set()
     objects = 0
@@ -111,8 +111,9 @@ def _types_of(data: bytes) -> dict[str, pa.DataType | None]:
 
 
 def _not_convertible(data: bytes, types: dict[str, pa.DataType | None]) -> set[str]:
-    """Return the keys with values that their type cannot hold, such as an integer above 2**53 among
-    doubles.
+    """Return the keys with values that their type cannot hold.
+
+    An example is an integer above 2**53 among doubles.
     """
     left = {name: kind for name, kind in types.items() if kind is not None}
     failed: set[str] = set()
@@ -147,33 +148,42 @@ def _common(one: pa.DataType | None, other: pa.DataType | None) -> pa.DataType |
 def _is_storable(kind: pa.DataType) -> bool:
     """Return whether Parquet can store a type: a struct needs a field."""
     if pa.types.is_struct(kind):
-        return kind.num_fields > 0 and all(
-            _is_storable(kind.field(place).type) for place in range(kind.num_fields)
-        )
+        fields = [kind.field(i).type for i in range(kind.num_fields)]
+        return bool(fields) and all(map(_is_storable, fields))
     return _is_storable(kind.value_type) if pa.types.is_list(kind) else True
 
 
 def _column(values: list[Any], kind: pa.DataType | None) -> pa.Array:
-    if kind is not None:
-        try:
-            return pa.array(values, kind)
-        except _FAILURES:  # a lone half of a surrogate pair, which JSON can hold and Arrow cannot
-            pass
+    """Return a column of a type; of text if that is None or cannot hold the values."""
+    column = None if kind is None else _typed_column(values, kind)
+    if column is not None:
+        return column
     texts = [json_or_text(value) for value in values]
     return pa.array(texts, pa.string())
+
+
+def _typed_column(values: list[Any], kind: pa.DataType) -> pa.Array | None:
+    """Return a column of a type; None if that cannot hold the values.
+
+    JSON can contain half of a surrogate pair, Arrow cannot.
+    """
+    try:
+        return pa.array(values, kind)
+    except _FAILURES:
+        return None
 
 
 def _unicode(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def _depth(value: object) -> int:
-    """Return the nesting depth of a value, without recursion."""
+def _depth(row: dict[str, Any]) -> int:
+    """Return the nesting depth of an object, without recursion."""
     deepest = 0
-    waiting = [(value, 1)]
+    waiting: list[tuple[dict[str, Any] | list[Any], int]] = [(row, 1)]
     while waiting:
-        one, depth = waiting.pop()
+        container, depth = waiting.pop()
         deepest = max(deepest, depth)
-        parts = one.values() if isinstance(one, dict) else one if isinstance(one, list) else ()
+        parts = container.values() if isinstance(container, dict) else container
         waiting += [(part, depth + 1) for part in parts if isinstance(part, dict | list)]
     return deepest

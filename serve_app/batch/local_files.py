@@ -1,7 +1,7 @@
 """Reads and writes the files of this machine for `storage.py`.
 
-obstore refuses names that are not UTF-8 or contain control characters, and gives up a whole folder
-for one of them. So files are read here; ETags are the ones that obstore makes.
+obstore refuses names that are not UTF-8 or contain control characters, and gives up the whole
+folder of such a file. So files are read here. ETags are the same as obstore's.
 """
 
 import contextlib
@@ -23,12 +23,13 @@ class NotAFile(OSError):
 
 
 def list_files(folder: str, skipped: Skipped | None) -> Iterator[tuple[str, int, str]]:
-    """Yield the path, size and ETag of every file below a folder, sorted; nothing if there is no
-    folder.
+    """Yield the path, size and ETag of every file below a folder, sorted by path.
+
+    Yields nothing if there is no folder.
 
     Args:
         folder: Where to start.
-        skipped: Counts what is left out. With None, hidden files are listed too, and nothing may be
+        skipped: Counts what is skipped. With None, hidden files are listed too, and nothing may be
             unreadable.
 
     Raises:
@@ -41,7 +42,7 @@ def list_files(folder: str, skipped: Skipped | None) -> Iterator[tuple[str, int,
     except (FileNotFoundError, NotADirectoryError):
         return
     counts = Skipped() if skipped is None else skipped
-    # 740 bytes a file if the whole status were held
+    # size and ETag only: the whole status takes 740 bytes per file
     files = sorted(
         (path, status.st_size, etag_of(status))
         for path, status in files_below(folder, counts, with_litter=skipped is None)
@@ -51,8 +52,8 @@ def list_files(folder: str, skipped: Skipped | None) -> Iterator[tuple[str, int,
     yield from files
 
 
-def status_of(path: str) -> os.stat_result | None:
-    """Return the status of a file, or None if there is none; a folder is none.
+def find_file(path: str) -> tuple[int, str] | None:
+    """Return the size and ETag of a file; None if there is none or it is a folder.
 
     Raises:
         OSError: It cannot be examined.
@@ -62,7 +63,7 @@ def status_of(path: str) -> os.stat_result | None:
         status = os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    return None if stat.S_ISDIR(status.st_mode) else status
+    return None if stat.S_ISDIR(status.st_mode) else (status.st_size, etag_of(status))
 
 
 def etag_of(status: os.stat_result) -> str:
@@ -74,10 +75,10 @@ def etag_of(status: os.stat_result) -> str:
 
 
 def open_file(path: str) -> BufferedReader:
-    """Open a regular file for reading; pipes and devices, whose reading may never end, are refused.
+    """Open a regular file for reading; pipes and devices could block forever and are refused.
 
     Raises:
-        OSError: It cannot be opened; `NotAFile` if it is something else than a file.
+        OSError: It cannot be opened; `NotAFile` if it is not a regular file.
         ValueError: The path contains a null character.
     """
     # without O_NONBLOCK, opening a pipe waits for a writer
@@ -85,9 +86,8 @@ def open_file(path: str) -> BufferedReader:
     mode = os.fstat(descriptor).st_mode
     if not stat.S_ISREG(mode):
         os.close(descriptor)
-        raise NotAFile(
-            "it is a folder" if stat.S_ISDIR(mode) else "it is a pipe or a device, not a file"
-        )
+        is_folder = stat.S_ISDIR(mode)
+        raise NotAFile("it is a folder" if is_folder else "it is a pipe or a device, not a file")
     return os.fdopen(descriptor, "rb")
 
 
@@ -122,7 +122,7 @@ def read_file_range(path: str, start: int, length: int) -> bytes:
 
 
 def write_file(path: str, data: bytes) -> None:
-    """Write a file as a whole or not at all, and the folders above it.
+    """Write a file completely or not at all; missing folders are created.
 
     Raises:
         OSError: It cannot be written.
@@ -142,7 +142,7 @@ def write_file(path: str, data: bytes) -> None:
 
 
 def too_large(size: int, max_bytes: int) -> PayloadTooLarge:
-    """Return the error of an image that has more bytes than are read."""
+    """Return the error of an image that is larger than the limit."""
     return PayloadTooLarge(
-        f"The picture has {size:,} bytes; at most {max_bytes:,} are read (limits.max_image_bytes)."
+        f"The image has {size:,} bytes; at most {max_bytes:,} are read (limits.max_image_bytes)."
     )

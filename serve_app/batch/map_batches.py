@@ -1,8 +1,7 @@
-"""`TagImages`: the whole pipeline as a class for `Dataset.map_batches`, for those who have a Ray
-Data pipeline of their own.
+"""`TagImages`: the whole pipeline as a class for `Dataset.map_batches` of Ray Data.
 
-Rows and their order are Ray Data's then, and so is what happens when something dies; `siglip-serve
-batch` does more.
+Ray Data then decides about the order of rows and about what happens when a process dies;
+`siglip-serve batch` does more.
 """
 
 from pathlib import Path
@@ -19,7 +18,7 @@ from serve_app.tagging.options import tag_options
 
 
 class TagImages:
-    """Adds the columns `tags` and `error` to batches of encoded pictures.
+    """Adds the columns `tags` and `error` to batches of encoded images.
 
     Use it as `dataset.map_batches(TagImages, fn_constructor_args=["config.yaml"],
     batch_format="pyarrow", batch_size=64, compute=ray.data.ActorPoolStrategy(size=1),
@@ -35,9 +34,9 @@ class TagImages:
         """Load the model.
 
         Args:
-            config: Path of a configuration, or one; the embedded demo's if left out.
-            column: Which holds the pictures' bytes, as `ray.data.read_binary_files` calls it.
-            vocabulary: Of the configuration, instead of its default one.
+            config: A configuration, or its path. Default: that of the embedded demo.
+            column: Column with the bytes of the images; `read_binary_files` calls it `bytes`.
+            vocabulary: Vocabulary of the configuration. Default: its default one.
 
         Raises:
             ConfigError: The configuration or the checkpoint cannot work.
@@ -49,8 +48,9 @@ class TagImages:
         self._options = tag_options(vocabulary=vocabulary)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """Return a batch with `tags`, a list of label and confidence, and `error`, a code and a
-        message or null.
+        """Return a batch with two more columns.
+
+        `tags` is a list of labels and confidences, `error` a code and a message, or null.
 
         Raises:
             ConfigError: The batch has no such column.

@@ -1,18 +1,16 @@
-"""Lists a bucket in which some keys cannot be requested through obstore, such as `a//b`, `a/../b`
-or one with a newline.
+"""Lists a bucket in which obstore cannot request some keys, such as `a//b` or `a/../b`.
 
 obstore ends a listing at the first such key, together with the page of good ones around it.
 pyarrow's own S3 client lists them all, but without ETags, so those are requested one by one for the
 keys around the failure. obstore then continues after them, until the next such key.
 
-pyarrow lists everything below a prefix at once and cannot start at a key. So the listing is made
-once, at the first failure, and the keys that are left, some 150 bytes each, stay in memory.
+pyarrow lists everything below a prefix at once and cannot start at a key. So it lists once, at the
+first failure, and the remaining keys stay in memory, about 150 bytes each.
 
-`gs://` and `az://` have no second client here. pyarrow's classes for them take other credentials
-than obstore finds: `GcsFileSystem` neither a service account's key as text nor a token without its
-time of expiry, `AzureFileSystem` neither a workload identity's token nor a SAS token from a file. A
-listing with someone else's credentials could miss objects without an error, so these buckets are
-refused.
+Buckets on `gs://` and `az://` are refused. pyarrow's clients for them do not accept the credentials
+that obstore finds: `GcsFileSystem` takes neither the key of a service account as text nor a token
+without its time of expiry, and `AzureFileSystem` takes neither the token of a workload identity nor
+a SAS token from a file. A listing with other credentials could miss objects without an error.
 """
 
 import logging
@@ -22,6 +20,9 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import obstore
+import pyarrow.fs
+
 from serve_app.errors import ConfigError
 from serve_app.untrusted.image_files import Skipped
 
@@ -29,10 +30,10 @@ logger = logging.getLogger(__name__)
 
 INVALID_KEY = "InvalidPathError"
 """Name of obstore's error for a key that it cannot handle."""
-REQUESTS = 16
-"""Requests for ETags that run at the same time."""
+CONCURRENCY = 16
+"""Number of requests for ETags that run at the same time."""
 WINDOW = 1000
-"""Keys whose ETags are requested at a failure; S3 lists as many in one page."""
+"""Number of keys whose ETags are requested after a failure; a page of S3 has as many."""
 _CONTROL = re.compile("[\x00-\x1f\x7f]")
 
 Entry = tuple[str, int, str | None]
@@ -45,11 +46,7 @@ def is_odd_key(error: Exception) -> bool:
 
 
 def list_after(store: Any, prefix: str, after: str) -> Iterator[Entry]:
-    """Yield the objects below a prefix whose keys are greater than `after`; all of them if it is
-    empty.
-    """
-    import obstore
-
+    """Yield the objects below a prefix whose keys are greater than `after`; all if it is empty."""
     for page in obstore.list(store, prefix=prefix or None, offset=after or None, chunk_size=1000):
         for entry in page:
             yield entry["path"], entry["size"], entry["e_tag"]
@@ -63,18 +60,19 @@ def list_around(
     Args:
         store: obstore's store of the bucket.
         root: URL of the bucket.
-        prefix: Of the listing, without a slash at its end.
-        after: The last key that was listed already; only later ones are yielded.
+        prefix: Prefix of the listing, without a slash at its end.
+        after: The last key that was listed; only later ones are yielded.
         skipped: Counts keys that cannot be requested.
-        error: What obstore said.
+        error: The error of obstore.
 
     Raises:
         ConfigError: The bucket is not on S3, where there is no second client.
     """
     if not root.startswith("s3"):
-        said = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0]
         raise ConfigError(
-            f"{root}/{prefix} cannot be listed: it has an object with an unusable key. Rename or delete it. {said}"
+            f"{root}/{prefix} cannot be listed: it has an object with an unusable key. "
+            f"Rename or delete it. {reason}"
         ) from error
     logger.warning(
         "%s/%s has keys that cannot be requested; the objects near them need a request each",
@@ -82,18 +80,17 @@ def list_around(
         prefix,
     )
     left = deque(_keys_of_s3(store, root.partition("://")[2], prefix, after))
-    with ThreadPoolExecutor(REQUESTS, thread_name_prefix="etags") as threads:
+    with ThreadPoolExecutor(CONCURRENCY, thread_name_prefix="etags") as threads:
         while window := _next_window(left):
-            good = [(key, size) for key, size in window if is_usable(key)]
+            usable = [(key, size) for key, size in window if is_usable(key)]
             for key, _ in window:
                 if not is_usable(key):
                     skipped.keys.add(key)
-            for entry in threads.map(lambda one: _entry_of(store, *one), good):
-                if entry is not None:
-                    yield entry
+            entries = threads.map(lambda one: _entry_of(store, *one), usable)
+            yield from (entry for entry in entries if entry is not None)
 
             last = window[-1][0]
-            if not is_usable(last):  # then it is the last of all
+            if not is_usable(last):  # a window ends with such a key only at the end of the listing
                 return
             try:
                 for entry in list_after(store, prefix, last):
@@ -108,7 +105,7 @@ def list_around(
 
 
 def _next_window(left: deque[tuple[str, int]]) -> list[tuple[str, int]]:
-    """Take the next keys, up to one after which obstore can continue, or up to the end."""
+    """Take the next keys, up to a key after which obstore can continue."""
     window: list[tuple[str, int]] = []
     while left and (len(window) < WINDOW or not is_usable(window[-1][0])):
         window.append(left.popleft())
@@ -124,8 +121,6 @@ def is_usable(key: str) -> bool:
 
 def _entry_of(store: Any, key: str, size: int) -> Entry | None:
     """Return an object's entry; None if it has been deleted since it was listed."""
-    import obstore
-
     try:
         entry = obstore.head(store, key)
     except FileNotFoundError:
@@ -133,16 +128,15 @@ def _entry_of(store: Any, key: str, size: int) -> Entry | None:
     except Exception as error:
         if type(error).__name__ != "PermissionDeniedError":
             raise
-        return key, size, None  # reading it is an error of its own
+        return key, size, None  # the object gets an error row when it is read
     return key, entry["size"], entry["e_tag"]
 
 
 def _keys_of_s3(store: Any, bucket: str, prefix: str, after: str) -> list[tuple[str, int]]:
-    """Return the keys below a prefix that are greater than `after`, and the sizes of their objects,
-    in S3's order.
-    """
-    import pyarrow.fs
+    """Return the keys below a prefix that are greater than `after`, and the sizes of the objects.
 
+    They are in the order of S3.
+    """
     config = dict(store.config)
     if store.credential_provider is not None:
         config |= store.credential_provider()
@@ -155,16 +149,16 @@ def _keys_of_s3(store: Any, bucket: str, prefix: str, after: str) -> list[tuple[
         endpoint_override=config.get("endpoint"),
     )
     selector = pyarrow.fs.FileSelector(f"{bucket}/{prefix}".rstrip("/"), recursive=True)
-    found = arrow.get_file_info(selector)
-    keys = (
-        (one.path[len(bucket) + 1 :], one.size)
-        for one in found
-        if one.type == pyarrow.fs.FileType.File
-    )
-    return sorted(
-        (one for one in keys if _order(one[0]) > _order(after)), key=lambda one: _order(one[0])
-    )
+    infos = arrow.get_file_info(selector)
+    keys = [
+        (info.path[len(bucket) + 1 :], info.size)
+        for info in infos
+        if info.type == pyarrow.fs.FileType.File
+    ]
+    later = [one for one in keys if _order(one[0]) > _order(after)]
+    return sorted(later, key=lambda one: _order(one[0]))
 
 
 def _order(key: str) -> bytes:
+    """Return the bytes by which S3 sorts keys."""
     return key.encode(errors="replace")

@@ -1,4 +1,4 @@
-"""What one batch job is asked to do."""
+"""The options of a batch job."""
 
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -13,17 +13,19 @@ Compression = Literal["snappy", "zstd"]
 
 MIN_CHUNK = 1
 MAX_CHUNK = 5_000
-"""Inputs in a chunk.
+"""Limits of the number of inputs in a chunk.
 
-Below 500 a bucket's worth of outputs are many small files; it is allowed for small jobs and tests.
+Below 500, the output of a whole bucket is many small files; small jobs and tests may have fewer.
 """
 DEFAULT_CHUNK = 1_000
 MIN_FILE_CHUNK = 500
 ENVIRONMENT = Storage()
-"""Without options, what the environment says."""
+"""The object store as the environment describes it."""
 ERRORS_FROM = 100
-"""Inputs that must be done before `max_error_fraction` stops a job: of the first few, half may be
-broken by chance."""
+"""Number of inputs after which `max_error_fraction` can stop a job.
+
+Half of the first few may be broken by chance.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,24 +35,23 @@ class BatchOptions:
     Attributes:
         source: URL of the inputs.
         output: URL of the prefix below which each configuration has a folder of its own.
-        storage: How both are read and written.
-        input_format: What the inputs are; `auto` goes by their names.
-        uri_column: Column of a manifest that names the pictures; the first of the usual names if
-            left out.
-        image_column: Column of a table that holds the pictures; the same.
-        chunk_size: Inputs of one output file.
-        file_bytes: Size that output files should have, as far as chunks of 500 to 5,000 inputs
-            allow; goes before `chunk_size`.
-        embeddings: Whether the image embeddings are stored too.
-        output_format: Of the output files.
-        compression: Of Parquet.
-        vocabulary: Of the configuration, instead of its default one.
+        storage: How inputs and outputs are read and written.
+        input_format: What the inputs are; `auto` decides by their names.
+        uri_column: Column of a manifest that names the images. Default: the first usual name.
+        image_column: Column of a table that contains the images. Default: the first usual name.
+        chunk_size: Number of inputs of one output file.
+        file_bytes: Desired size of output files, within chunks of 500 to 5,000 inputs; overrides
+            `chunk_size`.
+        embeddings: Whether the image embeddings are stored.
+        output_format: Format of the output files.
+        compression: Compression of Parquet files.
+        vocabulary: Vocabulary of the configuration. Default: its default one.
         quality: `high` also looks at overlapping tiles.
-        partition_by: Column of a manifest by whose values the output is divided into folders.
-        max_error_fraction: Part of the inputs that may fail before the job stops.
-        update: Whether inputs are listed again, and what changed is done again.
-        retry_errors: Whether inputs that failed are tried again.
-        limit: Only the first so many inputs.
+        partition_by: Column of a manifest whose values divide the output into folders.
+        max_error_fraction: Part of the inputs that may fail before the job stops, in [0, 1].
+        update: Whether the inputs are listed again, and changed ones are tagged again.
+        retry_errors: Whether failed inputs are tagged again.
+        limit: Maximum number of inputs; None for all.
     """
 
     source: str
@@ -73,20 +74,22 @@ class BatchOptions:
     limit: int | None = None
 
     def with_chunk_size(self, row_bytes: float) -> "BatchOptions":
-        """Return options whose chunks give files of the size that is asked for, where rows take so
-        many bytes.
+        """Return options whose chunks give files of the desired size.
+
+        Args:
+            row_bytes: Size of a row in an output file, in bytes.
         """
         if self.file_bytes is None:
             return self
-        return replace(
-            self, chunk_size=int(min(MAX_CHUNK, max(MIN_FILE_CHUNK, self.file_bytes / row_bytes)))
-        )
+        size = self.file_bytes / row_bytes
+        return replace(self, chunk_size=int(min(MAX_CHUNK, max(MIN_FILE_CHUNK, size))))
 
     def check(self) -> None:
         """Raise `ConfigError` for a value that is out of bounds."""
         if not MIN_CHUNK <= self.chunk_size <= MAX_CHUNK:
             raise ConfigError(
-                f"--chunk-size is {self.chunk_size}; it must lie between {MIN_CHUNK} and {MAX_CHUNK:,}, best from 500 on."
+                f"--chunk-size is {self.chunk_size}; it must lie between {MIN_CHUNK} and "
+                f"{MAX_CHUNK:,}, best from 500 on."
             )
         if not 0 <= self.max_error_fraction <= 1:
             raise ConfigError(

@@ -1,4 +1,4 @@
-"""What is seen of a job while it runs: a bar in a terminal, lines elsewhere, and metrics."""
+"""How a running job shows its progress: a bar in a terminal, lines elsewhere, and metrics."""
 
 import time
 from collections import Counter
@@ -9,24 +9,25 @@ from dataclasses import dataclass, field
 from ray.util import metrics
 from rich.progress import TextColumn
 
-from serve_app.batch.rows import Written
+from serve_app.batch.output_files import Written
 from serve_app.terminal.console import SafeConsole, progress
 
 LINE_EVERY_S = 10.0
 
 
 @dataclass(slots=True)
-class Tally:
-    """What a run has done.
+class JobProgress:
+    """Counts of a job.
 
     Attributes:
-        inputs: Of the whole job.
-        done: Inputs that have their row, those of earlier runs among them.
-        encoded: Inputs that this run did.
-        errors: Of this run, by code.
-        bytes_read: By this run.
-        bytes_written: By this run.
-        encoders: That run at this moment.
+        inputs: Number of inputs of the whole job.
+        done: Number of inputs that have a row, including those of earlier runs.
+        encoded: Number of inputs that this run tagged.
+        errors: Number of errors of this run, by code.
+        bytes_read: Bytes that this run read.
+        bytes_written: Bytes that this run wrote.
+        encoders: Number of encoders that run now.
+        started_s: When this run started, on the monotonic clock.
     """
 
     inputs: int
@@ -39,7 +40,7 @@ class Tally:
     started_s: float = field(default_factory=time.monotonic)
 
     def add(self, written: Written) -> None:
-        """Count a chunk that is finished."""
+        """Count a finished chunk."""
         self.done += written.inputs
         self.encoded += written.inputs
         self.errors.update(written.errors)
@@ -48,17 +49,16 @@ class Tally:
 
     @property
     def failed(self) -> int:
-        """Inputs of this run that have an error."""
+        """Number of inputs of this run that have an error."""
         return self.errors.total()
 
     @property
     def per_second(self) -> float:
-        """Inputs a second of this run."""
+        """Inputs that this run tags per second."""
         return self.encoded / max(1e-9, time.monotonic() - self.started_s)
 
     def line(self) -> str:
-        """Return all of it in one line."""
-        left = (self.inputs - self.done) / self.per_second if self.encoded else None
+        """Return the counts as one line."""
         parts = [
             f"{self.done:,} of {self.inputs:,}",
             f"{self.per_second:,.1f} images/s",
@@ -67,13 +67,14 @@ class Tally:
         ]
         if self.encoders:
             parts.append(f"{self.encoders} encoder{'' if self.encoders == 1 else 's'}")
-        return ", ".join(parts) + (
-            f", {_duration(left)} left" if left is not None and self.done < self.inputs else ""
-        )
+        if self.encoded and self.done < self.inputs:
+            left_s = (self.inputs - self.done) / self.per_second
+            parts.append(f"{_duration(left_s)} left")
+        return ", ".join(parts)
 
 
 class Metrics:
-    """Counters that Ray exports with the prefix `ray_`; see docs/batch.md."""
+    """Counters that Ray exports with the prefix `ray_`; docs/batch.md lists them."""
 
     def __init__(self) -> None:
         self._images = metrics.Counter(
@@ -92,55 +93,53 @@ class Metrics:
         )
 
     def add(self, written: Written) -> None:
-        """Count a chunk that is finished."""
+        """Count a finished chunk."""
         self._chunks.inc()
-        for counter, nbytes in (
-            (self._read, written.bytes_read),
-            (self._written, written.bytes_written),
-        ):
-            if nbytes:  # Ray refuses to add nothing
-                counter.inc(nbytes)
-        for code, count in (
-            {"ok": written.inputs - sum(written.errors.values())} | written.errors
-        ).items():
+        # Ray raises an error if a counter is increased by zero
+        if written.bytes_read:
+            self._read.inc(written.bytes_read)
+        if written.bytes_written:
+            self._written.inc(written.bytes_written)
+        tagged = written.inputs - sum(written.errors.values())
+        for outcome, count in {"ok": tagged, **written.errors}.items():
             if count:
-                self._images.inc(count, tags={"outcome": code})
+                self._images.inc(count, tags={"outcome": outcome})
 
-    def show(self, tally: Tally) -> None:
-        """Set the gauges again: Ray forgets one that is not set for 20 s."""
-        self._left.set(tally.inputs - tally.done)
-        self._encoders.set(tally.encoders)
+    def show(self, job: JobProgress) -> None:
+        """Set the gauges; Ray drops a gauge that is not set again within 20 s."""
+        self._left.set(job.inputs - job.done)
+        self._encoders.set(job.encoders)
 
 
 @contextmanager
-def shown_progress(tally: Tally) -> Iterator[Callable[[], None]]:
-    """Show a tally while it grows: yield what is to be called whenever it may have."""
+def shown_progress(job: JobProgress) -> Iterator[Callable[[], None]]:
+    """Show the progress of a job.
+
+    Yields a function to call whenever the progress may have changed.
+    """
     console = SafeConsole(stderr=True)
     if console.is_terminal:
         with progress(console, TextColumn("{task.fields[line]}", markup=False)) as bar:
-            task = bar.add_task(
-                "Tagging", total=tally.inputs, completed=tally.done, line=tally.line()
-            )
-            yield lambda: bar.update(task, completed=tally.done, line=tally.line())
+            task = bar.add_task("Tagging", total=job.inputs, completed=job.done, line=job.line())
+            yield lambda: bar.update(task, completed=job.done, line=job.line())
         return
+
     last_s = time.monotonic()
 
     def write_line() -> None:
         nonlocal last_s
         if time.monotonic() - last_s >= LINE_EVERY_S:
             last_s = time.monotonic()
-            console.print(tally.line(), soft_wrap=True)
+            console.print(job.line(), soft_wrap=True)
 
     yield write_line
 
 
 def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
+    minutes, rest_s = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return (
-        f"{hours} h {minutes} min"
-        if hours
-        else f"{minutes} min {rest} s"
-        if minutes
-        else f"{rest} s"
-    )
+    if hours:
+        return f"{hours} h {minutes} min"
+    if minutes:
+        return f"{minutes} min {rest_s} s"
+    return f"{rest_s} s"

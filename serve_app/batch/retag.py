@@ -1,12 +1,11 @@
-"""Tagging again from stored embeddings: a new vocabulary, calibration or threshold, without pixels
-and without the vision tower.
+"""Tags stored embeddings again, for a new vocabulary, calibration or threshold.
 
-The output of an earlier job with `--embeddings` is the input; chunks, and so the names of the
-output files, stay as they were.
+The input is the output of an earlier job with `--embeddings`; no image is read and no vision tower
+is loaded. Chunks stay the same, and so do the names of the output files.
 """
 
-from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -15,22 +14,25 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 
+from serve_app.batch.blocks import EncodedBlock
 from serve_app.batch.cluster import connected, cpus, result_of
+from serve_app.batch.engine import ChunkInputs, Watcher
 from serve_app.batch.input_tables import OWN
 from serve_app.batch.job import MANIFEST, Job, JobResult
+from serve_app.batch.job_scoring import Scoring, score_rows
 from serve_app.batch.manifests import RESERVED
 from serve_app.batch.options import BatchOptions
-from serve_app.batch.rows import Facts, Writing, Written, encode_rows
-from serve_app.batch.snapshot import FOLDER, INDEX, Chunk, Snapshot
-from serve_app.batch.storage import Storage, joined, name_of, shown_url
+from serve_app.batch.output_files import Writing, Written, write_rows
+from serve_app.batch.rows import ImageFacts, RowError
+from serve_app.batch.snapshot import FOLDER, INDEX, Snapshot
+from serve_app.batch.storage import Storage
 from serve_app.batch.tagging_job import (
     folder_name,
     load_remotely,
+    recorded_of,
     scoring_identity,
-    told_of,
-    writing_of,
 )
-from serve_app.batch.workers import Scoring, score_rows
+from serve_app.batch.urls import folder_of, joined, name_of, shown_url
 from serve_app.config.public import show_config, show_live
 from serve_app.config.service import ServiceConfig
 from serve_app.errors import ConfigError
@@ -39,8 +41,8 @@ from serve_app.tagging.options import tag_options
 from serve_app.untrusted.bounded_files import parse_json
 
 MAX_MANIFEST_BYTES = 64 * 2**20
-AHEAD = 2
-"""Chunks under way for each CPU."""
+CHUNKS_PER_CPU = 2
+"""Chunks under way."""
 
 
 def run_retag_job(
@@ -49,13 +51,13 @@ def run_retag_job(
     """Tag the embeddings that an earlier job stored; see `run_job`.
 
     Args:
-        config: The service's; its checkpoint has to be that of the embeddings.
-        options: `source` is the folder of the earlier job, or OUTPUT of it where that holds one job
-            only.
-        address: Of a Ray cluster.
+        config: Configuration of the service; with the checkpoint of the embeddings.
+        options: `source` is the folder of the earlier job, or its OUTPUT if that contains only one
+            job.
+        address: Address of a Ray cluster; see `connected` for the default.
 
     Raises:
-        TaggerError: There are no embeddings, they are another checkpoint's, or an option cannot
+        TaggerError: There are no embeddings, they belong to another checkpoint, or an option cannot
             work.
     """
     options.check()
@@ -66,7 +68,8 @@ def run_retag_job(
         made_with = manifest["checkpoint"].get("fingerprint")
         if made_with != scoring.checkpoint:
             raise ConfigError(
-                f"{shown_url(source)} was made with the checkpoint {made_with}, and the configuration's is {scoring.checkpoint}; "
+                f"{shown_url(source)} was made with the checkpoint {made_with}, and the "
+                f"configuration's is {scoring.checkpoint}; "
                 "embeddings of different checkpoints cannot be compared."
             )
         identity = {
@@ -74,20 +77,21 @@ def run_retag_job(
             "rows": [options.output_format, options.embeddings],
             **scoring_identity(config, options.vocabulary, scoring),
         }
-        writing = writing_of(options, folder_name(config.siglip.model_shown, identity))
+        name = folder_name(config.siglip.model_shown, identity)
+        writing = Writing.into(joined(options.output, name), options)
         if writing.folder == source:
             raise ConfigError(
                 "these tags are there already: the configuration is that of the stored output."
             )
         _copy_inputs(options.storage, source, writing.folder)
-        told = told_of(scoring, show_config(config, show_live(config.tag_settings()))) | {
-            "embeddings": shown_url(source)
-        }
-        return Job(options, writing, told, partial(RetagEngine, scoring, writing, source)).run()
+        shown = show_config(config, show_live(config.tag_settings()))
+        recorded = recorded_of(scoring, shown) | {"embeddings": shown_url(source)}
+        start_engine = partial(RetagEngine, scoring, writing, source)
+        return Job(options, writing, recorded, start_engine).run()
 
 
 class RetagEngine:
-    """Scores chunk after chunk of stored embeddings, as many at a time as there are CPUs."""
+    """Scores the stored embeddings of chunks on all CPUs; see `Engine`."""
 
     def __init__(self, scoring: Scoring, writing: Writing, source: str, snapshot: Snapshot) -> None:
         self._scoring = ray.put(scoring)
@@ -95,118 +99,119 @@ class RetagEngine:
         self._source = source
         self._retag = ray.remote(retag_chunk).options(num_cpus=min(1.0, cpus()), max_retries=3)
 
-    def run(
-        self,
-        chunks: Iterator[tuple[Chunk, pa.Table]],
-        done: Callable[[Written], None],
-        tick: Callable[[int], None],
-    ) -> None:
+    def run(self, chunks: Iterator[ChunkInputs], watcher: Watcher) -> None:
         """Run every chunk; see `Engine`."""
+        max_running = CHUNKS_PER_CPU * max(1, int(cpus()))
         running: deque[Any] = deque()
         for chunk, _ in chunks:
-            running.append(
-                self._retag.remote(self._scoring, self._writing, self._source, chunk.name)
-            )
-            if len(running) >= AHEAD * max(1, int(cpus())):
-                done(result_of(running.popleft()))
-                tick(0)
+            reference = self._retag.remote(self._scoring, self._writing, self._source, chunk.name)
+            running.append(reference)
+            if len(running) >= max_running:
+                self._finish_one(running, watcher)
         while running:
-            done(result_of(running.popleft()))
-            tick(0)
+            self._finish_one(running, watcher)
 
     def end(self) -> None:
-        """Nothing is held."""
+        """Do nothing; no resource is held."""
+
+    def _finish_one(self, running: deque[Any], watcher: Watcher) -> None:
+        watcher.chunk_done(result_of(running.popleft()))
+        watcher.tick(0)
 
 
 def retag_chunk(scoring: Scoring, writing: Writing, source: str, name: str) -> Written:
     """Score the stored embeddings of one chunk and write its rows."""
     url = joined(source, name + ".parquet")
-    found = pq.ParquetFile(writing.storage.open(url)).read()
-    embeddings = found["embedding"].combine_chunks()
-    places = np.flatnonzero(np.asarray(embeddings.is_valid())).tolist()
-    values = embeddings.drop_null().flatten().to_numpy(zero_copy_only=False)
-    width = scoring.scored.bank.text_embeds.shape[1]
-    embeds = stored_embeddings(values.reshape(-1, width)) if places else None
-    errors = tuple(
-        None if error is None else (error["code"], error["message"])
-        for error in found["error"].to_pylist()
-    )
-    etags, widths, heights = (
-        tuple(found[column].to_pylist()) for column in ("etag", "width", "height")
-    )
-    facts = Facts(etags, widths, heights, errors, values.nbytes)
-    others = [
+    stored = pq.ParquetFile(writing.storage.open(url)).read()
+    encoded = _stored_block(stored, scoring.width)
+
+    copied = [
         column
-        for column in found.column_names
+        for column in stored.column_names
         if column == "uri" or column not in (*RESERVED, *OWN.names)
     ]
-    rows = score_rows(
-        scoring, found.select(others), facts, embeds, places, None, writing.embeddings
+    rows = score_rows(scoring, stored.select(copied), encoded, writing.embeddings)
+    return write_rows(writing, name, rows, stored["embedding"].nbytes)
+
+
+def _stored_block(stored: pa.Table, width: int) -> EncodedBlock:
+    """Return the rows of an earlier job as inputs that are encoded already."""
+    columns = stored.select(["etag", "width", "height", "error"]).to_pylist()
+    images = tuple(
+        ImageFacts(
+            row["etag"],
+            row["width"],
+            row["height"],
+            error=None if row["error"] is None else RowError(**row["error"]),
+        )
+        for row in columns
     )
-    data = encode_rows(rows, writing.output_format, writing.compression)
-    writing.storage.write(writing.url(name), data)
-    return Written(
-        len(found),
-        dict(Counter(error[0] for error in errors if error is not None)),
-        values.nbytes,
-        len(data),
-    )
+    embeddings = stored["embedding"].combine_chunks()
+    views = np.asarray(embeddings.is_valid()).astype(np.int64)
+    values = embeddings.drop_null().flatten().to_numpy(zero_copy_only=False)
+    return EncodedBlock(images, views, stored_embeddings(values.reshape(-1, width)))
 
 
 def _find_job(storage: Storage, source: str) -> tuple[str, dict[str, Any]]:
     """Return the folder of an earlier job, and its manifest."""
+    folder = source
     if storage.find(joined(source, MANIFEST)) is None:
-        folders = [
-            found.url.rsplit("/", 1)[0]
-            for found in storage.list(source)
-            if found.url.endswith(f"/{MANIFEST}")
-        ]
-        if len(folders) != 1:
-            found_there = (
-                f"{len(folders)} jobs: {', '.join(name_of(folder) for folder in folders)}"
-                if folders
-                else f"no {MANIFEST}"
-            )
-            raise ConfigError(
-                f"{shown_url(source)} holds {found_there}; name the folder of one finished job."
-            )
-        source = folders[0]
-    manifest = parse_json(
-        storage.read(joined(source, MANIFEST), MAX_MANIFEST_BYTES)[0],
-        f"{shown_url(source)}/{MANIFEST}",
-    )
+        folder = _only_job_below(storage, source)
+
+    shown = f"{shown_url(folder)}/{MANIFEST}"
+    data, _ = storage.read(joined(folder, MANIFEST), MAX_MANIFEST_BYTES)
+    manifest = parse_json(data, shown)
     if not isinstance(manifest, dict) or not isinstance(manifest.get("checkpoint"), dict):
-        raise ConfigError(f"{shown_url(source)}/{MANIFEST} is damaged; run the earlier job again.")
-    return source, manifest
+        raise ConfigError(f"{shown} is damaged; run the earlier job again.")
+    return folder, manifest
+
+
+def _only_job_below(storage: Storage, source: str) -> str:
+    """Return the folder of the only finished job below a prefix."""
+    found = [one.url for one in storage.list(source) if one.url.endswith(f"/{MANIFEST}")]
+    folders = [folder_of(url) for url in found]
+    if len(folders) == 1:
+        return folders[0]
+    contents = f"no {MANIFEST}"
+    if folders:
+        contents = f"{len(folders)} jobs: {', '.join(name_of(folder) for folder in folders)}"
+    raise ConfigError(f"{shown_url(source)} holds {contents}; name the folder of one finished job.")
 
 
 def _check_source(options: BatchOptions, manifest: dict[str, Any], source: str) -> None:
+    """Check that an earlier job has embeddings, and that every option works without images.
+
+    Raises:
+        ConfigError: It has none, or an option needs the images.
+    """
     if "service" in manifest:
         raise ConfigError(
-            f"{shown_url(source)} was tagged through a service, which does not tell whose its embeddings are."
+            f"{shown_url(source)} was tagged through a service, "
+            "which does not tell whose its embeddings are."
         )
-    made = manifest.get("options", {})
-    if not made.get("embeddings") or made.get("output_format") != "parquet":
+    made_with = manifest.get("options", {})
+    if not made_with.get("embeddings") or made_with.get("output_format") != "parquet":
         raise ConfigError(
             f"{shown_url(source)} holds no embeddings; make it with --embeddings, as Parquet."
         )
-    asked = {
+    needs_images = {
         "--quality high": options.quality == "high",
         "--limit": options.limit,
         "--partition-by": options.partition_by,
         "--update": options.update,
         "--retry-errors": options.retry_errors,
     }
-    if wrong := [name for name, given in asked.items() if given]:
+    if wrong := [name for name, value in needs_images.items() if value]:
         raise ConfigError(
-            f"{', '.join(wrong)} needs the pictures and does not go with --from-embeddings."
+            f"{', '.join(wrong)} needs the images and does not go with --from-embeddings."
         )
 
 
 def _copy_inputs(storage: Storage, source: str, folder: str) -> None:
-    """Take over the snapshot of the earlier job, its index last."""
+    """Copy the snapshot of the earlier job, its index last."""
     if storage.find(joined(folder, FOLDER, INDEX)) is not None:
         return
-    found = sorted(storage.list(joined(source, FOLDER)), key=lambda one: one.url.endswith(INDEX))
-    for one in found:
-        storage.write(joined(folder, FOLDER, name_of(one.url)), storage.read(one.url)[0])
+    files = [found.url for found in storage.list(joined(source, FOLDER))]
+    for url in sorted(files, key=lambda url: url.endswith(INDEX)):
+        data, _ = storage.read(url)
+        storage.write(joined(folder, FOLDER, name_of(url)), data)

@@ -1,8 +1,9 @@
-"""XMP sidecars: a file beside each picture, or in a tree of its own, that photo programs read the
-tags from.
+"""XMP sidecars: files beside the images, or in a tree of their own, with tags for photo programs.
 
-Written from the finished rows, so that every engine has them, and chunk by chunk with a mark for
-each: a run that was stopped goes on.
+They are written from the finished rows, so every engine has them. A mark for each chunk says that
+its sidecars are written, so an interrupted run continues.
+
+Not here: the bytes of a sidecar (`xmp.py`).
 """
 
 import hashlib
@@ -11,18 +12,16 @@ import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from functools import partial
 from typing import Any
-from xml.etree import ElementTree
 
-from serve_app.batch.cluster import on_each
+from serve_app.batch.cluster import in_groups, on_each
 from serve_app.batch.input_tables import Kind
 from serve_app.batch.inputs import named_file
 from serve_app.batch.job import JobResult
 from serve_app.batch.options import BatchOptions
-from serve_app.batch.rows import Writing, read_rows
-from serve_app.batch.snapshot import Chunk, load_snapshot, read_chunk
+from serve_app.batch.output_files import Writing, read_rows
+from serve_app.batch.snapshot import Chunk, read_chunk, snapshot_of_finished
 from serve_app.batch.storage import Storage
 from serve_app.batch.urls import (
     folder_of,
@@ -33,44 +32,31 @@ from serve_app.batch.urls import (
     path_below,
     shown_url,
 )
+from serve_app.batch.xmp import SUFFIX, is_ours, xmp_packet
 from serve_app.errors import ConfigError, TaggerError
-from serve_app.terminal.printable import HIDDEN
 
 logger = logging.getLogger(__name__)
 
-TOOL = "siglip-serve"
 MAX_SIDECAR_BYTES = 2**20
-"""Of a sidecar that we may have written; a larger one is another program's."""
-SUFFIX = ".xmp"
-WRITERS = 16
-"""Requests that one task has under way."""
+"""Maximum size of our own sidecars; a larger one belongs to another program."""
+CONCURRENCY = 16
+"""Number of requests that one task has under way."""
 CHUNKS_PER_TASK = 8
-NAMESPACES = {
-    "x": "adobe:ns:meta/",
-    "rdf": "http://www.w3.org/1999/02/22-rdf-syntax-ns#",
-    "dc": "http://purl.org/dc/elements/1.1/",
-    "xmp": "http://ns.adobe.com/xap/1.0/",
-}
-"""Source: XMP specification part 1 (ISO 16684-1:2019), 7.4 and 8.3."""
-PACKET_ID = "W5M0MpCehiHzreSzNTczkc9d"
-"""Of every packet. Source: the same, 7.3.2."""
 UNSAFE = re.compile(r"[\x00-\x1f\x7f\\:]")
 """Replaced in web addresses, whose images have no name of their own in the file system."""
 NOT_IN_KEYS = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 """Replaced in keys of a bucket, which cannot contain them."""
-NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 @dataclass(frozen=True, slots=True)
 class Sidecars:
-    """How many were written, how many are another program's and were left alone, and how many could
-    not be written.
+    """Counts of sidecars.
 
     Attributes:
         written: Number of sidecars that were written.
-        left_alone: Number of sidecars of another program.
+        left_alone: Number of sidecars of another program, which were left alone.
         failed: Number of sidecars that could not be written.
-        problem: Why the first of those could not be.
+        problem: Why the first of those could not be written.
     """
 
     written: int = 0
@@ -96,14 +82,22 @@ class Place:
     """Where sidecars go.
 
     Attributes:
-        prefix: URL below which they go, by the path that an image has below INPUT.
-        base: URL of INPUT, or of the folder of INPUT where that is a file.
-        marks: URL below which it is noted which chunks are done.
+        prefix: URL below which they go, by the path of the image below INPUT.
+        base: URL of INPUT, or of the folder of INPUT if that is a file.
+        marks: URL below which the marks of finished chunks are.
     """
 
     prefix: str
     base: str
     marks: str
+
+    @classmethod
+    def of_job(cls, prefix: str, options: BatchOptions, folder: str) -> "Place":
+        """Return where the sidecars of a job go; each prefix has its own marks."""
+        source = options.source
+        base = source if named_file(options.storage, source) is None else folder_of(source)
+        digest = hashlib.sha256(prefix.encode()).hexdigest()[:10]
+        return cls(prefix, base, joined(folder, f"_xmp-{digest}"))
 
     def mark(self, name: str) -> str:
         """Return the URL of a chunk's mark.
@@ -117,38 +111,24 @@ def write_sidecars(prefix: str, options: BatchOptions, result: JobResult) -> Sid
     """Write a sidecar for every tagged image of a finished job.
 
     Args:
-        prefix: URL below which they go, by the path that an image has below INPUT.
-        options: Of the job.
-        result: Of the job.
+        prefix: URL below which they go, by the path of the image below INPUT.
+        options: Options of the job.
+        result: Result of the job.
 
     Raises:
         TaggerError: Not one sidecar of the job can be written.
     """
-    writing = Writing(
-        options.storage,
-        result.folder,
-        options.output_format,
-        options.compression,
-        options.embeddings,
-    )
-    snapshot = load_snapshot(writing.storage, writing.folder)
-    if snapshot is None:
-        raise ConfigError(f"{shown_url(writing.folder)} holds no inputs; run the job again.")
-    source = options.source
-    base = source if named_file(options.storage, source) is None else folder_of(source)
-    place = Place(
-        prefix,
-        base,
-        joined(writing.folder, f"_xmp-{hashlib.sha256(prefix.encode()).hexdigest()[:10]}"),
-    )
-    there = {found.url for found in writing.storage.list(place.marks)}
-    left = [chunk for chunk in snapshot.chunks if place.mark(chunk.name) not in there]
-    groups = [
-        left[start : start + CHUNKS_PER_TASK] for start in range(0, len(left), CHUNKS_PER_TASK)
-    ]
+    writing = Writing.into(result.folder, options)
+    snapshot = snapshot_of_finished(writing.storage, writing.folder)
+    place = Place.of_job(prefix, options, writing.folder)
+
+    marks = {found.url for found in writing.storage.list(place.marks)}
+    missing = [chunk for chunk in snapshot.chunks if place.mark(chunk.name) not in marks]
+    groups = in_groups(missing, CHUNKS_PER_TASK)
     done = on_each(write_of_chunks, [(writing, group, snapshot.kind, place) for group in groups])
+
     total = sum(done, Sidecars())
-    if total.failed and not (there or total.written or total.left_alone):
+    if total.failed and not (marks or total.written or total.left_alone):
         raise ConfigError(f"Not one sidecar can be written. The first: {total.problem}")
     return total
 
@@ -164,38 +144,45 @@ def write_of_chunks(
         TaggerError: The rows of a chunk cannot be read, or its mark cannot be written.
     """
     total = Sidecars()
-    with ThreadPoolExecutor(WRITERS, thread_name_prefix="xmp") as threads:
+    with ThreadPoolExecutor(CONCURRENCY, thread_name_prefix="xmp") as threads:
         for chunk in chunks:
-            files = read_chunk(writing.storage, writing.folder, chunk)["file"].to_pylist()
-            rows = zip(files, read_rows(writing, chunk.name, ["uri", "tags", "error"]), strict=True)
-            tagged = [
-                (joined(place.prefix, _path_of(place, kind, file, row["uri"])), row["tags"])
-                for file, row in rows
-                if row["error"] is None
-            ]
+            tagged = _tagged_images(writing, chunk, kind, place)
             outcome = sum(threads.map(partial(_write, writing.storage), tagged), Sidecars())
             total += outcome
-            if outcome.failed:
-                logger.warning(
-                    "%d sidecars of %s are missing; the first: %s",
-                    outcome.failed,
-                    chunk.name,
-                    outcome.problem,
-                )
-            else:
+            if not outcome.failed:
                 writing.storage.write(place.mark(chunk.name), b"")
+                continue
+            logger.warning(
+                "%d sidecars of %s are missing; the first: %s",
+                outcome.failed,
+                chunk.name,
+                outcome.problem,
+            )
     return total
 
 
+def _tagged_images(
+    writing: Writing, chunk: Chunk, kind: Kind, place: Place
+) -> list[tuple[str, list[dict[str, Any]]]]:
+    """Return the URLs of the sidecars of a chunk, and the tags that go into them."""
+    files = read_chunk(writing.storage, writing.folder, chunk)["file"].to_pylist()
+    rows = read_rows(writing, chunk.name, ["uri", "tags", "error"])
+    return [
+        (joined(place.prefix, _path_of(place, kind, file, row["uri"])), row["tags"])
+        for file, row in zip(files, rows, strict=True)
+        if row["error"] is None
+    ]
+
+
 def sidecar_path(url: str, base: str, member: str = "") -> str:
-    """Return where an image's sidecar goes below the prefix: by the image's own path and name.
+    """Return the path of an image's sidecar below the prefix: that of the image itself.
 
     The path never leads out of the prefix.
 
     Args:
-        url: Of the object that is or holds the image.
-        base: URL of the folder that INPUT is or lies in; another image goes by its whole path.
-        member: Name of the image within the object, if that holds several.
+        url: URL of the object that is or contains the image.
+        base: URL of the folder that is or contains INPUT; an image elsewhere has its whole path.
+        member: Name of the image within the object, if that contains several.
     """
     query = ""
     path = path_below(url, base)
@@ -221,46 +208,22 @@ def _path_of(place: Place, kind: Kind, file: str, uri: str) -> str:
     return path if is_local(place.prefix) else NOT_IN_KEYS.sub("_", path)
 
 
-def xmp_packet(labels: Sequence[str]) -> bytes:
-    """Return a sidecar's bytes: labels as `dc:subject`, the best first."""
-    for prefix, uri in NAMESPACES.items():
-        ElementTree.register_namespace(prefix, uri)
-    meta = ElementTree.Element(_name("x", "xmpmeta"))
-    rdf = ElementTree.SubElement(meta, _name("rdf", "RDF"))
-    made = {_name("rdf", "about"): "", _name("xmp", "CreatorTool"): TOOL}
-    made[_name("xmp", "MetadataDate")] = datetime.now(UTC).isoformat(timespec="seconds")
-    description = ElementTree.SubElement(rdf, _name("rdf", "Description"), made)
-    bag = ElementTree.SubElement(
-        ElementTree.SubElement(description, _name("dc", "subject")), _name("rdf", "Bag")
-    )
-    for label in labels:
-        ElementTree.SubElement(bag, _name("rdf", "li")).text = NOT_XML.sub(
-            "", HIDDEN.sub("", label)
-        )
-    ElementTree.indent(meta)
-    body = ElementTree.tostring(meta, encoding="unicode")
-    return f'<?xpacket begin="\ufeff" id="{PACKET_ID}"?>\n{body}\n<?xpacket end="w"?>\n'.encode()
-
-
 def _write(storage: Storage, sidecar: tuple[str, list[dict[str, Any]]]) -> Sidecars:
-    """Write one sidecar, or leave one alone that another program has written, and return which it
-    was.
-    """
+    """Write one sidecar, unless another program has written it, and return which was the case."""
     url, tags = sidecar
     try:
         found = storage.find(url)
-        if found is not None:
-            ours = (
-                found.size <= MAX_SIDECAR_BYTES
-                and f'CreatorTool="{TOOL}"'.encode() in storage.read(url, MAX_SIDECAR_BYTES)[0]
-            )
-            if not ours:
-                return LEFT_ALONE
+        if found is not None and not _may_replace(storage, url, found.size):
+            return LEFT_ALONE
         storage.write(url, xmp_packet([tag["label"] for tag in tags]))
     except TaggerError as error:
         return Sidecars(failed=1, problem=str(error))
     return WRITTEN
 
 
-def _name(prefix: str, name: str) -> str:
-    return f"{{{NAMESPACES[prefix]}}}{name}"
+def _may_replace(storage: Storage, url: str, size: int) -> bool:
+    """Return whether an existing sidecar is our own."""
+    if size > MAX_SIDECAR_BYTES:
+        return False
+    data, _ = storage.read(url, MAX_SIDECAR_BYTES)
+    return is_ours(data)

@@ -1,24 +1,26 @@
-"""The inputs of a job as they were when it first ran, cut into chunks: what a resumed run goes by,
-whatever the bucket holds since.
+"""The inputs of a job as they were when it first ran, cut into chunks.
 
-Kept below the output as Parquet files of one row group a chunk, and an index that is written last:
-a listing that was cut short has no index and is made again.
+A resumed run uses them, whatever the bucket contains by then. They are stored below the output, as
+Parquet files with one row group per chunk. The index is written last: a listing that was
+interrupted has no index and is done again.
+
+Not here: how inputs are cut (`cutting.py`).
 """
 
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from serve_app.batch.input_tables import DAMAGED, OWN, Kind
+from serve_app.batch.cutting import Cut
+from serve_app.batch.input_tables import Kind
 from serve_app.batch.inputs import Inputs
-from serve_app.batch.storage import Storage, joined, shown_url
-from serve_app.batch.table_rows import join_tables, text_column
+from serve_app.batch.storage import Storage
+from serve_app.batch.urls import joined, shown_url
 from serve_app.errors import ConfigError
 from serve_app.untrusted.bounded_files import FileProblem, parse_json
 
@@ -31,14 +33,14 @@ MAX_INDEX_BYTES = 2**30
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Inputs that end in one output file.
+    """Inputs whose rows form one output file.
 
     Attributes:
-        number: Of the chunk in its job.
+        number: Number of the chunk in its job.
         digest: Changes with the URIs and ETags of its inputs, and their order.
-        count: How many inputs.
-        part: The folder of a partitioned output, such as `day=monday`; empty without partitions.
-        file: Of the snapshot, which holds its inputs.
+        count: Number of inputs.
+        part: Folder of a partitioned output, such as `day=monday`; empty without partitions.
+        file: File of the snapshot that contains its inputs.
         group: Row group in that file.
     """
 
@@ -51,7 +53,7 @@ class Chunk:
 
     @property
     def name(self) -> str:
-        """Of its output file, without a suffix; follows from the inputs alone."""
+        """Name of its output file without the suffix; determined by the inputs alone."""
         name = f"part-{self.number:06d}-{self.digest}"
         return f"{self.part}/{name}" if self.part else name
 
@@ -62,7 +64,7 @@ class Snapshot:
 
     Attributes:
         kind: How the inputs are read.
-        image_column: Of a table of pictures.
+        image_column: Column of a table that contains the images.
         chunks: In the order of the inputs.
     """
 
@@ -72,12 +74,12 @@ class Snapshot:
 
     @property
     def inputs(self) -> int:
-        """How many there are."""
+        """Number of inputs."""
         return sum(chunk.count for chunk in self.chunks)
 
 
 def load_snapshot(storage: Storage, folder: str) -> Snapshot | None:
-    """Return the snapshot of a job's folder, or None where it has none that is whole.
+    """Return the snapshot of a job's folder; None if there is none or it is incomplete.
 
     Raises:
         ConfigError: It cannot be read.
@@ -86,14 +88,27 @@ def load_snapshot(storage: Storage, folder: str) -> Snapshot | None:
     if storage.find(url) is None:
         return None
     try:
-        read = parse_json(storage.read(url, MAX_INDEX_BYTES)[0], shown_url(url))
-        return Snapshot(
-            read["kind"], read["image_column"], tuple(Chunk(**chunk) for chunk in read["chunks"])
-        )
+        data, _ = storage.read(url, MAX_INDEX_BYTES)
+        index = parse_json(data, shown_url(url))
+        chunks = tuple(Chunk(**chunk) for chunk in index["chunks"])
+        return Snapshot(index["kind"], index["image_column"], chunks)
     except (FileProblem, ValueError, KeyError, TypeError) as error:
         raise ConfigError(
-            f"{shown_url(url)} is damaged; delete the folder {FOLDER} to have the inputs listed again."
+            f"{shown_url(url)} is damaged; "
+            f"delete the folder {FOLDER} to have the inputs listed again."
         ) from error
+
+
+def snapshot_of_finished(storage: Storage, folder: str) -> Snapshot:
+    """Return the snapshot of a finished job.
+
+    Raises:
+        ConfigError: There is none, or it cannot be read.
+    """
+    snapshot = load_snapshot(storage, folder)
+    if snapshot is None:
+        raise ConfigError(f"{shown_url(folder)} holds no inputs; run the job again.")
+    return snapshot
 
 
 def read_chunk(storage: Storage, folder: str, chunk: Chunk) -> pa.Table:
@@ -104,59 +119,83 @@ def read_chunk(storage: Storage, folder: str, chunk: Chunk) -> pa.Table:
     """
     url = joined(folder, FOLDER, chunk.file)
     try:
-        table: pa.Table = pq.ParquetFile(storage.open(url)).read_row_group(chunk.group)
+        inputs: pa.Table = pq.ParquetFile(storage.open(url)).read_row_group(chunk.group)
     except (pa.ArrowException, OSError) as error:
-        raise ConfigError(
-            f"{shown_url(url)} cannot be read: {str(error).splitlines()[0]}."
-        ) from error
-    return table
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"{shown_url(url)} cannot be read: {reason}.") from error
+    return inputs
 
 
 class SnapshotWriter:
     """Writes chunks as they are cut, and the index at the end."""
 
     def __init__(self, storage: Storage, folder: str, first: int = 0, generation: int = 0) -> None:
+        """Start with no chunks.
+
+        Args:
+            storage: How the output is written.
+            folder: URL of the job's output.
+            first: Number of the first chunk.
+            generation: Number of updates before this one; keeps the names of files apart.
+        """
         self._storage = storage
         self._folder = folder
         self._generation = generation
-        self._next = first
+        self._next_number = first
         self._files = 0
-        self._sink = io.BytesIO()
         self._groups = 0
+        self._buffer = io.BytesIO()
         self._writer: pq.ParquetWriter | None = None
         self.chunks: list[Chunk] = []
 
-    def add(self, rows: pa.Table, part: str = "", number: int | None = None) -> None:
-        """Write one chunk's inputs."""
-        if self._writer is not None and (
-            self._groups >= CHUNKS_PER_FILE or self._writer.schema != rows.schema
-        ):
-            self._finish_file()
-        if self._writer is None:
-            self._sink = io.BytesIO()
-            self._writer = pq.ParquetWriter(self._sink, rows.schema, compression="zstd")
-        self._writer.write_table(rows, row_group_size=max(1, len(rows)))
+    def add(self, inputs: pa.Table, part: str = "", number: int | None = None) -> None:
+        """Write the inputs of one chunk.
+
+        Args:
+            inputs: The inputs.
+            part: Folder of a partitioned output.
+            number: Number of the chunk. Default: the next one.
+        """
+        writer = self._writer_for(inputs.schema)
+        writer.write_table(inputs, row_group_size=max(1, len(inputs)))
         if number is None:
-            number = self._next
-            self._next = self._next + 1
+            number = self._next_number
+            self._next_number += 1
         self.chunks.append(
-            Chunk(number, digest_of(rows), len(rows), part, self._file_name(), self._groups)
+            Chunk(number, digest_of(inputs), len(inputs), part, self._file_name(), self._groups)
         )
         self._groups += 1
 
-    def finish(self, kind: Kind, image_column: str | None, kept: Iterable[Chunk] = ()) -> Snapshot:
-        """Write what is left, and the index: from now on the snapshot counts."""
+    def finish(
+        self, kind: Kind, image_column: str | None, unchanged: Iterable[Chunk] = ()
+    ) -> Snapshot:
+        """Write the rest and the index, which makes the snapshot valid.
+
+        Args:
+            kind: How the inputs are read.
+            image_column: Column of a table that contains the images.
+            unchanged: Chunks of an earlier snapshot that stay valid.
+        """
         self._finish_file()
-        snapshot = Snapshot(
-            kind, image_column, tuple(sorted([*kept, *self.chunks], key=lambda chunk: chunk.number))
-        )
-        data = {
+        chunks = sorted([*unchanged, *self.chunks], key=lambda chunk: chunk.number)
+        index = {
             "kind": kind,
             "image_column": image_column,
-            "chunks": [asdict(chunk) for chunk in snapshot.chunks],
+            "chunks": [asdict(chunk) for chunk in chunks],
         }
-        self._storage.write(joined(self._folder, FOLDER, INDEX), json.dumps(data).encode())
-        return snapshot
+        url = joined(self._folder, FOLDER, INDEX)
+        self._storage.write(url, json.dumps(index).encode())
+        return Snapshot(kind, image_column, tuple(chunks))
+
+    def _writer_for(self, schema: pa.Schema) -> pq.ParquetWriter:
+        """Return the writer of the current file, or of a new one if that is full or differs."""
+        is_full = self._groups >= CHUNKS_PER_FILE
+        if self._writer is not None and (is_full or self._writer.schema != schema):
+            self._finish_file()
+        if self._writer is None:
+            self._buffer = io.BytesIO()
+            self._writer = pq.ParquetWriter(self._buffer, schema, compression="zstd")
+        return self._writer
 
     def _file_name(self) -> str:
         return f"{self._generation:04d}-{self._files:05d}.inputs"
@@ -165,115 +204,30 @@ class SnapshotWriter:
         if self._writer is None:
             return
         self._writer.close()
-        self._storage.write(joined(self._folder, FOLDER, self._file_name()), self._sink.getvalue())
+        url = joined(self._folder, FOLDER, self._file_name())
+        self._storage.write(url, self._buffer.getvalue())
         self._writer = None
         self._groups = 0
         self._files += 1
 
 
-def digest_of(rows: pa.Table) -> str:
-    """Return ten hex digits that change with the URIs and ETags of some inputs, and their order."""
+def digest_of(inputs: pa.Table) -> str:
+    """Return hex digits that change with the URIs and ETags of some inputs, and their order."""
     digest = hashlib.sha256()
-    for uri, etag in zip(rows["uri"].to_pylist(), rows["etag"].to_pylist(), strict=True):
+    for uri, etag in zip(inputs["uri"].to_pylist(), inputs["etag"].to_pylist(), strict=True):
         digest.update(f"{uri}\n{etag or ''}\n".encode())
     return digest.hexdigest()[:DIGEST_DIGITS]
 
 
-def take_snapshot(storage: Storage, folder: str, inputs: Inputs, cut: "Cut") -> Snapshot:
-    """List the inputs, cut them into chunks and write both down.
+def take_snapshot(storage: Storage, folder: str, inputs: Inputs, cut: Cut) -> Snapshot:
+    """List the inputs, cut them into chunks and store both.
 
     Raises:
-        ConfigError: There are none, or they cannot be listed or written.
+        ConfigError: There are no inputs, or they cannot be listed or written.
     """
     writer = SnapshotWriter(storage, folder)
-    for rows, part in cut.chunks(inputs.tables):
-        writer.add(rows, part)
+    for chunk, part in cut.chunks(inputs.tables):
+        writer.add(chunk, part)
     if not writer.chunks:
         raise ConfigError("INPUT holds nothing that can be tagged.")
     return writer.finish(inputs.kind, inputs.image_column)
-
-
-@dataclass(frozen=True, slots=True)
-class Cut:
-    """How inputs become chunks.
-
-    Attributes:
-        size: Inputs in a chunk.
-        partition_by: Column whose values must not share a chunk.
-        limit: Only the first so many inputs.
-    """
-
-    size: int
-    partition_by: str | None = None
-    limit: int | None = None
-
-    def chunks(self, tables: Iterator[pa.Table]) -> Iterator[tuple[pa.Table, str]]:
-        """Yield inputs chunk by chunk, each with its part of the output."""
-        waiting: dict[str, list[pa.Table]] = {}
-        for table, part in self._parts(tables):
-            rows = join_tables([*waiting.pop(part, []), table]).combine_chunks()
-            while len(rows) >= self.size:
-                yield rows.slice(0, self.size), part
-                rows = rows.slice(self.size)
-            if len(rows):
-                waiting[part] = [rows]
-        for part, left in sorted(waiting.items()):
-            yield left[0], part
-
-    def _parts(self, tables: Iterator[pa.Table]) -> Iterator[tuple[pa.Table, str]]:
-        left = self.limit
-        lacking: pa.Table | None = None
-        has_column = False
-        for whole in tables:
-            table = whole if left is None else whole.slice(0, left)
-            left = None if left is None else left - len(table)
-            if self.partition_by is None:
-                yield table, ""
-            elif self.partition_by in table.column_names:
-                has_column = True
-                yield from _divided(table, self.partition_by)
-            else:
-                lacking = table if lacking is None and not _is_damage(table) else lacking
-                yield table, _part_of(self.partition_by, None)
-            if left == 0:
-                break
-        if lacking is not None and not has_column:
-            names = ", ".join(lacking.column_names)
-            raise ConfigError(
-                f"--partition-by {self.partition_by}: the inputs have no such column; they have {names}."
-            )
-
-
-def _divided(table: pa.Table, column: str) -> Iterator[tuple[pa.Table, str]]:
-    """Yield a table's rows by the values of a column; no value and an empty text share a part, as
-    in Hive.
-    """
-    text = text_column(table[column])
-    values = pc.if_else(pc.equal(text, ""), pa.scalar(None, pa.string()), text)
-    for value in sorted(pc.unique(values).to_pylist(), key=str):
-        chosen = pc.is_null(values) if value is None else pc.equal(values, value)
-        yield table.filter(chosen), _part_of(column, value)
-
-
-def _is_damage(table: pa.Table) -> bool:
-    """Whether the inputs stand for damaged files, which have no columns of their own."""
-    return (
-        table.column_names == OWN.names
-        and len(table) == 1
-        and table["offset"][0].as_py() == DAMAGED
-    )
-
-
-def _part_of(column: str, value: str | None) -> str:
-    return f"{column}={'__HIVE_DEFAULT_PARTITION__' if value is None else _quoted(value)}"
-
-
-def _quoted(value: str) -> str:
-    """Return a value as Hive writes it in a folder's name."""
-    return (
-        "".join(
-            c if c.isalnum() or c in "-_. " else "".join(f"%{byte:02X}" for byte in c.encode())
-            for c in value
-        )
-        or "%00"
-    )

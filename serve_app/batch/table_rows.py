@@ -1,6 +1,4 @@
-"""Rows of tables that people wrote: their names, what is wrong with some of them, and columns whose
-parts have different types.
-"""
+"""Rows of tables that people wrote: names of columns, malformed rows, and mixed types."""
 
 import json
 from collections import Counter
@@ -40,42 +38,39 @@ def check_names(names: Sequence[str]) -> None:
 
 
 def join_tables(tables: Sequence[pa.Table]) -> pa.Table:
-    """Return tables one below the other; a column that has different types in them becomes text."""
+    """Return tables as one; a column that has different types in them becomes text."""
     try:
         return pa.concat_tables(tables, promote_options="permissive")
     except pa.ArrowException:
-        names = dict.fromkeys(name for table in tables for name in table.column_names)
-        different = [
-            name
-            for name in names
-            if not _fits(
-                [table.schema.field(name) for table in tables if name in table.column_names]
-            )
-        ]
-        return pa.concat_tables(
-            [_with_text(table, different) for table in tables], promote_options="permissive"
-        )
+        fields: dict[str, list[pa.Field]] = {}
+        for table in tables:
+            for field in table.schema:
+                fields.setdefault(field.name, []).append(field)
+        mixed = [name for name, same_name in fields.items() if not _fit_together(same_name)]
+        with_text = [_with_text(table, mixed) for table in tables]
+        return pa.concat_tables(with_text, promote_options="permissive")
 
 
 def text_column(column: pa.ChunkedArray | pa.Array) -> pa.ChunkedArray | pa.Array:
-    """Return a column as text: lists, structs and maps as JSON, other values as Arrow writes them,
-    null as null.
+    """Return a column as text.
 
-    A date is `2024-01-01`, and a float without a fraction `1`.
+    Lists, structs and maps become JSON, null stays null, and Arrow writes the other values: a date
+    as `2024-01-01`, a float without a fraction as `1`.
     """
     if pa.types.is_string(column.type):
         return column
-    if not pa.types.is_nested(column.type) and not isinstance(column.type, pa.BaseExtensionType):
-        try:
-            return column.cast(pa.string())
-        except pa.ArrowException:  # bytes that are not UTF-8, or a type without a cast
-            pass
+    is_flat = not pa.types.is_nested(column.type)
+    if is_flat and not isinstance(column.type, pa.BaseExtensionType):
+        text = _cast_to_text(column)
+        if text is not None:
+            return text
     return pa.array([json_or_text(value) for value in column.to_pylist()], pa.string())
 
 
 def json_or_text(value: Any) -> str | None:
-    """Return a value as text: a string as it is, a value of JSON as JSON, another one as `str`
-    gives it.
+    """Return a value as text.
+
+    A string stays as it is, another value of JSON becomes JSON, and `str` converts the rest.
     """
     if value is None:
         return None
@@ -86,7 +81,19 @@ def json_or_text(value: Any) -> str | None:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def _fits(fields: Sequence[pa.Field]) -> bool:
+def _cast_to_text(column: pa.ChunkedArray | pa.Array) -> pa.ChunkedArray | pa.Array | None:
+    """Return a column as Arrow writes it; None if it cannot.
+
+    It cannot write bytes that are not UTF-8, and types without a cast to text.
+    """
+    try:
+        return column.cast(pa.string())
+    except pa.ArrowException:
+        return None
+
+
+def _fit_together(fields: Sequence[pa.Field]) -> bool:
+    """Return whether some type can hold the values of all fields."""
     try:
         pa.unify_schemas([pa.schema([field]) for field in fields], promote_options="permissive")
     except pa.ArrowException:
@@ -95,7 +102,9 @@ def _fits(fields: Sequence[pa.Field]) -> bool:
 
 
 def _with_text(table: pa.Table, names: Sequence[str]) -> pa.Table:
+    """Return a table in which some columns are text."""
     for name in names:
         if name in table.column_names:
-            table = table.set_column(table.column_names.index(name), name, text_column(table[name]))
+            i = table.column_names.index(name)
+            table = table.set_column(i, name, text_column(table[name]))
     return table

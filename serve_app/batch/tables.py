@@ -10,8 +10,10 @@ import pyarrow.parquet as pq
 
 from serve_app.batch.csv_rows import csv_rows
 from serve_app.batch.json_rows import json_rows
-from serve_app.batch.storage import ObjectUnreadable, Storage, Stored, StoreFailed, shown_url
+from serve_app.batch.storage import Storage, Stored
+from serve_app.batch.store_errors import ObjectUnreadable, StoreFailed
 from serve_app.batch.table_rows import ROWS, Rows, check_names
+from serve_app.batch.urls import shown_url
 from serve_app.errors import ConfigError
 
 MAX_JSON_LINES_BYTES = 2**30
@@ -25,12 +27,12 @@ class DamagedTable(ObjectUnreadable):
 def read_tables(
     storage: Storage, found: Stored, without: str | None, paths: Collection[str] = ()
 ) -> Iterator[Rows]:
-    """Yield the rows of a Parquet, CSV or JSON lines file.
+    """Yield the rows of a Parquet, CSV or JSON Lines file.
 
     Args:
         storage: Where it is.
         found: The file.
-        without: A column of a Parquet file that is left out.
+        without: A column of a Parquet file that is not read.
         paths: Columns of a CSV file that may name files; see `csv_rows`.
 
     Raises:

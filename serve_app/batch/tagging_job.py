@@ -1,6 +1,4 @@
-"""The ordinary job: pictures are encoded by encoders of the job's own, and scored against a
-vocabulary of the configuration.
-"""
+"""The ordinary job: its own encoders encode the images, and a vocabulary tags them."""
 
 import dataclasses
 import hashlib
@@ -12,14 +10,16 @@ from typing import Any
 import ray
 
 from serve_app.batch.cluster import connected, cpus, result_of
-from serve_app.batch.encoders import EncoderPool, EncoderScale
+from serve_app.batch.encoder_actor import EncoderActor
+from serve_app.batch.encoder_pool import EncoderPool
+from serve_app.batch.encoding_engine import EncodingEngine, Flow
 from serve_app.batch.job import Job, JobResult
+from serve_app.batch.job_scoring import Scoring, load_scoring
 from serve_app.batch.options import BatchOptions
-from serve_app.batch.pipeline import Flow, Pipeline
-from serve_app.batch.rows import Writing, row_bytes
+from serve_app.batch.output_files import Writing, row_bytes
+from serve_app.batch.preparing import Model, Reading
 from serve_app.batch.snapshot import Snapshot
-from serve_app.batch.storage import joined, shown_url
-from serve_app.batch.workers import Encoder, Model, Reading, Scoring, load_scoring
+from serve_app.batch.urls import joined, shown_url
 from serve_app.config.public import show_config, show_live
 from serve_app.config.service import ServiceConfig
 from serve_app.hardware.plan import DeploymentPlan, Plan
@@ -32,23 +32,21 @@ from serve_app.tagging.options import TagOptions, tag_options
 
 MAX_BLOCK_IMAGES = 128
 MAX_BLOCK_BYTES = 64 * 2**20
-"""Of a block: large enough that a task's start costs little, small enough that a few hundred fit
-into memory."""
+"""Large enough that starting a task costs little, small enough that a few hundred fit into memory."""
 ID_DIGITS = 12
 
 
 def run_job(config: ServiceConfig, options: BatchOptions, address: str | None = None) -> JobResult:
-    """Tag everything that INPUT holds, going on where an earlier run of the same job ended.
+    """Tag everything in INPUT; continue where an earlier run of the same job ended.
 
     Args:
-        config: The service's.
+        config: Configuration of the service.
         options: What goes in and out.
-        address: Of a Ray cluster; None for the one that this process is connected to, the Ray job's
-            own, or a new one on this machine.
+        address: Address of a Ray cluster; see `connected` for the default.
 
     Raises:
-        TaggerError: It cannot be done, or too many inputs failed; what is written stays and is not
-            done again.
+        TaggerError: The job cannot be done, or too many inputs failed; what is written stays and is
+            not done again.
     """
     options.check()
     with connected(address) as own:
@@ -59,37 +57,21 @@ def run_job(config: ServiceConfig, options: BatchOptions, address: str | None = 
             tag_options(vocabulary=options.vocabulary, quality=options.quality),
             _text_precision(plan),
         )
-        width = scoring.scored.bank.text_embeds.shape[1]
         options = options.with_chunk_size(
-            row_bytes(width, scoring.rule.max_tags, options.embeddings)
+            row_bytes(scoring.width, scoring.rule.max_tags, options.embeddings)
         )
-        writing = writing_of(
-            options, folder_name(plan.checkpoint, identity_of(config, plan, options, scoring))
-        )
-        return Job(
-            options,
-            writing,
-            told_of(scoring, show_config(config, show_live(config.tag_settings()), plan.shown())),
-            partial(_start, config, options, plan, scoring, writing),
-        ).run()
+        name = folder_name(plan.checkpoint, identity_of(config, plan, options, scoring))
+        writing = Writing.into(joined(options.output, name), options)
+        shown = show_config(config, show_live(config.tag_settings()), plan.shown())
+        start_engine = partial(_start, config, options, plan, scoring, writing)
+        return Job(options, writing, recorded_of(scoring, shown), start_engine).run()
 
 
-def writing_of(options: BatchOptions, name: str) -> Writing:
-    """Return where and how the rows of a job are written."""
-    return Writing(
-        options.storage,
-        joined(options.output, name),
-        options.output_format,
-        options.compression,
-        options.embeddings,
-    )
-
-
-def told_of(scoring: Scoring, shown: dict[str, Any]) -> dict[str, Any]:
+def recorded_of(scoring: Scoring, shown: dict[str, Any]) -> dict[str, Any]:
     """Return what the manifest records about how rows were made.
 
     Args:
-        scoring: What the rows are scored against.
+        scoring: How the rows are scored.
         shown: The configuration as `show_config` returns it.
     """
     stamp = dataclasses.asdict(scoring.stamp) | {"fingerprint": scoring.checkpoint}
@@ -99,7 +81,7 @@ def told_of(scoring: Scoring, shown: dict[str, Any]) -> dict[str, Any]:
 def load_remotely(
     config: ServiceConfig, options: TagOptions, precision: Precision | None = None
 ) -> Scoring:
-    """Load what embeddings are scored against, on a worker: the driver may be on a small head node.
+    """Call `load_scoring` on a worker, because the driver may run on a small head node.
 
     Raises:
         TaggerError: See `load_scoring`.
@@ -120,7 +102,7 @@ def _text_precision(plan: Plan) -> Precision:
 def identity_of(
     config: ServiceConfig, plan: Plan, options: BatchOptions, scoring: Scoring
 ) -> dict[str, Any]:
-    """Return everything that rows follow from."""
+    """Return everything that determines the rows."""
     precision = plan.precision
     return {
         **input_identity(options),
@@ -137,7 +119,7 @@ def identity_of(
 
 
 def input_identity(options: BatchOptions) -> dict[str, Any]:
-    """Return everything that the inputs of chunks follow from."""
+    """Return everything that determines which inputs a chunk has."""
     return {
         "input": [
             shown_url(options.source),
@@ -153,7 +135,7 @@ def input_identity(options: BatchOptions) -> dict[str, Any]:
 def scoring_identity(
     config: ServiceConfig, vocabulary: str | None, scoring: Scoring
 ) -> dict[str, Any]:
-    """Return everything that tags follow from besides the embeddings."""
+    """Return everything that determines the tags, apart from the embeddings."""
     rule = scoring.rule
     return {
         "checkpoint": scoring.checkpoint,
@@ -174,8 +156,10 @@ def scoring_identity(
 
 
 def folder_name(model: str, identity: dict[str, Any]) -> str:
-    """Return a name that changes with everything that rows follow from, so that outputs of two
-    configurations never mix.
+    """Return the name of an output folder.
+
+    It changes with everything that determines the rows, so that the output of two configurations
+    never mixes.
     """
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:ID_DIGITS]
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", model.rsplit("/", 1)[-1]).strip("-")
@@ -189,14 +173,18 @@ def _start(
     scoring: Scoring,
     writing: Writing,
     snapshot: Snapshot,
-) -> Pipeline:
+) -> EncodingEngine:
     """Start the encoders and return the engine that feeds them."""
     plugin = config.siglip
-    width = scoring.scored.bank.text_embeds.shape[1]
-    batch = plan.batch_size
-    patches = plugin.max_num_patches
     planned = plan.deployments["image_encoder"]
-    model = Model(plugin.model_source, config.revision, plan.precision, batch, patches, width)
+    model = Model(
+        plugin.model_source,
+        config.revision,
+        plan.precision,
+        plan.batch_size,
+        plugin.max_num_patches,
+        scoring.width,
+    )
     limits = config.image_limits()
     reading = Reading(
         model,
@@ -207,27 +195,31 @@ def _start(
         snapshot.image_column,
         options.storage,
     )
-    scale = EncoderScale(
-        planned.num_cpus, planned.num_gpus, planned.min_replicas, planned.max_replicas
-    )
-    nbytes = ImagePreparer(
-        load_checkpoint(model.source, model.revision), limits, patches
-    ).max_nbytes
-    return Pipeline(
+    checkpoint = load_checkpoint(model.source, model.revision)
+    image_nbytes = ImagePreparer(checkpoint, limits, model.max_num_patches).max_nbytes
+    return EncodingEngine(
         reading,
         writing,
         scoring,
-        EncoderPool(model, scale, Encoder),
-        flow_of(options, planned, batch, nbytes),
+        EncoderPool(model, planned, EncoderActor),
+        flow_of(options, planned, model.batch_size, image_nbytes),
     )
 
 
-def flow_of(options: BatchOptions, planned: DeploymentPlan, batch: int, image_nbytes: int) -> Flow:
-    """Return how much is under way at a time, on the CPUs that the encoders leave."""
+def flow_of(
+    options: BatchOptions, planned: DeploymentPlan, batch_size: int, image_nbytes: int
+) -> Flow:
+    """Return how much is under way at a time, on the CPUs that the encoders leave.
+
+    Args:
+        options: Options of the job.
+        planned: Resources of the encoders.
+        batch_size: Images in one forward pass.
+        image_nbytes: Size in bytes of the largest prepared image.
+    """
     images = max(1, min(MAX_BLOCK_IMAGES, MAX_BLOCK_BYTES // image_nbytes, options.chunk_size))
-    images = max(
-        images // batch * batch, min(batch, images)
-    )  # whole batches: the rest of a block fills none
-    spare = max(0.5, cpus() - planned.num_cpus * planned.max_replicas)
-    prepare_cpus = min(1.0, spare)
-    return Flow(images, prepare_cpus, max(1, int(spare / prepare_cpus)) + 1)
+    if images > batch_size:  # only whole batches: the rest would be a forward pass of its own
+        images = images // batch_size * batch_size
+    spare_cpus = max(0.5, cpus() - planned.num_cpus * planned.max_replicas)
+    prepare_cpus = min(1.0, spare_cpus)
+    return Flow(images, prepare_cpus, max(1, int(spare_cpus / prepare_cpus)) + 1)

@@ -104,11 +104,9 @@ def _header_at(file: IO[bytes], offset: int) -> tarfile.TarInfo | None:
     if (not block and offset) or block == bytes(BLOCK):
         return None
     if len(block) < BLOCK:
-        raise _Damaged(
-            "it is cut off in the middle of a header"
-            if offset
-            else "it is too short for a tar file"
-        )
+        if not offset:
+            raise _Damaged("it is too short for a tar file")
+        raise _Damaged("it is cut off in the middle of a header")
     try:
         return tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
     except (tarfile.HeaderError, ValueError) as error:

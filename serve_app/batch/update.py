@@ -1,24 +1,25 @@
-"""Doing a part of a finished job again: inputs that changed, came or went since, and inputs that
-failed.
+"""Does a part of a finished job again: inputs that changed, appeared or disappeared, or failed.
 
-What stays keeps its rows: they are copied from the old file of their chunk to a new one without
-what is redone, which goes into chunks of its own. The new index makes all of it valid at once;
-files that it does not name are deleted at the end of the job.
+Rows that stay are copied from the old file of their chunk to a new file without the others. Inputs
+that are done again go into new chunks. The new index makes all of it valid at once; the job deletes
+the files that it does not name at its end.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from serve_app.batch.cluster import on_each
+from serve_app.batch.cluster import in_groups, on_each
+from serve_app.batch.cutting import Cut
 from serve_app.batch.inputs import find_inputs
 from serve_app.batch.options import BatchOptions
-from serve_app.batch.rows import Writing, encode_rows, read_rows
-from serve_app.batch.snapshot import Chunk, Cut, Snapshot, SnapshotWriter, read_chunk
-from serve_app.batch.storage import shown_url
+from serve_app.batch.output_files import Writing, read_rows
+from serve_app.batch.snapshot import Chunk, Snapshot, SnapshotWriter, read_chunk
+from serve_app.batch.urls import shown_url
 from serve_app.errors import ConfigError
 from serve_app.terminal.printable import printable
 from serve_app.untrusted.bounded_files import parse_json
@@ -31,22 +32,52 @@ class Relisted(NamedTuple):
     """The inputs of a job as they are now.
 
     Attributes:
-        tables: All of them.
+        tables: All inputs.
         etags: Their ETags by URI.
     """
 
     tables: list[pa.Table]
     etags: dict[str, str | None]
 
+    def has(self, uri: str, etag: str | None) -> bool:
+        """Return whether an input is still there and unchanged."""
+        return uri in self.etags and self.etags[uri] == etag
+
+
+@dataclass(frozen=True, slots=True)
+class _Copy:
+    """Rows to copy from the file of a chunk to the file of its trimmed chunk."""
+
+    old: Chunk
+    new: Chunk
+    uris: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Trimmed:
+    """What stays of the chunks of a job.
+
+    Attributes:
+        unchanged: Chunks that stay as they are.
+        copies: Rows of chunks of which only a part stays.
+        uris: URIs of all inputs that stay.
+        removed: Inputs that do not stay; empty if the inputs are listed again.
+    """
+
+    unchanged: list[Chunk] = field(default_factory=list)
+    copies: list[_Copy] = field(default_factory=list)
+    uris: set[str] = field(default_factory=set)
+    removed: list[pa.Table] = field(default_factory=list)
+
 
 def list_again(options: BatchOptions, writing: Writing, snapshot: Snapshot) -> Relisted:
     """List the inputs of a finished job again; nothing is written.
 
-    Memory: the URIs and ETags of all inputs are held, some 300 bytes each.
+    The URIs and ETags of all inputs are held in memory, about 300 bytes each.
 
     Raises:
-        ConfigError: The inputs cannot be listed, name one twice, or lack one while a part of INPUT
-            is unreadable.
+        ConfigError: The inputs cannot be listed, one is listed twice, or one is missing while a
+            part of INPUT is unreadable.
     """
     inputs = find_inputs(options)
     tables = list(inputs.tables)
@@ -59,135 +90,145 @@ def list_again(options: BatchOptions, writing: Writing, snapshot: Snapshot) -> R
 def update_snapshot(
     options: BatchOptions, writing: Writing, snapshot: Snapshot, relisted: Relisted | None
 ) -> Snapshot:
-    """Return the chunks of a job whose inputs were listed again, or whose failed inputs are to be
-    tried again.
+    """Return the chunks of a job after an update, and copy the rows that stay.
 
     Args:
-        options: Of the job.
+        options: Options of the job; they say whether failed inputs are done again.
         writing: Where its rows are.
         snapshot: Its chunks so far.
-        relisted: The inputs as they are now; None if they stay what they were.
+        relisted: The inputs as they are now; None if they are not listed again.
 
     Raises:
         ConfigError: The rows cannot be read or written.
     """
-    listed = None if relisted is None else relisted.tables
-    known = None if relisted is None else relisted.etags
+    writer = _next_generation(options, writing, snapshot)
+    trimmed = _trim(options, writing, snapshot, relisted, writer)
+
+    again = trimmed.removed if relisted is None else _without(relisted.tables, trimmed.uris)
+    cut = Cut(options.chunk_size, options.partition_by)
+    for inputs, part in cut.chunks(table for table in again if len(table)):
+        writer.add(inputs, part)
+
+    groups = in_groups(trimmed.copies, COPIES_PER_TASK)
+    on_each(copy_rows, [(writing, group) for group in groups])
+    return writer.finish(snapshot.kind, snapshot.image_column, trimmed.unchanged)
+
+
+def _next_generation(options: BatchOptions, writing: Writing, snapshot: Snapshot) -> SnapshotWriter:
+    """Return a writer whose files and chunks do not collide with those of the snapshot."""
     generation = 1 + max((int(chunk.file[:4]) for chunk in snapshot.chunks), default=0)
     first = 1 + max((chunk.number for chunk in snapshot.chunks), default=-1)
-    writer = SnapshotWriter(options.storage, writing.folder, first, generation)
-    kept = list[Chunk]()
-    copies = list[tuple[Chunk, Chunk, tuple[str, ...]]]()
-    staying = set[str]()
-    again = list[pa.Table]()
+    return SnapshotWriter(options.storage, writing.folder, first, generation)
+
+
+def _trim(
+    options: BatchOptions,
+    writing: Writing,
+    snapshot: Snapshot,
+    relisted: Relisted | None,
+    writer: SnapshotWriter,
+) -> _Trimmed:
+    """Divide the inputs of every chunk into those that stay and those that do not.
+
+    Chunks of which only a part stays are written with that part.
+    """
+    trimmed = _Trimmed()
     for chunk in snapshot.chunks:
-        rows = read_chunk(options.storage, writing.folder, chunk)
+        inputs = read_chunk(options.storage, writing.folder, chunk)
         failed = _failed(writing, chunk) if options.retry_errors else set()
-        stays = [
-            _stays(uri, etag, known, failed)
-            for uri, etag in zip(rows["uri"].to_pylist(), rows["etag"].to_pylist(), strict=True)
-        ]
-        mask = pa.array(stays, pa.bool_())
-        trimmed = rows.filter(mask)
-        staying.update(trimmed["uri"].to_pylist())
-        if len(trimmed) == len(rows):
-            kept.append(chunk)
+        mask = pa.array(_stay(inputs, relisted, failed), pa.bool_())
+        kept = inputs.filter(mask)
+        uris = kept["uri"].to_pylist()
+        trimmed.uris.update(uris)
+        if len(kept) == len(inputs):
+            trimmed.unchanged.append(chunk)
             continue
-        if known is None:
-            again.append(rows.filter(pc.invert(mask)))
-        if len(trimmed):
-            writer.add(trimmed, chunk.part, chunk.number)
-            copies.append((chunk, writer.chunks[-1], tuple(trimmed["uri"].to_pylist())))
-    new = (
-        again
-        if listed is None
-        else [
-            table.filter(pa.array([uri not in staying for uri in table["uri"].to_pylist()]))
-            for table in listed
-        ]
-    )
-    for rows, part in Cut(options.chunk_size, options.partition_by).chunks(
-        iter([table for table in new if len(table)])
-    ):
-        writer.add(rows, part)
-    _copy_all(writing, copies)
-    return writer.finish(snapshot.kind, snapshot.image_column, kept)
+
+        if relisted is None:  # otherwise the listing has what is done again
+            trimmed.removed.append(inputs.filter(pc.invert(mask)))
+        if len(kept):
+            writer.add(kept, chunk.part, chunk.number)
+            trimmed.copies.append(_Copy(chunk, writer.chunks[-1], tuple(uris)))
+    return trimmed
+
+
+def _stay(inputs: pa.Table, relisted: Relisted | None, failed: Collection[str]) -> list[bool]:
+    """Return for each input whether its row stays."""
+    return [
+        uri not in failed and (relisted is None or relisted.has(uri, etag))
+        for uri, etag in _uris_and_etags(inputs)
+    ]
+
+
+def _without(tables: Sequence[pa.Table], uris: Collection[str]) -> list[pa.Table]:
+    """Return the inputs whose URIs are not among those of `uris`."""
+    return [
+        table.filter(pa.array([uri not in uris for uri in table["uri"].to_pylist()], pa.bool_()))
+        for table in tables
+    ]
+
+
+def _uris_and_etags(inputs: pa.Table) -> Iterator[tuple[str, str | None]]:
+    return zip(inputs["uri"].to_pylist(), inputs["etag"].to_pylist(), strict=True)
 
 
 def _etags(tables: Sequence[pa.Table], options: BatchOptions) -> dict[str, str | None]:
-    known: dict[str, str | None] = {}
+    etags: dict[str, str | None] = {}
     for table in tables:
-        for uri, etag in zip(table["uri"].to_pylist(), table["etag"].to_pylist(), strict=True):
-            if uri in known:
+        for uri, etag in _uris_and_etags(table):
+            if uri in etags:
                 raise ConfigError(
-                    f"{shown_url(options.source)} names {uri} twice; --update needs every input once."
+                    f"{shown_url(options.source)} names {uri} twice; "
+                    "--update needs every input once."
                 )
-            known[uri] = etag
-    return known
+            etags[uri] = etag
+    return etags
 
 
 def _check_none_is_gone(
-    writing: Writing, snapshot: Snapshot, known: Collection[str], skipped: Skipped
+    writing: Writing, snapshot: Snapshot, listed: Collection[str], skipped: Skipped
 ) -> None:
-    """Refuse to delete rows while a part of INPUT is unreadable, since their images may be in it.
+    """Refuse to delete rows while a part of INPUT is unreadable: their images may be in it.
 
     Raises:
         ConfigError: An input of the snapshot is not among the listed ones.
     """
     for chunk in snapshot.chunks:
         for uri in read_chunk(writing.storage, writing.folder, chunk)["uri"].to_pylist():
-            if uri in known:
+            if uri in listed:
                 continue
             unreadable = ", ".join(map(printable, skipped.unreadable.shown))
             raise ConfigError(
-                f"--update: a part of INPUT cannot be read; its rows would be deleted, such as the row of {uri}. "
-                f"Make it readable, or move it out of INPUT, then run the command again. Unreadable: {unreadable}."
+                "--update: a part of INPUT cannot be read; its rows would be deleted, such as "
+                f"the row of {uri}. Make it readable, or move it out of INPUT, then run the "
+                f"command again. Unreadable: {unreadable}."
             )
-
-
-def _stays(
-    uri: str, etag: str | None, known: dict[str, str | None] | None, failed: set[str]
-) -> bool:
-    return uri not in failed and (known is None or (uri in known and known[uri] == etag))
 
 
 def _failed(writing: Writing, chunk: Chunk) -> set[str]:
-    """Return the URIs of a chunk's inputs that have an error, if it is written."""
+    """Return the URIs of the inputs of a chunk that have an error row."""
     if writing.storage.find(writing.url(chunk.name)) is None:
         return set()
-    return {
-        str(row["uri"])
-        for row in read_rows(writing, chunk.name, ["uri", "error"])
-        if row["error"] is not None
-    }
+    rows = read_rows(writing, chunk.name, ["uri", "error"])
+    return {str(row["uri"]) for row in rows if row["error"] is not None}
 
 
-def _copy_all(writing: Writing, copies: Sequence[tuple[Chunk, Chunk, tuple[str, ...]]]) -> None:
-    groups = [
-        copies[start : start + COPIES_PER_TASK] for start in range(0, len(copies), COPIES_PER_TASK)
-    ]
-    on_each(copy_rows, [(writing, group) for group in groups])
-
-
-def copy_rows(writing: Writing, copies: Sequence[tuple[Chunk, Chunk, tuple[str, ...]]]) -> None:
-    """Write the rows that stay of some chunks to the files of their trimmed chunks; a chunk that
-    was never written has none.
-    """
-    for old, new, uris in copies:
-        url = writing.url(old.name)
+def copy_rows(writing: Writing, copies: Sequence[_Copy]) -> None:
+    """Copy the rows that stay; a chunk that was never written has none."""
+    for copy in copies:
+        url = writing.url(copy.old.name)
         if writing.storage.find(url) is None:
             continue
-        kept = set(uris)
         if writing.output_format == "jsonl":
-            lines = writing.storage.read(url)[0].splitlines(keepends=True)
-            data = b"".join(
-                line for line in lines if parse_json(line, shown_url(url))["uri"] in kept
-            )
+            data = _lines_of(writing, url, set(copy.uris))
         else:
             rows = pq.ParquetFile(writing.storage.open(url)).read()
-            data = encode_rows(
-                rows.filter(pc.is_in(rows["uri"], pa.array(uris))),
-                writing.output_format,
-                writing.compression,
-            )
-        writing.storage.write(writing.url(new.name), data)
+            data = writing.encode(rows.filter(pc.is_in(rows["uri"], pa.array(copy.uris))))
+        writing.storage.write(writing.url(copy.new.name), data)
+
+
+def _lines_of(writing: Writing, url: str, uris: Collection[str]) -> bytes:
+    """Return the lines of a JSON Lines file whose URIs are among those of `uris`."""
+    data, _ = writing.storage.read(url)
+    lines = data.splitlines(keepends=True)
+    return b"".join(line for line in lines if parse_json(line, shown_url(url))["uri"] in uris)

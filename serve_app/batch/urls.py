@@ -1,5 +1,4 @@
-"""URLs of inputs and outputs: `file://` paths, `s3://`, `gs://` and `az://` objects, and web
-addresses.
+"""URLs of inputs and outputs: local files, objects of `s3://`, `gs://` and `az://`, web addresses.
 
 The path of a `file://` URL is written as it is in the file system, without escapes. URLs are stored
 as Unicode, so a path whose bytes are not UTF-8 becomes a `file-bytes://` URL with escapes.
@@ -55,11 +54,10 @@ def url_of(text: str, realpath: Callable[[str], str] = os.path.realpath) -> str:
 
 
 def url_beside(url: str, text: str, realpath: Callable[[str], str] = os.path.realpath) -> str:
-    """Return the URL that a manifest at `url` names with `text`: a relative path starts at its
-    folder.
+    """Return the URL that a manifest names; a relative path starts at the manifest's folder.
 
     Args:
-        url: Of the manifest.
+        url: URL of the manifest.
         text: A path or URL.
         realpath: See `url_of`.
 
@@ -69,11 +67,9 @@ def url_beside(url: str, text: str, realpath: Callable[[str], str] = os.path.rea
     if text.startswith("/") or _SCHEME.match(text):
         return url_of(text, realpath)
     folder = folder_of(url)
-    return (
-        url_of(os.path.join(local_path(folder), text), realpath)
-        if is_local(folder)
-        else url_of(f"{folder}/{text}")
-    )
+    if is_local(folder):
+        return url_of(os.path.join(local_path(folder), text), realpath)
+    return url_of(f"{folder}/{text}")
 
 
 def shown_url(url: str) -> str:
@@ -87,7 +83,9 @@ def shown_url(url: str) -> str:
     if url.startswith(_FILE):
         return url.removeprefix(_FILE)
     parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.hostname or ''}{parts.path}" if parts.scheme in WEB else url
+    if parts.scheme in WEB:
+        return f"{parts.scheme}://{parts.hostname or ''}{parts.path}"
+    return url
 
 
 def joined(url: str, *names: str) -> str:
@@ -99,13 +97,12 @@ def joined(url: str, *names: str) -> str:
 
 def path_below(url: str, folder: str) -> str | None:
     """Return the path of an object below a folder, without escapes; None if it is not below it."""
-    whole, start = (local_path(one) if is_local(one) else one for one in (url, folder))
+    if is_local(url) != is_local(folder):
+        return None
+    path = local_path(url) if is_local(url) else url
+    start = local_path(folder) if is_local(folder) else folder
     below = start.rstrip("/") + "/"
-    return (
-        whole.removeprefix(below)
-        if whole.startswith(below) and is_local(url) == is_local(folder)
-        else None
-    )
+    return path.removeprefix(below) if path.startswith(below) else None
 
 
 def folder_of(url: str) -> str:
@@ -158,7 +155,7 @@ def split(url: str) -> tuple[str, str]:
 
 
 def _absolute(path: str, realpath: Callable[[str], str]) -> str:
-    """Return a path that is absolute and has no `.` and `..`, as the kernel resolves them.
+    """Return an absolute path without `.` and `..`, as the kernel resolves them.
 
     After a link to a folder, `..` leads to the parent of the link's target. So links are resolved,
     but only in front of a `..`: the rest of the path stays as it was written.
@@ -167,17 +164,14 @@ def _absolute(path: str, realpath: Callable[[str], str]) -> str:
     names = whole.split("/")
     if ".." in names:
         end = len(names) - names[::-1].index("..")
-        with contextlib.suppress(
-            OSError, ValueError
-        ):  # such as a null character; reading it says so
+        # for example a null character: the error is reported when the file is read
+        with contextlib.suppress(OSError, ValueError):
             whole = os.path.join(realpath("/".join(names[:end])), *names[end:])
     return "/" + os.path.normpath(whole).lstrip("/")
 
 
 def _path_of_file_url(rest: str) -> str:
-    """Return the path of a `file://` URL as people write it: with escapes, as browsers do, or
-    without.
-    """
+    """Return the path of a `file://` URL, which people write with or without escapes."""
     path = "/" + rest.lstrip("/")
     if "%" in path and not os.path.lexists(path):
         unescaped = os.fsdecode(unquote_to_bytes(path))

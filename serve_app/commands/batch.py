@@ -191,13 +191,14 @@ def _run(
     config: Callable[[argparse.Namespace], ServiceConfig],
 ) -> "JobResult":
     if given.through_service:
-        from serve_app.batch.through_service import CONCURRENCY, Server, run_service_job
+        from serve_app.batch.service_engine import DEFAULT_CONCURRENCY, TaggingService
+        from serve_app.batch.through_service import run_service_job
         from serve_app.commands.tag_remote import read_api_key
 
-        concurrency = CONCURRENCY if given.concurrency is None else given.concurrency
-        return run_service_job(
-            Server(given.through_service, read_api_key(given.api_key_file), concurrency), options
-        )
+        concurrency = DEFAULT_CONCURRENCY if given.concurrency is None else given.concurrency
+        api_key = read_api_key(given.api_key_file)
+        service = TaggingService(given.through_service, api_key, concurrency)
+        return run_service_job(service, options)
     if given.from_embeddings:
         from serve_app.batch.retag import run_retag_job
 

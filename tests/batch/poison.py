@@ -1,30 +1,31 @@
-"""Workers that die of certain pictures, as a fault in a decoder written in C would have it."""
+"""Workers that die of certain images, as after a fault in a decoder written in C."""
 
 import os
 import signal
+from collections.abc import Sequence
 
 import pyarrow as pa
 
-from serve_app.batch.rows import Facts
-from serve_app.batch.workers import EncodedBlock, Encoder, PreparedBlock, Reading, prepare_block
+from serve_app.batch.blocks import EncodedBlock, PreparedBlock
+from serve_app.batch.encoder_actor import EncoderActor
+from serve_app.batch.preparing import Reading, prepare_block
+from serve_app.batch.rows import ImageFacts
 
 
-def prepare_or_die(reading: Reading, rows: pa.Table) -> tuple[PreparedBlock, Facts]:
-    """Prepare a block, unless one of its pictures is called `poison`: then end the process at
-    once.
-    """
-    if any("poison" in uri for uri in rows["uri"].to_pylist()):
+def prepare_or_die(reading: Reading, inputs: pa.Table) -> tuple[PreparedBlock, list[ImageFacts]]:
+    """Prepare a block; end the process if one of its images is called `poison`."""
+    if any("poison" in uri for uri in inputs["uri"].to_pylist()):
         os.kill(os.getpid(), signal.SIGKILL)
-    return prepare_block(reading, rows)
+    return prepare_block(reading, inputs)
 
 
-class DyingEncoder(Encoder):
-    """Ends its process at a picture that is all black."""
+class DyingEncoder(EncoderActor):
+    """Ends its process at an image that is all black."""
 
-    def encode(self, block: PreparedBlock) -> EncodedBlock:
+    def encode(self, block: PreparedBlock, images: Sequence[ImageFacts]) -> EncodedBlock:
         if any(
             (batch.pixel_values.reshape(len(batch), -1).max(axis=1) < 8).any()
             for batch in block.batches
         ):
             os.kill(os.getpid(), signal.SIGKILL)
-        return super().encode(block)
+        return super().encode(block, images)

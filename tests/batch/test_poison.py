@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from serve_app.batch import pipeline, tagging_job
+from serve_app.batch import encoding_engine, tagging_job
 from serve_app.batch.options import BatchOptions
 from serve_app.batch.storage import url_of
 from serve_app.batch.tagging_job import run_job
@@ -25,9 +25,9 @@ def test_a_picture_that_ends_its_process_costs_one_row(
 ) -> None:
     """Found by halving, in a block of sixteen of which the other fifteen are tagged."""
     if where == "decoder":
-        monkeypatch.setattr(pipeline, "prepare_block", prepare_or_die)
+        monkeypatch.setattr(encoding_engine, "prepare_block", prepare_or_die)
     else:
-        monkeypatch.setattr(tagging_job, "Encoder", DyingEncoder)
+        monkeypatch.setattr(tagging_job, "EncoderActor", DyingEncoder)
     (tmp_path / "in").mkdir()
     for at in range(15):
         (tmp_path / f"in/{at:02d}.jpg").write_bytes(SAMPLES[at % 6].read_bytes())
@@ -41,6 +41,6 @@ def test_a_picture_that_ends_its_process_costs_one_row(
     rows = {Path(row["uri"]).name: row for row in pq.read_table(part).to_pylist()}
     assert (
         rows["05-poison.jpg"]["error"]["message"]
-        == "The picture ended the process that decoded or encoded it."
+        == "The image ended the process that decoded or encoded it."
     )
     assert all(row["tags"] for name, row in rows.items() if "poison" not in name)

@@ -15,7 +15,8 @@ import pytest
 from serve_app.api.app import create_app
 from serve_app.batch.options import BatchOptions
 from serve_app.batch.retag import run_retag_job
-from serve_app.batch.through_service import Server, run_service_job
+from serve_app.batch.service_engine import TaggingService
+from serve_app.batch.through_service import run_service_job
 from serve_app.config.access import Telemetry
 from serve_app.config.service import ServiceConfig
 from serve_app.demo import settings as demo_settings
@@ -74,7 +75,7 @@ def test_rows_are_what_the_local_tagger_says(
     (source / "none.jpg").write_bytes(b"not a picture")
     (source / "cut.jpg").write_bytes((source / "0000.jpg").read_bytes()[:2000])
     result = run_service_job(
-        Server(face), options_for(source, tmp_path / "out", embeddings=True, chunk_size=4)
+        TaggingService(face), options_for(source, tmp_path / "out", embeddings=True, chunk_size=4)
     )
     assert (result.inputs, result.encoded, sum(result.errors.values())) == (9, 9, 3)
     rows = {Path(str(row["uri"])).name: row for row in rows_of(tmp_path / "out")}
@@ -97,9 +98,9 @@ def test_rows_are_what_the_local_tagger_says(
 def test_a_second_run_sends_nothing_that_is_there(face: str, tmp_path: Path) -> None:
     """A part that was deleted is done again, and no other."""
     options = options_for(many(tmp_path / "in", 12), tmp_path / "out", chunk_size=4)
-    assert run_service_job(Server(face), options).encoded == 12
+    assert run_service_job(TaggingService(face), options).encoded == 12
     parts(tmp_path / "out")[1].unlink()
-    assert run_service_job(Server(face), options).encoded == 4
+    assert run_service_job(TaggingService(face), options).encoded == 4
     assert len(rows_of(tmp_path / "out")) == 12
 
 
@@ -120,7 +121,7 @@ def test_a_crowded_service_refuses_and_every_picture_is_tagged(
 
     asking = threading.Thread(target=ask)
     asking.start()
-    result = run_service_job(Server(crowded.url, concurrency=64), options)
+    result = run_service_job(TaggingService(crowded.url, concurrency=64), options)
     ended.set()
     asking.join()
     assert (result.inputs, result.errors) == (400, {})
@@ -140,10 +141,10 @@ def test_a_vocabulary_that_changes_stops_the_job(crowded: Service, tmp_path: Pat
     changing.start()
     with pytest.raises(ServiceError, match="changed since the job began"):
         run_service_job(
-            Server(crowded.url, concurrency=1), options
+            TaggingService(crowded.url, concurrency=1), options
         )  # slow, so that it is under way when the change comes
     changing.join()
-    assert run_service_job(Server(crowded.url), options).encoded == 1500
+    assert run_service_job(TaggingService(crowded.url), options).encoded == 1500
     assert len({part.parent for part in parts(tmp_path / "out")}) == 2
 
 
@@ -157,10 +158,10 @@ def test_what_cannot_work_is_said(face: str, tmp_path: Path, config: ServiceConf
         return options_for(source, tmp_path / "out", **changed)
 
     with pytest.raises(ConfigError, match="no vocabulary birds"):
-        run_service_job(Server(face), asked(vocabulary="birds"))
+        run_service_job(TaggingService(face), asked(vocabulary="birds"))
     with pytest.raises(ConfigError, match="--concurrency is 0"):
-        run_service_job(Server(face, concurrency=0), asked())
-    result = run_service_job(Server(face), asked(embeddings=True))
+        run_service_job(TaggingService(face, concurrency=0), asked())
+    result = run_service_job(TaggingService(face), asked(embeddings=True))
     manifest = json.loads(
         (Path(result.folder.removeprefix("file://")) / "_manifest.json").read_text()
     )

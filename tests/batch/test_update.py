@@ -148,7 +148,7 @@ def test_embeddings_that_cannot_be_tagged_again_are_refused(tmp_path: Path, tiny
     )
     with pytest.raises(ConfigError, match="embeddings of different checkpoints cannot be compared"):
         run_retag_job(other, options_for(made.folder.removeprefix("file://"), tmp_path / "again"))
-    with pytest.raises(ConfigError, match="--update needs the pictures"):
+    with pytest.raises(ConfigError, match="--update needs the images"):
         run_retag_job(
             demo_config(),
             options_for(made.folder.removeprefix("file://"), tmp_path / "again", update=True),

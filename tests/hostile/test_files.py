@@ -24,10 +24,10 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import save_file
 
+from serve_app.batch.cutting import Cut
 from serve_app.batch.inputs import find_inputs
 from serve_app.batch.options import BatchOptions
-from serve_app.batch.reading import Read, read_inputs
-from serve_app.batch.snapshot import Cut
+from serve_app.batch.reading import ReadImage, read_inputs
 from serve_app.batch.storage import Storage, url_of
 from serve_app.batch.tar_members import MAX_EXTENDED_BYTES, Damage, Member, read_members
 from serve_app.cli import main
@@ -569,7 +569,7 @@ def options_for(source: Path, **changed: Any) -> BatchOptions:
     return BatchOptions(source=url_of(str(source)), output=url_of("/nowhere"), **changed)
 
 
-def everything(source: Path, **changed: Any) -> tuple[list[str], list[Read]]:
+def everything(source: Path, **changed: Any) -> tuple[list[str], list[ReadImage]]:
     """Return the names of all inputs and what reading them gave."""
     inputs = find_inputs(options_for(source, **changed))
     rows = pa.concat_tables(list(inputs.tables), promote_options="permissive")

@@ -18,7 +18,7 @@ import serve_app
 from serve_app.api.passages import AnsweredRequest
 from serve_app.api.request_log import console_line, json_line
 from serve_app.batch.report import _shown
-from serve_app.batch.sidecars import xmp_packet
+from serve_app.batch.xmp import xmp_packet
 from serve_app.cli import main
 from serve_app.commands.report import _markdown
 from serve_app.errors import ConfigError, InvalidRequest

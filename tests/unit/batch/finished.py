@@ -6,11 +6,13 @@ from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
+from serve_app.batch.cutting import Cut
 from serve_app.batch.inputs import find_inputs
 from serve_app.batch.job import JobResult
 from serve_app.batch.options import BatchOptions
-from serve_app.batch.rows import TAG, Facts, Stamp, Writing, encode_rows, make_rows
-from serve_app.batch.snapshot import Chunk, Cut, Snapshot, read_chunk, take_snapshot
+from serve_app.batch.output_files import Writing
+from serve_app.batch.rows import TAG, ImageFacts, Stamp, make_rows
+from serve_app.batch.snapshot import Chunk, Snapshot, read_chunk, take_snapshot
 from serve_app.batch.update import list_again, update_snapshot
 
 
@@ -33,13 +35,10 @@ class FinishedJob:
         storage = self.options.storage
         folder = self.writing.folder
         rows = read_chunk(storage, folder, chunk)
-        none = (None,) * len(rows)
         count = len(rows)
         tags = pa.array([[{"label": "cat", "confidence": 0.5}]] * count, pa.list_(TAG))
-        made = make_rows(rows, Facts(none, none, none, none), tags, None, Stamp("c", None, "v"))
-        storage.write(
-            self.writing.url(chunk.name), encode_rows(made, self.options.output_format, "zstd")
-        )
+        made = make_rows(rows, [ImageFacts()] * count, tags, None, Stamp("c", None, "v"))
+        storage.write(self.writing.url(chunk.name), self.writing.encode(made))
 
 
 def finished_job(options: BatchOptions) -> FinishedJob:

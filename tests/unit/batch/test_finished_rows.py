@@ -50,9 +50,7 @@ def test_partitions_of_a_folder_that_is_not_utf8_are_found_again(tmp_path: Path)
     write(tmp_path, "m.csv", b"uri,day\na.png,mon/tue\nb.png,1+1\n")
     output = url_of(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
     job = finished_job(BatchOptions(url_of(f"{tmp_path}/m.csv"), output, partition_by="day"))
-    assert written_names(job.options.storage, job.writing) == {
-        chunk.name for chunk in job.snapshot.chunks
-    }
+    assert written_names(job.writing) == {chunk.name for chunk in job.snapshot.chunks}
 
 
 def test_an_update_keeps_text(tmp_path: Path) -> None:

@@ -12,10 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from serve_app.batch.cutting import Cut
 from serve_app.batch.inputs import find_inputs
 from serve_app.batch.options import BatchOptions
 from serve_app.batch.reading import read_inputs
-from serve_app.batch.snapshot import Cut, digest_of, load_snapshot, read_chunk, take_snapshot
+from serve_app.batch.snapshot import digest_of, load_snapshot, read_chunk, take_snapshot
 from serve_app.batch.storage import Storage, url_of
 from serve_app.batch.table_rows import join_tables
 from serve_app.errors import ConfigError

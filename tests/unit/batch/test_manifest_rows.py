@@ -20,12 +20,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serve_app.batch.csv_rows import MAX_RECORD_CHARS, csv_rows
+from serve_app.batch.cutting import Cut
 from serve_app.batch.inputs import find_inputs
 from serve_app.batch.json_rows import json_rows
 from serve_app.batch.options import BatchOptions
+from serve_app.batch.output_files import Writing
 from serve_app.batch.reading import read_inputs
-from serve_app.batch.rows import TAG, Facts, Stamp, encode_rows, make_rows
-from serve_app.batch.snapshot import Cut
+from serve_app.batch.rows import TAG, ImageFacts, Stamp, make_rows
+from serve_app.batch.storage import Storage, url_of
 from serve_app.batch.table_rows import ROWS, join_tables
 from tests.conftest import encoded, random_picture
 from tests.odd_names import write
@@ -71,17 +73,17 @@ def write_csv(path: Path, rows: list[dict[str, str]]) -> None:
 def output_of(rows: pa.Table, folder: Path) -> list[Path]:
     """Write the rows of a job without images, in chunks of two."""
     written = []
+    writing = Writing(Storage(), url_of(str(folder)), "parquet", "zstd", embeddings=False)
     for number, (chunk, _) in enumerate(Cut(2).chunks(iter([rows]))):
-        nothing = (None,) * len(chunk)
         made = make_rows(
             chunk,
-            Facts(nothing, nothing, nothing, nothing),
+            [ImageFacts()] * len(chunk),
             pa.nulls(len(chunk), pa.list_(TAG)),
             None,
             Stamp("c", None, "v"),
         )
         path = folder / f"part-{number}.parquet"
-        path.write_bytes(encode_rows(made, "parquet", "zstd"))
+        path.write_bytes(writing.encode(made))
         written.append(path)
     return written
 

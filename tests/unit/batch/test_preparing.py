@@ -13,14 +13,17 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from serve_app.batch import through_service
+from serve_app.batch import service_engine
+from serve_app.batch.blocks import PreparedBlock
+from serve_app.batch.cutting import Cut
 from serve_app.batch.inputs import find_inputs
-from serve_app.batch.rows import Facts, Stamp, Writing, Written, read_rows
-from serve_app.batch.snapshot import Cut, read_chunk, take_snapshot
+from serve_app.batch.output_files import Writing, Written, read_rows
+from serve_app.batch.preparing import Model, Reading, prepare_block
+from serve_app.batch.rows import ImageFacts, Stamp
+from serve_app.batch.service_engine import ServiceEngine, TaggingService
+from serve_app.batch.snapshot import read_chunk, take_snapshot
 from serve_app.batch.storage import Storage, url_of
 from serve_app.batch.table_rows import join_tables
-from serve_app.batch.through_service import Server, ServiceEngine
-from serve_app.batch.workers import Model, PreparedBlock, Reading, prepare_block
 from serve_app.demo.settings import demo_config
 from tests.conftest import encoded, random_picture
 from tests.http_face import served
@@ -59,7 +62,20 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "in"
 
 
-def prepare(folder: Path) -> tuple[list[str], PreparedBlock, Facts]:
+class Watched:
+    """Keeps what an engine reports."""
+
+    def __init__(self) -> None:
+        self.written: list[Written] = []
+
+    def chunk_done(self, written: Written) -> None:
+        self.written.append(written)
+
+    def tick(self, encoders: int) -> None:
+        pass
+
+
+def prepare(folder: Path) -> tuple[list[str], PreparedBlock, list[ImageFacts]]:
     """Prepare a folder as a worker does."""
     config = demo_config()
     plugin = config.siglip
@@ -79,19 +95,18 @@ def prepare(folder: Path) -> tuple[list[str], PreparedBlock, Facts]:
 
 def test_rows_have_upright_sizes_and_errors_of_their_own(folder: Path) -> None:
     """In every format and orientation, as Pillow turns them; bad images take nothing with them."""
-    names, block, facts = prepare(folder)
-    assert len(block.rows) == len(IMAGES)
-    for name, width, height, error in zip(
-        names, facts.widths, facts.heights, facts.errors, strict=True
-    ):
+    names, block, images = prepare(folder)
+    assert len(block) == len(IMAGES)
+    assert block.views.tolist() == [0 if name in BAD else 1 for name in names]
+    for name, image in zip(names, images, strict=True):
         if name in BAD:
-            assert error is not None
-            assert error[0] == BAD[name][1]
+            assert image.error is not None
+            assert image.error.code == BAD[name][1]
         else:
             upright = ImageOps.exif_transpose(
                 Image.open(io.BytesIO(IMAGES[name.removesuffix(".png")]))
             )
-            assert (width, height, error) == (*upright.size, None)
+            assert (image.width, image.height, image.error) == (*upright.size, None)
 
 
 def test_an_image_is_decoded_once_and_one_that_is_too_large_not_at_all(
@@ -127,7 +142,7 @@ def test_through_a_service_sizes_are_read_apart_from_the_event_loop(
 ) -> None:
     """And one bad image is one error row, whatever reading its header does."""
     threads = set[int]()
-    inner = through_service.picture_size
+    inner = service_engine.picture_size
 
     def spying(data: bytes, *rest: object) -> tuple[int, int]:
         threads.add(threading.get_ident())
@@ -151,22 +166,22 @@ def test_through_a_service_sizes_are_read_apart_from_the_event_loop(
             tagged | {"model": "m", "version": "1", "inference_time_ms": 1.0, "views": 1}
         )
 
-    monkeypatch.setattr(through_service, "picture_size", spying)
+    monkeypatch.setattr(service_engine, "picture_size", spying)
     storage = Storage()
     output = url_of(str(folder.parent / "out"))
     options = options_for(folder)
     snapshot = take_snapshot(storage, output, find_inputs(options), Cut(100))
     writing = Writing(storage, output, "parquet", "zstd", embeddings=False)
-    done: list[Written] = []
+    watcher = Watched()
     with served(Starlette(routes=[Route("/v1/tag", tag, methods=["POST"])])) as url:
-        engine = ServiceEngine(Server(url), options, writing, Stamp("m", None, "f"), 0, snapshot)
+        engine = ServiceEngine(
+            TaggingService(url), options, writing, Stamp("m", None, "f"), 0, snapshot
+        )
         engine.run(
-            ((chunk, read_chunk(storage, output, chunk)) for chunk in snapshot.chunks),
-            done.append,
-            lambda _: None,
+            ((chunk, read_chunk(storage, output, chunk)) for chunk in snapshot.chunks), watcher
         )
     assert threading.get_ident() not in threads
-    assert [one.inputs for one in done] == [len(IMAGES) + len(BAD)]
+    assert [one.inputs for one in watcher.written] == [len(IMAGES) + len(BAD)]
     rows = {
         Path(row["uri"]).name: row
         for row in read_rows(writing, snapshot.chunks[0].name, ["uri", "width", "height", "error"])

@@ -7,8 +7,9 @@ from xml.etree import ElementTree
 import pytest
 
 from serve_app.batch.options import BatchOptions
-from serve_app.batch.sidecars import NAMESPACES, Sidecars, sidecar_path, write_sidecars, xmp_packet
+from serve_app.batch.sidecars import Sidecars, sidecar_path, write_sidecars
 from serve_app.batch.storage import url_of
+from serve_app.batch.xmp import NAMESPACES, xmp_packet
 from serve_app.errors import ConfigError
 from tests.object_store import bucket
 from tests.odd_names import ODD_NAMES, write

@@ -1,0 +1,311 @@
+"""The engine of an ordinary job: tasks prepare blocks, actors encode them, tasks write chunks.
+
+The driver moves references, never pixels. The number of blocks under way is bounded, so memory does
+not grow with the bucket. The oldest chunk goes first, so little work is lost if everything dies.
+"""
+
+import heapq
+import itertools
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+import ray
+from ray.exceptions import RayActorError, RayError, RaySystemError
+
+from serve_app.batch.blocks import EncodedBlock
+from serve_app.batch.cluster import cause_of
+from serve_app.batch.encoder_pool import DEPTH, EncoderPool
+from serve_app.batch.engine import ChunkInputs, Watcher
+from serve_app.batch.job_scoring import Scoring, finish_chunk
+from serve_app.batch.output_files import Writing, Written
+from serve_app.batch.preparing import Reading, prepare_block
+from serve_app.batch.rows import ImageFacts
+from serve_app.batch.snapshot import Chunk
+from serve_app.errors import ServiceError
+
+logger = logging.getLogger(__name__)
+
+MAX_FINISHING = 4
+"""Chunks that are scored and written at the same time, per encoder."""
+SPLIT_AFTER = 2
+"""Number of crashed processes after which a block is split."""
+LOST_AFTER = 3
+"""Number of crashed processes after which a single input becomes an error row."""
+MAX_CHUNK_ATTEMPTS = 5
+WAIT_S = 1.0
+
+
+@dataclass(eq=False, slots=True)
+class _OpenChunk:
+    """A chunk under way."""
+
+    chunk: Chunk
+    inputs: pa.Table
+    position: int
+    blocks: "list[_Block]" = field(default_factory=list)
+    attempts: int = 0
+
+    def divide(self, block_images: int) -> None:
+        """Divide the inputs into blocks."""
+        self.blocks = [
+            _Block(self, start, min(block_images, len(self.inputs) - start))
+            for start in range(0, len(self.inputs), block_images)
+        ]
+
+    def is_encoded(self) -> bool:
+        """Whether all of its blocks are encoded."""
+        return all(block.encoded is not None for block in self.blocks)
+
+
+@dataclass(eq=False, slots=True)
+class _Block:
+    """Some inputs of a chunk, and what exists of them.
+
+    Attributes:
+        chunk: The chunk that they belong to.
+        start: Index of the first input in the chunk.
+        count: Number of inputs.
+        attempts: Number of processes that crashed while they worked on the block.
+        pixels: Reference to the `PreparedBlock`.
+        images: What is known of the inputs after they were prepared.
+        encoded: Reference to the `EncodedBlock`.
+    """
+
+    chunk: _OpenChunk
+    start: int
+    count: int
+    attempts: int = 0
+    pixels: Any = None
+    images: Sequence[ImageFacts] = ()
+    encoded: Any = None
+
+    def __lt__(self, other: "_Block") -> bool:
+        return (self.chunk.position, self.start) < (other.chunk.position, other.start)
+
+    @property
+    def inputs(self) -> pa.Table:
+        """Its inputs."""
+        return self.chunk.inputs.slice(self.start, self.count)
+
+    def split(self) -> "list[_Block]":
+        """Replace the block by two halves and return them."""
+        middle = self.count // 2
+        halves = [
+            _Block(self.chunk, self.start, middle),
+            _Block(self.chunk, self.start + middle, self.count - middle),
+        ]
+        i = self.chunk.blocks.index(self)
+        self.chunk.blocks[i : i + 1] = halves
+        return halves
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """How much is under way at a time.
+
+    Attributes:
+        block_images: Inputs that one task prepares and one call encodes.
+        prepare_cpus: CPUs of a preparing task.
+        preparing: Number of tasks that prepare at the same time.
+    """
+
+    block_images: int
+    prepare_cpus: float
+    preparing: int
+
+
+class EncodingEngine:
+    """Prepares, encodes and writes chunks on a cluster; see `Engine`."""
+
+    def __init__(
+        self, reading: Reading, writing: Writing, scoring: Scoring, pool: EncoderPool, flow: Flow
+    ) -> None:
+        self._reading = reading
+        self._writing = writing
+        self._pool = pool
+        self._flow = flow
+        self._scoring = ray.put(scoring)
+        # no retries by Ray: a crash counts as an attempt, and too many of them split the block
+        self._prepare = ray.remote(prepare_block).options(
+            num_cpus=flow.prepare_cpus,
+            num_returns=2,
+            max_retries=0,
+            scheduling_strategy="SPREAD",
+        )
+        # no CPU: scoring a chunk is short beside encoding it
+        self._finish = ray.remote(finish_chunk).options(num_cpus=0, max_retries=0)
+        self._to_prepare: list[_Block] = []
+        self._to_encode: list[_Block] = []
+        self._under_way: dict[Any, Callable[[Any, Watcher], None]] = {}
+        self._preparing = 0
+        self._finishing = 0
+        self._positions = itertools.count()
+        self._exhausted = False
+
+    def run(self, chunks: Iterator[ChunkInputs], watcher: Watcher) -> None:
+        """Run every chunk; see `Engine`."""
+        while True:
+            self._fill(chunks)
+            self._dispatch()
+            if self._is_done():
+                return
+
+            waiting = [*self._under_way, *self._pool.starting()]
+            ended, _ = ray.wait(waiting, num_returns=1, timeout=WAIT_S)
+            if ended:  # take the others that have ended too
+                ended, _ = ray.wait(waiting, num_returns=len(waiting), timeout=0)
+            for reference in ended:
+                self._take(reference, watcher)
+            watcher.tick(self._pool.running)
+
+    def end(self) -> None:
+        """Stop the encoders."""
+        self._pool.end()
+
+    def _is_done(self) -> bool:
+        left = self._under_way or self._to_prepare or self._to_encode
+        return self._exhausted and not left
+
+    def _fill(self, chunks: Iterator[ChunkInputs]) -> None:
+        """Start preparing as many blocks as may be under way."""
+        max_ahead = self._flow.preparing + DEPTH * len(self._pool)
+        while (
+            self._preparing < self._flow.preparing
+            and self._preparing + len(self._to_encode) < max_ahead
+        ):
+            if not self._to_prepare and not self._open_next(chunks):
+                return
+            block = heapq.heappop(self._to_prepare)
+            block.pixels, images = self._prepare.remote(self._reading, block.inputs)
+            self._preparing += 1
+            self._under_way[images] = partial(self._prepared, block)
+
+    def _open_next(self, chunks: Iterator[ChunkInputs]) -> bool:
+        """Divide the next chunk into blocks; return False if there is none or no room for it."""
+        if self._exhausted or self._finishing >= MAX_FINISHING * max(1, len(self._pool)):
+            return False
+        following = next(chunks, None)
+        if following is None:
+            self._exhausted = True
+            return False
+
+        opened = _OpenChunk(*following, next(self._positions))
+        opened.divide(self._flow.block_images)
+        self._prepare_later(opened.blocks)
+        return True
+
+    def _prepare_later(self, blocks: Sequence[_Block]) -> None:
+        for block in blocks:
+            heapq.heappush(self._to_prepare, block)
+
+    def _dispatch(self) -> None:
+        """Give prepared blocks to encoders, and adapt the number of encoders."""
+        while self._to_encode and self._pool.has_room():
+            block = heapq.heappop(self._to_encode)
+            reference = self._pool.encode(block, block.pixels, block.images)
+            self._under_way[reference] = partial(self._encoded, block)
+        self._pool.grow(len(self._to_encode))
+        if self._exhausted and not self._to_prepare:
+            self._pool.shrink(self._preparing + len(self._to_encode))
+
+    def _take(self, reference: Any, watcher: Watcher) -> None:
+        """Handle a task that has ended."""
+        if reference not in self._under_way:
+            self._pool.started(reference)
+            return
+        take = self._under_way.pop(reference)
+        take(reference, watcher)
+
+    def _prepared(self, block: _Block, reference: Any, _: Watcher) -> None:
+        self._preparing -= 1
+        try:
+            block.images = ray.get(reference)
+        except RayError as error:
+            self._retry(block, error)
+            return
+        heapq.heappush(self._to_encode, block)
+
+    def _encoded(self, block: _Block, reference: Any, _: Watcher) -> None:
+        try:
+            encoded = ray.get(reference)
+        except RayError as error:
+            if isinstance(error, RayActorError):
+                self._pool.lost(block)
+            self._pool.ended(block)
+            self._retry(block, error)
+            return
+        self._pool.ended(block)
+        self._keep(block, encoded)
+
+    def _finished(self, opened: _OpenChunk, reference: Any, watcher: Watcher) -> None:
+        self._finishing -= 1
+        try:
+            written: Written = ray.get(reference)
+        except RayError as error:
+            self._retry_chunk(opened, error)
+            return
+        watcher.chunk_done(written)
+
+    def _keep(self, block: _Block, encoded: EncodedBlock) -> None:
+        """Keep an encoded block, and finish its chunk if it was the last one."""
+        block.pixels = None
+        block.images = ()
+        # stored by the driver, because the machine of the encoder may go away
+        block.encoded = ray.put(encoded)
+        if block.chunk.is_encoded():
+            self._finish_chunk(block.chunk)
+
+    def _finish_chunk(self, opened: _OpenChunk) -> None:
+        self._finishing += 1
+        reference = self._finish.remote(
+            self._scoring,
+            self._writing,
+            opened.chunk.name,
+            opened.inputs,
+            *(block.encoded for block in opened.blocks),
+        )
+        self._under_way[reference] = partial(self._finished, opened)
+
+    def _retry_chunk(self, opened: _OpenChunk, error: RayError) -> None:
+        """Score and write a chunk again whose task crashed."""
+        _raise_what_stops_the_job(error)
+        opened.attempts += 1
+        if opened.attempts >= MAX_CHUNK_ATTEMPTS:
+            raise ServiceError(
+                f"chunk {opened.chunk.name} could not be written "
+                f"in {opened.attempts} attempts: {error}"
+            ) from error
+        self._finish_chunk(opened)
+
+    def _retry(self, block: _Block, error: RayError) -> None:
+        """Prepare a block again whose process crashed.
+
+        After repeated crashes the block is split, so that only the input that causes them is lost.
+        """
+        _raise_what_stops_the_job(error)
+        logger.warning("a block of %d is done again: %s", block.count, type(error).__name__)
+        block.attempts += 1
+        block.pixels = None
+        block.images = ()
+        if block.count > 1 and block.attempts >= SPLIT_AFTER:
+            self._prepare_later(block.split())
+        elif block.attempts >= LOST_AFTER:
+            logger.warning("an input ended %d processes and becomes an error", block.attempts)
+            self._keep(block, EncodedBlock.lost(block.inputs, self._reading.model.width))
+        else:
+            self._prepare_later([block])
+
+
+def _raise_what_stops_the_job(error: RayError) -> None:
+    """Raise errors that concern more than one block.
+
+    These are our own errors that a worker raised, and the loss of the cluster.
+    """
+    if (cause := cause_of(error)) is not None:
+        raise cause from None
+    if isinstance(error, RaySystemError):
+        raise error
