@@ -8,11 +8,10 @@ import heapq
 import itertools
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import pyarrow as pa
 import ray
 from ray.exceptions import RayActorError, RayError, RaySystemError
 
@@ -21,10 +20,9 @@ from serve_app.batch.cluster import cause_of
 from serve_app.batch.encoder_pool import DEPTH, EncoderPool
 from serve_app.batch.engine import ChunkInputs, Watcher
 from serve_app.batch.job_scoring import Scoring, finish_chunk
+from serve_app.batch.open_chunks import OpenBlock, OpenChunk
 from serve_app.batch.output_files import Writing, Written
 from serve_app.batch.preparing import Reading, prepare_block
-from serve_app.batch.rows import ImageFacts
-from serve_app.batch.snapshot import Chunk
 from serve_app.errors import ServiceError
 
 logger = logging.getLogger(__name__)
@@ -37,70 +35,6 @@ LOST_AFTER = 3
 """Number of crashed processes after which a single input becomes an error row."""
 MAX_CHUNK_ATTEMPTS = 5
 WAIT_S = 1.0
-
-
-@dataclass(eq=False, slots=True)
-class _OpenChunk:
-    """A chunk under way."""
-
-    chunk: Chunk
-    inputs: pa.Table
-    position: int
-    blocks: "list[_Block]" = field(default_factory=list)
-    attempts: int = 0
-
-    def divide(self, block_images: int) -> None:
-        """Divide the inputs into blocks."""
-        self.blocks = [
-            _Block(self, start, min(block_images, len(self.inputs) - start))
-            for start in range(0, len(self.inputs), block_images)
-        ]
-
-    def is_encoded(self) -> bool:
-        """Whether all of its blocks are encoded."""
-        return all(block.encoded is not None for block in self.blocks)
-
-
-@dataclass(eq=False, slots=True)
-class _Block:
-    """Some inputs of a chunk, and what exists of them.
-
-    Attributes:
-        chunk: The chunk that they belong to.
-        start: Index of the first input in the chunk.
-        count: Number of inputs.
-        attempts: Number of processes that crashed while they worked on the block.
-        pixels: Reference to the `PreparedBlock`.
-        images: What is known of the inputs after they were prepared.
-        encoded: Reference to the `EncodedBlock`.
-    """
-
-    chunk: _OpenChunk
-    start: int
-    count: int
-    attempts: int = 0
-    pixels: Any = None
-    images: Sequence[ImageFacts] = ()
-    encoded: Any = None
-
-    def __lt__(self, other: "_Block") -> bool:
-        return (self.chunk.position, self.start) < (other.chunk.position, other.start)
-
-    @property
-    def inputs(self) -> pa.Table:
-        """Its inputs."""
-        return self.chunk.inputs.slice(self.start, self.count)
-
-    def split(self) -> "list[_Block]":
-        """Replace the block by two halves and return them."""
-        middle = self.count // 2
-        halves = [
-            _Block(self.chunk, self.start, middle),
-            _Block(self.chunk, self.start + middle, self.count - middle),
-        ]
-        i = self.chunk.blocks.index(self)
-        self.chunk.blocks[i : i + 1] = halves
-        return halves
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,8 +72,8 @@ class EncodingEngine:
         )
         # no CPU: scoring a chunk is short beside encoding it
         self._finish = ray.remote(finish_chunk).options(num_cpus=0, max_retries=0)
-        self._to_prepare: list[_Block] = []
-        self._to_encode: list[_Block] = []
+        self._to_prepare: list[OpenBlock] = []
+        self._to_encode: list[OpenBlock] = []
         self._under_way: dict[Any, Callable[[Any, Watcher], None]] = {}
         self._preparing = 0
         self._finishing = 0
@@ -193,12 +127,12 @@ class EncodingEngine:
             self._exhausted = True
             return False
 
-        opened = _OpenChunk(*following, next(self._positions))
+        opened = OpenChunk(*following, next(self._positions))
         opened.divide(self._flow.block_images)
         self._prepare_later(opened.blocks)
         return True
 
-    def _prepare_later(self, blocks: Sequence[_Block]) -> None:
+    def _prepare_later(self, blocks: Sequence[OpenBlock]) -> None:
         for block in blocks:
             heapq.heappush(self._to_prepare, block)
 
@@ -220,7 +154,7 @@ class EncodingEngine:
         take = self._under_way.pop(reference)
         take(reference, watcher)
 
-    def _prepared(self, block: _Block, reference: Any, _: Watcher) -> None:
+    def _prepared(self, block: OpenBlock, reference: Any, _: Watcher) -> None:
         self._preparing -= 1
         try:
             block.images = ray.get(reference)
@@ -229,7 +163,7 @@ class EncodingEngine:
             return
         heapq.heappush(self._to_encode, block)
 
-    def _encoded(self, block: _Block, reference: Any, _: Watcher) -> None:
+    def _encoded(self, block: OpenBlock, reference: Any, _: Watcher) -> None:
         try:
             encoded = ray.get(reference)
         except RayError as error:
@@ -241,7 +175,7 @@ class EncodingEngine:
         self._pool.ended(block)
         self._keep(block, encoded)
 
-    def _finished(self, opened: _OpenChunk, reference: Any, watcher: Watcher) -> None:
+    def _finished(self, opened: OpenChunk, reference: Any, watcher: Watcher) -> None:
         self._finishing -= 1
         try:
             written: Written = ray.get(reference)
@@ -250,7 +184,7 @@ class EncodingEngine:
             return
         watcher.chunk_done(written)
 
-    def _keep(self, block: _Block, encoded: EncodedBlock) -> None:
+    def _keep(self, block: OpenBlock, encoded: EncodedBlock) -> None:
         """Keep an encoded block, and finish its chunk if it was the last one."""
         block.pixels = None
         block.images = ()
@@ -259,7 +193,7 @@ class EncodingEngine:
         if block.chunk.is_encoded():
             self._finish_chunk(block.chunk)
 
-    def _finish_chunk(self, opened: _OpenChunk) -> None:
+    def _finish_chunk(self, opened: OpenChunk) -> None:
         self._finishing += 1
         reference = self._finish.remote(
             self._scoring,
@@ -270,7 +204,7 @@ class EncodingEngine:
         )
         self._under_way[reference] = partial(self._finished, opened)
 
-    def _retry_chunk(self, opened: _OpenChunk, error: RayError) -> None:
+    def _retry_chunk(self, opened: OpenChunk, error: RayError) -> None:
         """Score and write a chunk again whose task crashed."""
         _raise_what_stops_the_job(error)
         opened.attempts += 1
@@ -281,7 +215,7 @@ class EncodingEngine:
             ) from error
         self._finish_chunk(opened)
 
-    def _retry(self, block: _Block, error: RayError) -> None:
+    def _retry(self, block: OpenBlock, error: RayError) -> None:
         """Prepare a block again whose process crashed.
 
         After repeated crashes the block is split, so that only the input that causes them is lost.

@@ -2,7 +2,7 @@
 
 Every kind becomes tables of the same columns, so that the rest of a job knows only one kind:
 
-    uri     what the output calls the image: its URL, with #member or #row if several share an object
+    uri     what the output calls the image: its URL, with #member or #row in a shared object
     etag    changes when the image does; None if the store has none
     size    size in bytes, if it is known
     file    URL of the object that is read

@@ -208,7 +208,8 @@ class _JobWatcher:
             raise ServiceError(
                 f"{progress.failed:,} of {progress.encoded:,} inputs failed "
                 f"({_listed(progress.errors)}), more than --max-error-fraction "
-                f"{self._max_error_fraction:g}; what is written stays, and the same command goes on."
+                f"{self._max_error_fraction:g}; "
+                "what is written stays, and the same command goes on."
             )
 
 

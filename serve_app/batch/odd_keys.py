@@ -82,10 +82,7 @@ def list_around(
     left = deque(_keys_of_s3(store, root.partition("://")[2], prefix, after))
     with ThreadPoolExecutor(CONCURRENCY, thread_name_prefix="etags") as threads:
         while window := _next_window(left):
-            usable = [(key, size) for key, size in window if is_usable(key)]
-            for key, _ in window:
-                if not is_usable(key):
-                    skipped.keys.add(key)
+            usable = _count_unusable(window, skipped)
             entries = threads.map(lambda one: _entry_of(store, *one), usable)
             yield from (entry for entry in entries if entry is not None)
 
@@ -112,11 +109,18 @@ def _next_window(left: deque[tuple[str, int]]) -> list[tuple[str, int]]:
     return window
 
 
+def _count_unusable(window: list[tuple[str, int]], skipped: Skipped) -> list[tuple[str, int]]:
+    """Count the keys that cannot be requested, and return the others with their sizes."""
+    for key, _ in window:
+        if not is_usable(key):
+            skipped.keys.add(key)
+    return [(key, size) for key, size in window if is_usable(key)]
+
+
 def is_usable(key: str) -> bool:
     """Return whether obstore can request a key. Source: `object_store`'s `path/parts.rs`."""
-    return (
-        not any(part in ("", ".", "..") for part in key.split("/")) and _CONTROL.search(key) is None
-    )
+    has_odd_part = any(part in ("", ".", "..") for part in key.split("/"))
+    return not has_odd_part and _CONTROL.search(key) is None
 
 
 def _entry_of(store: Any, key: str, size: int) -> Entry | None:

@@ -1,4 +1,4 @@
-"""The contact sheet of a job: one self-contained HTML file with a sample of images and their tags."""
+"""The contact sheet of a job: one self-contained HTML file with a sample of images."""
 
 import base64
 import io

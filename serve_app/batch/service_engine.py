@@ -198,12 +198,7 @@ class ServiceEngine:
             )
 
     def _write(self, chunk: Chunk, inputs: pa.Table, results: Sequence[_TaggedInput]) -> Written:
-        tags = [
-            None
-            if result.tagged is None
-            else [(tag.label, tag.confidence) for tag in result.tagged.tags]
-            for result in results
-        ]
+        tags = [_tags_of(result) for result in results]
         embeddings = _embeddings(results, self._width) if self._writing.embeddings else None
         facts = [result.facts for result in results]
         rows = make_rows(inputs, facts, pa.array(tags, pa.list_(TAG)), embeddings, self._stamp)
@@ -228,6 +223,12 @@ def _facts_of(read: ReadImage) -> ImageFacts:
     except Exception:  # no header, however hostile, may end the job
         return facts
     return replace(facts, width=width, height=height)
+
+
+def _tags_of(result: _TaggedInput) -> list[tuple[str, float]] | None:
+    if result.tagged is None:
+        return None
+    return [(tag.label, tag.confidence) for tag in result.tagged.tags]
 
 
 def _embeddings(results: Sequence[_TaggedInput], width: int) -> pa.Array:

@@ -32,7 +32,7 @@ from serve_app.tagging.options import TagOptions, tag_options
 
 MAX_BLOCK_IMAGES = 128
 MAX_BLOCK_BYTES = 64 * 2**20
-"""Large enough that starting a task costs little, small enough that a few hundred fit into memory."""
+"""Starting a task costs little beside a block, and a few hundred blocks fit into memory."""
 ID_DIGITS = 12
 
 

@@ -1,4 +1,4 @@
-"""A job that a running service does, over HTTP: no second model is loaded, and no cluster is needed.
+"""A job that a running service does over HTTP, without a second model and without a cluster.
 
 The vocabulary of the service must not change during the job: all rows of a folder are made with the
 same one.

@@ -63,7 +63,7 @@ def test_reading_refuses_what_is_too_large_or_not_there(place: tuple[Storage, st
     storage, url = place
     storage.write(joined(url, "big"), b"x" * 11)
     with pytest.raises(PayloadTooLarge, match="11 bytes; at most 10"):
-        storage.read(joined(url, "big"), most=10)
+        storage.read(joined(url, "big"), max_bytes=10)
     with pytest.raises(SourceUnavailable, match="it is not there"):
         storage.read(joined(url, "missing"))
     with pytest.raises(SourceUnavailable):
