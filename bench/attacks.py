@@ -1,11 +1,9 @@
-"""What one client does to the others: known attacks, each for some seconds, beside a client that
-behaves.
+"""Measures what known attacks do to a good client: `python -m bench.attacks --seconds 30`.
 
-`python -m bench.attacks --seconds 30` starts the demo service, measures a good client alone, and
-then beside each attack: its median and 99th percentile, what it was answered, and the memory of
-every process at the peak and afterwards. Attackers come from 127.0.0.1 and the good client from
-127.0.0.2, as two addresses of a network would; they run at a lower priority, since on one machine
-they would otherwise take the processor by making requests.
+It starts the demo service and measures a good client alone, then during each attack: its median and
+99th percentile, the responses, and the memory of every process at the peak and afterwards.
+Attackers come from 127.0.0.1 and the good client from 127.0.0.2, like two addresses of a network.
+Attackers run at a lower priority, because on the same machine making requests takes CPU time too.
 """
 
 import argparse
@@ -31,6 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from serve_app.demo import settings as demo_settings
+from serve_app.siglip.hub import load_checkpoint
 from tests.cluster.conftest import demo_config
 from tests.hostile.encoded import flat, jpeg_with_scans, photo, png, saved
 from tests.service import Service
@@ -42,13 +41,13 @@ GOOD_PAUSE_S = 0.02
 NICE = 10
 MEMORY_EVERY_S = 0.25
 SETTLE_S = 12.0
-"""After an attack, before memory is looked at again: replicas give it back within seconds."""
+"""Pause after an attack before memory is measured; replicas release it within seconds."""
 NO_READING_S = 1000.0
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where the service is, and by which keys it knows the two sides, if it asks for keys."""
+    """Address of the service, and the API keys of both sides if it requires keys."""
 
     host: str
     port: int
@@ -85,7 +84,7 @@ def megapixel() -> bytes:
 async def repeated(
     target: Target, seconds: float, clients: int, content: bytes, path: str, headers: dict[str, str]
 ) -> Counter[str]:
-    """Have clients send the same request again and again, whatever is answered."""
+    """Let clients send the same request repeatedly, whatever the response."""
     answered: Counter[str] = Counter()
     end = time.monotonic() + seconds
     limits = httpx.Limits(max_connections=clients, max_keepalive_connections=clients)
@@ -131,9 +130,7 @@ def form(images: list[bytes]) -> bytes:
 
 
 def score_bomb() -> bytes:
-    """Return a request to score a thousand embeddings by a thousand labels and to be told every
-    score.
-    """
+    """Return a request for all scores of a thousand embeddings and a thousand labels."""
     rng = random.Random(0)
     embeddings = [[round(rng.gauss(0, 1), 3) for _ in range(width_of_demo())] for _ in range(1024)]
     labels = [f"label {number}" for number in range(1000)]
@@ -144,8 +141,6 @@ def score_bomb() -> bytes:
 
 def width_of_demo() -> int:
     """Return D of the demo checkpoint."""
-    from serve_app.siglip.hub import load_checkpoint
-
     return load_checkpoint(demo_settings.demo_config().siglip.model_source, None).embedding_width
 
 
@@ -159,7 +154,7 @@ def scores(count: int) -> bytes:
 
 
 async def unread(target: Target, seconds: float) -> Counter[str]:
-    """Ask for large responses on many connections and read none of them."""
+    """Request large responses on many connections and read none of them."""
     body = scores(1000)
     headers = {
         "Host": "x",
@@ -181,9 +176,8 @@ async def unread(target: Target, seconds: float) -> Counter[str]:
             writer.write(head.encode() + body)
             await writer.drain()
             answered["asked"] += 1
-            answered[
-                (await reader.readline()).decode(errors="replace").strip()[9:12] or "closed"
-            ] += 1
+            status_line = (await reader.readline()).decode(errors="replace").strip()
+            answered[status_line[9:12] or "closed"] += 1
             await asyncio.sleep(NO_READING_S)
 
     tasks = [asyncio.create_task(client()) for _ in range(48)]
@@ -195,7 +189,7 @@ async def unread(target: Target, seconds: float) -> Counter[str]:
 
 
 async def idle(target: Target, seconds: float) -> Counter[str]:
-    """Hold five thousand connections without a word."""
+    """Hold five thousand connections open and send nothing."""
     answered: Counter[str] = Counter()
     end = time.monotonic() + seconds
 
@@ -221,7 +215,7 @@ async def idle(target: Target, seconds: float) -> Counter[str]:
 
 
 def unknown_keys() -> bytes:
-    """Return 38 MB of JSON keys that nobody knows."""
+    """Return 38 MB of unknown JSON keys."""
     return b"{" + b",".join(b'"k%d":%d' % (number, number) for number in range(2_300_000)) + b"}"
 
 
@@ -261,8 +255,8 @@ class Good:
     """What the good client saw.
 
     Attributes:
-        seconds: Of each answered request.
-        answered: How many of each status.
+        seconds: Duration of each request.
+        answered: Number of responses by status.
     """
 
     seconds: list[float] = field(default_factory=list)
@@ -274,7 +268,7 @@ class Good:
 
 
 async def behave(target: Target, seconds: float, good: Good) -> None:
-    """Send one small image at a time from an address of one's own."""
+    """Send one small image at a time, from a separate address."""
     transport = httpx.AsyncHTTPTransport(local_address=GOOD_ADDRESS)
     headers = {"X-Api-Key": target.good_key} if target.good_key else {}
     end = time.monotonic() + seconds
@@ -293,7 +287,7 @@ async def behave(target: Target, seconds: float, good: Good) -> None:
 
 
 def memory_mib(service: Service) -> dict[str, int]:
-    """Return the memory of every process in MiB, shared pages counted in part, by its name."""
+    """Return the memory of every process in MiB without shared pages, by its name."""
     found: dict[str, int] = {}
     for process in service.children():
         with contextlib.suppress(psutil.Error):
@@ -311,7 +305,7 @@ def _attack(name: str, target: Target, seconds: float, queue: "multiprocessing.Q
 
 @dataclass(slots=True)
 class Outcome:
-    """One attack, and what came of it."""
+    """One attack and its result."""
 
     name: str
     good: Good
@@ -323,7 +317,7 @@ class Outcome:
 async def run_attack(
     service: Service, target: Target, name: str, seconds: float, settle_s: float = SETTLE_S
 ) -> Outcome:
-    """Attack for some seconds beside a good client, and look at memory again a while later."""
+    """Attack for some seconds during a good client's requests, and measure memory later."""
     context = multiprocessing.get_context("spawn")
     queue: multiprocessing.Queue[Any] = context.Queue()
     attacker = context.Process(target=_attack, args=(name, target, seconds, queue))
@@ -343,7 +337,7 @@ async def run_attack(
 
 
 async def measure(seconds: float, names: list[str], ingress: str) -> dict[str, Any]:
-    """Run attacks and return what came of them."""
+    """Run attacks and return their results."""
     config = demo_config()
     config["serving"]["ingress"] = ingress
     service = await asyncio.to_thread(lambda: Service(config).wait_until_ready())
@@ -363,19 +357,22 @@ async def measure(seconds: float, names: list[str], ingress: str) -> dict[str, A
 
 
 def print_outcome(outcome: Outcome, alone: Good, before: dict[str, int]) -> None:
-    """Print a line as soon as it is known."""
-    ratio = outcome.good.percentile(99) / alone.percentile(99)
-    print(f"{outcome.name}: p99 {outcome.good.percentile(99):.0f} ms ({ratio:.1f} x), good {dict(outcome.good.answered)}, "
-          f"attacker {dict(outcome.attacker)}, peak {sum(outcome.peak_mib.values())} MiB, after {sum(outcome.after_mib.values())}, "
-          f"before {sum(before.values())}; grown since: {_grown(outcome.after_mib, before)}", flush=True)  # fmt: skip
+    """Print the result of one attack as a line."""
+    p99_ms = outcome.good.percentile(99)
+    print(
+        f"{outcome.name}: p99 {p99_ms:.0f} ms ({p99_ms / alone.percentile(99):.1f} x), "
+        f"good {dict(outcome.good.answered)}, attacker {dict(outcome.attacker)}, "
+        f"peak {sum(outcome.peak_mib.values())} MiB, after {sum(outcome.after_mib.values())}, "
+        f"before {sum(before.values())}; grown since: {_grown(outcome.after_mib, before)}",
+        flush=True,
+    )
 
 
 def _grown(after: dict[str, int], before: dict[str, int]) -> str:
-    """Return which processes are larger than before, the most first."""
+    """Return the processes that have grown most since, the largest growth first."""
     grown = {name: mib - before.get(name, 0) for name, mib in after.items()}
-    return ", ".join(
-        f"{name} {mib:+}" for name, mib in sorted(grown.items(), key=lambda one: -one[1])[:4]
-    )
+    largest = sorted(grown.items(), key=lambda one: -one[1])[:4]
+    return ", ".join(f"{name} {mib:+}" for name, mib in largest)
 
 
 def report(found: dict[str, Any]) -> None:
@@ -400,12 +397,17 @@ def report(found: dict[str, Any]) -> None:
     )
     for one in found["outcomes"]:
         grown = {name: mib - before.get(name, 0) for name, mib in one.peak_mib.items()}
-        most = max(grown, key=lambda name: grown[name])
+        largest = max(grown, key=lambda name: grown[name])
         table.add_row(
-            one.name, f"{one.good.percentile(50):.0f}", f"{one.good.percentile(99):.0f}",
-            f"{one.good.percentile(99) / alone.percentile(99):.1f}", _counted(one.good.answered), _counted(one.attacker),
-            f"{sum(one.peak_mib.values())} ({most} {one.peak_mib[most]})", f"{sum(one.after_mib.values())}",
-        )  # fmt: skip
+            one.name,
+            f"{one.good.percentile(50):.0f}",
+            f"{one.good.percentile(99):.0f}",
+            f"{one.good.percentile(99) / alone.percentile(99):.1f}",
+            _counted(one.good.answered),
+            _counted(one.attacker),
+            f"{sum(one.peak_mib.values())} ({largest} {one.peak_mib[largest]})",
+            f"{sum(one.after_mib.values())}",
+        )
     Console(width=220).print(table)
     rows = [
         {
@@ -415,8 +417,13 @@ def report(found: dict[str, Any]) -> None:
         }
         for one in found["outcomes"]
     ]
-    print(json.dumps({"alone_p99_ms": round(alone.percentile(99), 1), "median_ms": round(statistics.median(alone.seconds) * 1000, 1),
-                      "rows": rows, "at": datetime.now(UTC).isoformat(timespec="seconds")}))  # fmt: skip
+    found_all = {
+        "alone_p99_ms": round(alone.percentile(99), 1),
+        "median_ms": round(statistics.median(alone.seconds) * 1000, 1),
+        "rows": rows,
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    print(json.dumps(found_all))
 
 
 def _counted(answered: Counter[str]) -> str:
@@ -426,7 +433,7 @@ def _counted(answered: Counter[str]) -> str:
 def main() -> None:
     """Read the arguments and measure."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=30.0, help="of each attack")
+    parser.add_argument("--seconds", type=float, default=30.0, help="duration of each attack")
     parser.add_argument("--only", help="part of an attack's name")
     parser.add_argument("--ingress", choices=("auto", "haproxy", "python"), default="auto")
     given = parser.parse_args()

@@ -1,10 +1,9 @@
-"""A simulated day of bursty load: our scaling beside Serve's default policy, image by image late
-and hour by hour of GPU.
+"""Simulates a day of bursty load under our scaling and under Serve's default policy.
 
-`python -m bench.autoscaling`. Both policies see what they would see in Serve: numbers averaged over
-10 s, reported every 2 s, replicas that take 40 s to start, and the same bounds. Serve's policy is
-Serve's own code with its own delays. A simulation: one queue, encoders that each do a fixed number
-of images a second.
+`python -m bench.autoscaling` prints late images and GPU hours. Both policies see what they would
+see in Serve: numbers averaged over 10 s, reported every 2 s, replicas that take 40 s to start, and
+the same bounds. Serve's policy is Serve's own code with its own delays. The simulation has one
+queue, and each encoder does a fixed number of images per second.
 """
 
 import argparse
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
+from ray.serve import autoscaling_policy
 from ray.serve.autoscaling_policy import (
     _apply_autoscaling_config,
     replica_queue_length_autoscaling_policy,
@@ -25,7 +25,7 @@ from ray.serve.config import AutoscalingConfig
 from serve_app.hardware.scaling import HOLD_S, Bounds, History, Load, damp, wanted_replicas
 
 PER_ENCODER = 40.0
-MOST = 16
+MAX_REPLICAS = 16
 START_S = 40.0
 LOOK_BACK_S = 10.0
 STEP_S = 1.0
@@ -33,11 +33,13 @@ LATE_S = 2.0
 """An image that waits longer than this is late."""
 DAY_S = 86_400
 MAX_IN_FLIGHT = 32.0
-"""Micro-batched images that each encoder has at most, under way and queued: what Serve's policy
-sees of the load."""
+"""Maximum number of micro-batched images at each encoder; Serve's policy sees only these."""
 
 Policy = Callable[[float, float, float, int, int], int]
-"""Seconds, arrivals a second, images waiting, replicas running, target: to the new target."""
+"""Takes the time in seconds, arrivals per second, images waiting, replicas running and the target.
+
+Returns the new target.
+"""
 
 
 @dataclass
@@ -52,9 +54,7 @@ class Outcome:
 
 
 def day_of_load(seed: int) -> list[float]:
-    """Return images a second for every second of a day: a daily wave, bursts of some minutes, and
-    noise.
-    """
+    """Return images per second for every second of a day: a daily wave, bursts and noise."""
     draw = random.Random(seed)
     wave = [120 + 100 * math.sin(2 * math.pi * (second / DAY_S - 0.3)) for second in range(DAY_S)]
     for _ in range(30):
@@ -108,7 +108,7 @@ def ours() -> Policy:
     def decide(now_s: float, arrivals: float, waiting: float, running: int, target: int) -> int:
         nonlocal history
         load = Load(arrivals, waiting, 0.0, PER_ENCODER, None, 0.0)
-        wanted = wanted_replicas(load, {"ImageEncoder": Bounds(target, running, 1, MOST)})[
+        wanted = wanted_replicas(load, {"ImageEncoder": Bounds(target, running, 1, MAX_REPLICAS)})[
             "ImageEncoder"
         ]
         result, history = damp(wanted, history, now_s, HOLD_S)
@@ -126,12 +126,12 @@ def serves_own(
         target_ongoing: `target_ongoing_requests`.
         upscale_s: `upscale_delay_s`.
         downscale_s: `downscale_delay_s`.
-        sees_queue: Whether it counts the images that wait in the Preprocessor, which Serve knows
-            nothing of; without, it counts the calls at the encoders, which the Preprocessor bounds.
+        sees_queue: Whether it counts the images that wait in the Preprocessor, which Serve does not
+            see. Otherwise it counts the calls at the encoders, which the Preprocessor bounds.
     """
     config = AutoscalingConfig(
         min_replicas=1,
-        max_replicas=MOST,
+        max_replicas=MAX_REPLICAS,
         target_ongoing_requests=target_ongoing,
         upscale_delay_s=upscale_s,
         downscale_delay_s=downscale_s,
@@ -152,7 +152,7 @@ def serves_own(
         )
         with SimulatedClock(now_s):
             wanted, state = policy(context)
-        return max(1, min(MOST, math.ceil(wanted)))
+        return max(1, min(MAX_REPLICAS, math.ceil(wanted)))
 
     return decide
 
@@ -164,14 +164,11 @@ class SimulatedClock:
         self._now_s = now_s
 
     def __enter__(self) -> None:
-        import ray.serve.autoscaling_policy as module
-
-        self._module = module
-        self._real = module.time
-        module.time = SimpleNamespace(time=lambda: self._now_s)  # type: ignore[assignment]
+        self._real = autoscaling_policy.time
+        autoscaling_policy.time = SimpleNamespace(time=lambda: self._now_s)  # type: ignore[assignment]
 
     def __exit__(self, *exc: object) -> None:
-        self._module.time = self._real
+        autoscaling_policy.time = self._real
 
 
 def main() -> None:
@@ -187,23 +184,19 @@ def main() -> None:
             16, 30, 600, sees_queue=False
         ),
         "Serve's, target 16, up 5 s, down 120 s": lambda: serves_own(16, 5, 120, sees_queue=False),
-        "the same, were it told of the queue": lambda: serves_own(16, 5, 120, sees_queue=True),
-        "always all": lambda: lambda *_: MOST,
+        "the same, with the queue counted": lambda: serves_own(16, 5, 120, sees_queue=True),
+        "always all": lambda: lambda *_: MAX_REPLICAS,
     }
-    print(
-        f"| policy | late (> {LATE_S:g} s) | longest wait | GPU-hours | changes a day |\n|---|---|---|---|---|"
-    )
+    columns = ["policy", f"late (> {LATE_S:g} s)", "longest wait", "GPU-hours", "changes a day"]
+    print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
     days = [day_of_load(seed) for seed in range(given.seeds)]
     for name, make in policies.items():
         outcomes = [simulate(day, make()) for day in days]
         late = sum(o.late for o in outcomes) / sum(o.images for o in outcomes)
-        hours, changes = (
-            sum(getattr(o, key) for o in outcomes) / len(outcomes)
-            for key in ("gpu_hours", "changes")
-        )
-        print(
-            f"| {name} | {late:.2%} | {max(o.longest_s for o in outcomes):.0f} s | {hours:.0f} | {changes:.0f} |"
-        )
+        longest_s = max(outcome.longest_s for outcome in outcomes)
+        hours = sum(outcome.gpu_hours for outcome in outcomes) / len(outcomes)
+        changes = sum(outcome.changes for outcome in outcomes) / len(outcomes)
+        print(f"| {name} | {late:.2%} | {longest_s:.0f} s | {hours:.0f} | {changes:.0f} |")
 
 
 if __name__ == "__main__":

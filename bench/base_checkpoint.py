@@ -1,9 +1,8 @@
-"""A checkpoint of `google/siglip-base-patch16-224`'s shape with random weights: `python -m
-bench.base_checkpoint FOLDER`.
+"""Writes a base-size checkpoint with random weights: `python -m bench.base_checkpoint FOLDER`.
 
-Shape: the released one
-(https://huggingface.co/google/siglip-base-patch16-224/blob/main/config.json); the text tower has
-the demo's tokenizer and so a smaller vocabulary, which no image ever meets.
+It has the shape of `google/siglip-base-patch16-224`
+(https://huggingface.co/google/siglip-base-patch16-224/blob/main/config.json). The text tower has
+the demo's tokenizer and so a smaller vocabulary, which does not concern images.
 """
 
 import json

@@ -1,11 +1,10 @@
-"""A batch job on 1, 2, 4 and 8 nodes: `python -m bench.batch_cluster [--rate R] [--store local|s3]
-[--seconds S]`.
+"""Measures a batch job on 1, 2, 4 and 8 nodes.
 
-Several Ray nodes on this machine, each with a pretend GPU and two CPUs; the head has neither. All
-of a job is real (listing, reading, decoding, blocks, scoring, writing, the proof) but for the
-encoder: it takes the time that a GPU of `--rate` images a second takes, and gives random
-embeddings. Beside each rate stands how fast the same pictures are read and prepared on this
-machine's cores and nothing else: the bound, whatever the nodes.
+`python -m bench.batch_cluster [--rate R] [--store local|s3] [--seconds S]` runs several Ray nodes
+on this machine, each with a pretend GPU and two CPUs; the head has neither. Everything in the job
+is real except for the encoder, which takes the time of a GPU with `--rate` images per second and
+gives random embeddings. Each rate is compared with the rate at which the cores of this machine read
+and prepare the same images and do nothing else, which is the limit for any number of nodes.
 """
 
 import argparse
@@ -15,7 +14,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -31,17 +30,21 @@ from ray.cluster_utils import Cluster
 from rich.console import Console
 from rich.table import Table
 
-from bench.batch_jobs import write_pictures
-from serve_app.batch.encoders import EncoderPool, EncoderScale
+from bench.batch_jobs import write_images
+from serve_app.batch.blocks import EncodedBlock, PreparedBlock
+from serve_app.batch.encoder_pool import EncoderPool
+from serve_app.batch.encoding_engine import EncodingEngine
+from serve_app.batch.engine import ChunkInputs, Watcher
 from serve_app.batch.inputs import find_inputs
 from serve_app.batch.job import Job
 from serve_app.batch.options import BatchOptions
-from serve_app.batch.pipeline import Pipeline
-from serve_app.batch.rows import Written
-from serve_app.batch.snapshot import Chunk, Snapshot
+from serve_app.batch.output_files import Writing, Written
+from serve_app.batch.preparing import Model, Reading, prepare_block
+from serve_app.batch.rows import ImageFacts
+from serve_app.batch.snapshot import Snapshot
 from serve_app.batch.storage import Storage, url_of
-from serve_app.batch.tagging_job import flow_of, load_remotely, told_of, writing_of
-from serve_app.batch.workers import EncodedBlock, Model, PreparedBlock, Reading, prepare_block
+from serve_app.batch.tagging_job import flow_of, load_remotely, recorded_of
+from serve_app.config.service import ServiceConfig
 from serve_app.demo.settings import demo_config
 from serve_app.hardware.detection import parse_hardware
 from serve_app.hardware.plan import DeploymentPlan
@@ -56,9 +59,8 @@ NODES = (1, 2, 4, 8)
 CHUNK = 64
 BATCH = 32
 STEADY_FROM = 0.3
-"""Part of a run's inputs after which its rate is taken: before, workers start and the first blocks
-are prepared."""
-BUCKET = "pictures"
+"""Part of a run's inputs after which its rate is measured; before that, workers start."""
+BUCKET = "images"
 KEY = "test"
 
 
@@ -75,22 +77,21 @@ class PretendEncoder:
     def ready(self) -> None:
         """Nothing is loaded."""
 
-    def encode(self, block: PreparedBlock) -> EncodedBlock:
-        """Wait until the GPU would be through."""
-        assert sum(len(batch) for batch in block.batches) == len(block.rows), "pixels have arrived"
-        started = max(
-            time.perf_counter(), self._free_s
-        )  # a GPU is not late because this process was woken late
-        self._free_s = started + len(block.rows) / self.rate
+    def encode(self, block: PreparedBlock, images: Sequence[ImageFacts]) -> EncodedBlock:
+        """Wait until the GPU would have finished."""
+        assert sum(len(batch) for batch in block.batches) == len(block), "pixels have arrived"
+        # a GPU does not start later because this process wakes up late
+        started = max(time.perf_counter(), self._free_s)
+        self._free_s = started + len(block) / self.rate
         time.sleep(max(0.0, self._free_s - time.perf_counter()))
-        embeds = self._random.normal(size=(len(block.rows), self._width)).astype(np.float32)
+        embeds = self._random.normal(size=(len(block), self._width)).astype(np.float32)
         embeds /= np.linalg.norm(embeds, axis=1, keepdims=True)
-        return EncodedBlock(embeds, tuple(sorted(block.rows)))
+        return EncodedBlock(tuple(images), block.views, embeds)
 
 
 @contextmanager
 def nodes(count: int) -> Iterator[None]:
-    """Run a head and so many nodes with a pretend GPU each, and connect to them."""
+    """Run a head and `count` nodes with a pretend GPU each, and connect to them."""
     head = {"num_cpus": 0, "object_store_memory": 2**28, "include_dashboard": False}
     with private_folder() as folder, private_environment(folder):
         cluster = Cluster(initialize_head=True, head_node_args=head)
@@ -105,118 +106,100 @@ def nodes(count: int) -> Iterator[None]:
 
 
 class Steady:
-    """An engine that notes when each chunk was done."""
+    """An engine that records when each chunk was done."""
 
-    def __init__(self, engine: Pipeline) -> None:
+    def __init__(self, engine: EncodingEngine) -> None:
         self._engine = engine
         self.times: list[tuple[float, int]] = []
 
-    def run(
-        self,
-        chunks: Iterator[tuple[Chunk, pa.Table]],
-        done: Callable[[Written], None],
-        tick: Callable[[int], None],
-    ) -> None:
-        """See `Engine`."""
-
-        def noted(written: Written) -> None:
-            self.times.append((time.perf_counter(), written.inputs))
-            done(written)
-
-        self._engine.run(chunks, noted, tick)
+    def run(self, chunks: Iterator[ChunkInputs], watcher: Watcher) -> None:
+        """Run every chunk; see `Engine`."""
+        self._engine.run(chunks, _Recorder(self.times, watcher))
 
     def end(self) -> None:
-        """End the encoders."""
+        """Stop the encoders."""
         self._engine.end()
 
     @property
     def rate(self) -> float:
-        """Inputs a second after the start and before the last chunks, when encoders are idle by
-        turns: chunks come in bursts, so a fit.
+        """Inputs per second, without the start and the last chunks, when some encoders are idle.
+
+        It is a fit, because chunks end in bursts.
         """
         kept = slice(int(len(self.times) * STEADY_FROM), int(len(self.times) * 0.95))
         seconds, inputs = np.array(self.times).T
         return float(np.polyfit(seconds[kept], np.cumsum(inputs)[kept], 1)[0])
 
 
+class _Recorder:
+    """Records when each chunk was done, and passes everything on."""
+
+    def __init__(self, times: list[tuple[float, int]], watcher: Watcher) -> None:
+        self._times = times
+        self._watcher = watcher
+
+    def chunk_done(self, written: Written) -> None:
+        self._times.append((time.perf_counter(), written.inputs))
+        self._watcher.chunk_done(written)
+
+    def tick(self, encoders: int) -> None:
+        self._watcher.tick(encoders)
+
+
+def model_of(config: ServiceConfig, precision: Precision, width: int) -> Model:
+    """Return the model of a job."""
+    plugin = config.siglip
+    return Model(
+        plugin.model_source,
+        config.revision,
+        precision,
+        BATCH,
+        plugin.max_num_patches,
+        width,
+    )
+
+
 def run_on(count: int, rate: float, options: BatchOptions) -> float:
-    """Return the images a second of a job on so many nodes."""
+    """Return the images per second of a job on `count` nodes."""
     config = demo_config()
     plan = plan_service(config, parse_hardware("cpu2"))
     with nodes(count):
         scoring = load_remotely(config, TagOptions())
-        width = scoring.scored.bank.text_embeds.shape[1]
-        plugin = config.siglip
-        model = Model(
-            plugin.model_source,
-            config.revision,
-            plan.precision,
-            BATCH,
-            plugin.max_num_patches,
-            width,
-        )
+        model = model_of(config, plan.precision, scoring.width)
         limits = config.image_limits()
         planned = DeploymentPlan(1.0, 1.0, count, count, rate)
-        nbytes = ImagePreparer(
-            load_checkpoint(model.source, model.revision), limits, model.max_num_patches
-        ).max_nbytes
-        writing = writing_of(options, f"{count}-nodes-{rate:g}")
+        checkpoint = load_checkpoint(model.source, model.revision)
+        nbytes = ImagePreparer(checkpoint, limits, model.max_num_patches).max_nbytes
+        flow = flow_of(options, planned, BATCH, nbytes)
+        writing = Writing.into(f"{options.output}/{count}-nodes-{rate:g}", options)
+        encoder = type("GpuEncoder", (PretendEncoder,), {"rate": rate})
         engines: list[Steady] = []
 
         def start(snapshot: Snapshot) -> Steady:
-            reading = Reading(
-                model,
-                limits,
-                2**25,
-                "standard",
-                snapshot.kind,
-                snapshot.image_column,
-                options.storage,
-            )
-            pool = EncoderPool(
-                model,
-                EncoderScale(1.0, 1.0, count, count),
-                type("GpuEncoder", (PretendEncoder,), {"rate": rate}),
-            )
-            engines.append(
-                Steady(
-                    Pipeline(
-                        reading, writing, scoring, pool, flow_of(options, planned, BATCH, nbytes)
-                    )
-                )
-            )
+            kind = snapshot.kind
+            reading = Reading(model, limits, 2**25, "standard", kind, None, options.storage)
+            pool = EncoderPool(model, planned, encoder)
+            engines.append(Steady(EncodingEngine(reading, writing, scoring, pool, flow)))
             return engines[0]
 
-        result = Job(options, writing, told_of(scoring, {}), start).run()
+        result = Job(options, writing, recorded_of(scoring, {}), start).run()
         assert not result.errors
         return engines[0].rate
 
 
 def bound(options: BatchOptions) -> float:
-    """Return the images a second that are read and prepared on this machine's cores, and nothing
-    else done.
-    """
+    """Return the images per second that the cores of this machine read and prepare."""
     config = demo_config()
-    model = Model(
-        config.siglip.model_source,
-        None,
-        Precision(),
-        BATCH,
-        config.siglip.max_num_patches,
-        1,
-    )
+    model = model_of(config, Precision(), 1)
     reading = Reading(
         model, config.image_limits(), 2**25, "standard", "object", None, options.storage
     )
     rows = pa.concat_tables(find_inputs(options).tables).slice(0, 20 * CHUNK)
     with private_folder() as folder, private_ray(folder, num_cpus=os.cpu_count()):
         prepare = ray.remote(prepare_block).options(num_cpus=1, num_returns=2)
-        ray.get(
-            [
-                prepare.remote(reading, rows.slice(at * CHUNK, CHUNK))[1]
-                for at in range(os.cpu_count() or 1)
-            ]
-        )  # imports
+        starts = [i * CHUNK for i in range(os.cpu_count() or 1)]
+        # the first task of each worker imports everything
+        ray.get([prepare.remote(reading, rows.slice(start, CHUNK))[1] for start in starts])
         started = time.perf_counter()
         waiting = [
             prepare.remote(reading, rows.slice(start, CHUNK))[1]
@@ -228,7 +211,7 @@ def bound(options: BatchOptions) -> float:
 
 @contextmanager
 def endpoint(source: Path) -> Iterator[tuple[str, Storage]]:
-    """Run an S3 endpoint in a process of its own that holds the pictures of a folder."""
+    """Run an S3 endpoint with the images of a folder, in a process of its own."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -269,17 +252,18 @@ def measure(store: str, rate: float, seconds: float) -> list[dict[str, float]]:
     """Return a row for each number of nodes."""
     with TemporaryDirectory() as folder, ExitStack() as stack:
         count = int(max(NODES) * rate * seconds) // CHUNK * CHUNK
-        source = write_pictures(Path(folder) / "in", count)
-        at, storage = (
-            stack.enter_context(endpoint(source)) if store == "s3" else (url_of(folder), Storage())
-        )
-        whole = BatchOptions(f"{at}/in", f"{at}/out", storage, chunk_size=CHUNK)
-        most = bound(whole)
+        source = write_images(Path(folder) / "in", count)
+        root = url_of(folder)
+        storage = Storage()
+        if store == "s3":
+            root, storage = stack.enter_context(endpoint(source))
+        whole = BatchOptions(f"{root}/in", f"{root}/out", storage, chunk_size=CHUNK)
+        max_rate = bound(whole)
         rows = []
         for number in NODES:
             some = replace(whole, limit=count * number // max(NODES) // CHUNK * CHUNK)
             got = run_on(number, rate, some)
-            ideal = min(number * rate, most)
+            ideal = min(number * rate, max_rate)
             rows.append(
                 {
                     "nodes": number,
@@ -289,8 +273,8 @@ def measure(store: str, rate: float, seconds: float) -> list[dict[str, float]]:
                 }
             )
             print(json.dumps(rows[-1]), flush=True)
-        print(f"read and prepared alone: {most:.0f} a second")
-        return [row | {"bound": most} for row in rows]
+        print(f"read and prepared alone: {max_rate:.0f} a second")
+        return [row | {"bound": max_rate} for row in rows]
 
 
 def main() -> None:

@@ -1,12 +1,12 @@
-"""Batch jobs: `python -m bench.batch_jobs encoder|memory [--images N] [--rounds R]`.
+"""Measures batch jobs: `python -m bench.batch_jobs encoder|memory [--images N] [--rounds R]`.
 
-`encoder`: a base-size checkpoint with random weights and 640 × 480 JPEGs, on one encoder thread:
-the raw encoder on prepared images, our job, and Ray Data's example. Rates are marginal, from runs
-of two sizes, so that starting Ray and loading models count for nobody; whole runs are printed
-beside.
+`encoder` compares the raw encoder on prepared images, our job, and Ray Data's example, with a
+base-size checkpoint of random weights, 640 × 480 JPEGs and one encoder thread. Rates are marginal,
+from runs of two sizes, so that starting Ray and loading models do not count; whole runs are printed
+too.
 
-`memory`: the demo checkpoint with 2,000 and with 20,000 inputs: unique memory of all processes
-while the job runs.
+`memory` measures the unique memory of all processes while a job runs, with the demo checkpoint and
+2,000 and 20,000 inputs.
 """
 
 import argparse
@@ -55,8 +55,8 @@ CHUNK = 40
 MEMORY_EVERY_S = 0.5
 
 
-def write_pictures(folder: Path, count: int, different: int = 50) -> Path:
-    """Write `different` pictures of smooth noise, 640 × 480, and links to them up to `count`."""
+def write_images(folder: Path, count: int, different: int = 50) -> Path:
+    """Write `different` images of smooth noise, 640 × 480, and links to them up to `count`."""
     folder.mkdir(parents=True)
     originals = []
     for at in range(min(count, different)):
@@ -70,7 +70,10 @@ def write_pictures(folder: Path, count: int, different: int = 50) -> Path:
 
 
 def raw_seconds(config: ServiceConfig, source: Path, threads: int) -> float:
-    """Return the time of the forward passes alone, on prepared images."""
+    """Return the time of the forward passes alone, on prepared images.
+
+    The imports are here because the driver of the measurements must not load torch.
+    """
     import torch
 
     from serve_app.hardware.planning import precision_here
@@ -94,9 +97,7 @@ def raw_seconds(config: ServiceConfig, source: Path, threads: int) -> float:
 
 
 def in_a_process(work: Callable[..., float], *arguments: object) -> float:
-    """Run a measurement in a Ray worker of its own, so that its threads and memory are nobody
-    else's.
-    """
+    """Run a measurement in a Ray worker of its own, so that it shares no threads and memory."""
     seconds: float = ray.get(ray.remote(num_cpus=1, max_calls=1)(work).remote(*arguments))
     return seconds
 
@@ -122,7 +123,7 @@ def encoder(images: int, rounds: int) -> None:
             {"labels": LABELS, "plugins": {"siglip": {"model": str(checkpoint), "batch_size": 8}}}
         )
         sizes = (images // 4, images)
-        sources = [write_pictures(root / f"in{count}", count) for count in sizes]
+        sources = [write_images(root / f"in{count}", count) for count in sizes]
         seconds: dict[str, list[list[float]]] = {"raw": [], "job": [], "ray data": []}
         for _ in range(rounds):
             out = root / "out"
@@ -149,7 +150,7 @@ def _options(source: Path, output: Path) -> BatchOptions:
 
 
 def _dtype() -> str:
-    """Return what `dtype: auto` is on this CPU, for both sides."""
+    """Return the dtype that `auto` stands for on this CPU."""
     from serve_app.hardware.detection import cpu_has_bfloat16
 
     return "bfloat16" if cpu_has_bfloat16() else "float32"
@@ -188,7 +189,7 @@ def _print_rates(seconds: dict[str, list[list[float]]], sizes: tuple[int, int]) 
 
 
 class MemoryWatch:
-    """Samples the unique memory of this process and all below it, in MiB."""
+    """Samples the unique memory of this process and its descendants, in MiB."""
 
     def __init__(self) -> None:
         self.samples: list[float] = []

@@ -1,24 +1,25 @@
-"""The batching trial: an encoder that takes 50 ms for any batch of up to 32, 64 clients, the real
-graph around it.
+"""The batching trial: `python -m bench.run batching`.
 
-An ideal late-binding queue answers 64 clients at 32 / 50 ms = 640 a second. The same trial with an
-encoder five times as slow says what the arrangement does where the CPU of the HTTP face is not what
-ends first. `python -m bench.run batching`.
+The real graph serves 64 clients with an encoder that takes 50 ms for any batch of up to 32 images.
+An ideal late-binding queue gives 64 clients 32 / 50 ms = 640 responses per second. The same trial
+with an encoder five times as slow shows the graph where the CPU of the HTTP face is not the limit.
 """
 
+import argparse
 import asyncio
+import contextlib
 import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from bench.demo_inputs import draw_images, small_copies, write_config
 from serve_app.graph.encoders import EncoderSpec, ImageEncoder
 from serve_app.siglip.inputs import ImageBatch
 from serve_app.siglip.outcomes import EncodedImages
@@ -53,9 +54,7 @@ class StandIn(ImageEncoder):
 
 
 async def ideal_queue(seconds: float, batch_s: float) -> float:
-    """Return the requests a second of a late-binding queue in one event loop, without a network or
-    a graph.
-    """
+    """Return the requests per second of a late-binding queue, without a network or a graph."""
     waiting: list[asyncio.Future[None]] = []
     done = 0
     deadline = time.perf_counter() + seconds
@@ -91,7 +90,8 @@ async def ideal_queue(seconds: float, batch_s: float) -> float:
 def serve_stand_in(config_path: str) -> None:
     """Run the graph with the stand-in encoder until standard input ends.
 
-    Runs in a process of its own.
+    The imports are here because the module runs in two processes, and only this one needs Ray
+    Serve. `StandIn` is pickled by value, because the replicas do not import `bench`.
     """
     from serve_app.config.service import load_config
     from serve_app.graph.local_node import local_node
@@ -123,63 +123,62 @@ def serve_stand_in(config_path: str) -> None:
 
 
 def batching_trial(seconds: float, batch_s: float) -> None:
-    """Print the real graph's rate beside the ideal queue's."""
-    from bench.run import draw_pictures, write_config
-
+    """Compare the rate of the real graph with that of the ideal queue, and print both."""
     ideal = asyncio.run(ideal_queue(seconds, batch_s))
     with tempfile.TemporaryDirectory(prefix="siglip-trial-") as name:
         folder = Path(name)
-        config = write_config(folder, "trial", "demo", 1, BATCH_SIZE)
-        config.write_text(config.read_text().replace("port: 8123", f"port: {PORT}"))
-        pictures = small_pictures(folder, draw_pictures(folder)[:8])
-        process = subprocess.Popen(
-            [sys.executable, "-m", "bench.batching", str(config)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=os.environ | {BATCH_S_VARIABLE: str(batch_s)},
-        )
-        assert process.stdin is not None
-        assert process.stdout is not None
+        config = write_config(folder / "trial.yaml", "demo", 1, BATCH_SIZE, PORT)
+        images = small_copies(folder, draw_images(folder)[:8])
+        with _graph_with_stand_in(config, batch_s) as graph:
+            _load(images, 3.0)  # warm up
+            before = _counted(graph)
+            rate = _load(images, seconds)
+            after = _counted(graph)
+    batches = after["batches"] - before["batches"]
+    mean_batch = (after["items"] - before["items"]) / batches
+    print(
+        f"\n### batching trial: {batch_s * 1000:.0f} ms a batch of up to {BATCH_SIZE}, "
+        f"{CLIENTS} clients\n"
+    )
+    print(
+        f"ideal late-binding queue {ideal:.0f}/s; "
+        f"real graph over HTTP {rate:.0f}/s = {rate / ideal:.2f}; "
+        f"mean batch {mean_batch:.1f}, "
+        f"encoder busy {batches * batch_s / seconds:.2f} of the time"
+    )
+
+
+@contextlib.contextmanager
+def _graph_with_stand_in(config: Path, batch_s: float) -> "Iterator[subprocess.Popen[str]]":
+    """Run `serve_stand_in` in a process of its own."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bench.batching", str(config)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {BATCH_S_VARIABLE: str(batch_s)},
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
         assert process.stdout.readline().strip() == "ready"
-        command = [
-            sys.executable,
-            "-m",
-            "bench.load",
-            f"http://127.0.0.1:{PORT}/v1/tag",
-            *pictures,
-            "--clients",
-            str(CLIENTS),
-        ]
-        measured: dict[str, Any] = {}
-        for duration in (3.0, seconds):
-            before = _counted(process)
-            ran = subprocess.run(
-                [*command, "--seconds", str(duration)], check=True, capture_output=True, text=True
-            )
-            measured = json.loads(ran.stdout)
-            after = _counted(process)
+        yield process
+    finally:
         process.stdin.close()
         process.wait(timeout=60)
-    batches = after["batches"] - before["batches"]
-    rate = measured["per_second"]
-    print(
-        f"\n### batching trial: {batch_s * 1000:.0f} ms a batch of up to {BATCH_SIZE}, {CLIENTS} clients\n"
-    )
-    print(
-        f"ideal late-binding queue {ideal:.0f}/s; real graph over HTTP {rate:.0f}/s = {rate / ideal:.2f}; ",
-        end="",
-    )
-    print(
-        f"p50 {measured['p50_ms']:.0f} ms, p99 {measured['p99_ms']:.0f} ms, {measured['failed']} failed"
-    )
-    print(
-        f"mean batch {(after['items'] - before['items']) / batches:.1f}, encoder busy {batches * batch_s / seconds:.2f} of the time"
-    )
+
+
+def _load(images: list[str], seconds: float) -> float:
+    """Run the load generator and return the responses per second."""
+    url = f"http://127.0.0.1:{PORT}/v1/tag"
+    command = [sys.executable, "-m", "bench.load", url, *images]
+    command += ["--clients", str(CLIENTS), "--seconds", str(seconds)]
+    ran = subprocess.run(command, check=True, capture_output=True, text=True)
+    return float(json.loads(ran.stdout)["per_second"])
 
 
 def _counted(process: "subprocess.Popen[str]") -> dict[str, int]:
-    """Return the batches and images that the encoder has counted so far."""
+    """Return the numbers of batches and images that the encoder has counted so far."""
     assert process.stdin is not None
     assert process.stdout is not None
     process.stdin.write("count\n")
@@ -187,19 +186,7 @@ def _counted(process: "subprocess.Popen[str]") -> dict[str, int]:
     return dict(json.loads(process.stdout.readline()))
 
 
-def small_pictures(folder: Path, pictures: list[str]) -> list[str]:
-    """Return 64×64 copies: the trial is about batching, and two cores must not be spent on
-    decoding.
-    """
-    from PIL import Image
-
-    paths = []
-    for path in pictures:
-        small = folder / f"small-{Path(path).name}"
-        Image.open(path).resize((64, 64)).save(small, quality=90)
-        paths.append(str(small))
-    return paths
-
-
 if __name__ == "__main__":
-    serve_stand_in(sys.argv[1])
+    parser = argparse.ArgumentParser(description=serve_stand_in.__doc__)
+    parser.add_argument("config", help="configuration of the trial's service")
+    serve_stand_in(parser.parse_args().config)

@@ -40,58 +40,54 @@ def cases(mpx: float) -> Iterator[Case]:
     """Yield images of about some megapixels."""
     side = int((mpx * 1e6 / 12) ** 0.5)
     size = (4 * side, 3 * side)
-    pictures = {"flat": make.flat(*size), "photo": make.photo(*size), "noise": make.noise(*size)}
-    yield from _jpegs(pictures, size)
+    images = {"flat": make.flat(*size), "photo": make.photo(*size), "noise": make.noise(*size)}
+    yield from _jpegs(images, size)
     yield from _pngs(size)
-    yield from _tiffs(pictures, size)
-    for content, image in pictures.items():
-        yield Case(f"WEBP lossy {content}", make.saved(image, "WEBP", quality=90, method=0))
-        yield Case(
-            f"WEBP lossless {content}",
-            make.saved(image, "WEBP", lossless=True, quality=0, method=0),
-        )
-        translucent = image.copy()
-        translucent.putalpha(make.noise(*size, seed=2).getchannel(0))
-        yield Case(
-            f"WEBP lossy alpha {content}", make.saved(translucent, "WEBP", quality=80, method=0)
-        )
-        yield Case(
-            f"WEBP lossless alpha {content}",
-            make.saved(translucent, "WEBP", lossless=True, quality=0, method=0),
-        )
-        yield Case(
-            f"GIF {content}", make.saved(image.quantize(64, dither=Image.Dither.NONE), "GIF")
-        )
-        yield Case(f"BMP {content}", make.saved(image, "BMP"))
-        for sampling in ("4:2:0", "4:4:4"):
-            options = {"quality": 80, "speed": 10, "subsampling": sampling}
-            yield Case(f"AVIF {sampling} {content}", make.saved(image, "AVIF", **options))
-        yield Case(f"AVIF alpha {content}", make.saved(translucent, "AVIF", quality=80, speed=10))
-        yield Case(
-            f"AVIF q100 {content}",
-            make.saved(image, "AVIF", quality=100, speed=10, subsampling="4:4:4"),
-        )
+    yield from _tiffs(images, size)
+    for content, image in images.items():
+        yield from _modern(content, image, size)
     for content in ("flat", "photo"):
         yield from _heifs(content, (size[0] // 2, size[1] // 2))
     yield Case(
         "GIF transparent",
-        make.saved(pictures["photo"].quantize(64, dither=Image.Dither.NONE), "GIF", transparency=3),
+        make.saved(images["photo"].quantize(64, dither=Image.Dither.NONE), "GIF", transparency=3),
     )
+    yield from _run_length_bmps(size)
+
+
+def _modern(content: str, image: Image.Image, size: tuple[int, int]) -> Iterator[Case]:
+    """Yield an image as WEBP, AVIF, GIF and BMP."""
+    translucent = image.copy()
+    translucent.putalpha(make.noise(*size, seed=2).getchannel(0))
+    lossless = {"lossless": True, "quality": 0, "method": 0}
+    yield Case(f"WEBP lossy {content}", make.saved(image, "WEBP", quality=90, method=0))
+    yield Case(f"WEBP lossless {content}", make.saved(image, "WEBP", **lossless))
+    yield Case(f"WEBP lossy alpha {content}", make.saved(translucent, "WEBP", quality=80, method=0))
+    yield Case(f"WEBP lossless alpha {content}", make.saved(translucent, "WEBP", **lossless))
+    yield Case(f"GIF {content}", make.saved(image.quantize(64, dither=Image.Dither.NONE), "GIF"))
+    yield Case(f"BMP {content}", make.saved(image, "BMP"))
+    for sampling in ("4:2:0", "4:4:4"):
+        options = {"quality": 80, "speed": 10, "subsampling": sampling}
+        yield Case(f"AVIF {sampling} {content}", make.saved(image, "AVIF", **options))
+    yield Case(f"AVIF alpha {content}", make.saved(translucent, "AVIF", quality=80, speed=10))
+    options = {"quality": 100, "speed": 10, "subsampling": "4:4:4"}
+    yield Case(f"AVIF q100 {content}", make.saved(image, "AVIF", **options))
+
+
+def _run_length_bmps(size: tuple[int, int]) -> Iterator[Case]:
+    """Yield run-length encoded BMPs."""
     row = bytes((255, 5)) * (size[0] // 255) + bytes((size[0] % 255, 5, 0, 0))
     yield Case("BMP run-length", make.bmp_rle(size, row * size[1]))
     yield Case("BMP run-length, rows of one run", make.bmp_rle(size, b"\1\5\0\0" * size[1]))
-    yield Case(
-        "BMP run-length, runs of one",
-        make.bmp_rle(
-            (size[0] // 2, size[1] // 2), (b"\1\5" * (size[0] // 2) + b"\0\0") * (size[1] // 2)
-        ),
-    )
+    half = (size[0] // 2, size[1] // 2)
+    runs_of_one = (b"\1\5" * half[0] + b"\0\0") * half[1]
+    yield Case("BMP run-length, runs of one", make.bmp_rle(half, runs_of_one))
     yield Case("BMP run-length, 4 bits", make.bmp_rle(size, row * size[1], four_bits=True))
     yield Case("BMP run-length, no progress", make.bmp_rle((100, 100), b"\0\2\0\0" * 1_000_000))
 
 
-def _jpegs(pictures: dict[str, Image.Image], size: tuple[int, int]) -> Iterator[Case]:
-    for content, image in pictures.items():
+def _jpegs(images: dict[str, Image.Image], size: tuple[int, int]) -> Iterator[Case]:
+    for content, image in images.items():
         for mode in ("RGB", "L", "CMYK"):
             for progressive in (False, True):
                 options = {"quality": 90, "progressive": progressive}
@@ -106,13 +102,13 @@ def _jpegs(pictures: dict[str, Image.Image], size: tuple[int, int]) -> Iterator[
         )
     exif = Image.Exif()
     exif[274] = 6
-    yield Case("JPEG turned", make.saved(pictures["photo"], "JPEG", quality=90, exif=exif))
-    progressive = make.saved(pictures["flat"], "JPEG", progressive=True)
+    yield Case("JPEG turned", make.saved(images["photo"], "JPEG", quality=90, exif=exif))
+    progressive = make.saved(images["flat"], "JPEG", progressive=True)
     yield Case("JPEG 80 scans flat", make.jpeg_with_scans(progressive, 80))
     yield Case(
         "JPEG 80 scans flat 4:4:4",
         make.jpeg_with_scans(
-            make.saved(pictures["flat"], "JPEG", progressive=True, subsampling=0), 80
+            make.saved(images["flat"], "JPEG", progressive=True, subsampling=0), 80
         ),
     )
     rng = np.random.default_rng(3)
@@ -129,7 +125,8 @@ def _pngs(size: tuple[int, int]) -> Iterator[Case]:
     for colour, depth in kinds:
         for content in ("flat", "noise"):
             for interlaced in (False, True):
-                name = f"PNG type {colour}, {depth} bits{', interlaced' if interlaced else ''}, {content}"
+                kind = f"{depth} bits{', interlaced' if interlaced else ''}"
+                name = f"PNG type {colour}, {kind}, {content}"
                 yield Case(name, make.png(size, colour, depth, content, interlaced))
     for content in ("flat", "noise"):
         key = make.png_chunk(b"tRNS", bytes(6))
@@ -147,8 +144,8 @@ def _pngs(size: tuple[int, int]) -> Iterator[Case]:
     )
 
 
-def _tiffs(pictures: dict[str, Image.Image], size: tuple[int, int]) -> Iterator[Case]:
-    for content, image in pictures.items():
+def _tiffs(images: dict[str, Image.Image], size: tuple[int, int]) -> Iterator[Case]:
+    for content, image in images.items():
         for compression in (
             "raw",
             "tiff_lzw",
@@ -178,7 +175,11 @@ def _tiffs(pictures: dict[str, Image.Image], size: tuple[int, int]) -> Iterator[
             yield Case(
                 f"TIFF {name} {content}", make.saved(image.convert("1"), "TIFF", compression=name)
             )
-    grey = pictures["photo"].convert("L")
+    yield from _uncommon_tiffs(images["photo"].convert("L"), size)
+
+
+def _uncommon_tiffs(grey: Image.Image, size: tuple[int, int]) -> Iterator[Case]:
+    """Yield TIFFs with wide samples, and with strips and tiles of unusual sizes."""
     yield Case("TIFF float", make.saved(grey.convert("F"), "TIFF"))
     yield Case("TIFF float lzw", make.saved(grey.convert("F"), "TIFF", compression="tiff_lzw"))
     yield Case("TIFF 32 bits", make.saved(grey.convert("I"), "TIFF"))
@@ -230,7 +231,7 @@ def zlib_compress(data: bytes) -> bytes:
 
 
 def largest_mpx(header: ImageHeader, resizing: Resizing, draft_px: int) -> float:
-    """Return the megapixels up to which images like one are accepted, in steps of 2 per cent."""
+    """Return the megapixels up to which similar images are accepted, in steps of 2 per cent."""
     largest = 0.0
     scale = 0.05
     while scale < 20:
@@ -262,7 +263,8 @@ def main() -> None:
     unit = Unit(preparing, make.saved(make.photo(4000, 3000), "JPEG", quality=90))
     print(f"12-megapixel JPEG: {min(unit.measure() for _ in range(5)) * 1000:.1f} ms of CPU\n")
     print(
-        "Cost is predicted / measured, in units of that JPEG; memory is predicted / measured in MiB.\n"
+        "Cost is predicted / measured, in units of that JPEG; "
+        "memory is predicted / measured in MiB.\n"
     )
     print("| image | MB | cost | MiB | cost, high | MiB, high | accepted to MP | to MP, high |")
     print("|---|---|---|---|---|---|---|---|")

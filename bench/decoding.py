@@ -1,4 +1,4 @@
-"""What decoding JPEGs smaller changes: pixels, embeddings, logits and CPU time, by content.
+"""Measures how decoding JPEGs at a smaller size changes pixels, embeddings, logits and CPU time.
 
 Run with `python -m bench.decoding`. Each 12-megapixel JPEG is prepared with `image_decoding: fast`
 and with `exact`, interleaved, for checkpoints of 224, 384 and 512 pixels. `--base` encodes both
@@ -35,9 +35,7 @@ EXACT = ImageLimits(decoding="exact")
 
 
 def photo(slope: float, seed: int) -> Image.Image:
-    """Return noise of amplitude 1 / frequency^slope, as natural images have it at 1, with some
-    discs.
-    """
+    """Return noise of amplitude 1 / frequency^slope and discs; natural images have a slope of 1."""
     width, height = SIZE
     rng = np.random.default_rng(seed)
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
@@ -113,21 +111,21 @@ def codings(image: Image.Image) -> Iterator[tuple[str, bytes]]:
 
 
 def both(size_px: int, resample: int) -> tuple[ImagePreparer, ImagePreparer]:
-    """Return what prepares images fast, and exactly."""
+    """Return a fast and an exact preparer."""
     return preparer(FAST, size_px, resample), preparer(EXACT, size_px, resample)
 
 
 def cpu_ms(
     fast: ImagePreparer, exact: ImagePreparer, data: bytes, repeats: int
 ) -> tuple[float, float]:
-    """Return the least CPU milliseconds of each, measured in turns."""
-    least = [float("inf"), float("inf")]
+    """Return the minimum CPU milliseconds of each, measured alternately."""
+    lowest = [float("inf"), float("inf")]
     for _ in range(repeats):
         for index, one in enumerate((fast, exact)):
             start = time.thread_time()
             one.prepare(data)
-            least[index] = min(least[index], 1000 * (time.thread_time() - start))
-    return least[0], least[1]
+            lowest[index] = min(lowest[index], 1000 * (time.thread_time() - start))
+    return lowest[0], lowest[1]
 
 
 def pixel_rows(only: str, repeats: int) -> Iterator[str]:
@@ -189,7 +187,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default="", help="part of the names of the contents")
     parser.add_argument(
-        "--repeats", type=int, default=3, help="measurements, of which the least counts"
+        "--repeats", type=int, default=3, help="measurements, of which the lowest counts"
     )
     parser.add_argument(
         "--base", action="store_true", help="encode with a base-size checkpoint instead"

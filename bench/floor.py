@@ -1,4 +1,4 @@
-"""What the work itself costs, in one process: decoding, the encoder, and both on every core.
+"""Measures the work alone, in one process: decoding, the encoder, and both on every core.
 
 `python -m bench.floor CONFIG PICTURE...` prints one JSON object.
 """
@@ -19,7 +19,7 @@ from serve_app.siglip.inputs import collate
 
 
 def median_s(work: Callable[[], object], repeats: int) -> float:
-    """Return the median time of some runs, the first left out."""
+    """Return the median time of some runs, without the first one."""
     times = []
     for _ in range(repeats + 1):
         started = time.perf_counter()
@@ -37,12 +37,10 @@ def main() -> None:
     torch.set_num_threads(1)
     tagger = LocalTagger(load_config(given.config))
     data = [path.read_bytes() for path in given.pictures]
-    batch = collate(
-        [tagger.preparer.prepare(data[n % len(data)]) for n in range(tagger.batch_size)]
-    )
-    decode_s = median_s(lambda: [tagger.preparer.prepare(d) for d in data], given.repeats) / len(
-        data
-    )
+    images = [tagger.preparer.prepare(data[i % len(data)]) for i in range(tagger.batch_size)]
+    batch = collate(images)
+    all_s = median_s(lambda: [tagger.preparer.prepare(one) for one in data], given.repeats)
+    decode_s = all_s / len(data)
     model_s = median_s(lambda: tagger._images.encode(batch), given.repeats) / len(batch)
     cores = os.cpu_count() or 1
     torch.set_num_threads(cores)

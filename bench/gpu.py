@@ -1,11 +1,9 @@
-"""What a GPU does with the checkpoints: images a second, memory, and the kernels, dtypes and
-quantisations beside each other.
+"""Measures checkpoints on a GPU: images per second and memory by kernel, dtype and quantisation.
 
-`python -m bench.gpu [--only base-224 ...] [--json FILE]` on a machine with CUDA; needs no Ray
-(Python 3.11 or newer, torch
-2.11 or newer, transformers 5.17 or newer). Random weights of the released shapes. The ceiling is
-measured in the same run: a large matrix product in the same dtype. Ratios are of that ceiling's
-FLOP/s.
+`python -m bench.gpu [--only base-224 ...] [--json FILE]` needs a machine with CUDA, Python 3.11,
+torch 2.11 and transformers 5.17 or newer, and no Ray. The weights are random, with the released
+shapes. The ceiling is measured in the same run: the FLOP/s of a large matrix product in the same
+dtype.
 """
 
 import argparse
@@ -20,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from transformers import (
+    BitsAndBytesConfig,
     Siglip2VisionConfig,
     Siglip2VisionModel,
     SiglipVisionConfig,
@@ -60,8 +59,9 @@ MATMUL_SIDE = 8_192
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """One line of the table; `peak_bytes` as torch counts them, `predicted_bytes` of weights and
-    activations.
+    """One line of the table.
+
+    torch counts `peak_bytes`; `predicted_bytes` are those of weights and activations.
     """
 
     checkpoint: str
@@ -79,12 +79,13 @@ class Measured:
 
 def ceiling_flops(dtype: torch.dtype) -> float:
     """Return the FLOP/s of a large matrix product."""
-    a, b = (torch.randn(MATMUL_SIDE, MATMUL_SIDE, device="cuda", dtype=dtype) for _ in range(2))
+    a = torch.randn(MATMUL_SIDE, MATMUL_SIDE, device="cuda", dtype=dtype)
+    b = torch.randn(MATMUL_SIDE, MATMUL_SIDE, device="cuda", dtype=dtype)
     return 2 * MATMUL_SIDE**3 / median_seconds(lambda: a @ b)
 
 
 def median_seconds(work: Any) -> float:
-    """Return the median time of one call, the GPU waited for."""
+    """Return the median time of one call until the GPU has finished."""
     for _ in range(WARM_UPS):
         work()
     times = []
@@ -120,8 +121,6 @@ def save_random(shape: Architecture, folder: Path) -> None:
 
 def load(shape: Architecture, folder: Path, dtype: str, attention: str, quantization: str) -> Any:
     """Load the tower as the service does."""
-    from transformers import BitsAndBytesConfig
-
     kind = Siglip2VisionModel if shape.family is Family.NAFLEX else SiglipVisionModel
     options: dict[str, Any] = {
         "dtype": getattr(torch, dtype),
@@ -227,62 +226,74 @@ def main() -> None:
     if not torch.cuda.is_available():
         raise SystemExit("there is no CUDA device on this machine; nothing was measured")
     torch.backends.cuda.matmul.allow_tf32 = False
-    free_before, total = torch.cuda.mem_get_info()
-    torch.zeros(1, device="cuda") @ torch.zeros(1, device="cuda")
-    context = total - torch.cuda.mem_get_info()[0] - torch.cuda.memory_reserved()
-    print(
-        f"{torch.cuda.get_device_name()}, torch {torch.__version__}; of the process besides tensors {context / 2**20:.0f} MiB at most, ",
-        end="",
-    )
-    print(
-        f"assumed {PROCESS_BYTES / 2**20:.0f}; {(total - free_before) / 2**20:.0f} MiB were taken before",
-        flush=True,
-    )
+    print_device()
     ceilings = {
         dtype: ceiling_flops(getattr(torch, dtype)) for dtype in ("float32", "float16", "bfloat16")
     }
-    print(
-        "ceiling, TFLOP/s: "
-        + ", ".join(f"{dtype} {rate / 1e12:.0f}" for dtype, rate in ceilings.items()),
-        flush=True,
-    )
-    print(
-        "\n| checkpoint | dtype | attention | quantisation | compiled | batch | images/s | of ceiling | peak MiB | predicted MiB | cosine |"
-    )
-    print("|---|---|---|---|---|---|---|---|---|---|---|")
-    rows: list[Measured] = []
-    for name in given.only:
-        row = find_released(CHECKPOINTS[name])
-        assert row is not None
-        with tempfile.TemporaryDirectory() as folder:
-            save_random(row.architecture, Path(folder))
-            for variant in VARIANTS:
-                try:
-                    measured = measure(name, row.architecture, Path(folder), variant, ceilings)
-                except (ImportError, ValueError) as error:
-                    print(
-                        f"{name} {variant}: not possible here: {str(error).splitlines()[0]}",
-                        flush=True,
-                    )
-                    continue
-                rows += measured
-                for line in measured:
-                    _print(line)
+    shown = ", ".join(f"{dtype} {rate / 1e12:.0f}" for dtype, rate in ceilings.items())
+    print(f"ceiling, TFLOP/s: {shown}", flush=True)
+    columns = ["checkpoint", "dtype", "attention", "quantisation", "compiled", "batch", "images/s"]
+    columns += ["of ceiling", "peak MiB", "predicted MiB", "cosine"]
+    print(f"\n| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
+    rows = [row for name in given.only for row in measure_checkpoint(name, ceilings)]
     if given.json:
         given.json.write_text(json.dumps([dataclasses.asdict(line) for line in rows], indent=1))
     errors = [line.predicted_bytes / line.peak_bytes for line in rows]
     print(
-        f"\npredicted of measured memory: median {np.median(errors):.2f}, {min(errors):.2f} to {max(errors):.2f}"
+        f"\npredicted of measured memory: median {np.median(errors):.2f}, "
+        f"{min(errors):.2f} to {max(errors):.2f}"
     )
+
+
+def print_device() -> None:
+    """Print the GPU, and how much of its memory the process takes apart from tensors."""
+    free_before, total = torch.cuda.mem_get_info()
+    torch.zeros(1, device="cuda") @ torch.zeros(1, device="cuda")
+    context = total - torch.cuda.mem_get_info()[0] - torch.cuda.memory_reserved()
+    print(
+        f"{torch.cuda.get_device_name()}, torch {torch.__version__}; "
+        f"of the process besides tensors {context / 2**20:.0f} MiB at most, "
+        f"assumed {PROCESS_BYTES / 2**20:.0f}; "
+        f"{(total - free_before) / 2**20:.0f} MiB were taken before",
+        flush=True,
+    )
+
+
+def measure_checkpoint(name: str, ceilings: dict[str, float]) -> list[Measured]:
+    """Measure every variant of a checkpoint, and print it."""
+    row = find_released(CHECKPOINTS[name])
+    assert row is not None
+    lines: list[Measured] = []
+    with tempfile.TemporaryDirectory() as folder:
+        save_random(row.architecture, Path(folder))
+        for variant in VARIANTS:
+            try:
+                measured = measure(name, row.architecture, Path(folder), variant, ceilings)
+            except (ImportError, ValueError) as error:
+                reason = str(error).splitlines()[0]
+                print(f"{name} {variant}: not possible here: {reason}", flush=True)
+                continue
+            for line in measured:
+                _print(line)
+            lines += measured
+    return lines
 
 
 def _print(line: Measured) -> None:
-    print(
-        f"| {line.checkpoint} | {line.dtype} | {line.attention} | {line.quantization} | {line.compiled} | {line.batch_size} "
-        f"| {line.images_per_second:.0f} | {line.of_ceiling:.2f} | {line.peak_bytes / 2**20:.0f} | {line.predicted_bytes / 2**20:.0f} "
-        f"| {line.cosine_to_float32:.5f} |",
-        flush=True,
-    )
+    cells = [
+        line.checkpoint,
+        line.dtype,
+        line.attention,
+        line.quantization,
+        str(line.compiled),
+        str(line.batch_size),
+        f"{line.images_per_second:.0f}",
+        f"{line.of_ceiling:.2f}",
+        f"{line.peak_bytes / 2**20:.0f}",
+        f"{line.predicted_bytes / 2**20:.0f}",
+        f"{line.cosine_to_float32:.5f}",
+    ]
+    print(f"| {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

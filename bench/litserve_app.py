@@ -1,11 +1,10 @@
-"""LitServe with batching on, twice: with our own functions, and as one would write it with
-transformers.
+"""LitServe with batching, in two versions: with our functions, and with transformers.
 
-`bench/.venv/bin/python -m bench.litserve_app CONFIG PORT ours|usual`, in the benchmark's own
+`bench/.venv/bin/python -m bench.litserve_app CONFIG PORT ours|usual` runs in the benchmark's own
 environment. `ours` decodes, encodes and scores with this project's code, so only the serving
-differs; `usual` has the processor and the model of transformers, labels encoded once at the start.
-LitServe reads a form only where `decode_request` takes a `Request`; what it hands over is the
-form's fields.
+differs. `usual` uses the processor and the model of transformers, and encodes the labels once at
+the start. LitServe reads a form only if `decode_request` takes a `Request`; it then passes the
+fields of the form.
 """
 
 import sys
@@ -55,7 +54,7 @@ class TagAPI(litserve.LitAPI):
 
 
 class UsualAPI(litserve.LitAPI):
-    """What LitServe's own examples lead to: PIL, the processor, the model."""
+    """The processor and the model of transformers, as in LitServe's own examples."""
 
     def __init__(self, config: Path, **options: Any) -> None:
         super().__init__(**options)

@@ -1,5 +1,6 @@
-"""What one would write without this project: an ASGI app around the transformers pipeline, one
-image at a time.
+"""An ASGI app around the transformers pipeline, as an alternative to this project.
+
+It tags one image at a time.
 
 `python -m bench.plain_app CHECKPOINT LABELS PORT`
 """
@@ -23,8 +24,8 @@ from serve_app.tagging.vocabulary_files import read_vocabulary_file
 
 def make_app(checkpoint: str, labels: list[str]) -> Starlette:
     classify = pipeline("zero-shot-image-classification", model=checkpoint, device="cpu")
-    # the pipeline pads every text to 64 tokens, the demo checkpoint holds 16 and would crash: give
-    # it what it should have read
+    # the pipeline pads every text to 64 tokens, and the demo checkpoint, which takes 16, would
+    # crash: pass the length that the pipeline should have read
     classify.tokenizer.model_max_length = classify.model.config.text_config.max_position_embeddings
     preprocess = classify.tokenizer.__class__.__call__
     length = classify.tokenizer.model_max_length

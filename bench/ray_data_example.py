@@ -1,10 +1,8 @@
-"""What the batch job is compared with: the image batch inference example of Ray Data's
-documentation, with SigLIP in it.
+"""The image batch inference example of Ray Data's documentation, with SigLIP.
 
-`read_images`, a class with a transformers model and its processor, `map_batches` with one actor,
-`write_parquet`. It is kinder than the example: the labels are encoded once and not with every
-batch, images are decoded to the model's size, and rows with a picture that cannot be read do not
-occur.
+Batch jobs are compared with it: `read_images`, a class with a transformers model and its processor,
+`map_batches` with one actor, `write_parquet`. It does less work than the example: labels are
+encoded once and not with every batch, and every image can be read.
 """
 
 from pathlib import Path
@@ -19,7 +17,7 @@ class SiglipOnRayData:
     """Adds the labels above a threshold to batches of decoded images."""
 
     def __init__(self, checkpoint: str, labels: list[str], dtype: str) -> None:
-        from transformers import AutoModel, AutoProcessor
+        from transformers import AutoModel, AutoProcessor  # only in the actor: it takes seconds
 
         self.processor = AutoProcessor.from_pretrained(checkpoint)
         self.model = AutoModel.from_pretrained(checkpoint, dtype=getattr(torch, dtype)).eval()
@@ -50,7 +48,7 @@ class SiglipOnRayData:
 def tag_on_ray_data(
     source: Path, output: Path, checkpoint: Path, labels: list[str], dtype: str, batch_size: int
 ) -> None:
-    """Tag a folder of pictures."""
+    """Tag a folder of images."""
     ray.data.DataContext.get_current().enable_progress_bars = False
     images = ray.data.read_images(str(source), include_paths=True, mode="RGB")
     tagged = images.map_batches(

@@ -1,9 +1,9 @@
-"""Tagging stored embeddings again: `python -m bench.retag [--rows 100000] [--runs 3]`.
+"""Measures tagging stored embeddings again: `python -m bench.retag [--rows 100000] [--runs 3]`.
 
-A stored output of random unit embeddings (width 768, a base-size checkpoint with random weights) is
-tagged with the 2,113 tags of `general.yaml`, whose text embeddings are random too and lie in a
-stored bank, as in any job but the first. Beside the job stands the floor: the matrix product alone,
-on all cores.
+The stored output has random unit embeddings (width 768, a base-size checkpoint with random
+weights). It is tagged with the 2,113 tags of `general.yaml`. Their text embeddings are random too
+and come from a stored bank, as in every job but the first. The job is compared with the matrix
+product alone, on all cores.
 """
 
 import argparse
@@ -20,10 +20,11 @@ import pyarrow as pa
 from rich.console import Console
 
 from bench.base_checkpoint import build_base_checkpoint
-from serve_app.batch.inputs import own_table
+from serve_app.batch.input_tables import own_table
 from serve_app.batch.options import BatchOptions
+from serve_app.batch.output_files import Writing, write_rows
 from serve_app.batch.retag import run_retag_job
-from serve_app.batch.rows import TAG, Facts, Stamp, embedding_column, encode_rows, make_rows
+from serve_app.batch.rows import TAG, ImageFacts, Stamp, embedding_column, make_rows
 from serve_app.batch.snapshot import SnapshotWriter
 from serve_app.batch.storage import Storage, url_of
 from serve_app.config.service import ServiceConfig, parse_config
@@ -36,8 +37,9 @@ ROOT = Path(__file__).parents[1]
 
 
 def make_config(folder: Path) -> ServiceConfig:
-    """Return a configuration of a base-size checkpoint with the general vocabulary, its banks kept
-    in the folder too.
+    """Return a configuration of a base-size checkpoint with the general vocabulary.
+
+    Its tag banks are stored in the folder too.
     """
     plugin = {"model": str(build_base_checkpoint(folder / "base")), "confidence_threshold": 0.01}
     blocks = {
@@ -49,8 +51,9 @@ def make_config(folder: Path) -> ServiceConfig:
 
 
 def store_random_bank(scorer: LocalScorer) -> TagBank:
-    """Store a bank of random unit embeddings for the default vocabulary: encoding 3,000 prompts is
-    not what is measured.
+    """Store a bank of random unit embeddings for the default vocabulary.
+
+    Encoding its 3,000 prompts is not part of the measurement.
     """
     vocabulary = scorer.settings.vocabulary
     rows = (
@@ -63,35 +66,33 @@ def store_random_bank(scorer: LocalScorer) -> TagBank:
 
 
 def store_embeddings(folder: Path, rows: int, width: int, checkpoint: str) -> None:
-    """Write what a finished job with `--embeddings` leaves."""
+    """Write the output of a finished job with `--embeddings`."""
     storage = Storage()
     url = url_of(str(folder))
     random = np.random.default_rng(0)
     writer = SnapshotWriter(storage, url)
+    writing = Writing(storage, url, "parquet", "zstd", embeddings=True)
+    images = [ImageFacts(width=640, height=480)] * CHUNK
     for start in range(0, rows, CHUNK):
-        uris = [f"/pictures/{at}.jpg" for at in range(start, start + CHUNK)]
+        uris = [f"/images/{i}.jpg" for i in range(start, start + CHUNK)]
         inputs = own_table(uris, list(uris), [0] * CHUNK, uris, None)
         writer.add(inputs)
         embeds = random.normal(size=(CHUNK, width)).astype(np.float32)
         embeds /= np.linalg.norm(embeds, axis=1, keepdims=True)
-        facts = Facts((None,) * CHUNK, (640,) * CHUNK, (480,) * CHUNK, (None,) * CHUNK)
-        column = embedding_column(embeds, range(CHUNK), CHUNK)
-        made = make_rows(
-            inputs, facts, pa.nulls(CHUNK, pa.list_(TAG)), column, Stamp("base", None, "none")
-        )
-        storage.write(
-            f"{url}/{writer.chunks[-1].name}.parquet", encode_rows(made, "parquet", "zstd")
-        )
+        column = embedding_column(embeds, np.arange(CHUNK), CHUNK)
+        no_tags = pa.nulls(CHUNK, pa.list_(TAG))
+        rows_made = make_rows(inputs, images, no_tags, column, Stamp("base", None, "none"))
+        write_rows(writing, writer.chunks[-1].name, rows_made, 0)
     writer.finish("object", None)
-    told = {
+    manifest = {
         "checkpoint": {"fingerprint": checkpoint},
         "options": {"embeddings": True, "output_format": "parquet"},
     }
-    storage.write(f"{url}/_manifest.json", json.dumps(told).encode())
+    storage.write(f"{url}/_manifest.json", json.dumps(manifest).encode())
 
 
 def floor_seconds(rows: int, width: int, tags: int) -> float:
-    """Return the time of the matrix products alone, chunk by chunk, on all cores."""
+    """Return the time of the matrix products alone, chunk by chunk, on all cores, in seconds."""
     image = np.random.default_rng(0).normal(size=(CHUNK, width)).astype(np.float32)
     text = np.zeros((tags, width), np.float32)
     started = time.perf_counter()
@@ -139,7 +140,8 @@ def main() -> None:
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     Console().print(
-        f"{row['rows']:,} embeddings × {row['tags']:,} tags: {row['seconds']} s, the product alone {row['product_alone_s']} s"
+        f"{row['rows']:,} embeddings × {row['tags']:,} tags: {row['seconds']} s, "
+        f"the product alone {row['product_alone_s']} s"
     )
     print(json.dumps(row))
 

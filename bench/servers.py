@@ -1,4 +1,4 @@
-"""The servers that are measured, each started in a process of its own and ended by its id."""
+"""Starts the servers that are measured, each in a process of its own, and stops them."""
 
 import contextlib
 import os
@@ -17,8 +17,9 @@ START_TIMEOUT_S = 240.0
 
 
 def litserve_python() -> str:
-    """Return the interpreter of the benchmark's own environment, made on first use: LitServe beside
-    what is installed here.
+    """Return the interpreter of the benchmark's own environment, which is made on first use.
+
+    It has LitServe, and everything that is installed in this environment.
     """
     python = OWN_ENVIRONMENT / "bin" / "python"
     if not python.exists():
@@ -39,9 +40,7 @@ def litserve_python() -> str:
 def running(
     command: Sequence[str], url: str, environment: dict[str, str] | None = None
 ) -> Iterator[None]:
-    """Start a server, wait until it answers 200 at `url`, and end it and its children
-    afterwards.
-    """
+    """Start a server, wait until `url` responds with 200, and stop it and its children later."""
     process = subprocess.Popen(
         command,
         cwd=ROOT,

@@ -1,9 +1,8 @@
-"""Thousands of requests, some of them bad, at a service whose queues are full: is every answer what
-it should be?
+"""Sends thousands of requests, some of them bad, to a service with full queues.
 
-`python -m bench.soak --requests 10000` starts the demo service with short queues, asks with more
-clients than those hold, and says what came back: nothing may be lost, hang, or be answered wrongly,
-and the replicas' memory must not grow.
+`python -m bench.soak --requests 10000` starts the demo service with short queues, sends requests
+from more clients than they hold, and prints what came back. No request may be lost, hang, or get a
+wrong response, and the memory of the replicas must not grow.
 """
 
 import argparse
@@ -20,7 +19,7 @@ from typing import Any
 
 import httpx
 
-from bench.run import draw_pictures
+from bench.demo_inputs import draw_images
 from serve_app.demo.settings import demo_labels
 from tests.hostile_images import corpus
 from tests.service import Service
@@ -28,15 +27,22 @@ from tests.service import Service
 TIMEOUT_S = 90.0
 MAX_TRIES = 200
 MIB = 2**20
-MOST_GROWTH_MIB = 150
-"""Of all replicas over the second half: allocators of four processes breathe by some tens."""
+MAX_GROWTH_MIB = 150
+"""Growth of all replicas in the second half; allocators of four processes vary by some tens."""
 SHORT_QUEUES = {"max_ongoing_requests": 48, "max_queued_requests": 16}
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A request: its parts, with which statuses it must be answered, and the labels it must give
-    where it is 200.
+class Trial:
+    """A request, and the response that it must get.
+
+    Attributes:
+        name: What the request is.
+        content: Its body.
+        statuses: Statuses that the response may have.
+        path: Its path and query.
+        headers: Its headers.
+        labels: Labels that a response of 200 must have; None for any.
     """
 
     name: str
@@ -52,11 +58,11 @@ class Soak:
     """What came back.
 
     Attributes:
-        answered: Requests by status, each counted once, with its last answer.
-        refused: Answers of 429, after which the request was sent again.
-        wrong: The first requests that were not answered as they should be, and how.
-        seconds: That it took.
-        replicas_mib: Memory of all replicas: before, in the middle, at the end.
+        answered: Number of requests by the status of their last response.
+        refused: Number of responses of 429, after which the request was retried.
+        wrong: Requests with a wrong response, and what was wrong.
+        seconds: Duration of the run.
+        replicas_mib: Memory of all replicas at the start, in the middle and at the end.
     """
 
     answered: Counter[int] = field(default_factory=Counter)
@@ -66,44 +72,40 @@ class Soak:
     replicas_mib: list[int] = field(default_factory=list)
 
 
-def bad_requests() -> list[Asked]:
-    """Return requests that cannot be answered with tags, or only by luck: hostile pictures, and
-    what is wrong with the rest.
-    """
+def bad_requests() -> list[Trial]:
+    """Return hostile images and malformed requests; hardly any of them can be tagged."""
     multipart = {"Content-Type": "multipart/form-data; boundary=b"}
     as_json = {"Content-Type": "application/json"}
     others = [
-        Asked("unknown parameter", b"x", (400,), "/v1/tag?labls=a"),
-        Asked("unknown vocabulary", corpus()[0].data, (404,), "/v1/tag?vocabulary=nobody"),
-        Asked("threshold out of bounds", b"x", (400,), "/v1/tag?confidence_threshold=7"),
-        Asked("no JSON", b"{", (400,), headers=as_json),
-        Asked("deep JSON", b"[" * 100_000, (400,), headers=as_json),
-        Asked("JSON without an image", b"{}", (400,), headers=as_json),
-        Asked(
+        Trial("unknown parameter", b"x", (400,), "/v1/tag?labls=a"),
+        Trial("unknown vocabulary", corpus()[0].data, (404,), "/v1/tag?vocabulary=nobody"),
+        Trial("threshold out of bounds", b"x", (400,), "/v1/tag?confidence_threshold=7"),
+        Trial("no JSON", b"{", (400,), headers=as_json),
+        Trial("deep JSON", b"[" * 100_000, (400,), headers=as_json),
+        Trial("JSON without an image", b"{}", (400,), headers=as_json),
+        Trial(
             "a URL",
             b'{"image": "http://169.254.169.254/latest/meta-data/"}',
             (400,),
             headers=as_json,
         ),
-        Asked(
+        Trial(
             "broken form",
             b"--b\r\nContent-Disposition: form-data; name=",
             (400,),
             headers=multipart,
         ),
-        Asked("no body", b"", (400,)),
-        Asked("no such path", b"", (404,), "/v1/nothing"),
+        Trial("no body", b"", (400,)),
+        Trial("no such path", b"", (404,), "/v1/nothing"),
     ]
     return [
-        Asked(one.name, one.data, (*one.statuses, 400) if not one.data else one.statuses)
+        Trial(one.name, one.data, (*one.statuses, 400) if not one.data else one.statuses)
         for one in corpus()
     ] + others
 
 
 async def soak(service: Service, count: int, bad_share: float, clients: int) -> Soak:
-    """Ask a running service, each client one request at a time, refused ones again until they are
-    answered.
-    """
+    """Send requests to a running service; each client sends one at a time and retries refusals."""
     good = await _good_requests(service, _pictures())
     chance = random.Random(5)
     bad = bad_requests()
@@ -134,10 +136,10 @@ async def soak(service: Service, count: int, bad_share: float, clients: int) -> 
 
 def _pictures() -> list[bytes]:
     with tempfile.TemporaryDirectory() as folder:
-        return [Path(path).read_bytes() for path in draw_pictures(Path(folder))]
+        return [Path(path).read_bytes() for path in draw_images(Path(folder))]
 
 
-async def _good_requests(service: Service, pictures: list[bytes]) -> list[Asked]:
+async def _good_requests(service: Service, pictures: list[bytes]) -> list[Trial]:
     """Return requests with the labels that the idle service gives them."""
     async with httpx.AsyncClient(base_url=service.url, timeout=TIMEOUT_S) as connection:
         answers = [
@@ -145,12 +147,12 @@ async def _good_requests(service: Service, pictures: list[bytes]) -> list[Asked]
         ]
     labels = [tuple(sorted(tag["label"] for tag in answer["tags"])) for answer in answers]
     return [
-        Asked(f"scene {n}", picture, (200,), labels=own)
+        Trial(f"scene {n}", picture, (200,), labels=own)
         for n, (picture, own) in enumerate(zip(pictures, labels, strict=True))
     ]
 
 
-async def _ask(connection: httpx.AsyncClient, one: Asked, found: Soak) -> None:
+async def _ask(connection: httpx.AsyncClient, one: Trial, found: Soak) -> None:
     for _ in range(MAX_TRIES):
         try:
             answer = await connection.post(one.path, content=one.content, headers=one.headers)
@@ -169,25 +171,22 @@ async def _ask(connection: httpx.AsyncClient, one: Asked, found: Soak) -> None:
         found.wrong.append(f"{one.name}: {problem}")
 
 
-def _problem(one: Asked, answer: httpx.Response) -> str | None:
+def _problem(one: Trial, answer: httpx.Response) -> str | None:
     """Return what is wrong with an answer, if anything is."""
     if answer.status_code not in one.statuses:
         return f"{answer.status_code}, not {one.statuses}: {answer.text[:200]}"
     content: dict[str, Any] = answer.json()
     if answer.status_code != 200:
-        return (
-            None
-            if content["error"]["code"] and content["error"]["message"]
-            else "an error without a code"
-        )
+        is_complete = content["error"]["code"] and content["error"]["message"]
+        return None if is_complete else "an error without a code"
     labels = tuple(sorted(tag["label"] for tag in content["tags"]))
-    return (
-        f"{labels}, not {one.labels}" if one.labels is not None and labels != one.labels else None
-    )
+    if one.labels is None or labels == one.labels:
+        return None
+    return f"{labels}, not {one.labels}"
 
 
 def _replicas_mib(service: Service) -> int:
-    """Return the memory of all replicas, without pages that they share."""
+    """Return the memory of all replicas in MiB, without shared pages."""
     names = ("Preprocessor", "ImageEncoder", "TextEncoder", "Postprocessor")
     return (
         sum(replica.memory_full_info().uss for name in names for replica in service.replicas(name))
@@ -229,9 +228,7 @@ def main() -> int:
             vars(found) | {"wrong": found.wrong[:20], "wrong_count": len(found.wrong)}, indent=1
         )
     )
-    return int(
-        bool(found.wrong) or found.replicas_mib[-1] - found.replicas_mib[1] > MOST_GROWTH_MIB
-    )
+    return int(bool(found.wrong) or found.replicas_mib[-1] - found.replicas_mib[1] > MAX_GROWTH_MIB)
 
 
 if __name__ == "__main__":

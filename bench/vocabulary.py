@@ -1,11 +1,11 @@
-"""What the number of labels costs: `python -m bench.vocabulary`.
+"""Measures the cost of many labels: `python -m bench.vocabulary`.
 
-Selection alone at 10,000 tags × 32 images on one core; then a whole picture tagged with 10 and with
-10,000 registered labels on a base-size checkpoint, beside the transformers pipeline, which encodes
-every label again for every picture.
+It times selection alone, at 10,000 tags × 32 images on one core. Then it tags an image with 10 and
+with 10,000 registered labels on a base-size checkpoint, and compares the transformers pipeline,
+which encodes every label again for every image.
 
-The 10,000 labels' embeddings are random unit rows in a stored bank: encoding them once would take
-this machine half an hour and change nothing of what is measured.
+The embeddings of the 10,000 labels are random unit rows in a stored bank: encoding them would take
+half an hour and would not change the measurements.
 """
 
 import argparse
@@ -36,10 +36,11 @@ TAGS = 10_000
 IMAGES = 32
 FEW = 10
 PIPELINE_LABELS = 60
-PICTURE_PX = (640, 480)
+IMAGE_SIZE_PX = (640, 480)
 
 
 def median_ms(work: Callable[[], object], rounds: int) -> float:
+    """Return the median time of a call in milliseconds, after one warm-up."""
     work()
     taken = []
     for _ in range(rounds):
@@ -118,12 +119,53 @@ def config_of(folder: Path, checkpoint: Path, labels: int) -> ServiceConfig:
     return config
 
 
-def picture() -> bytes:
-    path = Path(tempfile.mkdtemp()) / "picture.jpg"
-    scenes.draw(next(iter(scenes.sample_scenes(3, 1, scenes.SEEN))), *PICTURE_PX).save(
+def drawn_image() -> bytes:
+    """Return the JPEG of a drawn scene."""
+    path = Path(tempfile.mkdtemp()) / "image.jpg"
+    scenes.draw(next(iter(scenes.sample_scenes(3, 1, scenes.SEEN))), *IMAGE_SIZE_PX).save(
         path, quality=90
     )
     return path.read_bytes()
+
+
+def tagging_ms(
+    few: LocalTagger, many: LocalTagger, images: list[bytes], rounds: int
+) -> list[float]:
+    """Return the median times in which two taggers tag the same images.
+
+    They take turns and change the order, because the speed of the machine varies.
+    """
+    times: dict[int, list[float]] = {id(few): [], id(many): []}
+    for number in range(rounds):
+        for tagger in (few, many) if number % 2 else (many, few):
+            started = time.perf_counter()
+            tagger.tag_images(images)
+            times[id(tagger)].append(time.perf_counter() - started)
+    return [statistics.median(times[id(tagger)]) * 1000 for tagger in (few, many)]
+
+
+def pipeline_ms(checkpoint: Path, data: bytes, labels: int) -> float:
+    """Return the median time in which the transformers pipeline tags an image."""
+    classify = pipeline("zero-shot-image-classification", model=str(checkpoint), device="cpu")
+    image = decode_image(data, ImageLimits())
+    names = [f"label {number}" for number in range(labels)]
+    template = "this is a photo of {}."
+    return median_ms(
+        lambda: classify(image, candidate_labels=names, hypothesis_template=template), 3
+    )
+
+
+def print_pipeline(checkpoint: Path, data: bytes) -> None:
+    """Print what the transformers pipeline takes with few labels, and what many would take."""
+    few_ms = pipeline_ms(checkpoint, data, FEW)
+    more_ms = pipeline_ms(checkpoint, data, PIPELINE_LABELS)
+    label_ms = (more_ms - few_ms) / (PIPELINE_LABELS - FEW)
+    all_s = (more_ms + label_ms * (TAGS - PIPELINE_LABELS)) / 1000
+    print(
+        f"\ntransformers pipeline: {few_ms:.0f} ms with {FEW} labels, "
+        f"{more_ms:.0f} with {PIPELINE_LABELS}; {label_ms:.0f} ms a label"
+    )
+    print(f"with {TAGS:,} it would take {all_s:,.0f} s an image (extrapolated, not run)")
 
 
 def main() -> None:
@@ -136,47 +178,18 @@ def main() -> None:
 
     folder = Path(tempfile.mkdtemp(prefix="vocabulary-"))
     checkpoint = build_base_checkpoint(folder / "checkpoint")
-    data = picture()
+    data = drawn_image()
     few, many = (LocalTagger(config_of(folder, checkpoint, count)) for count in (FEW, TAGS))
     print(
-        f"\n### a picture tagged with {FEW} and {TAGS:,} labels, base size, {torch.get_num_threads()} threads, medians of {rounds}\n"
+        f"\n### an image tagged with {FEW} and {TAGS:,} labels, base size, "
+        f"{torch.get_num_threads()} threads, medians of {rounds}\n"
     )
     print(f"| images a batch | {FEW} labels, ms | {TAGS:,} labels, ms | ratio |\n|---|---|---|---|")
     for batch in (1, 16):
-        pictures = [data] * batch
-        times = {id(few): [], id(many): []}
-        for number in range(
-            2 * rounds if batch == 1 else max(3, rounds // 3)
-        ):  # in turns: the machine's mood changes
-            for tagger in (few, many) if number % 2 else (many, few):
-                started = time.perf_counter()
-                tagger.tag_images(pictures)
-                times[id(tagger)].append(time.perf_counter() - started)
-        a, b = (statistics.median(times[id(tagger)]) * 1000 for tagger in (few, many))
-        print(f"| {batch} | {a:.0f} | {b:.0f} | {b / a:.3f} |")
-
-    classify = pipeline("zero-shot-image-classification", model=str(checkpoint), device="cpu")
-    image = decode_image(data, ImageLimits())
-    template = "this is a photo of {}."
-    counts = (FEW, PIPELINE_LABELS)
-    taken = [
-        median_ms(
-            lambda n=n: classify(
-                image,
-                candidate_labels=[f"label {k}" for k in range(n)],
-                hypothesis_template=template,
-            ),
-            3,
-        )  # type: ignore[misc]
-        for n in counts
-    ]
-    per_label = (taken[1] - taken[0]) / (counts[1] - counts[0])
-    print(
-        f"\ntransformers pipeline: {taken[0]:.0f} ms with {counts[0]} labels, {taken[1]:.0f} with {counts[1]}; {per_label:.0f} ms a label"
-    )
-    print(
-        f"with {TAGS:,} it would take {(taken[1] + per_label * (TAGS - counts[1])) / 1000:,.0f} s a picture (extrapolated, not run)"
-    )
+        turns = 2 * rounds if batch == 1 else max(3, rounds // 3)
+        few_ms, many_ms = tagging_ms(few, many, [data] * batch, turns)
+        print(f"| {batch} | {few_ms:.0f} | {many_ms:.0f} | {many_ms / few_ms:.3f} |")
+    print_pipeline(checkpoint, data)
 
 
 if __name__ == "__main__":
