@@ -21,8 +21,10 @@ MAX_RECORD_CHARS = 2**20
 A record whose quote is never closed ends there.
 """
 _NO_ROW = "," * MAX_COLUMNS + "x\n"
-"""Stands for a line that is too long: it has more fields than any header, and the last is not
-empty."""
+"""Stands for a line that is too long.
+
+It has more fields than any header, and the last one is not empty.
+"""
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 

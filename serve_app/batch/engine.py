@@ -16,7 +16,7 @@ ChunkInputs = tuple[Chunk, pa.Table]
 
 
 class Watcher(Protocol):
-    """Somebody who is told how a job goes."""
+    """Receives reports about a running job."""
 
     def chunk_done(self, written: Written) -> None:
         """Take note of a finished chunk.
@@ -37,7 +37,7 @@ class Engine(Protocol):
 
         Args:
             chunks: Taken one by one, when there is room for the next.
-            watcher: Told about every finished chunk.
+            watcher: Receives a report about every finished chunk.
 
         Raises:
             TaggerError: The job cannot continue; what is written stays.

@@ -20,8 +20,10 @@ import pyarrow as pa
 from serve_app.batch.table_rows import MAX_COLUMNS, ROWS, Rows, json_or_text
 
 MAX_JSON_DEPTH = 64
-"""Maximum nesting of lists and objects in one line. pyarrow crashes the process at some 20,000
-levels."""
+"""Maximum nesting of lists and objects in one line.
+
+pyarrow crashes the process at some 20,000 levels.
+"""
 _FAILURES = (pa.ArrowException, OverflowError, TypeError, ValueError)
 
 Record = tuple[int, dict[str, Any] | None]

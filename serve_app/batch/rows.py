@@ -1,5 +1,4 @@
-"""Output rows: their columns, and how the tags of many images become one column without a Python
-object per tag.
+"""Output rows: their columns, and how tags become one of them without an object per tag.
 
 Not here: the files that hold the rows (`output_files.py`).
 """

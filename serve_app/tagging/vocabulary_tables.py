@@ -29,16 +29,14 @@ def read_table(text: str, path: Path) -> tuple[Entry, ...]:
     """
     reader = csv.reader(_without_comments(text), strict=True)
     begins = 1
-    header: list[str] = []
+    header: list[str] | None = []
     try:
-        while not any(header):
+        while header is not None and not any(header):
             begins = reader.line_num + 1
-            header = next(reader)
-    except StopIteration:
-        pass
+            header = next(reader, None)
     except csv.Error as error:
         raise ConfigError(f"{path}:{begins}: not CSV: {error}.") from error
-    columns = _columns(header, f"{path}:{begins}")
+    columns = _columns(header or [], f"{path}:{begins}")  # without a header there are no columns
     entries: list[Entry] = []
     problems: list[str] = []
     begins = reader.line_num + 1

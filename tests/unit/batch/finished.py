@@ -1,6 +1,4 @@
-"""Finished jobs without a model or Ray: every input has its row, as if every image had been tagged
-`cat`.
-"""
+"""Finished jobs without a model or Ray, as if every image had been tagged `cat`."""
 
 from dataclasses import dataclass, replace
 

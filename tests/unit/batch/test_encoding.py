@@ -1,4 +1,4 @@
-"""Blocks through the vision tower: views return in input order, errors at the index of the input."""
+"""Blocks in the vision tower: views return in input order, errors at the index of the input."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,7 +21,7 @@ from tests.odd_names import write
 from tests.unit.batch.test_inputs import options_for
 
 SIZES = ((90, 40), (60, 129), (64, 64), (60, 175), (17, 33))
-"""Some of their tiles have more NaFlex patches than the whole image, so they are batched before it."""
+"""Some tiles have more NaFlex patches than the whole image, so they are batched before it."""
 BROKEN = 2
 """Index at which an image is that cannot be read."""
 MAX_NUM_PATCHES = 64

@@ -1,6 +1,4 @@
-"""Rows of finished jobs when they are read again: to prove them, to update them and to look at
-them.
-"""
+"""Rows of finished jobs that are read again: to verify, update and show them."""
 
 import dataclasses
 import json

@@ -1,6 +1,4 @@
-"""What INPUT may be, and how it is cut: every kind ends as the same columns, in an order that does
-not change.
-"""
+"""What INPUT may be, and how it is cut; every kind has the same columns, in a stable order."""
 
 import csv
 import io
@@ -84,9 +82,7 @@ def test_a_manifest_with_other_columns(tmp_path: Path, kind: str) -> None:
 
 @pytest.mark.parametrize("as_struct", [False, True])
 def test_a_table_of_pictures(tmp_path: Path, as_struct: bool) -> None:
-    """Bytes, or the struct that Hugging Face's datasets write, over several row groups, an empty
-    row among them.
-    """
+    """As bytes or as Hugging Face's struct, in several row groups, with an empty row."""
     images: list[object] = [*PICTURES.values(), None]
     values = [{"bytes": data, "path": "x"} if as_struct else data for data in images]
     pq.write_table(
@@ -140,9 +136,7 @@ def test_what_cannot_be_tagged_is_refused(tmp_path: Path) -> None:
 
 
 def test_chunks_are_cut_the_same_and_found_again(tmp_path: Path) -> None:
-    """The last one shorter, the names from the inputs; a snapshot without its index does not
-    count.
-    """
+    """The last chunk is shorter, names follow from the inputs, and a snapshot needs its index."""
     write_pictures(tmp_path / "p")
     folder = url_of(str(tmp_path / "out"))
     taken = [

@@ -1,6 +1,4 @@
-"""Folders and buckets with whatever names: each image is an input and can be read, everything else
-is skipped and reported.
-"""
+"""Folders and buckets with any names: images are inputs, the rest is skipped and reported."""
 
 import io
 import logging
@@ -83,9 +81,7 @@ def of_bucket(s3: Bucket, prefix: str, **changed: object) -> BatchOptions:
 def test_a_folder_with_odd_names_is_read_whole(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Also names that are not UTF-8; links in circles and outside, pipes, sockets and litter are
-    skipped.
-    """
+    """Names may be not UTF-8; link cycles, outside links, pipes, sockets and litter are skipped."""
     (tmp_path / "outside").mkdir()
     write(tmp_path / "outside", "elsewhere.png", PICTURE)
     folder = tmp_path / "in"
@@ -138,7 +134,8 @@ def test_a_file_that_is_nothing_that_can_be_tagged_is_refused(tmp_path: Path, na
     write(tmp_path, name, b"" if name == "empty" else b"\x1f\x8b\x08")
     with pytest.raises(
         ConfigError,
-        match=f"{name} is no image; an uncompressed tar file, a table or a manifest needs its suffix",
+        match=f"{name} is no image; "
+        "an uncompressed tar file, a table or a manifest needs its suffix",
     ):
         everything(options_for(tmp_path / name))
 
@@ -193,8 +190,9 @@ def test_one_unreadable_table_or_shard_is_one_error_row(tmp_path: Path, suffix: 
 
 
 def test_a_bucket_with_odd_keys_is_read(s3: Bucket) -> None:
-    """Percent signs, plus signs, hashes and backslashes are parts of keys; a folder's marker is no
-    image.
+    """Percent and plus signs, hashes and backslashes are parts of keys.
+
+    The marker of a folder is not an image.
     """
     put(s3, *(f"good/{key}" for key in GOOD_KEYS), "good/sub/")
     inputs = find_inputs(of_bucket(s3, "good"))

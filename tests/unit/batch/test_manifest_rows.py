@@ -1,6 +1,4 @@
-"""Rows of manifests: text stays text, one bad row costs itself, and columns may change their type
-or be missing.
-"""
+"""Rows of manifests: text stays text, bad rows affect no others, columns may vary."""
 
 import csv
 import datetime
@@ -176,9 +174,7 @@ def test_texts_of_json_lines_that_look_like_dates_stay_text(tmp_path: Path, valu
 
 
 def test_a_malformed_row_of_csv_costs_itself(tmp_path: Path) -> None:
-    """Too many fields, an unfinished quote, a line without end; a row that is too short has empty
-    fields.
-    """
+    """Such as too many fields, an open quote or an endless line; a short row has empty fields."""
     write(tmp_path, "a.png", PICTURE)
     long = b"a.png," + b"x" * (2 * MAX_RECORD_CHARS) + b"\n"
     lines = [
@@ -248,9 +244,7 @@ def test_a_name_that_is_not_utf8_is_found(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
 def test_rows_may_name_images_by_any_path(tmp_path: Path, kind: str) -> None:
-    """Rows keep what was written; a scheme that cannot be read, and no name at all, are errors of
-    their rows.
-    """
+    """Rows keep what was written; an unknown scheme and a missing name are errors of their rows."""
     write(tmp_path, "a.png", PICTURE)
     write(tmp_path, "in/b.png", PICTURE)
     good = [
@@ -283,9 +277,7 @@ def test_rows_may_name_images_by_any_path(tmp_path: Path, kind: str) -> None:
 
 
 def test_parts_may_have_different_columns_and_types(tmp_path: Path) -> None:
-    """A column that one part lacks is null there, and one of several types is text; partitions have
-    a place for both.
-    """
+    """A missing column is null and one of mixed types is text; partitions have a place for both."""
     parts = [
         {"uri": ["0.png", "1.png"], "day": ["mon", ""], "n": [1, 2]},
         {"uri": ["2.png"], "n": [2.5]},
@@ -383,9 +375,7 @@ def test_a_file_of_blank_lines_has_no_header() -> None:
 
 
 def test_commas_at_the_end_of_rows_add_no_field() -> None:
-    """As some programs write them; a field that is not empty is one too many, and so is a line that
-    is too long.
-    """
+    """Some programs write them; a field with content is one too many, a long line an error."""
     assert rows_of_csv("uri,n\na.jpg,1,\nb.jpg,2,,,\nc.jpg,3,,4\n") == [
         {"uri": "a.jpg", "n": "1"},
         {"uri": "b.jpg", "n": "2"},
@@ -454,7 +444,8 @@ def test_an_error_of_a_malformed_row_says_what_its_format_allows(tmp_path: Path)
     write(tmp_path, "b.jsonl", b'{"uri": "a.png"}\n[1]\n')
     told = [text for text in errors_of(options_for(tmp_path)) if "This line" in text]
     assert told == [
-        f"This line of {tmp_path}/a.csv cannot be read: it has more fields than the header or a quote without its end, or is too long.",
+        f"This line of {tmp_path}/a.csv cannot be read: it has more fields than the header "
+        "or a quote without its end, or is too long.",
         f"This line of {tmp_path}/b.jsonl cannot be read: it is not a JSON object.",
     ]
 

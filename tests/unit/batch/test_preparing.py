@@ -1,6 +1,4 @@
-"""What a job says of images before they are encoded: sizes from headers, and one bad image as one
-error row.
-"""
+"""Images before they are encoded: sizes come from headers, and a bad image is one error row."""
 
 import io
 import threading

@@ -76,9 +76,7 @@ def test_addresses_that_differ_by_their_query_have_sidecars_of_their_own() -> No
 
 
 def test_sidecars_lie_beside_images_of_any_name(tmp_path: Path) -> None:
-    """Also where the name is not UTF-8; a name that is too long for a sidecar costs that one
-    alone.
-    """
+    """The name may be not UTF-8; a name that is too long for a sidecar affects only that one."""
     folder = tmp_path / "photos"
     too_long = b"x" * 250 + b".jpg"
     for name in (*ODD_NAMES, too_long):

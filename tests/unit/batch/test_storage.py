@@ -25,9 +25,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path, s3: Bucket) -> tuple[S
 
 
 def test_what_is_written_is_found_and_read(place: tuple[Storage, str]) -> None:
-    """Whole and in part, under names with spaces and signs, with an ETag that follows the
-    content.
-    """
+    """In whole and in part, under names with spaces and signs; the ETag follows the content."""
     storage, url = place
     name = joined(url, "deep er", "ü %20 ?#.bin")
     assert storage.find(name) is None
@@ -78,9 +76,7 @@ def test_errors_name_the_place_and_no_secret(s3: Bucket) -> None:
 
 
 def test_arguments_become_urls(tmp_path: Path) -> None:
-    """Paths as they are written, URLs without a slash at the end; what cannot be read is
-    refused.
-    """
+    """Paths stay as written, URLs lose a final slash, and unreadable schemes are refused."""
     assert url_of(str(tmp_path / "é a")) == f"file://{tmp_path}/é a"
     assert url_of("s3://bucket/a/") == "s3://bucket/a"
     assert url_of("gs://bucket") == "gs://bucket"
