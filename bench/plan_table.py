@@ -37,7 +37,8 @@ def cell(hub_id: str, hardware: str) -> str:
     if not plan.hardware.gpus:
         return f"{plan.precision.dtype}, batch {plan.batch_size}, {image.num_cpus:g} CPUs"
     where = f"text {text.num_gpus:g}" if text.num_gpus else "text on CPU"
-    return f"{plan.precision.dtype}, batch {plan.batch_size}, {image.max_replicas} × {image.num_gpus:g}, {where}"
+    encoders = f"{image.max_replicas} × {image.num_gpus:g}"
+    return f"{plan.precision.dtype}, batch {plan.batch_size}, {encoders}, {where}"
 
 
 def table() -> str:

@@ -23,6 +23,7 @@ from serve_app.batch.snapshot import read_chunk, take_snapshot
 from serve_app.batch.storage import Storage, url_of
 from serve_app.batch.table_rows import join_tables
 from serve_app.demo.settings import demo_config
+from serve_app.siglip.precision import Precision
 from tests.conftest import encoded, random_picture
 from tests.http_face import served
 from tests.odd_names import write
@@ -77,7 +78,7 @@ def prepare(folder: Path) -> tuple[list[str], PreparedBlock, list[ImageFacts]]:
     """Prepare a folder as a worker does."""
     config = demo_config()
     plugin = config.siglip
-    model = Model(plugin.model_source, None, plugin.precision, 8, plugin.max_num_patches, 1)
+    model = Model(plugin.model_source, None, Precision(), 8, plugin.max_num_patches, 1)
     reading = Reading(
         model,
         config.image_limits(),
