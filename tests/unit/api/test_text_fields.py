@@ -53,10 +53,16 @@ def call_of(**request: Any) -> TagCall:
     return asyncio.run(read_tag_call(received(sent), SOURCES))
 
 
+def field_of(call: TagCall, name: str) -> Any:
+    """Return an option of a call; labels and templates are in its vocabulary."""
+    in_vocabulary = name in ("labels", "prompt_templates")
+    return getattr(call.options.vocabulary if in_vocabulary else call.options, name)
+
+
 def outcome(**request: Any) -> tuple[str, ...] | str | None:
     """Return the labels that the service reads, or why it refuses them."""
     try:
-        return call_of(**request).options.labels
+        return call_of(**request).options.vocabulary.labels
     except InvalidRequest as error:
         return error.message
 
@@ -97,7 +103,7 @@ def test_every_list_may_be_a_json_array_in_one_text(name: str, transport: str) -
             call = call_of(data={name: text}, files={"image": b"bytes"})
         case _:
             call = call_of(json={"image": "AAAA", name: text})
-    assert getattr(call.options, name) == tuple(items)
+    assert field_of(call, name) == tuple(items)
 
 
 @pytest.mark.parametrize("name", LISTS)
@@ -105,11 +111,10 @@ def test_a_repeated_field_is_taken_as_it_is(name: str) -> None:
     """In a form, in the query, and once in each of them."""
     items = ["red, dark {label}", '["blue {label}"]']
     file = {"image": b"bytes"}
-    assert getattr(call_of(data={name: items}, files=file).options, name) == tuple(items)
-    assert getattr(call_of(params={name: items}, content=b"bytes").options, name) == tuple(items)
-    assert getattr(
-        call_of(params={name: items[0]}, data={name: items[1]}, files=file).options, name
-    ) == tuple(items)
+    assert field_of(call_of(data={name: items}, files=file), name) == tuple(items)
+    assert field_of(call_of(params={name: items}, content=b"bytes"), name) == tuple(items)
+    both = call_of(params={name: items[0]}, data={name: items[1]}, files=file)
+    assert field_of(both, name) == tuple(items)
 
 
 @pytest.mark.parametrize(
@@ -140,17 +145,19 @@ def test_a_text_that_only_begins_like_an_array_is_refused(name: str, text: str) 
 
 def test_commas_split_a_single_text_only() -> None:
     """Blanks around items and empty items are dropped; a template is never split."""
-    assert call_of(params={"labels": " red , dark blue,,"}, content=b"bytes").options.labels == (
+    assert call_of(
+        params={"labels": " red , dark blue,,"}, content=b"bytes"
+    ).options.vocabulary.labels == (
         "red",
         "dark blue",
     )
     assert call_of(
         params={"prompt_templates": "a, {label}"}, content=b"bytes"
-    ).options.prompt_templates == ("a, {label}",)
+    ).options.vocabulary.prompt_templates == ("a, {label}",)
     assert call_of(
         json={"image": "AAAA", "prompt_templates": "a, {label}"}
-    ).options.prompt_templates == ("a, {label}",)
-    assert call_of(params={"labels": '"red",blue'}, content=b"bytes").options.labels == (
+    ).options.vocabulary.prompt_templates == ("a, {label}",)
+    assert call_of(params={"labels": '"red",blue'}, content=b"bytes").options.vocabulary.labels == (
         '"red"',
         "blue",
     )
@@ -187,9 +194,9 @@ def test_empty_labels_are_refused(value: str) -> None:
 
 def test_empty_values_beside_others_are_dropped() -> None:
     """A browser sends every input of a form, also those that were left empty."""
-    assert call_of(data={"labels": ["cat", "", " "]}, files={"image": b"bytes"}).options.labels == (
-        "cat",
-    )
+    assert call_of(
+        data={"labels": ["cat", "", " "]}, files={"image": b"bytes"}
+    ).options.vocabulary.labels == ("cat",)
     query = [("include_labels", ""), ("include_labels", "a, b")]
     assert text_fields(query, ScoreParameters) == {"include_labels": ["a, b"]}
     assert (
