@@ -118,11 +118,13 @@ def _header_of(file: BinaryIO, path: Path) -> SafetensorsHeader:
         content = parse_json(file.read(header_bytes), "its header")
         if not isinstance(content, dict) or len(content) > MAX_TENSORS:
             raise ValueError("its header is not an object of tensors, or has too many")
+
         metadata = content.pop("__metadata__", None) or {}
         if not isinstance(metadata, dict) or not all(
             isinstance(text, str) for text in metadata.values()
         ):
             raise ValueError("its metadata is not an object of strings")
+
         start = 8 + header_bytes
         tensors = {name: _entry(name, entry, size - start) for name, entry in content.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:

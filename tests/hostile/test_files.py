@@ -271,7 +271,8 @@ def test_an_index_of_weights_names_files_of_its_own_folder_only(
         json.dumps({"weight_map": {"logit_scale": file}})
     )
     with pytest.raises(
-        ConfigError, match="weight_map must give each tensor the name of a file in the same folder"
+        ConfigError,
+        match="weight_map must map each tensor to the name of a file in the same folder",
     ):
         weight_files(tmp_path)
 

@@ -82,12 +82,15 @@ def av1_frame(data: bytes, offset: int, stop: int) -> CodedFrame | None:
     for _ in range(MAX_UNITS):
         if offset >= stop:
             break
+
+        # OBU header: type, an extension byte, and the size if it is not the rest of the data.
         header = data[offset]
         kind = header >> 3 & 15
         offset += 2 if header & 4 else 1
         size = stop - offset
         if header & 2:
             size, offset = _leb128(data, offset)
+
         body = data[offset : min(offset + size, offset + 64)]
         if kind == _AV1_SEQUENCE:
             found = _av1_sequence(body)
@@ -97,6 +100,7 @@ def av1_frame(data: bytes, offset: int, stop: int) -> CodedFrame | None:
         offset += size
     else:
         raise damaged("bitstream")
+
     if frames > MAX_AV1_FRAMES:
         raise damaged("bitstream")
     if largest is None:
@@ -119,22 +123,24 @@ def _av1_sequence(body: bytes) -> CodedFrame:
     """Read a sequence header up to the largest frame size and the colour configuration."""
     bits = _Bits(body)
     profile = bits.read(3)
-    bits.read(1)
+    bits.read(1)  # still_picture
     reduced = bits.read(1)
     if reduced:
-        bits.read(5)
+        bits.read(5)  # seq_level_idx
     else:
         _skip_operating_points(bits)
+
     width_bits = bits.read(4) + 1
     height_bits = bits.read(4) + 1
     width = bits.read(width_bits) + 1
     height = bits.read(height_bits) + 1
+
     if not reduced and bits.read(1):  # frame identifiers
         bits.read(4 + 3)
-    bits.read(3)
+    bits.read(3)  # superblock size and two intra tools
     if not reduced:
         _skip_inter_tools(bits)
-    bits.read(3)
+    bits.read(3)  # super-resolution, CDEF and loop restoration
 
     depth = 8
     if bits.read(1):
@@ -170,11 +176,12 @@ def _skip_operating_points(bits: _Bits) -> None:
         if decoder_model:
             delay_bits = bits.read(5) + 1
             bits.read(32 + 5 + 5)
+
     display_delay = bits.read(1)
     for _ in range(bits.read(5) + 1):
-        bits.read(12)
-        if bits.read(5) > 7:
-            bits.read(1)
+        bits.read(12)  # operating_point_idc
+        if bits.read(5) > 7:  # seq_level_idx
+            bits.read(1)  # seq_tier
         if decoder_model and bits.read(1):
             bits.read(2 * delay_bits + 1)
         if display_delay and bits.read(1):
@@ -202,22 +209,25 @@ def is_first_slice(unit: bytes) -> bool:
 
 def _hevc_parameters(unit: bytes) -> CodedFrame:
     bits = _Bits(unit[2:].replace(b"\0\0\3", b"\0\0"))  # removes emulation prevention bytes
-    bits.read(4)
+    bits.read(4)  # video parameter set
     sub_layers = bits.read(3)
-    bits.read(1)
+    bits.read(1)  # temporal nesting
+
+    # Profile, tier and level, in general and of each sub-layer.
     bits.read(88 + 8)
     present = [(bits.read(1), bits.read(1)) for _ in range(sub_layers)]
     if sub_layers:
         bits.read(2 * (8 - sub_layers))
     for profile, level in present:
         bits.read(88 * profile + 8 * level)
-    bits.golomb()
+
+    bits.golomb()  # sequence parameter set
     chroma = bits.golomb()
     if chroma == 3:
-        bits.read(1)
+        bits.read(1)  # separate colour planes
     width = bits.golomb()
     height = bits.golomb()
-    if bits.read(1):
+    if bits.read(1):  # conformance window
         for _ in range(4):
             bits.golomb()
     depth = 8 + max(bits.golomb(), bits.golomb())

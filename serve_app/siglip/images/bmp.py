@@ -21,6 +21,7 @@ def read_bmp(data: bytes) -> ImageHeader:
         UnsupportedImage: Pillow does not support its kind of header, depth or compression.
     """
     (kind,) = fields("<I", data, 14)
+
     compression = 0
     if kind == _OS2_HEADER:
         width, height, _, bits = fields("<HHHH", data, 18)
@@ -31,6 +32,7 @@ def read_bmp(data: bytes) -> ImageHeader:
             height = 2**32 - height
     else:
         raise UnsupportedImage("This kind of BMP header is not supported. Save the image again.")
+
     if bits not in _BITS or compression > 3:
         raise UnsupportedImage(
             f"BMPs of {bits} bits and compression {compression} are not supported. Save the image "

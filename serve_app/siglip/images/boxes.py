@@ -146,6 +146,7 @@ def _read_locations(table: ItemTable, data: bytes, start: int, inner: tuple[int,
     offset = start + (10 if wide else 8)
     if count > MAX_ITEMS:
         raise damaged()
+
     for _ in range(count):
         (item,) = fields(">I" if wide else ">H", data, offset)
         offset += 4 if wide else 2
@@ -153,13 +154,15 @@ def _read_locations(table: ItemTable, data: bytes, start: int, inner: tuple[int,
         if version in (1, 2):
             method = fields(">H", data, offset)[0] & 15
             offset += 2
-        offset += 2
+        offset += 2  # data_reference_index
+
         base = int.from_bytes(data[offset : offset + base_size], "big")
         offset += base_size
         (extents,) = fields(">H", data, offset)
         offset += 2
         if extents > MAX_ITEMS or item in table.extents:
             raise damaged()
+
         table.extents[item] = []
         for _ in range(extents):
             offset += index_size
@@ -188,14 +191,15 @@ def _read_associations(table: ItemTable, data: bytes, start: int) -> None:
     (count,) = fields(">I", data, start + 4)
     if count > MAX_ITEMS:
         raise damaged()
+
+    size = 2 if flags & 1 else 1
+    mask = 0x7FFF if flags & 1 else 0x7F
     offset = start + 8
     for _ in range(count):
         (item,) = fields(">I" if version else ">H", data, offset)
         offset += 4 if version else 2
         (number,) = fields(">B", data, offset)
         offset += 1
-        size = 2 if flags & 1 else 1
-        mask = 0x7FFF if flags & 1 else 0x7F
         raw = [
             int.from_bytes(data[offset + size * i : offset + size * (i + 1)], "big") & mask
             for i in range(number)

@@ -151,6 +151,7 @@ def check(header: ImageHeader, cost: DecodeCost, limits: ImageLimits) -> None:
         raise ImageTooLarge(
             f"{size}; at most {limits.max_pixels:,} are supported. Send it smaller."
         )
+
     kind = " ".join(part for part in (header.variant, header.format) if part)
     if cost.cost > limits.max_cost:
         raise ImageTooLarge(

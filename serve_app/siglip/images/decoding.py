@@ -56,6 +56,7 @@ def decode_as_planned(data: bytes, plan: DecodingPlan, limits: ImageLimits) -> I
     confirmed = _confirmed(image, header)
     if confirmed is not header:
         check(confirmed, predict(confirmed, plan.scale, plan.resizing), limits)
+
     try:
         _load(image, data, header, plan.scale)
         if plan.sharp_scale < plan.scale and has_fine_detail(image):

@@ -81,6 +81,7 @@ def _walk(data: bytes, offset: int) -> _Blocks:
             return found
         if kind == _END:
             raise damaged()
+
         stop = offset + 1
         if kind == _EXTENSION:
             label, size = fields("<BB", data, offset + 1)

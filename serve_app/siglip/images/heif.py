@@ -41,6 +41,7 @@ def read_heif(data: bytes) -> ImageHeader:
             "This kind of HEIF image is not supported. Send an AVIF, or a HEIF coded as HEVC."
         )
 
+    # Every frame must fit into the size that the file declares for it.
     reader = _Frames(table, data, kind)
     tile_size = _size(table, data, tiles[0])
     frames = [reader.largest(tile) for tile in tiles]
@@ -83,12 +84,14 @@ def _tiles(table: ItemTable, data: bytes) -> tuple[list[int], tuple[int, int]]:
     grid = _item_data(table, data, primary)
     if len(grid) < 8 or not tiles:
         raise damaged()
+
     wide = grid[1] & 1
     width, height = fields(">II" if wide else ">HH", grid, 4)
     rows = grid[2] + 1
     columns = grid[3] + 1
     across, down = _size(table, data, tiles[0])
     sizes = {_size(table, data, tile) for tile in tiles}
+
     if rows * columns != len(tiles) or len(sizes) != 1:
         raise damaged()
     if (columns - 1) * across >= width or columns * across < width:
@@ -172,6 +175,7 @@ class _Frames:
             coded = _item_data(self._table, self._data, item)
             start = 0
             stop = len(coded)
+
         stop = min(stop, len(coded))
         if self._kind == b"av01":
             frame = av1_frame(coded, start, stop)
@@ -194,7 +198,8 @@ class _Frames:
         length_size, shared = self._parameters[start]
 
         units: list[bytes] = []
-        first_slices = count = 0
+        first_slices = 0
+        count = 0
         while offset + length_size < stop:
             length = int.from_bytes(coded[offset : offset + length_size], "big")
             offset += length_size

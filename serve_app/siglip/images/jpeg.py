@@ -125,16 +125,19 @@ def _segments(data: bytes) -> _Segments:
             if offset - start > MAX_JUNK_BYTES:
                 raise damaged()
         junk += offset - start - 1
+
         (marker,) = fields(">B", data, offset)
         offset += 1
         found.count += 1
         if junk > MAX_JUNK_BYTES or found.count > MAX_SEGMENTS:
             raise damaged()
+
         # A stuffed zero and restart markers have no parameters.
         if marker == 0 or 0xD0 <= marker <= 0xD7:
             continue
         if marker in (_SOI, _EOI):
             raise damaged()
+
         (length,) = fields(">H", data, offset)
         if length < 2 or offset + length > len(data):
             raise damaged()
@@ -153,6 +156,7 @@ def _note(found: _Segments, data: bytes, marker: int, offset: int, length: int) 
             "Lossless and hierarchical JPEGs are not supported. Send a baseline or progressive "
             "JPEG."
         )
+
     if marker in _FRAMES:
         if found.frame:  # libjpeg uses the first frame, but Pillow the last one
             raise damaged()

@@ -64,6 +64,7 @@ def read_png(data: bytes) -> ImageHeader:
         )
 
     chunks = _walk(data)
+
     channels = _CHANNELS[colour]
     row_nbytes = 1 + (width * channels * depth + 7) // 8
     pixel_nbytes = 4
@@ -109,6 +110,7 @@ def _walk(data: bytes) -> _Chunks:
             raise ImageTooLarge(
                 f"The PNG has more than {MAX_CHUNKS:,} chunks, which is the limit. Save it again."
             )
+
         if kind in _NEEDED:
             if kind == b"IHDR" and found.count > 1:  # Pillow would use the last one
                 raise damaged()
@@ -118,6 +120,7 @@ def _walk(data: bytes) -> _Chunks:
         else:
             found.metadata += 1
             _note_metadata(found, data, kind, offset + 8, min(offset + 8 + length, end))
+
         if kind == b"IEND":
             break
         offset = stop

@@ -20,7 +20,9 @@ def read_webp(data: bytes) -> ImageHeader:
     """
     kind = data[12:16]
     alpha = False
-    exif = xmp = None
+    exif = None
+    xmp = None
+
     if kind == b"VP8X":
         flags = fields("<B", data, 20)[0]
         alpha = bool(flags & _ALPHA_FLAG)
@@ -59,13 +61,16 @@ def read_webp(data: bytes) -> ImageHeader:
 def _extended(data: bytes) -> tuple[bytes, bool, bytes | None, bytes | None]:
     """Return the first frame's coding, whether it has alpha, and the EXIF and XMP chunks."""
     coding = b"VP8 "
-    frame_seen = alpha = False
-    exif = xmp = None
+    frame_seen = False
+    alpha = False
+    exif = None
+    xmp = None
     offset = 12
     for _ in range(MAX_CHUNKS):
         kind = data[offset : offset + 4]
         if len(kind) < 4 or offset + 8 > len(data):
             break
+
         length = int.from_bytes(data[offset + 4 : offset + 8], "little")
         start = offset + 8
         stop = offset + 8 + length
@@ -83,5 +88,6 @@ def _extended(data: bytes) -> tuple[bytes, bool, bytes | None, bytes | None]:
             exif = data[start : min(stop, start + 65_536)]
         elif kind == b"XMP " and xmp is None:
             xmp = data[start:stop]
-        offset = stop + (length & 1)
+
+        offset = stop + (length & 1)  # chunks have an even length
     return coding, alpha, exif, xmp

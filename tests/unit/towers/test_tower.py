@@ -29,7 +29,7 @@ from tests.tiny_checkpoints import LABELS
 def batch_of(folder: Path, *sizes: tuple[int, int], max_num_patches: int = 64) -> ImageBatch:
     preparer = ImagePreparer(read_checkpoint(folder), ImageLimits(), max_num_patches)
     return collate(
-        [preparer.prepare(encoded(random_picture(*size, seed=at))) for at, size in enumerate(sizes)]
+        [preparer.prepare(encoded(random_picture(*size, seed=i))) for i, size in enumerate(sizes)]
     )
 
 
@@ -173,8 +173,10 @@ def test_what_the_machine_cannot_do_is_refused(
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
-def test_attention_kernel_is_the_one_asked_for(checkpoint_folder: Path, attention: str) -> None:
-    """The kernel asked for is the one the live model has."""
+def test_the_model_has_the_requested_attention_kernel(
+    checkpoint_folder: Path, attention: str
+) -> None:
+    """The loaded model has the requested kernel."""
     tower = ImageTower(read_checkpoint(checkpoint_folder), Precision(attention=attention))
     assert tower._model.config._attn_implementation == attention
 
