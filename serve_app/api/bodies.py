@@ -151,7 +151,8 @@ async def _read_form(request: Request, limits: Limits) -> TagCall:
                     images.append(within(data, limits.max_image_bytes))
                 elif name in ("image", "images"):
                     raise InvalidRequest(
-                        f"{name} is a text field of the form. Send the image as a file, or the request as JSON."
+                        f"{name} is a text field of the form. Send the image as a file, "
+                        "or the request as JSON."
                     )
                 else:
                     pairs.append((name, value))

@@ -1,4 +1,4 @@
-"""Middleware that limits how long a client may take to send its request and to read the response."""
+"""Middleware that limits how long a client takes to send its request and read the response."""
 
 import asyncio
 

@@ -1,6 +1,7 @@
-"""The page at `/`: drop images and see their tags. Its files are in `page_assets/`; nothing is built.
+"""The page at `/`: drop images and see their tags.
 
-The page calls this service by the same routes as every client.
+Its files in `page_assets/` are served as they are; there is no build step. The page calls this
+service by the same routes as every client.
 """
 
 import hashlib

@@ -45,7 +45,7 @@ class RecordRequests:
             self._report(exchange.answered())
 
     def _report(self, answered: AnsweredRequest) -> None:
-        """Call every observer. One that fails, such as on a full disk, does not fail the request."""
+        """Call every observer. One that fails, such as on a full disk, fails nothing else."""
         for observer in self._observers:
             try:
                 observer(answered)

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message, Receive
 
 from serve_app.api.content_length import announced_bytes
@@ -27,13 +27,19 @@ async def body_chunks(request: Request, max_bytes: int) -> AsyncIterator[bytes]:
     announced = announced_bytes(request.headers)
     if announced is not None and announced > max_bytes:
         raise too_large(max_bytes)
-    size = 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > max_bytes:
+    num_bytes = 0
+    has_more = True
+    while has_more:  # `request.stream()` would be a second async generator, which takes longer
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        chunk: bytes = message.get("body", b"")
+        num_bytes += len(chunk)
+        if num_bytes > max_bytes:
             raise too_large(max_bytes)
         if chunk:
             yield chunk
+        has_more = message.get("more_body", False)
 
 
 async def read_body(request: Request, max_bytes: int) -> bytes:

@@ -1,4 +1,4 @@
-"""The route table: what is documented is routed, and every path has errors in its clients' shape."""
+"""The route table: documented paths are routed, and errors have the shape of a path's clients."""
 
 from collections.abc import Iterator
 from typing import Any
