@@ -1,29 +1,42 @@
 """Limits on the number of concurrent requests of one process and on the bytes that they hold.
 
-Not here: limits on a single request (`bodies.py`, `json_bodies.py`).
+Not here: limits on a single request (`bodies.py`, `json_bodies.py`), how clients share a budget
+(`fairness/budgets.py`).
 """
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from serve_app.config.limits import Limits
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from serve_app.api.body_progress import BodyProgress
+from serve_app.api.client_timeouts import SMALL_WRITE_BYTES
+from serve_app.api.content_length import announced_bytes
+from serve_app.api.routes import RouteTable
+from serve_app.config.limits import HELD_FOR_EACH_BYTE, Limits
 from serve_app.errors import Overloaded
 from serve_app.fairness.budgets import SharedBudget
+from serve_app.telemetry.record import current
 
 MAX_PACED = 128
 """At most this many refusals are delayed at the same time; further ones are sent immediately."""
-MAX_DRAINED = 4
-"""Refused bodies whose rest is read at the same time: most clients look for the response only when
-they have sent everything. The connections of others are closed."""
 MAX_PACED_BYTES = 64 * 1024
+"""Only requests with bodies of at most this size are delayed. Serve reads and holds what the client
+sends during the delay, so a larger body must be refused immediately."""
 PACE_S = 0.25
 """Delay of a refusal: a client that retries immediately would take CPU time from accepted
 requests."""
 TOO_MANY_REQUESTS = (
     "The service is answering as many requests as it can. Retry after the time in Retry-After."
 )
-TOO_MANY_BYTES = "The service holds as many bytes of requests as it can. Retry after the time in Retry-After, or send less at once."
+TOO_MANY_BYTES = (
+    "The service holds as many bytes of requests as it can. "
+    "Retry after the time in Retry-After, or send less at once."
+)
+MIN_HELD_RESPONSE_BYTES = SMALL_WRITE_BYTES + 1
+"""Smaller responses are sent without waiting for the client, so their bytes are not held."""
 
 
 class Admission:
@@ -34,19 +47,6 @@ class Admission:
         self._requests = SharedBudget(limits.max_concurrent_requests)
         self._bytes = SharedBudget(limits.max_held_bytes)
         self._paced = 0
-        self._drained = 0
-
-    def take_drain(self) -> bool:
-        """Whether the rest of one more refused body may be read and dropped; if so, `end_drain`
-        must follow.
-        """
-        may = self._drained < MAX_DRAINED
-        self._drained += may
-        return may
-
-    def end_drain(self) -> None:
-        """Allow another body to be drained."""
-        self._drained -= 1
 
     @property
     def is_idle(self) -> bool:
@@ -71,8 +71,6 @@ class Admission:
         """
         if self._requests.take(client, 1):
             return Admitted(self._requests, self._bytes, client)
-        # Serve reads and holds what the client sends during the delay, so a large body must be
-        # refused immediately
         is_small = announced is not None and announced <= MAX_PACED_BYTES
         if is_small and self._paced < MAX_PACED:
             with self._pacing():
@@ -99,18 +97,22 @@ class Admitted:
         self._held = 0.0
 
     def check_announced(self, size: float) -> None:
-        """Refuse a body before it is read if its announced size does not fit now; raises
-        `Overloaded`.
+        """Refuse a body before it is read.
+
+        Raises:
+            Overloaded: Its announced size does not fit now.
         """
         if size <= self._bytes.capacity and not self._bytes.fits(self._client, size):
             raise Overloaded(TOO_MANY_BYTES)
 
     def hold(self, size: float) -> None:
-        """Hold more bytes of the body or of the response; raises `Overloaded` if they do not
-        fit.
+        """Hold more bytes of the body or of the response.
+
+        Raises:
+            Overloaded: They do not fit now.
         """
-        if size > self._bytes.capacity:
-            return  # a retry would not help; the limit on a single body refuses it
+        if not size or size > self._bytes.capacity:
+            return  # for too much, a retry would not help; the limit on a single body refuses it
         if not self._bytes.take(self._client, size):
             raise Overloaded(TOO_MANY_BYTES)
         self._held += size
@@ -120,3 +122,50 @@ class Admitted:
         self._requests.give_back(self._client, 1)
         self._bytes.give_back(self._client, self._held)
         self._held = 0.0
+
+
+class AdmitRequests:
+    """Middleware that holds a request's place and its bytes in the budgets until it has ended."""
+
+    def __init__(self, app: ASGIApp, admission: Admission, routes: RouteTable) -> None:
+        self._app = app
+        self._admission = admission
+        self._routes = routes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        if self._routes.is_open(scope):  # a full service is not a dead one
+            await self._app(scope, receive, send)
+            return
+        record = current()
+        client = record.client if record else ""
+        announced = announced_bytes(Headers(scope=scope))
+        admitted = await self._admission.enter(client, announced)
+        body = BodyProgress()
+
+        async def receive_held() -> Message:
+            if not body.num_bytes and not body.is_complete:
+                admitted.check_announced(HELD_FOR_EACH_BYTE * (announced or 0))
+            message = await receive()
+            body.count(message)
+            admitted.hold(HELD_FOR_EACH_BYTE * len(message.get("body", b"")))
+            return message
+
+        async def send_held(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                admitted.hold(_held_bytes(message.get("headers", ())))
+            await send(message)
+
+        try:
+            await self._app(scope, receive_held, send_held)
+        finally:
+            admitted.leave()
+
+
+def _held_bytes(headers: Iterable[tuple[bytes, bytes]]) -> int:
+    """Return how many bytes of a response with known length are held until they are sent."""
+    for name, value in headers:
+        if name.lower() == b"content-length":
+            size = int(value)
+            return size if size >= MIN_HELD_RESPONSE_BYTES else 0
+    return 0

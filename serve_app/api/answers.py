@@ -1,24 +1,23 @@
-"""The JSON of responses and errors: the plugin host's contract, and one shape for every error."""
+"""The JSON of responses: the plugin host's contract.
+
+Not here: the JSON of errors (`error_shapes.py`).
+"""
 
 import base64
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from serve_app import __version__
 from serve_app.api.bodies import TagCall
+from serve_app.api.error_shapes import error_body
 from serve_app.api.json_responses import json_response, too_large_to_send
-from serve_app.api.statuses import headers_of, status_of
-from serve_app.errors import TaggerError
 from serve_app.pipeline.tagged_image import TaggedImage
 from serve_app.siglip.inputs import FloatArray
 from serve_app.tagging.selection import TagScore
-from serve_app.telemetry.record import note_code
 
-ErrorShape = Callable[[TaggerError, int], dict[str, Any]]
-"""From an error and its status to the JSON that a client of some dialect expects."""
 SCORED_BY = ("vocabulary", "vocabulary_fingerprint", "score")
 """Fields of `ScoredBy` that clients see."""
 SIGNIFICANT_DIGITS = 6
@@ -84,25 +83,6 @@ def check_size(num_values: int, max_bytes: int) -> None:
     """
     if num_values * MIN_VALUE_BYTES > max_bytes:
         raise too_large_to_send(max_bytes)
-
-
-def own_shape(error: TaggerError, status: int) -> dict[str, Any]:
-    """Return an error as our own API writes it."""
-    return error_body(error.code, error.message)
-
-
-def error_response(error: TaggerError, shape: ErrorShape = own_shape) -> JSONResponse:
-    """Return the JSON of an error with its status, in the shape that the client expects; the
-    request's record has its code.
-    """
-    note_code(error.code)
-    status = status_of(error)
-    return JSONResponse(shape(error, status), status, headers_of(status))
-
-
-def error_body(code: str, message: str) -> dict[str, Any]:
-    """Return the one shape of everything that went wrong."""
-    return {"error": {"code": code, "message": message}}
 
 
 def shorten(score: float) -> float:

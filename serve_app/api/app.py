@@ -1,46 +1,45 @@
-"""The HTTP face over a `Tagger`: composition is all here. No Ray.
+"""Composition of the HTTP face over a `Tagger`: all routes, and all middlewares in order. No Ray.
 
 Not here: reading requests (`bodies.py`, `sources.py`), answering them (`tagging.py`, `state.py`,
-`dialects/`), what every request passes (`edge.py`), the OpenAPI text (`openapi.py`).
+`dialects/`), what a middleware does (a module each), the OpenAPI document (`document.py`).
 """
 
-import logging
 from collections.abc import Sequence
 
-from fastapi import FastAPI
-from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp
 
-from serve_app import __version__
 from serve_app.api import openapi
-from serve_app.api.admission import Admission
-from serve_app.api.answers import ErrorShape, error_body, error_response, own_shape
-from serve_app.api.dialects import hugging_face, open_inference, openai
-from serve_app.api.docs import add_docs
-from serve_app.api.edge import Edge, Observer
+from serve_app.api.admission import Admission, AdmitRequests
+from serve_app.api.application import Application
+from serve_app.api.authentication import RequireKey
+from serve_app.api.client_timeouts import ClientTimeouts
+from serve_app.api.dialects.hugging_face import hugging_face_routes
+from serve_app.api.dialects.open_inference import open_inference_routes
+from serve_app.api.dialects.openai import openai_routes
+from serve_app.api.docs import docs_routes
+from serve_app.api.error_responses import ErrorResponses
 from serve_app.api.keys import ApiKeys
-from serve_app.api.methods import HeadAsGet, allowed_methods, options_response
-from serve_app.api.page import add_page
-from serve_app.api.passages import ClientTimes
-from serve_app.api.prefix import WithoutPrefix
+from serve_app.api.methods import HeadWithoutBody, OptionsResponses
+from serve_app.api.page import page_routes
+from serve_app.api.prefix import PrefixRoot
+from serve_app.api.recording import RecordRequests
 from serve_app.api.request_log import request_log
-from serve_app.api.sources import image_sources
-from serve_app.api.state import add_state
-from serve_app.api.tagging import Endpoint, score_endpoint, tag_endpoint
+from serve_app.api.response_headers import ResponseHeaders
+from serve_app.api.routes import ApiRoute, Routes, RouteTable
+from serve_app.api.sources import ImageSources, image_sources
+from serve_app.api.state import state_routes
+from serve_app.api.tagging import score_endpoint, tag_endpoint
+from serve_app.api.unread_bodies import UnreadBodies
 from serve_app.config.access import Access
+from serve_app.config.limits import Limits
 from serve_app.config.service import ServiceConfig
-from serve_app.errors import RequestError, TaggerError
 from serve_app.pipeline.tagger import Tagger
-from serve_app.telemetry.record import note_code
+from serve_app.telemetry.record import Observer
 
-logger = logging.getLogger(__name__)
-
-TAG = "/v1/tag"
 EXPOSED_HEADERS = ("x-request-id", "server-timing", "retry-after")
-"""That pages of other origins may read, where they may ask at all."""
+"""Response headers that pages of the allowed other origins may read."""
 
 
 def create_app(
@@ -53,146 +52,111 @@ def create_app(
 ) -> ASGIApp:
     """Return the ASGI application that serves a tagger.
 
-    `POST /v1/tag` is answered before FastAPI is reached: its middleware and routing take more time
-    than all that is done for a request here besides decoding. FastAPI documents that route and has
-    all the others.
-
     Args:
         tagger: Does the work.
-        config: The service's.
-        observers: Told of every request, besides its log.
+        config: The service's configuration.
+        observers: Called with every finished request, in addition to the request log.
         admission: Budgets of this process; new ones by default.
-        behind_serve: Whether Ray Serve sets the request id on answers.
+        behind_serve: Whether Ray Serve sets the request id of responses.
 
     Raises:
         ConfigError: The API keys cannot be read.
     """
+    log = config.telemetry.request_log
+    logs = () if log == "off" else (request_log(log),)
+    routes = RouteTable(all_routes(tagger, config))
+    middleware = (
+        Middleware(PrefixRoot),
+        *_cross_origin(config.access),
+        *edge(
+            routes,
+            config.limits,
+            admission=admission or Admission(config.limits),
+            keys=_keys(config.access),
+            observers=(*observers, *logs),
+            returns_request_id=not behind_serve,
+        ),
+    )
+    return Application(routes, middleware)
+
+
+def all_routes(tagger: Tagger, config: ServiceConfig) -> list[ApiRoute]:
+    """Return every route, in the order in which they are matched."""
     access = config.access
     sources = image_sources(config)
-    app = FastAPI(
-        title="siglip-serve", version=__version__, docs_url=None, redoc_url=None, description=openapi.DESCRIPTION,
-        openapi_url="/openapi.json" if access.docs else None,
-    )  # fmt: skip
-    app.openapi_version = "3.0.3"  # the bundled Swagger UI reads no 3.1
-    tag = tag_endpoint(tagger, config, sources)
-    app.post(
-        TAG,
-        openapi_extra=openapi.TAG_REQUEST,
-        responses=openapi.TAG_RESPONSES,
-        summary="Tag one image or many",
-    )(tag)
-    score = score_endpoint(tagger, config)
-    app.post(
-        "/v1/score",
-        openapi_extra=openapi.SCORE_REQUEST,
-        responses=openapi.SCORE_RESPONSES,
-        summary="Tag stored image embeddings",
-    )(score)
-    add_state(app, tagger)
-    openai.add_openai(app, tagger, config, sources)
-    hugging_face.add_hugging_face(app, tagger, sources)
-    open_inference.add_open_inference(app, tagger, config)
+    routes = [
+        *_tagging_routes(tagger, config, sources),
+        *state_routes(tagger),
+        *openai_routes(tagger, config, sources),
+        *hugging_face_routes(tagger, sources),
+        *open_inference_routes(tagger, config),
+    ]
     if access.page:
-        add_page(app)
+        routes += page_routes()
     if access.docs:
-        add_docs(app)
-        openapi.describe_edge(app, access.api_keys is not None)
-    app.add_exception_handler(TaggerError, _on_tagger_error)
-    app.add_exception_handler(HTTPException, _on_http_exception)
-    app.add_exception_handler(Exception, _on_unexpected)
-    log = config.telemetry.request_log
-    limits = config.limits
-    edge = Edge(
-        HeadAsGet(_TagFirst(tag, app)),
-        ClientTimes(limits.body_timeout_s, limits.write_timeout_s),
-        admission or Admission(limits),
-        None if access.api_keys is None else ApiKeys(access.api_keys),
-        shape_of,
-        (*observers, *(() if log == "off" else (request_log(log),))),
-        returns_request_id=not behind_serve,
-    )
-    return WithoutPrefix(_with_cors(edge, access))
+        routes += docs_routes(routes, requires_keys=access.api_keys is not None)
+    return routes
 
 
-def shape_of(path: str) -> ErrorShape:
-    """Return the shape of a path's errors: that of the clients who know it."""
-    if path in openai.PATHS:
-        return openai.error_shape
-    if path in hugging_face.PATHS:
-        return hugging_face.error_shape
-    return open_inference.error_shape if path == "/v2" or path.startswith("/v2/") else own_shape
+def edge(
+    routes: RouteTable,
+    limits: Limits,
+    *,
+    admission: Admission,
+    keys: ApiKeys | None = None,
+    observers: Sequence[Observer] = (),
+    returns_request_id: bool = True,
+) -> list[Middleware]:
+    """Return what every request passes before its route, the outermost middleware first."""
+    authentication = [] if keys is None else [Middleware(RequireKey, keys, routes)]
+    return [
+        Middleware(UnreadBodies),
+        Middleware(RecordRequests, observers),
+        Middleware(ResponseHeaders, returns_request_id),
+        Middleware(ClientTimeouts, limits.body_timeout_s, limits.write_timeout_s),
+        Middleware(HeadWithoutBody),
+        Middleware(ErrorResponses, routes),
+        *authentication,
+        Middleware(AdmitRequests, admission, routes),
+        Middleware(OptionsResponses, routes),
+    ]
 
 
-class _TagFirst:
-    """Pure ASGI: tagging by the shortest way, everything else by FastAPI."""
-
-    def __init__(self, tag: Endpoint, others: FastAPI) -> None:
-        self._tag = tag
-        self._others = others
-        self._route = next(route for route in others.routes if getattr(route, "path", None) == TAG)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] != TAG or scope["method"] != "POST":
-            await self._others(scope, receive, send)
-            return
-        scope["route"] = self._route  # as FastAPI would note it
-        request = Request(scope, receive)
-        try:
-            response = await self._tag(request)
-        except TaggerError as error:
-            response = error_response(error)
-        except Exception as error:
-            response = await _on_unexpected(request, error)
-        await response(scope, receive, send)
+def _keys(access: Access) -> ApiKeys | None:
+    return None if access.api_keys is None else ApiKeys(access.api_keys)
 
 
-def _with_cors(app: ASGIApp, access: Access) -> ASGIApp:
-    """Let pages of other origins ask, if any may; their browsers ask for leave without a key, so
-    before the edge.
+def _cross_origin(access: Access) -> list[Middleware]:
+    """Return the CORS middleware if pages of other origins are allowed.
+
+    Browsers send preflights without a key, so it is outside the edge.
     """
     if not access.cors_origins:
-        return app
-    return CORSMiddleware(
-        app,
-        access.cors_origins,
-        allow_methods=("GET", "HEAD", "POST"),
-        allow_headers=("*",),
-        expose_headers=EXPOSED_HEADERS,
-        max_age=600,
-    )
-
-
-async def _on_tagger_error(_: Request, error: Exception) -> Response:
-    assert isinstance(error, TaggerError)
-    return error_response(error)
-
-
-async def _on_http_exception(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    headers = error.headers
-    if error.status_code == 405:
-        methods = allowed_methods(request)
-        if request.method == "OPTIONS":
-            return options_response(methods)
-        headers = {"Allow": ", ".join(methods)}
-        known = RequestError(
-            f"This path does not support {request.method[:20]}. Use {' or '.join(methods)}."
+        return []
+    return [
+        Middleware(
+            CORSMiddleware,
+            access.cors_origins,
+            allow_methods=("GET", "HEAD", "POST"),
+            allow_headers=("*",),
+            expose_headers=EXPOSED_HEADERS,
+            max_age=600,
         )
-        known.code = "method_not_allowed"
-    elif error.status_code == 404:
-        known = RequestError("There is nothing at this path; see the documentation.")
-        known.code = "not_found"
-    else:
-        known = RequestError("The request cannot be read.")
-    note_code(known.code)
-    return JSONResponse(
-        shape_of(request.url.path)(known, error.status_code), error.status_code, headers
-    )
+    ]
 
 
-async def _on_unexpected(request: Request, error: Exception) -> Response:
-    logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
-    note_code("internal")
-    return JSONResponse(
-        error_body("internal", "The service failed on this request. Its log says why."), 500
-    )
+def _tagging_routes(tagger: Tagger, config: ServiceConfig, sources: ImageSources) -> list[ApiRoute]:
+    routes = Routes()
+    routes.post(
+        "/v1/tag",
+        summary="Tag one image or many",
+        request=openapi.TAG_REQUEST,
+        responses=openapi.TAG_RESPONSES,
+    )(tag_endpoint(tagger, config, sources))
+    routes.post(
+        "/v1/score",
+        summary="Tag stored image embeddings",
+        request=openapi.SCORE_REQUEST,
+        responses=openapi.SCORE_RESPONSES,
+    )(score_endpoint(tagger, config))
+    return routes.collected

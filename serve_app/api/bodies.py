@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pydantic import Field, InstanceOf
 from pydantic.json_schema import SkipJsonSchema
 from starlette.datastructures import UploadFile
-from starlette.formparsers import MultiPartException
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from serve_app.api.json_bodies import read_json_object
@@ -151,27 +151,30 @@ async def _read_form(request: Request, limits: Limits) -> TagCall:
                     images.append(within(data, limits.max_image_bytes))
                 elif name in ("image", "images"):
                     raise InvalidRequest(
-                        f"{name} is a text field of the form. Send the image as a file, or the request as JSON."
+                        f"{name} is a text field of the form. Send the image as a file, "
+                        "or the request as JSON."
                     )
                 else:
                     pairs.append((name, value))
-    except MultiPartException as error:
-        raise _form_error(error, limits) from error
+    except HTTPException as error:
+        raise _form_error(error.detail, limits) from error
     parameters = validated(TagParameters, text_fields(pairs, TagParameters))
     options = parameters.options(limits)
     return TagCall(tuple(images), options, many=len(images) > 1, parameters=parameters)
 
 
-def _form_error(error: MultiPartException, limits: Limits) -> RequestError:
-    """Return our error for one of Starlette's form parser, which tells them apart by text only."""
-    if "Too many files" in error.message:
+def _form_error(message: str, limits: Limits) -> RequestError:
+    """Return our error for one of Starlette's form parser, which differ only by their message."""
+    if "Too many files" in message:
         return PayloadTooLarge(
-            f"The form holds more than {limits.max_images_per_request:,} files. Send fewer in one request."
+            f"The form holds more than {limits.max_images_per_request:,} files. "
+            "Send fewer in one request."
         )
-    if "Too many fields" in error.message:
+    if "Too many fields" in message:
         return InvalidRequest(f"The form holds more than {MAX_FORM_FIELDS} fields; send fewer.")
-    if "exceeded maximum size" in error.message:
+    if "exceeded maximum size" in message:
         return PayloadTooLarge(
-            f"A form field has more than {MAX_FIELD_BYTES:,} bytes. Send images as files, and long lists of labels as JSON."
+            f"A form field has more than {MAX_FIELD_BYTES:,} bytes. "
+            "Send images as files, and long lists of labels as JSON."
         )
     return InvalidRequest("The multipart form cannot be read. Check its boundary and its fields.")

@@ -1,5 +1,6 @@
-"""The size of a body according to its headers, for requests that are read here and for images that
-are fetched.
+"""The size of a body according to its headers.
+
+Used for the bodies of requests and for images that are fetched.
 """
 
 from starlette.datastructures import Headers
@@ -18,9 +19,7 @@ def parse_content_length(value: str) -> int | None:
 
 
 def announced_bytes(headers: Headers) -> int | None:
-    """Return the size of a request's body; None if its headers do not say, as for a chunked
-    body.
-    """
+    """Return the size of a request's body in bytes; None for a chunked body or a bad header."""
     if "transfer-encoding" in headers:
         return None
     return parse_content_length(headers.get("content-length", "0"))

@@ -1,58 +1,94 @@
-"""`/docs` and `/openapi.json`: Swagger UI, with no asset from another host and a policy that allows
-none.
+"""`/docs` and `/openapi.json`: Swagger UI and the document that it shows.
+
+The page loads nothing from other hosts, and its policy forbids it to.
 """
 
 import base64
 import hashlib
-import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import swagger_ui_bundle
-from fastapi import FastAPI
-from fastapi.openapi.docs import get_swagger_ui_html
 from starlette.exceptions import HTTPException
-from starlette.responses import FileResponse, HTMLResponse
+from starlette.requests import Request
+from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
 
-ASSETS = "/docs/assets"
+from serve_app.api.document import openapi_document
+from serve_app.api.routes import ApiRoute, Routes
+
+SCRIPT = """
+SwaggerUIBundle({
+    url: 'openapi.json',
+    dom_id: '#swagger-ui',
+    deepLinking: true,
+    showExtensions: true,
+    showCommonExtensions: true,
+    presets: [SwaggerUIBundle.presets.apis, SwaggerUIBundle.SwaggerUIStandalonePreset],
+})
+"""
+PAGE = f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1.0">
+<link rel="stylesheet" href="docs/assets/swagger-ui.css">
+<link rel="icon" href="docs/assets/favicon-32x32.png">
+<title>siglip-serve</title>
+</head>
+<body>
+<div id="swagger-ui"></div>
+<script src="docs/assets/swagger-ui-bundle.js"></script>
+<script>{SCRIPT}</script>
+</body>
+</html>
+"""
+"""All addresses are relative: the service may be below a path prefix."""
 
 
-def add_docs(app: FastAPI) -> None:
-    """Add the page; `/openapi.json` is FastAPI's own."""
-    files = {
-        path.name: path
-        for path in Path(swagger_ui_bundle.swagger_ui_path).iterdir()
-        if path.is_file()
-    }
-    page = get_swagger_ui_html(
-        openapi_url="openapi.json",  # relative, as all of them: the service may stand below a prefix
-        title="siglip-serve",
-        swagger_js_url=f"{ASSETS[1:]}/swagger-ui-bundle.js",
-        swagger_css_url=f"{ASSETS[1:]}/swagger-ui.css",
-        swagger_favicon_url=f"{ASSETS[1:]}/favicon-32x32.png",
-    )
-    headers = {"content-security-policy": _policy(bytes(page.body).decode())}
+def docs_routes(described: Sequence[ApiRoute], requires_keys: bool) -> list[ApiRoute]:
+    """Return the routes of the documentation.
 
-    @app.get(f"{ASSETS}/{{name}}", include_in_schema=False)
-    async def asset(name: str) -> FileResponse:
-        if name not in files:
-            raise HTTPException(404)
-        return FileResponse(files[name])
-
-    @app.get("/docs", include_in_schema=False)
-    async def docs() -> HTMLResponse:
-        return HTMLResponse(bytes(page.body), headers=headers)
-
-
-def _policy(html: str) -> str:
-    """Return a policy that lets run what stands in a page now, and nothing that would come into
-    it.
+    Args:
+        described: The routes that the document describes.
+        requires_keys: Whether an API key is required.
     """
-    scripts = re.findall(r"<script>(.*?)</script>", html, re.DOTALL)
-    hashes = " ".join(
-        f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
-        for script in scripts
+    routes = Routes()
+    document = openapi_document(described, requires_keys)
+    folder = Path(swagger_ui_bundle.swagger_ui_path)
+    files = {path.name: path for path in folder.iterdir() if path.is_file()}
+    headers = {"content-security-policy": _policy()}
+
+    @routes.get("/openapi.json", is_open=True)
+    async def openapi(request: Request) -> Response:
+        prefix = request.scope.get("root_path", "")
+        servers = {"servers": [{"url": prefix}]} if prefix else {}
+        return JSONResponse(document | servers)
+
+    @routes.get("/docs", is_open=True)
+    async def docs(_: Request) -> Response:
+        return HTMLResponse(PAGE, headers=headers)
+
+    @routes.get("/docs/assets/{name}", is_open=True)
+    async def asset(request: Request) -> Response:
+        path = files.get(request.path_params["name"])
+        if path is None:
+            raise HTTPException(404)
+        return FileResponse(path)
+
+    return routes.collected
+
+
+def _policy() -> str:
+    """Return a content security policy that allows the page's own inline script and no other."""
+    script_hash = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
+    directives = (
+        "default-src 'none'",
+        f"script-src 'self' 'sha256-{script_hash}'",
+        "style-src 'self' 'unsafe-inline'",
+        "img-src 'self' data:",
+        "connect-src 'self'",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
     )
-    return (
-        f"default-src 'none'; script-src 'self' {hashes}; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
-        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    )
+    return "; ".join(directives)

@@ -1,10 +1,11 @@
-"""Images by URL: only public addresses, checked where the connection is made, bounded in bytes,
-time and redirects.
+"""Images by URL, from public addresses only and with limits on bytes, time and redirects.
 
-A name is resolved once, every address that it has is checked, and the connection goes to one of
-those: nothing is resolved again that could by then be another address. Redirects are followed here,
-one by one, each checked like the first. Reasons for a refusal are told without what was found
-behind the address.
+A name is resolved once, all its addresses are checked, and the connection goes to one of them. If
+the name were resolved again, it could have another address by then. Redirects are followed here one
+by one, and each is checked like the first address. The reason for a refusal does not say what was
+found at the address.
+
+Not here: which addresses are public (`public_addresses.py`).
 """
 
 import asyncio
@@ -25,52 +26,32 @@ import httpcore
 
 from serve_app import __version__
 from serve_app.api.content_length import parse_content_length
+from serve_app.api.public_addresses import may_fetch_from
 from serve_app.config.access import Fetching
 from serve_app.errors import InvalidRequest, PayloadTooLarge, RequestError, SourceUnavailable
 
 logger = logging.getLogger(__name__)
 
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Resolve = Callable[[str, int], Awaitable[list[str]]]
-"""From a host and a port to its addresses."""
+"""Returns the addresses of a host and a port."""
 
 MAX_URL_CHARACTERS = 4_096
 MAX_RESOLVING = 8
+"""Names that are resolved at the same time."""
 _HOST = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*|[0-9a-f:.]+", re.IGNORECASE)
 REDIRECTS = {301, 302, 303, 307, 308}
-NOT_PUBLIC = tuple(
-    ipaddress.ip_network(network)
-    for network in (
-        *(
-            "168.63.129.16/32",
-            "0.0.0.0/8",
-            "100.64.0.0/10",
-            "192.0.0.0/24",
-            "192.88.99.0/24",
-            "198.18.0.0/15",
-            "240.0.0.0/4",
-        ),
-        *(
-            "64:ff9b:1::/48",
-            "100::/64",
-            "2001::/23",
-            "2001:db8::/32",
-            "3fff::/20",
-            "5f00::/16",
-            "fec0::/10",
-        ),
-    )
-)
-"""Besides what Python's `is_global` knows, which changed from version to version, and the host of
-an Azure machine, which has a public address. Source: IANA's special-purpose registries; Azure's
-documentation of 168.63.129.16."""
-NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
-"""Source: RFC 6052. An IPv4 address stands in the last 32 bits."""
 HEADERS = [
     ("User-Agent", f"siglip-serve/{__version__}"),
     ("Accept", "image/*"),
     ("Accept-Encoding", "identity"),
 ]
+
+HTTPCORE_ERRORS = (
+    httpcore.NetworkError,
+    httpcore.TimeoutException,
+    httpcore.ProtocolError,
+    httpcore.ConnectionNotAvailable,
+)
 
 _REFUSED = "Images are not fetched from that address."
 _FAILED = "The image could not be fetched. Check the address, or send the image itself."
@@ -78,42 +59,56 @@ OFF = "Images are not fetched by URL here. Send the image itself, or as a data U
 
 
 def is_url(text: str) -> bool:
-    """Return whether a text says where an image is rather than being one."""
+    """Return whether a text is the URL of an image rather than the image itself."""
     return text[:8].lower().startswith(("http://", "https://"))
 
 
 _RESOLVING = ThreadPoolExecutor(MAX_RESOLVING, thread_name_prefix="resolve")
-"""Threads of their own: a name server that does not answer would hold the event loop's, which
-others' bodies are read in."""
+"""Threads only for resolving: a name server that does not respond would otherwise block the event
+loop's default threads."""
 
 
 async def resolve(host: str, port: int) -> list[str]:
-    """Return every address of a host, as the machine's resolver has them."""
+    """Return every address of a host, from the machine's resolver."""
     look_up = functools.partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
     found = await asyncio.get_running_loop().run_in_executor(_RESOLVING, look_up)
     return list(dict.fromkeys(str(address[0]) for *_, address in found))
 
 
 class Allowance:
-    """What one request may have fetched, all its images together: so many bytes, and so many at the
-    same time.
+    """What all images of one request together may fetch.
+
+    Attributes:
+        turns: Limits how many are fetched at the same time.
     """
 
-    def __init__(self, max_bytes: int, at_once: int = 8) -> None:
-        self._left = self._most = max_bytes
-        self.turns = asyncio.Semaphore(at_once)
+    def __init__(self, max_bytes: int, max_concurrent: int = 8) -> None:
+        """Start with nothing fetched.
 
-    def take(self, count: int) -> None:
-        """Use some up; raises `PayloadTooLarge` if there are not so many."""
-        self._left -= count
-        if self._left < 0:
+        Args:
+            max_bytes: Maximum size of all images in sum.
+            max_concurrent: Maximum number of images that are fetched at the same time.
+        """
+        self.turns = asyncio.Semaphore(max_concurrent)
+        self._max_bytes = max_bytes
+        self._num_bytes = 0
+
+    def take(self, num_bytes: int) -> None:
+        """Count bytes that were fetched.
+
+        Raises:
+            PayloadTooLarge: The images have more bytes than allowed.
+        """
+        self._num_bytes += num_bytes
+        if self._num_bytes > self._max_bytes:
             raise PayloadTooLarge(
-                f"The images of the request have more than {self._most:,} bytes together, which is the limit. Send fewer or smaller ones."
+                f"The images of the request have more than {self._max_bytes:,} bytes together, "
+                "which is the limit. Send fewer or smaller ones."
             )
 
 
 class ImageFetcher:
-    """Fetches images by URL, as far as the settings allow."""
+    """Fetches images by URL, within the settings."""
 
     def __init__(self, settings: Fetching, max_bytes: int, resolver: Resolve = resolve) -> None:
         self._settings = settings
@@ -123,8 +118,9 @@ class ImageFetcher:
         self._ssl = ssl.create_default_context() if settings.enabled else None
 
     async def fetch(self, url: str, allowance: Allowance | None = None) -> bytes | RequestError:
-        """Return the bytes behind a URL, or why there are none; waiting for a turn counts as time
-        of the image.
+        """Return the image at a URL, or the error.
+
+        The time limit of the image includes the time for which it waits for its turn.
         """
         if not self._settings.enabled:
             return InvalidRequest(OFF)
@@ -138,17 +134,9 @@ class ImageFetcher:
             return SourceUnavailable(
                 "The image could not be fetched in time. Send the image itself."
             )
-        except (
-            httpcore.NetworkError,
-            httpcore.TimeoutException,
-            httpcore.ProtocolError,
-            httpcore.ConnectionNotAvailable,
-            OSError,
-            ValueError,
-        ):
-            return SourceUnavailable(
-                _FAILED
-            )  # what exactly went wrong would tell what is behind the address
+        except (*HTTPCORE_ERRORS, OSError, ValueError):
+            # the details would reveal what is at the address
+            return SourceUnavailable(_FAILED)
 
     async def _follow(self, url: str, allowance: Allowance) -> bytes:
         for _ in range(self._settings.max_redirects + 1):
@@ -164,48 +152,49 @@ class ImageFetcher:
                 raise SourceUnavailable(_FAILED)
             url = urljoin(url, location)
         raise SourceUnavailable(
-            f"The address redirects more than {self._settings.max_redirects} times. Send the image's own address."
+            f"The address redirects more than {self._settings.max_redirects} times. "
+            "Send the image's own address."
         )
 
     def _checked(self, text: str) -> httpcore.URL:
-        """Return a URL whose scheme, port and host may be fetched from; its address is checked when
-        it is connected to.
+        """Return a URL whose scheme, port and host are allowed.
+
+        Its address is checked when the connection is made.
         """
-        if (
-            len(text) > MAX_URL_CHARACTERS
-            or not text.isascii()
-            or not text.isprintable()
-            or " " in text
-            or "\\" in text
-        ):
+        if not _is_readable(text):
             raise InvalidRequest(
                 "An image's address cannot be read as a URL. Percent-encode what is not ASCII."
             )
         try:
             url = urlsplit(text)
-            settings = self._settings
             host = (url.hostname or "").rstrip(".")
             port = url.port or {"https": 443, "http": 80}.get(url.scheme, 0)
         except ValueError as error:
             raise InvalidRequest("An image's address cannot be read as a URL.") from error
-        if url.scheme != "https" and not (url.scheme == "http" and settings.allow_http):
-            raise SourceUnavailable(
-                f"Images are fetched by {'http or https' if settings.allow_http else 'https'} only."
-            )
-        if not _HOST.fullmatch(host) or "@" in url.netloc or port not in settings.ports:
+        self._check_scheme(url.scheme)
+        if not _HOST.fullmatch(host) or "@" in url.netloc or port not in self._settings.ports:
             raise SourceUnavailable(_REFUSED)
-        if settings.hosts and not any(
-            fnmatch.fnmatchcase(host, pattern.lower()) for pattern in settings.hosts
-        ):
+        if not self._is_allowed(host):
             raise SourceUnavailable(_REFUSED)
         target = (url.path or "/") + (f"?{url.query}" if url.query else "")
-        return httpcore.URL(
-            scheme=url.scheme, host=f"[{host}]" if ":" in host else host, port=port, target=target
+        shown_host = f"[{host}]" if ":" in host else host
+        return httpcore.URL(scheme=url.scheme, host=shown_host, port=port, target=target)
+
+    def _check_scheme(self, scheme: str) -> None:
+        allowed = ("http", "https") if self._settings.allow_http else ("https",)
+        if scheme not in allowed:
+            raise SourceUnavailable(f"Images are fetched by {' or '.join(allowed)} only.")
+
+    def _is_allowed(self, host: str) -> bool:
+        patterns = self._settings.hosts
+        return not patterns or any(
+            fnmatch.fnmatchcase(host, pattern.lower()) for pattern in patterns
         )
 
     def _pool(self) -> httpcore.AsyncConnectionPool:
-        """Return a pool for one request: connections are not kept, so an address that was checked
-        long ago is not used.
+        """Return a pool for one request.
+
+        Connections are not reused, because the check of their address may be long ago.
         """
         return httpcore.AsyncConnectionPool(
             ssl_context=self._ssl, max_connections=1, network_backend=self._backend, retries=0
@@ -216,7 +205,7 @@ class ImageFetcher:
             raise SourceUnavailable(_FAILED)
         if _header(response, b"content-encoding").lower() not in ("", "identity"):
             raise SourceUnavailable(
-                "The image's host sends it compressed once more. Send the image itself."
+                "The image's host sends it with a Content-Encoding. Send the image itself."
             )
         announced = parse_content_length(_header(response, b"content-length"))
         if announced is not None and announced > self._max_bytes:
@@ -233,14 +222,13 @@ class ImageFetcher:
 
     def _too_large(self) -> PayloadTooLarge:
         return PayloadTooLarge(
-            f"The image at that address has more than {self._max_bytes:,} bytes, which is the limit. Send a smaller one."
+            f"The image at that address has more than {self._max_bytes:,} bytes, "
+            "which is the limit. Send a smaller one."
         )
 
 
 class _CheckedBackend(httpcore.AsyncNetworkBackend):
-    """Connections to addresses that may be fetched from, and to no other, whatever name they were
-    asked for by.
-    """
+    """Connects only to addresses that may be fetched from, whatever the host's name is."""
 
     def __init__(self, settings: Fetching, resolver: Resolve) -> None:
         self._networks = tuple(ipaddress.ip_network(network) for network in settings.networks)
@@ -255,14 +243,12 @@ class _CheckedBackend(httpcore.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        """Resolve once, check every address, connect to the first that answers."""
+        """Resolve once, check every address, and connect to the first that responds."""
         addresses = await self._resolve(host.strip("[]"), port)
-        if not addresses or not all(
-            may_fetch_from(address, self._networks) for address in addresses
-        ):
-            raise SourceUnavailable(
-                _FAILED
-            )  # as if it were not there: names of an inner network are not told
+        is_allowed = all(may_fetch_from(address, self._networks) for address in addresses)
+        if not addresses or not is_allowed:
+            # the same error as for a host that does not exist, which reveals no internal names
+            raise SourceUnavailable(_FAILED)
         for address in addresses[:-1]:
             with contextlib.suppress(httpcore.ConnectError, httpcore.ConnectTimeout):
                 return await self._inner.connect_tcp(
@@ -273,43 +259,11 @@ class _CheckedBackend(httpcore.AsyncNetworkBackend):
         )
 
 
-def may_fetch_from(
-    text: str, networks: Iterable[ipaddress.IPv4Network | ipaddress.IPv6Network] = ()
-) -> bool:
-    """Return whether an address is public, or in one of some networks that are allowed all the
-    same.
-
-    What stands in an IPv6 address that carries an IPv4 one counts too: mapped, 6to4, Teredo, NAT64.
-    """
-    address = ipaddress.ip_address(text.partition("%")[0])
-    inner = _carried(address)
-    if any(
-        address in network or (inner and all(one in network for one in inner))
-        for network in networks
-    ):
-        return True
-    return all(_is_public(one) for one in inner or [address])
-
-
-def _is_public(address: Address) -> bool:
-    special = (
-        address.is_multicast or address.is_reserved or address.is_unspecified or address.is_loopback
-    )
-    return (
-        address.is_global and not special and not any(address in network for network in NOT_PUBLIC)
-    )
-
-
-def _carried(address: Address) -> list[Address]:
-    """Return the IPv4 addresses in an IPv6 one."""
-    if isinstance(address, ipaddress.IPv4Address):
-        return []
-    if address in NAT64:
-        return [ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)]
-    found: list[Address | None] = [address.ipv4_mapped, address.sixtofour, *(address.teredo or ())]
-    if int(address) >> 32 == 0 and int(address) > 1:  # IPv4-compatible, long deprecated
-        found.append(ipaddress.IPv4Address(int(address)))
-    return [one for one in found if one is not None]
+def _is_readable(text: str) -> bool:
+    """Return whether a text is short enough and has only characters of a URL."""
+    if len(text) > MAX_URL_CHARACTERS or not text.isascii() or not text.isprintable():
+        return False
+    return " " not in text and "\\" not in text
 
 
 def _header(response: httpcore.Response, name: bytes) -> str:

@@ -121,7 +121,8 @@ class JsonReader:
         self._num_silent_bytes = 0 if self._events else self._num_silent_bytes + num_bytes
         if self._num_silent_bytes > MAX_TOKEN_BYTES:
             raise InvalidRequest(
-                f"The body contains a number or white space of more than {MAX_TOKEN_BYTES:,} characters. Remove it."
+                f"The body contains a number or white space of more than {MAX_TOKEN_BYTES:,} "
+                "characters. Remove it."
             )
 
     def _without_long_strings(self, data: bytes) -> bytes:

@@ -104,9 +104,7 @@ class ValueBuilder:
         return self._result
 
     def _text(self, parsed: str) -> str | LongText:
-        """Return the value of a string event: the noted value if there is one, else the
-        parser's.
-        """
+        """Return the value of a string event: the noted value, or else the parser's."""
         noted = self._strings.popleft()
         text = parsed if noted is None else noted
         if isinstance(text, LongText):
@@ -114,7 +112,8 @@ class ValueBuilder:
         self._num_text_bytes += sys.getsizeof(text)
         if self._num_text_bytes > MAX_TEXT_BYTES:
             raise PayloadTooLarge(
-                f"The strings of the body take more than {MAX_TEXT_BYTES:,} bytes of memory. Send fewer in one request."
+                f"The strings of the body take more than {MAX_TEXT_BYTES:,} bytes of memory. "
+                "Send fewer in one request."
             )
         return text
 
@@ -123,7 +122,8 @@ class ValueBuilder:
         if event == "number":
             if len(row) >= level.max_items:
                 raise InvalidRequest(
-                    f"{level.name} holds a list of more than {level.max_items:,} numbers; send embeddings of the served checkpoint."
+                    f"{level.name} holds a list of more than {level.max_items:,} numbers; "
+                    "send embeddings of the served checkpoint."
                 )
             row.append(value)
         elif event == "end_array":
@@ -137,11 +137,13 @@ class ValueBuilder:
         level.num_keys += 1
         if level.num_keys > MAX_KEYS:
             raise InvalidRequest(
-                f"An object of the body has more than {MAX_KEYS} keys; send only documented parameters."
+                f"An object of the body has more than {MAX_KEYS} keys; "
+                "send only documented parameters."
             )
         if isinstance(key, LongText) or len(key) > MAX_KEY_CHARACTERS:
             raise InvalidRequest(
-                f"A key of the body has more than {MAX_KEY_CHARACTERS} characters; send only documented parameters."
+                f"A key of the body has more than {MAX_KEY_CHARACTERS} characters; "
+                "send only documented parameters."
             )
         level.key = key
 
@@ -187,7 +189,10 @@ class ValueBuilder:
             raise self._too_many_items(level)
 
     def _too_many_items(self, level: _Level) -> InvalidRequest | PayloadTooLarge:
-        message = f"{level.name[:60]!r} holds more than {level.max_items:,} items; at most {level.max_items:,} are allowed in one request."
+        message = (
+            f"{level.name[:60]!r} holds more than {level.max_items:,} items; "
+            f"at most {level.max_items:,} are allowed in one request."
+        )
         if level.name in self._bounds.counted:
             return PayloadTooLarge(message)
         return InvalidRequest(message)

@@ -36,7 +36,7 @@ REVOKE_AFTER_S = 30.0
 """How long the file may be missing or empty before all keys are revoked. An atomic replacement or
 the swap of a mounted secret takes less time, and must not lock out all clients."""
 READ_TIMEOUT_S = 10.0
-"""How long a read may take: at the start, the service then fails; later, an error is logged."""
+"""Maximum time for one read. After it, start-up fails; later, an error is logged."""
 MAX_FILE_BYTES = 2**20
 """Maximum size of the key file: about 10,000 lines."""
 MAX_KEY_CHARACTERS = 512
@@ -68,7 +68,8 @@ def make_key(name: str) -> NewKey:
     line = f"{name} sha256:{_digest(key).hex()}"
     if not _LINE.fullmatch(line):
         raise ConfigError(
-            "a key's name must have only letters, digits and ._-, at most 64 in all, and begin with a letter or digit."
+            "a key's name must have only letters, digits and ._-, at most 64 in all, "
+            "and begin with a letter or digit."
         )
     return NewKey(key, line)
 
@@ -124,12 +125,12 @@ class ApiKeys:
         if not key:
             raise Unauthorized("An API key is needed. Send it as Authorization: Bearer KEY.")
         digest = _digest(key[:MAX_KEY_CHARACTERS])
-        found = [
-            name for known, name in self.digests.items() if hmac.compare_digest(known, digest)
-        ]  # compares every key
+        # compares every key, so the time does not depend on which one matches
+        found = [name for known, name in self.digests.items() if hmac.compare_digest(known, digest)]
         if not found:
             raise Unauthorized(
-                "The API key is not known here. Check that it was copied whole and was not replaced."
+                "The API key is not known here. "
+                "Check that it was copied whole and was not replaced."
             )
         return found[0]
 
@@ -160,7 +161,8 @@ class KeyFile:
             raise ConfigError(f"access.api_keys: {error}") from error
         except TimeoutError as error:
             raise ConfigError(
-                f"access.api_keys: {path} cannot be read within {READ_TIMEOUT_S:g} s; check its file system."
+                f"access.api_keys: {path} cannot be read within {READ_TIMEOUT_S:g} s; "
+                "check its file system."
             ) from error
         self.digests: Digests = _some(parse_keys(read, path.name), path.name)
 
@@ -212,7 +214,8 @@ class KeyFile:
             return
         self.digests = {}
         logger.error(
-            "all API keys are revoked, and every request is answered 401: %s %s. Write keys to it to let clients in again.",
+            "all API keys are revoked, and every request is answered 401: %s %s. "
+            "Write keys to it to let clients in again.",
             self._path,
             why,
         )
@@ -248,7 +251,8 @@ def parse_keys(text: str, where: str) -> Digests:
         match = _LINE.fullmatch(content)
         if match is None:  # the line itself is not shown: it may hold a key by mistake
             raise ConfigError(
-                f"access.api_keys: {where}, line {number} is not NAME sha256:HEX as `siglip-serve key NAME` prints it."
+                f"access.api_keys: {where}, "
+                f"line {number} is not NAME sha256:HEX as `siglip-serve key NAME` prints it."
             )
         digests[bytes.fromhex(match["digest"])] = match["name"]
     return digests
@@ -257,6 +261,7 @@ def parse_keys(text: str, where: str) -> Digests:
 def _some(digests: Digests, where: str) -> Digests:
     if not digests:
         raise ConfigError(
-            f"access.api_keys: {where} holds no key; make one with `siglip-serve key NAME`, or leave access.api_keys out."
+            f"access.api_keys: {where} holds no key; make one with `siglip-serve key NAME`, "
+            "or leave access.api_keys out."
         )
     return digests

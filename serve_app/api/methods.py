@@ -1,23 +1,20 @@
-"""HEAD and OPTIONS for every route, derived from the methods that it has."""
+"""Middlewares for HEAD and OPTIONS, which every route answers by the methods that it has."""
 
-from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serve_app.api.routes import RouteTable
 
-class HeadAsGet:
-    """Pure ASGI: answers HEAD as GET is answered, without the body.
 
-    FastAPI's routes know only GET.
-    """
+class HeadWithoutBody:
+    """Removes the body from responses to HEAD, which Starlette routes to the endpoint of GET."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
-        if scope["type"] != "http" or scope["method"] != "HEAD":
+        if scope["method"] != "HEAD":
             await self._app(scope, receive, send)
             return
 
@@ -26,30 +23,22 @@ class HeadAsGet:
                 message = {**message, "body": b""}
             await send(message)
 
-        as_get = {**scope, "method": "GET"}
-        try:
-            await self._app(as_get, receive, send_head)
-        finally:
-            if "route" in as_get:  # the request log and the metrics name it
-                scope["route"] = as_get["route"]
+        await self._app(scope, receive, send_head)
 
 
-def allowed_methods(request: Request) -> list[str]:
-    """Return the methods of a path, from all its routes: Starlette names those of the first, and
-    `/` has several.
-    """
-    matching = [
-        route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE
-    ]
-    methods = {method for route in matching for method in getattr(route, "methods", None) or ()}
-    if "GET" in methods:
-        methods.add("HEAD")
-    return sorted(methods)
+class OptionsResponses:
+    """Answers OPTIONS with 204 and the methods of the path. Preflights of CORS never get here."""
 
+    def __init__(self, app: ASGIApp, routes: RouteTable) -> None:
+        self._app = app
+        self._routes = routes
 
-def options_response(methods: list[str]) -> Response:
-    """Return the response to OPTIONS: no content, and the methods of the path.
-
-    Preflights of CORS never get here.
-    """
-    return Response(status_code=204, headers={"Allow": ", ".join(sorted({*methods, "OPTIONS"}))})
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        methods = self._routes.methods(scope) if scope["method"] == "OPTIONS" else []
+        if not methods:
+            await self._app(scope, receive, send)
+            return
+        scope["route"] = self._routes.nearest(scope)  # for logs and metrics
+        allowed = ", ".join(sorted([*methods, "OPTIONS"]))
+        await Response(status_code=204, headers={"Allow": allowed})(scope, receive, send)

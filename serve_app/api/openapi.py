@@ -1,10 +1,10 @@
-"""What OpenAPI says of routes that read their own bodies: three transports, examples, every
-answer.
+"""OpenAPI descriptions of requests and responses: schemas, examples, and every status.
+
+Not here: how the document is built (`document.py`).
 """
 
 from typing import Any
 
-from fastapi import FastAPI
 from pydantic import BaseModel
 
 from serve_app.api.bodies import TagBody
@@ -12,23 +12,31 @@ from serve_app.api.embeddings import ScoreBody
 from serve_app.api.parameters import TagParameters
 
 EXAMPLE_IMAGE = (
-    "iVBORw0KGgoAAAANSUhEUgAAACAAAAAgAQMAAABJtOi3AAAABlBMVEWAgIDiKCgl5qkgAAAARElEQVR42n3NsRGAIBTA0Me3cAzZRDZzNUZhBAfwwIKz"
-    "xBS5dOGf/cbxCDmEkmyqFIkSEEGetVSnzRpUroGzC61/jwUvM1QM6BMEposAAAAASUVORK5CYII="
+    "iVBORw0KGgoAAAANSUhEUgAAACAAAAAgAQMAAABJtOi3AAAABlBMVEWAgIDiKCgl5qkgAAAARElEQVR4"
+    "2n3NsRGAIBTA0Me3cAzZRDZzNUZhBAfwwIKzxBS5dOGf/cbxCDmEkmyqFIkSEEGetVSnzRpUroGzC61/"
+    "jwUvM1QM6BMEposAAAAASUVORK5CYII="
 )
-"""A red circle of 32 pixels, so that examples can be sent as they stand."""
-DESCRIPTION = (
-    "Tag images with SigLIP. `POST /v1/tag` takes a picture as the body, files of a form, or JSON."
-)
+"""A red circle of 32 × 32 pixels, so that examples can be sent unchanged."""
 
 _ABOUT_A_FIELD = ("title", "description", "default")
-"""Keywords of a field's schema that are not about its value."""
+"""Keywords of a field's schema that do not constrain its value."""
+
+
+def _schema(model: type[BaseModel]) -> dict[str, Any]:
+    """Return pydantic's schema without defaults of null, which OpenAPI 3.0 does not allow."""
+    schema = model.model_json_schema()
+    for field in schema["properties"].values():
+        if field.get("default", ...) is None:
+            del field["default"]
+    return schema
 
 
 def body_schema(model: type[BaseModel]) -> dict[str, Any]:
-    """Return the schema of a JSON body, in which every optional field may be null, as `validated`
-    reads it.
+    """Return the schema of a JSON body.
+
+    Every optional field may be null, which `validated` treats as absent.
     """
-    schema = model.model_json_schema()
+    schema = _schema(model)
     required = schema.get("required", ())
     for name, value in schema["properties"].items():
         kinds = value.get("anyOf", ())
@@ -44,7 +52,7 @@ def body_schema(model: type[BaseModel]) -> dict[str, Any]:
 
 
 def query_parameters(model: type[BaseModel]) -> list[dict[str, Any]]:
-    """Return the query parameters that stand for the fields of a model."""
+    """Return the query parameters for the fields of a model."""
     return [
         {
             "name": name,
@@ -53,11 +61,11 @@ def query_parameters(model: type[BaseModel]) -> list[dict[str, Any]]:
             "schema": schema,
             "description": schema.get("description", ""),
         }
-        for name, schema in model.model_json_schema()["properties"].items()
+        for name, schema in _schema(model)["properties"].items()
     ]
 
 
-_PARAMETERS: dict[str, Any] = TagParameters.model_json_schema()["properties"]
+_PARAMETERS: dict[str, Any] = _schema(TagParameters)["properties"]
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 _FORM_FILES = {
     "image": {
@@ -94,10 +102,10 @@ _TAG = {
     "required": ["label", "confidence"],
     "properties": {
         "label": {"type": "string"},
-        "confidence": {"type": "number", "description": "0 to 1; any number where score is logit."},
+        "confidence": {"type": "number", "description": "0 to 1; any number if score is logit."},
         "raw_score": {
             "type": "number",
-            "description": "The logit, where include_raw_scores is set.",
+            "description": "The logit, if include_raw_scores is set.",
         },
     },
 }
@@ -106,13 +114,13 @@ _BY = {
     "vocabulary": {
         "type": "string",
         "nullable": True,
-        "description": "Its name; null for labels of the request.",
+        "description": "Its name; null if the request sent its own labels.",
     },
     "vocabulary_fingerprint": {
         "type": "string",
-        "description": "Changes with the checkpoint, the labels and how they are said.",
+        "description": "Changes with the checkpoint, the labels and their prompts.",
     },
-    "score": {"type": "string", "description": "What confidence is."},
+    "score": {"type": "string", "description": "What confidence means."},
 }
 _ABOUT = {
     "model": {"type": "string"},
@@ -133,10 +141,12 @@ _ERROR: dict[str, Any] = {
 _EXTRAS = {
     "metadata": {
         "type": "object",
-        "description": "With quality high: quality, and views, how many images were encoded.",
+        "description": "With quality high: quality, and views, the number of encoded views.",
     },
     "embedding": {
-        "description": "With return=embedding: D numbers of unit norm, or base64 of little-endian float32."
+        "description": (
+            "With return=embedding: D numbers of unit norm, or base64 of little-endian float32."
+        )
     },
 }
 _ONE = {
@@ -162,7 +172,10 @@ def _refusal(description: str) -> dict[str, Any]:
 
 TAG_RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {
-        "description": "Tags, the best first; as lines, each when its image is done, where Accept is application/x-ndjson.",
+        "description": (
+            "Tags, the best first. With Accept: application/x-ndjson, one line for each image as "
+            "soon as it is done."
+        ),
         "content": {
             "application/json": {"schema": {"oneOf": [_ONE, _MANY]}},
             "application/x-ndjson": {"schema": {"type": "string"}},
@@ -171,8 +184,8 @@ TAG_RESPONSES: dict[int | str, dict[str, Any]] = {
     400: _refusal("A parameter or the body cannot be read."),
     404: _refusal("There is no vocabulary of that name."),
     413: _refusal("The request has too many bytes or images, or its response would be too large."),
-    415: _refusal("Not a picture in a format that is read."),
-    422: _refusal("The picture is damaged or has too many pixels."),
+    415: _refusal("Not an image, or in a format that is not supported."),
+    422: _refusal("The image is damaged or has too many pixels."),
     429: _refusal("Every queue is full; see Retry-After."),
     500: _refusal("The model could not encode the image."),
     503: _refusal("A part of the service is starting; see Retry-After."),
@@ -205,35 +218,3 @@ SCORE_RESPONSES: dict[int | str, dict[str, Any]] = {
     },
     **{status: TAG_RESPONSES[status] for status in (400, 404, 413, 429, 503, 504)},
 }
-
-
-def describe_edge(app: FastAPI, asks_for_keys: bool) -> None:
-    """Have the document say what every request passes before any route: keys, and the time that a
-    body has.
-    """
-    plain = app.openapi
-
-    def described() -> dict[str, Any]:
-        """Return the document, made once."""
-        if app.openapi_schema is None:
-            document = plain()
-            for operation in (
-                operation for path in document["paths"].values() for operation in path.values()
-            ):
-                if "requestBody" in operation:
-                    operation["responses"].setdefault(
-                        "408", {"description": "The body did not arrive in time."}
-                    )
-                if asks_for_keys:
-                    operation["responses"].setdefault(
-                        "401", {"description": "No API key, or none that is known."}
-                    )
-            if asks_for_keys:
-                document.setdefault("components", {})["securitySchemes"] = {
-                    "key": {"type": "http", "scheme": "bearer"}
-                }
-                document["security"] = [{"key": []}]
-        assert app.openapi_schema is not None, "FastAPI keeps what it made"
-        return app.openapi_schema
-
-    app.openapi = described  # type: ignore[method-assign]

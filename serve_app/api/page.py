@@ -1,18 +1,18 @@
-"""The page at `/`: drop pictures, see their tags. Files as they lie in `page_assets/`, no build
-step.
+"""The page at `/`: drop images and see their tags.
 
-It speaks to this service by the same routes as every client. Not here: those routes (`app.py`).
+Its files in `page_assets/` are served as they are; there is no build step. The page calls this
+service by the same routes as every client.
 """
 
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import Response
+
+from serve_app.api.routes import ApiRoute, Responses, Routes
 
 ASSETS = Path(__file__).with_name("page_assets")
 MEDIA_TYPES = {
@@ -21,30 +21,29 @@ MEDIA_TYPES = {
     ".js": "text/javascript; charset=utf-8",
     ".svg": "image/svg+xml",
 }
-"""What a browser needs to hear under `nosniff`; a file with another ending is not served."""
+"""Content types, which browsers require with `nosniff`. Other files are not served."""
 HEADERS = {
     "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
-        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
+        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     ),
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-cache",  # kept, and asked for again by its ETag: a new version is seen at once
+    # browsers store the files and revalidate them by ETag, so a new version is seen at once
+    "Cache-Control": "no-cache",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class _Asset:
-    """A file of the page in memory; its ETag follows from its bytes, so that it is the same on
-    every node.
-    """
+    """A file of the page in memory. Its ETag is a hash of its bytes, so all nodes have the same."""
 
     body: bytes
     media_type: str
     etag: str
 
-    def answer(self, request: Request) -> Response:
-        """Return the file, or 304 to a browser that has it."""
+    def response(self, request: Request) -> Response:
+        """Return the file, or 304 if the browser already has it."""
         headers = HEADERS | {"ETag": self.etag}
         known = (
             tag.strip().removeprefix("W/")
@@ -55,33 +54,30 @@ class _Asset:
         return Response(self.body, media_type=self.media_type, headers=headers)
 
 
-def add_page(app: FastAPI) -> None:
-    """Add the page at `GET /` and its files below `/page/`."""
-    assets = {
-        path.name: _read(path) for path in sorted(ASSETS.iterdir()) if path.suffix in MEDIA_TYPES
-    }
+def page_routes() -> list[ApiRoute]:
+    """Return the routes of the page, `GET /`, and of its files below `/page/`."""
+    routes = Routes()
+    paths = sorted(path for path in ASSETS.iterdir() if path.suffix in MEDIA_TYPES)
+    assets = {path.name: _read(path) for path in paths}
 
+    @routes.get("/", is_open=True, summary="The page", responses=_RESPONSES)
     async def index(request: Request) -> Response:
-        return assets["index.html"].answer(request)
+        return assets["index.html"].response(request)
 
-    async def asset(request: Request, name: str) -> Response:
-        if name not in assets:
+    @routes.get("/page/{name}", is_open=True)
+    async def asset(request: Request) -> Response:
+        found = assets.get(request.path_params["name"])
+        if found is None:
             raise HTTPException(404)
-        return assets[name].answer(request)
+        return found.response(request)
 
-    app.add_api_route("/", index, methods=["HEAD"], include_in_schema=False)
-    app.add_api_route(
-        "/",
-        index,
-        methods=["GET"],
-        summary="The page",
-        response_class=HTMLResponse,
-        responses=_NOT_MODIFIED,
-    )
-    app.add_api_route("/page/{name}", asset, methods=["GET", "HEAD"], include_in_schema=False)
+    return routes.collected
 
 
-_NOT_MODIFIED: dict[int | str, dict[str, Any]] = {304: {"description": "The browser has it."}}
+_RESPONSES: Responses = {
+    200: {"content": {"text/html": {"schema": {"type": "string"}}}},
+    304: {"description": "The browser already has the page."},
+}
 
 
 def _read(path: Path) -> _Asset:

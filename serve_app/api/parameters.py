@@ -3,7 +3,6 @@
 Not here: the bodies that have them (`bodies.py`, `embeddings.py`).
 """
 
-import difflib
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -16,6 +15,7 @@ from serve_app.tagging.options import Quality, TagOptions, tag_options
 from serve_app.tagging.scores import Score
 from serve_app.tagging.selection import Parents, SortBy
 from serve_app.tagging.vocabulary import MAX_LABEL_CHARACTERS
+from serve_app.untrusted.problems import key_hint, problem_sentence
 
 MAX_FILTERS = 1_000
 """Labels or categories that one request may include or exclude."""
@@ -110,12 +110,6 @@ Model = TypeVar("Model", bound=BaseModel)
 
 MAX_PROBLEMS = 5
 """Problems that one error message names."""
-_MESSAGES = {
-    "tuple_type": "Input should be a list",
-    "dict_type": "Input should be an object",
-    "missing": "This field is required",
-}
-"""Messages by pydantic's error type, where its own uses Python's words."""
 _UNSHOWN = frozenset({"is_instance_of"})
 """Error types of alternatives that only exist within the service, such as `LongText` beside
 `str`."""
@@ -150,11 +144,6 @@ def _sentence(problem: Any, model: type[BaseModel]) -> str:
     name = str(problem["loc"][0])[:60] if problem["loc"] else "The request"
     if problem["type"] == "extra_forbidden":
         known = [field.alias or name for name, field in model.model_fields.items()]
-        nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-        hint = f"did you mean {nearest[0]}?" if nearest else f"known are {', '.join(known)}."
-        return f"{name!r} is not a parameter; {hint}"
+        return f"{name!r} is not a parameter; {key_hint(name, known)}"
     position = "".join(f"[{part}]" for part in problem["loc"][1:] if isinstance(part, int))
-    message = _MESSAGES.get(
-        problem["type"], problem["msg"].removeprefix("Value error, ").replace("Tuple", "List")
-    )
-    return f"{name}{position}: {message}."
+    return problem_sentence(problem, f"{name}{position}")

@@ -1,17 +1,17 @@
-"""A service below a path: several may stand side by side on one address, each under its own prefix.
+"""Middleware for a service below a path prefix: several services may share one address.
 
-Everything behind this sees the paths that are documented, whatever stands before them. Pure ASGI.
+The server names the prefix in `root_path`, and Starlette's router takes it off each path.
 """
 
 from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 
-class WithoutPrefix:
-    """Takes the prefix that a server names in `root_path` off the path of each request.
+class PrefixRoot:
+    """Makes the prefix alone mean the root of the service.
 
-    The prefix alone is sent on to the prefix with a slash, from which the page's relative links
-    lead to its files.
+    A browser is redirected to the prefix with a slash, from which the page's relative links lead to
+    its files.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -19,11 +19,13 @@ class WithoutPrefix:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
-        prefix = scope.get("root_path", "").rstrip("/") if scope["type"] == "http" else ""
-        path = scope.get("path", "")
-        if not prefix or not (path == prefix or path.startswith(f"{prefix}/")):
-            await self._app(scope, receive, send)
-        elif path == prefix and scope["method"] in ("GET", "HEAD"):
+        root_path = scope.get("root_path", "")
+        prefix = root_path.rstrip("/")
+        is_root = bool(prefix) and scope["path"] == prefix
+        if is_root and scope["method"] in ("GET", "HEAD"):
             await RedirectResponse(f"{prefix}/")(scope, receive, send)
-        else:
-            await self._app({**scope, "path": path.removeprefix(prefix) or "/"}, receive, send)
+            return
+        if is_root or prefix != root_path:
+            path = f"{prefix}/" if is_root else scope["path"]
+            scope = {**scope, "root_path": prefix, "path": path}
+        await self._app(scope, receive, send)

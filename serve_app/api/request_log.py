@@ -1,14 +1,13 @@
-"""One line for each request, as JSON for machines or in columns for people.
+"""An observer that logs one line for each request, as JSON for machines or in columns for people.
 
-No content, no key, no query, no address.
+A line never contains image content, an API key, a query string or an address.
 """
 
 import sys
 from datetime import UTC, datetime
 from typing import TextIO
 
-from serve_app.api.edge import Observer
-from serve_app.api.passages import AnsweredRequest
+from serve_app.telemetry.record import AnsweredRequest, Observer
 from serve_app.terminal.printable import json_text, printable
 
 
@@ -17,17 +16,16 @@ def request_log(style: str, out: TextIO | None = None) -> Observer:
 
     Args:
         style: `json` or `console`.
-        out: Where to; the process's own standard output if left out, past what Serve may have put
-            in its place.
+        out: The stream to write to. The default is the process's original standard output, since
+            Serve may have replaced `sys.stdout`.
     """
     line = json_line if style == "json" else console_line
 
     def write(answered: AnsweredRequest) -> None:
-        """Write one line, whole, so that processes that share the file do not mix theirs."""
+        """Write one line at once, so that processes that share the file do not mix their lines."""
         stream = out or sys.__stdout__
-        if (
-            stream is not None
-        ):  # as under pythonw; and not by print, which Ray replaces in its workers
+        if stream is not None:  # it is None under pythonw
+            # not `print`, which Ray replaces in its workers
             stream.write(line(answered, datetime.now(UTC)) + "\n")
             stream.flush()
 
@@ -56,7 +54,8 @@ def json_line(answered: AnsweredRequest, now: datetime) -> str:
 def console_line(answered: AnsweredRequest, now: datetime) -> str:
     """Return a request as one line for people."""
     stages = "".join(f" {stage}={_ms(seconds):g}" for stage, seconds in answered.stages.items())
-    what = f"{answered.method} {answered.route} {answered.status}{f' {answered.code}' if answered.code else ''}"
+    code = f" {answered.code}" if answered.code else ""
+    what = f"{answered.method} {answered.route} {answered.status}{code}"
     whose = f" key={answered.key}" if answered.key else ""
     measured = f"{_ms(answered.seconds):g} ms images={answered.images}{stages}"
     return printable(f"{now:%H:%M:%S} {what} {measured}{whose} id={answered.request_id}")

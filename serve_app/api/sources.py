@@ -1,6 +1,4 @@
-"""Turns a text of a JSON body into the bytes of an image: base64, a data URI, or a URL that is
-fetched.
-"""
+"""Turns a text of a JSON body into the bytes of an image: base64, a data URI or a URL."""
 
 import asyncio
 import binascii
@@ -16,8 +14,7 @@ from serve_app.config.service import ServiceConfig
 from serve_app.errors import InvalidRequest, PayloadTooLarge, RequestError
 
 INLINE_BYTES = 64 * 1024
-"""Base64 of at most this many bytes in sum is decoded on the event loop; more in a worker
-thread."""
+"""Base64 of at most this many bytes in sum is decoded on the event loop, more in a thread."""
 ImageText = str | LongText
 """Base64, a data URI or a URL; a `LongText` is never a URL."""
 _DATA_URI = re.compile(rb"\s*data:(?:[\w.+-]+/[\w.+-]+)?(?:;[^;,]*)*?; *base64,", re.IGNORECASE)
@@ -86,7 +83,8 @@ def unpack_image(text: ImageText, max_bytes: int) -> bytes | RequestError:
         return within(b"".join(_decoded(pieces, prefix_bytes)), max_bytes)
     except _CutOff:
         return InvalidRequest(
-            "The base64 of an image ends within a group of four characters: it was cut off, or its padding (=) is missing. "
+            "The base64 of an image ends within a group of four characters: it was cut off, "
+            "or its padding (=) is missing. "
             "Send all of it, with padding."
         )
     except ValueError:
@@ -94,8 +92,7 @@ def unpack_image(text: ImageText, max_bytes: int) -> bytes | RequestError:
 
 
 def data_uri_prefix(head: bytes) -> int:
-    """Return the length of the prefix of a base64 data URI, such as `data:image/png;base64,`; 0 if
-    there is none.
+    """Return the length of a data URI's prefix, such as `data:image/png;base64,`; 0 without one.
 
     Args:
         head: The first bytes of a text, as `LongText.head` returns them.
@@ -119,20 +116,20 @@ def _short_text(text: str) -> LongText:
 
 
 def _not_base64(head: bytes, prefix_bytes: int) -> InvalidRequest:
-    """Return the error for a text that is not base64; what its beginning looks like decides the
-    sentence.
-    """
+    """Return the error for a text that is not base64, which depends on how the text begins."""
     scheme = _SCHEME.match(head)
     if not prefix_bytes and scheme is not None:
         name = scheme[1].decode().lower()
         if name == "data":
             return InvalidRequest("An image's data URI must have ;base64, before the data.")
         return InvalidRequest(
-            f"An image cannot be read from an address that begins with {name}: here. Send the image itself."
+            f"An image cannot be read from an address that begins with {name}: here. "
+            "Send the image itself."
         )
     if b"-" in head[prefix_bytes:] or b"_" in head[prefix_bytes:]:
         return InvalidRequest(
-            "An image is in the URL-safe alphabet of base64, which has - and _. Send it in the standard alphabet."
+            "An image is in the URL-safe alphabet of base64, which has - and _. "
+            "Send it in the standard alphabet."
         )
     return InvalidRequest("An image is neither base64 nor a base64 data URI.")
 
@@ -172,5 +169,6 @@ def too_large(max_bytes: int) -> PayloadTooLarge:
 def too_many_images(num_images: int, limits: Limits) -> PayloadTooLarge:
     """Return the error for a request with too many images."""
     return PayloadTooLarge(
-        f"The request holds {num_images:,} images; at most {limits.max_images_per_request:,} are allowed."
+        f"The request holds {num_images:,} images; "
+        f"at most {limits.max_images_per_request:,} are allowed."
     )

@@ -1,4 +1,4 @@
-"""Which HTTP status each error has: one table, looked up along the class's bases."""
+"""The HTTP status of each error: one table, looked up along the class's bases."""
 
 from serve_app import errors
 
@@ -25,13 +25,13 @@ RETRY_AFTER_S = 1
 """Sent as `Retry-After` with 429 and 503."""
 
 
-def headers_of(status: int) -> dict[str, str] | None:
-    """Return the headers that a status has beside the error: when to come back, or what is asked
-    for.
-    """
+def headers_of(status: int) -> dict[str, str]:
+    """Return the headers of a status: when to retry, or which credentials to send."""
     if status in (429, 503):
         return {"Retry-After": str(RETRY_AFTER_S)}
-    return {"WWW-Authenticate": "Bearer"} if status == 401 else None
+    if status == 401:
+        return {"WWW-Authenticate": "Bearer"}
+    return {}
 
 
 def status_of(error: errors.TaggerError) -> int:

@@ -8,7 +8,6 @@ from starlette.types import Message, Receive
 from serve_app.api.content_length import announced_bytes
 from serve_app.api.sources import too_large
 from serve_app.api.threads import off_loop
-from serve_app.errors import InvalidRequest
 
 THREAD_BYTES = 2**20
 """Bodies of at least this many bytes are joined in a worker thread: 20 MiB take 20 ms."""
@@ -23,21 +22,24 @@ async def body_chunks(request: Request, max_bytes: int) -> AsyncIterator[bytes]:
 
     Raises:
         PayloadTooLarge: The body is larger, or its Content-Length says so.
-        InvalidRequest: The client closed the connection.
+        ClientDisconnect: The client closed the connection.
     """
     announced = announced_bytes(request.headers)
     if announced is not None and announced > max_bytes:
         raise too_large(max_bytes)
-    size = 0
-    try:
-        async for chunk in request.stream():
-            size += len(chunk)
-            if size > max_bytes:
-                raise too_large(max_bytes)
-            if chunk:
-                yield chunk
-    except ClientDisconnect as error:
-        raise InvalidRequest("The connection was closed before the whole body arrived.") from error
+    num_bytes = 0
+    has_more = True
+    while has_more:  # `request.stream()` would be a second async generator, which takes longer
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        chunk: bytes = message.get("body", b"")
+        num_bytes += len(chunk)
+        if num_bytes > max_bytes:
+            raise too_large(max_bytes)
+        if chunk:
+            yield chunk
+        has_more = message.get("more_body", False)
 
 
 async def read_body(request: Request, max_bytes: int) -> bytes:

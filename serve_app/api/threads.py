@@ -21,9 +21,7 @@ _threads: ThreadPoolExecutor | None = None
 async def off_loop(
     work: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs
 ) -> Result:
-    """Return what a function returns, run in one of `NUM_THREADS` threads; raises what it
-    raises.
-    """
+    """Run a function in one of `NUM_THREADS` threads; return its result or raise its error."""
     global _threads
     if _threads is None:
         _threads = ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="parse")

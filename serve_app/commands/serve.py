@@ -19,6 +19,7 @@ from serve_app.hardware.accelerators import GENERIC
 from serve_app.hardware.detection import detect_machine
 from serve_app.terminal.console import SafeConsole, styled
 from serve_app.terminal.printable import print_line
+from serve_app.untrusted.problems import problem_sentence
 
 WATCH_S = 0.25
 
@@ -83,7 +84,7 @@ def listening_at(config: ServiceConfig, host: str | None, port: int | None) -> S
     try:
         serving = Serving.model_validate(config.serving.model_dump() | set_options)
     except ValidationError as error:
-        raise ConfigError(f"--port: {error.errors()[0]['msg']} (got {port})") from error
+        raise ConfigError(problem_sentence(error.errors()[0], "--port")) from error
     return config.model_copy(update={"serving": serving})
 
 

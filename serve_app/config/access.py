@@ -1,6 +1,6 @@
 """The `access`, `fetch` and `telemetry` blocks: API keys, fetching by URL, logs and traces.
 
-Not here: the code that applies them (`api/keys.py`, `api/fetching.py`, `api/edge.py`,
+Not here: the code that applies them (`api/keys.py`, `api/fetching.py`, `api/app.py`,
 `graph/tracing.py`).
 """
 

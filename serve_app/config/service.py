@@ -7,7 +7,6 @@ Not here: the blocks (`plugin.py`, `limits.py`, `serving.py`, `access.py`), what
 (`hardware/planner.py`), and how the file becomes a Serve config (`graph/render.py`).
 """
 
-import difflib
 import json
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -29,11 +28,10 @@ from serve_app.tagging.settings import RegisteredVocabulary, Selection, TagSetti
 from serve_app.tagging.vocabulary_sources import SHORTHANDS
 from serve_app.untrusted.bounded_files import read_text
 from serve_app.untrusted.nulls import without_nulls
+from serve_app.untrusted.problems import problem_sentence
 from serve_app.untrusted.yaml_files import MAX_DEPTH, MAX_YAML_BYTES
 
 VOCABULARY_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
-MAX_QUOTED = 200
-"""Maximum number of characters of a wrong value that a message repeats."""
 
 
 class ServiceConfig(Settings):
@@ -190,22 +188,11 @@ def _describe(problem: Any, file: ConfigFile) -> str:
         if part not in ("constrained-int", "literal['auto']", "function-before")
     ]
     where = ".".join(str(part) for part in location) or "the file"
-    if problem["type"] == "extra_forbidden":
-        known = _known_keys(problem["loc"][:-1])
-        nearest = difflib.get_close_matches(
-            str(problem["loc"][-1])[:MAX_QUOTED], known, n=1, cutoff=0.5
-        )
-        return f"{where}: unknown key; " + (
-            f"did you mean {nearest[0]}?" if nearest else f"known are {', '.join(known)}."
-        )
     if problem["type"] == "string_type" and (
         unquoted := file.unquoted(tuple(problem["loc"]), where)
     ):
         return unquoted
-    message = problem["msg"].removeprefix("Value error, ")
-    hidden = problem["type"] == "value_error" or isinstance(problem["input"], dict)
-    shown = "" if hidden else f" (got {repr(problem['input'])[:MAX_QUOTED]})"
-    return f"{where}: {message[0].lower()}{message[1:]}{shown}"
+    return problem_sentence(problem, where, _known_keys(problem["loc"][:-1]))
 
 
 def _known_keys(location: tuple[Any, ...]) -> list[str]:

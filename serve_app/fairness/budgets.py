@@ -1,7 +1,6 @@
 """A limited resource, such as bytes or requests, that clients share fairly.
 
-Not here: who a client is (`api/edge.py`), and the order in which waiting work is done
-(`queues.py`).
+Not here: who a client is (`RequestRecord.client`), the order of waiting work (`queues.py`).
 """
 
 RESERVE = 1 / 8

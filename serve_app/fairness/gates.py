@@ -1,18 +1,17 @@
-"""A gate that runs a few pieces of heavy work at a time; clients and their requests take turns."""
+"""A gate that runs a few pieces of heavy work at the same time; clients take turns."""
 
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from serve_app.fairness.queues import FairQueue
-from serve_app.telemetry import record as observed
+from serve_app.telemetry import record as telemetry
 
 
 class FairGate:
     """Runs up to `slots` pieces of work at the same time, in the order of a `FairQueue`.
 
-    Without a gate, heavy work would take a share of the interpreter in proportion to how much of it
-    there is.
+    Without a gate, heavy work would take a share of the interpreter in proportion to its amount.
     """
 
     def __init__(self, slots: int) -> None:
@@ -27,18 +26,17 @@ class FairGate:
         Args:
             cost: Cost of the work, in a unit that all users of the gate share.
         """
-        record = observed.current()
+        record = telemetry.current()
+        client = record.client if record else ""
+        request_id = record.request_id if record else ""
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._queue.push(
-            turn, cost, record.client if record else "", record.request_id if record else ""
-        )
+        self._queue.push(turn, cost, client, request_id)
         self._let_through()
         try:
             await turn
         except asyncio.CancelledError:
-            if (
-                turn.done() and not turn.cancelled()
-            ):  # the request ended at the moment when it got the slot
+            # the request may have ended at the moment when it got the slot
+            if turn.done() and not turn.cancelled():
                 self._end()
             raise
         try:

@@ -1,8 +1,10 @@
 """A queue in which clients take turns, and so do the requests of each client. No Ray, no clock.
 
-The client that has received the least work is next, and one that joins starts behind the work that
-was done last, so nobody gains by leaving and coming back. Source: self-clocked fair queueing, S. J.
-Golestani, "A Self-Clocked Fair Queueing Scheme for Broadband Applications", INFOCOM 1994.
+The client that has received the least work is next. A client that joins starts behind the work that
+was done last, so that leaving and joining again gives no advantage.
+
+Source: self-clocked fair queueing, S. J. Golestani, "A Self-Clocked Fair Queueing Scheme for
+Broadband Applications", INFOCOM 1994.
 """
 
 import heapq
@@ -52,9 +54,7 @@ class _Turns(Generic[Member]):
         heapq.heapreplace(self._heap, turn)
 
     def leave(self, work: float) -> None:
-        """Remove the member whose turn it is after some work; whoever joins next starts behind that
-        work.
-        """
+        """Remove the member whose turn it is. Whoever joins next starts behind its work."""
         turn = heapq.heappop(self._heap)
         self._work = max(self._work, turn.work + work)
 

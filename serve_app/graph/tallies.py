@@ -6,12 +6,11 @@ from collections.abc import Sequence
 
 from ray.serve import metrics as serve_metrics
 
-from serve_app.api.passages import AnsweredRequest
 from serve_app.errors import DeadlineExceeded
 from serve_app.graph import metrics
 from serve_app.pipeline.tagged_image import ImageInput, TaggedImage
 from serve_app.siglip.images.formats import signature_of
-from serve_app.telemetry.record import StageTimes
+from serve_app.telemetry.record import AnsweredRequest, StageTimes
 
 OK = "ok"
 """Outcome of an image that was tagged or embedded; any other is an error's code."""

@@ -8,9 +8,9 @@ from typing import Any
 
 from opentelemetry import trace
 
-from serve_app.api.passages import AnsweredRequest
 from serve_app.errors import ConfigError
 from serve_app.telemetry import record as observed
+from serve_app.telemetry.record import AnsweredRequest
 
 _TRACER = "siglip-serve"
 

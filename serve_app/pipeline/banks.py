@@ -23,7 +23,6 @@ import numpy as np
 
 from serve_app.siglip.inputs import FloatArray
 from serve_app.tagging.known_rows import KnownRows, missing_rows
-from serve_app.tagging.problems import raise_problems
 from serve_app.tagging.same_text import naming_prompts, same_text_problems, shared_rows
 from serve_app.tagging.tag_bank import (
     RowKey,
@@ -35,6 +34,7 @@ from serve_app.tagging.tag_bank import (
     with_equal_rows,
 )
 from serve_app.tagging.vocabulary import TagVocabulary
+from serve_app.untrusted.problems import raise_problems
 
 Args = ParamSpec("Args")
 Result = TypeVar("Result")

@@ -14,6 +14,7 @@ from serve_app.errors import ConfigError
 from serve_app.tagging.lined_yaml import parse_lined_yaml
 from serve_app.untrusted.bounded_files import read_text
 from serve_app.untrusted.nulls import NullIsDefault
+from serve_app.untrusted.problems import problem_sentence
 from serve_app.untrusted.yaml_files import LOADER, MAX_YAML_BYTES
 
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -135,8 +136,5 @@ def _rounded(value: float) -> float:
 
 def _sentence(problem: Any) -> str:
     where = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] == "missing":
-        return f"{where} is missing."
-    if problem["type"] == "extra_forbidden":
-        return f"unknown key {where}."
-    return f"{where}: {problem['msg'][0].lower()}{problem['msg'][1:]} (got {problem['input']!r})."
+    known = Calibration.model_fields if len(problem["loc"]) == 1 else Fit.model_fields
+    return problem_sentence(problem, where, known)

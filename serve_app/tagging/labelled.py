@@ -15,11 +15,11 @@ import numpy as np
 
 from serve_app.errors import ConfigError
 from serve_app.tagging.evaluation import BoolArray
-from serve_app.tagging.problems import MAX_PROBLEMS, raise_problems
 from serve_app.tagging.tag_table import TagTable
 from serve_app.tagging.vocabulary_tables import LIST_SEPARATOR
 from serve_app.untrusted.bounded_files import read_text
 from serve_app.untrusted.image_files import is_litter, pictures_in
+from serve_app.untrusted.problems import MAX_PROBLEMS, label_hint, raise_problems
 
 TABLE = "labels.csv"
 """Default name of the table in a folder of images."""
@@ -161,7 +161,4 @@ def _labelled(known: dict[Path, list[str]], tags: TagTable, where: Path) -> Labe
 def _unknown(label: str, tags: TagTable) -> str | None:
     if tags.numbers_of(label):
         return None
-    nearest = tags.nearest_name(label)
-    return f"{label!r} is not in the vocabulary" + (
-        f"; did you mean {nearest!r}?" if nearest else "."
-    )
+    return f"{label!r} is not in the vocabulary{label_hint(tags.nearest_name(label))}"

@@ -1,6 +1,5 @@
 """A vocabulary as arrays: thresholds, biases, calibrated lines, categories, ancestors."""
 
-import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,6 +12,7 @@ from serve_app.siglip.inputs import FloatArray
 from serve_app.tagging.calibration import Calibration, Fit
 from serve_app.tagging.confidence import min_score_of, min_scores_of
 from serve_app.tagging.vocabulary import TagVocabulary, canonical_name, loose_name
+from serve_app.untrusted.problems import label_hint, nearest
 
 BoolArray = npt.NDArray[np.bool_]
 IntArray = npt.NDArray[np.intp]
@@ -62,8 +62,7 @@ class TagTable:
 
     def nearest_name(self, name: str, cutoff: float = 0.6) -> str | None:
         """Return the known name that is most similar to a name, or None if none is similar."""
-        nearest = difflib.get_close_matches(canonical_name(name), self._names, n=1, cutoff=cutoff)
-        return nearest[0] if nearest else None
+        return nearest(canonical_name(name), self._names, cutoff)
 
     @cached_property
     def _names(self) -> dict[str, list[int]]:
@@ -143,14 +142,13 @@ class TagTable:
     ) -> None:
         for label in labels:
             if not self.numbers_of(label):
-                hint = _hint(self.nearest_name(label, cutoff=0.5))
+                hint = label_hint(self.nearest_name(label, cutoff=0.5))
                 raise InvalidRequest(
                     f"{field}_labels: {label[:60]!r} is not in the vocabulary{hint}"
                 )
         for category in categories:
             if category not in self.categories:
-                nearest = difflib.get_close_matches(category, self.categories, n=1, cutoff=0.5)
-                hint = _hint(nearest[0] if nearest else None)
+                hint = label_hint(nearest(category, self.categories))
                 raise InvalidRequest(
                     f"{field}_categories: {category[:60]!r} is no category of it{hint}"
                 )
@@ -173,7 +171,3 @@ def _lines(labels: tuple[str, ...], calibration: Calibration) -> CalibratedLines
         np.array([fit.offset for fit in fits], np.float32),
         min_scores if own is None else np.where(np.isnan(own), min_scores, own),
     )
-
-
-def _hint(nearest: str | None) -> str:
-    return "." if nearest is None else f"; did you mean {nearest!r}?"

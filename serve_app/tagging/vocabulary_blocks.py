@@ -4,7 +4,6 @@ Not here: finding out which format a file has (`vocabulary_files.py`), checks of
 (`vocabulary_checks.py`).
 """
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,9 +12,15 @@ from pydantic import ConfigDict, ValidationError
 
 from serve_app.errors import ConfigError
 from serve_app.tagging.lined_yaml import LinedYaml, Place
-from serve_app.tagging.problems import MAX_QUOTED, quoted, raise_problems
 from serve_app.tagging.vocabulary import Tag, TagEntry
 from serve_app.untrusted.nulls import NullIsDefault
+from serve_app.untrusted.problems import (
+    MAX_QUOTED,
+    key_hint,
+    problem_sentence,
+    quoted,
+    raise_problems,
+)
 
 NEEDS_TEXT = ("string_type", "model_type", "model_attributes_type", "dict_type", "missing")
 """Pydantic error types raised for values that YAML does not read as text."""
@@ -115,16 +120,10 @@ def sentence_of(problem: Any) -> str:
     key = next((str(part) for part in reversed(problem["loc"]) if part in fields), "")
     match problem["type"]:
         case "extra_forbidden":
-            key_given = str(problem["loc"][-1])[:MAX_QUOTED]
-            nearest = difflib.get_close_matches(key_given, fields, n=1, cutoff=0.5)
-            hint = f"known are {', '.join(Tag.model_fields)}."
-            if nearest:
-                hint = f"did you mean {nearest[0]}?"
-            return f"unknown key {key_given}; {hint}"
+            unknown = str(problem["loc"][-1])[:MAX_QUOTED]
+            return f"unknown key {unknown}; {key_hint(unknown, fields)}"
         case "string_type":
             return f"{key} is {quoted(problem['input'])}, which is not text; put it in quotes."
-        case "missing":
-            return f"{problem['loc'][-1]} is missing."
         case "tuple_type":
             return f"{key} must be a list, such as [{str(problem['input'])[:MAX_QUOTED]}]."
         case "model_type" | "model_attributes_type" | "dict_type":
@@ -134,8 +133,7 @@ def sentence_of(problem: Any) -> str:
                 "a number needs quotes."
             )
         case _:
-            message = problem["msg"].removeprefix("Value error, ")
-            return f"{key}: {message[0].lower()}{message[1:]} (got {quoted(problem['input'])})."
+            return problem_sentence(problem, key or str(problem["loc"][-1]))
 
 
 def _described(problem: Any, content: LinedYaml, is_list: bool, source: str) -> str:

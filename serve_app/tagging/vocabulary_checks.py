@@ -5,11 +5,9 @@ Whether a checkpoint tells the names apart is decided by their token ids (`same_
 Not here: reading the tags from files (`vocabulary_files.py`).
 """
 
-import difflib
 from collections.abc import Sequence
 
 from serve_app.errors import InvalidRequest
-from serve_app.tagging.problems import MAX_PROBLEMS, raise_problems
 from serve_app.tagging.prompts import check_shown, check_templates
 from serve_app.tagging.vocabulary import (
     MAX_LABEL_CHARACTERS,
@@ -18,6 +16,7 @@ from serve_app.tagging.vocabulary import (
     check_label,
 )
 from serve_app.tagging.vocabulary_blocks import Entry
+from serve_app.untrusted.problems import MAX_PROBLEMS, label_hint, nearest, raise_problems
 
 MAX_ANCESTORS = 256
 """Parents of one tag, with their parents and so on. WordNet's nouns have up to about 40."""
@@ -117,12 +116,8 @@ def _problems_of_parents(entries: Sequence[Entry]) -> list[str]:
             if parent not in known:
                 # finding the nearest label takes milliseconds for each
                 is_shown = len(problems) < MAX_PROBLEMS
-                nearest = (
-                    difflib.get_close_matches(parent, known, n=1, cutoff=0.6) if is_shown else []
-                )
-                hint = "; add it as a tag of its own."
-                if nearest:
-                    hint = f"; did you mean {nearest[0]!r}?"
+                similar = nearest(parent, known, cutoff=0.6) if is_shown else None
+                hint = label_hint(similar, otherwise="; add it as a tag of its own.")
                 problems.append(
                     f"{entry.where}: the parent {parent!r} is not a label of this vocabulary{hint}"
                 )

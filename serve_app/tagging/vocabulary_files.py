@@ -12,11 +12,11 @@ from typing import Any
 
 from serve_app.errors import ConfigError
 from serve_app.tagging.lined_yaml import LinedYaml, parse_lined_yaml
-from serve_app.tagging.problems import raise_problems
 from serve_app.tagging.vocabulary import Tag
 from serve_app.tagging.vocabulary_blocks import Entry, VocabularyFile, inline_entries, read_blocks
 from serve_app.tagging.vocabulary_tables import COMMENT, read_table
 from serve_app.untrusted.bounded_files import read_text
+from serve_app.untrusted.problems import raise_problems
 
 MAX_VOCABULARY_BYTES = 32 * 2**20
 """Bytes of one file. A vocabulary of 100,000 tags with all their fields has about 15 MB."""

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from serve_app.errors import ConfigError
 from serve_app.tagging.config_files import ConfigFile
 from serve_app.tagging.lined_yaml import Place
-from serve_app.tagging.problems import quoted
+from serve_app.untrusted.problems import problem_sentence
 
 DEFAULT_NAME = "default"
 """Name of the vocabulary that `labels` gives."""
@@ -168,9 +168,6 @@ def _as_block(value: Any) -> dict[str, Any]:
 
 def _source_problem(problem: Any, named: NamedSource, file: ConfigFile) -> str:
     key = f"{named.where}.{'.'.join(map(str, problem['loc']))}"
-    if problem["type"] == "extra_forbidden":
-        return f"{key}: unknown key; known are {', '.join(VocabularySource.model_fields)}."
     if unquoted := file.unquoted((*named.place, *problem["loc"]), key):
         return unquoted
-    message = problem["msg"]
-    return f"{key}: {message[0].lower()}{message[1:]} (got {quoted(problem['input'])})."
+    return problem_sentence(problem, key, VocabularySource.model_fields)

@@ -12,9 +12,9 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from serve_app.errors import ConfigError
-from serve_app.tagging.problems import raise_problems
 from serve_app.tagging.vocabulary import Tag
 from serve_app.tagging.vocabulary_blocks import Entry, sentence_of
+from serve_app.untrusted.problems import raise_problems
 
 LIST_COLUMNS = ("aliases", "parents")
 LIST_SEPARATOR = "|"

@@ -1,5 +1,6 @@
-"""How this package logs, on a command line and in a replica: one line an event, warnings and errors
-unless asked for more.
+"""The logging set-up of commands and replicas: one line for each event, warnings and errors only.
+
+Commands with `--verbose` also log information.
 """
 
 import logging
@@ -30,7 +31,7 @@ class SafeFormatter(logging.Formatter):
 
 
 def configure_logging(verbose: bool) -> None:
-    """Set the root logger up for a command: warnings, or everything from here with `verbose`."""
+    """Set up the root logger of a command: warnings, or this package's own logs with `verbose`."""
     handler = logging.StreamHandler()
     handler.setFormatter(SafeFormatter(FORMAT))
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
@@ -42,11 +43,10 @@ def configure_logging(verbose: bool) -> None:
 
 
 def configure_replica_logging() -> None:
-    """Set this package's logger up in a process of the graph: warnings, to the process's own
-    standard error.
+    """Set up this package's logger in a replica: warnings, to the process's original stderr.
 
-    Serve may put its own logger in place of `sys.stderr`, one that keeps a thousand lines before it
-    writes any: what went wrong would be read too late, or never.
+    Serve may replace `sys.stderr` by a logger of its own that buffers a thousand lines, so errors
+    would be written too late or never.
     """
     logger = logging.getLogger("serve_app")
     if logger.handlers:

@@ -1,38 +1,37 @@
-"""What is noted of one request while it is answered: its id, whose it is, what went wrong, and how
-long each stage took.
+"""The record of one request: its id, its client, what went wrong, and how long each stage took.
 
-The HTTP face starts a record for each request and tells it to logs, metrics and the `Server-Timing`
-header; whoever works on the request adds to the record without knowing who reads it. No image
-content, no key and no URL is ever in it.
+The HTTP face begins a record for each request. Code that works on the request adds to the record
+without knowing who reads it. Logs, metrics and the `Server-Timing` header are made from it. A
+record never contains image content, API keys or URLs.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 STAGES = ("decode", "preprocess", "queue", "encode", "score")
-"""Of an image: read its pixels, bring them to the model's size, wait for a thread or a batch, the
-encoder's call, the Postprocessor's call. The same names in `Server-Timing`, in the metrics and in
-traces."""
+"""The stages of an image: read its pixels, resize them for the model, wait for a thread or a batch,
+call the encoder, call the Postprocessor. `Server-Timing`, metrics and traces use the same names."""
 
 
 @dataclass(slots=True)
 class StageTimes:
-    """When the stages of one image began and ended, by `time.perf_counter`; a stage may come more
-    than once.
+    """When the stages of one image began and ended, by `time.perf_counter`.
+
+    A stage may come more than once.
     """
 
     spans: list[tuple[str, float, float]] = field(default_factory=list)
 
     def add(self, stage: str, started_s: float, ended_s: float) -> None:
-        """Note a stage."""
+        """Record a stage."""
         self.spans.append((stage, started_s, ended_s))
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
-        """Note the stage that the block is, also when it raises."""
+        """Record the block as a stage, also when it raises."""
         started_s = time.perf_counter()
         try:
             yield
@@ -40,12 +39,11 @@ class StageTimes:
             self.add(stage, started_s, time.perf_counter())
 
     def seconds(self) -> dict[str, float]:
-        """Return the seconds of each stage; time in which it came twice at once is counted once."""
+        """Return the seconds of each stage; overlapping spans of a stage are counted once."""
         total: dict[str, float] = {}
         until: dict[str, float] = {}
-        for stage, started_s, ended_s in sorted(
-            self.spans, key=lambda span: span[1]
-        ):  # views of one image go side by side
+        # the views of one image are encoded at the same time, so their spans overlap
+        for stage, started_s, ended_s in sorted(self.spans, key=lambda span: span[1]):
             counted_s = max(started_s, until.get(stage, started_s))
             total[stage] = total.get(stage, 0.0) + max(0.0, ended_s - counted_s)
             until[stage] = max(ended_s, counted_s)
@@ -54,16 +52,17 @@ class StageTimes:
 
 @dataclass(slots=True)
 class RequestRecord:
-    """One request, while it is answered.
+    """One request while it is being answered.
 
     Attributes:
-        request_id: Sent by the client, or made here.
-        key: Name of the API key that it came with, if keys are asked for.
-        client: Who shares with others what the process has: the key's name, or the address that the
-            request came from.
-        code: Of the error that it was answered with.
+        request_id: The id that the client sent, or one that was made here.
+        key: Name of the API key, if keys are required.
+        client: Who shares the budgets of the process with others: the key's name, or the address
+            that the request came from.
+        code: Code of the error that the request was answered with.
         images: Stage times of each image that was worked on.
-        unread: Codes of images that could not even be fetched or unpacked.
+        unread: Codes of the images that could not be fetched or unpacked.
+        started_s: When the request began, by `time.perf_counter`.
     """
 
     request_id: str
@@ -72,10 +71,12 @@ class RequestRecord:
     code: str | None = None
     images: list[StageTimes] = field(default_factory=list)
     unread: list[str] = field(default_factory=list)
+    started_s: float = field(default_factory=time.perf_counter)
 
     def longest(self) -> dict[str, float]:
-        """Return the seconds of each stage, of the image for which it took longest: images go side
-        by side.
+        """Return the seconds of each stage for the image in which it took longest.
+
+        Images are worked on at the same time, so a sum would exceed the request's own time.
         """
         longest: dict[str, float] = {}
         for image in self.images:
@@ -84,28 +85,64 @@ class RequestRecord:
         return {stage: longest[stage] for stage in STAGES if stage in longest}
 
 
+@dataclass(frozen=True, slots=True)
+class AnsweredRequest:
+    """A request that has ended, as observers see it.
+
+    Attributes:
+        request_id: The id that the client sent, or one that was made here.
+        key: Name of the API key, if keys are required.
+        method: GET, POST, …
+        route: The path as documented, such as `/v1/vocabularies/{name}`; `other` for a path without
+            a route.
+        status: Status of the response; 499 if the client left or Serve cut the request off, 500 if
+            the response broke off.
+        code: Code of the error, if it is one.
+        seconds: Time from the head of the request to the end of the response.
+        bytes_in: Size of the body.
+        images: Number of images in the request.
+        stages: Seconds of each stage, for the image in which it took longest.
+        unread: Codes of the images that could not be fetched or unpacked.
+    """
+
+    request_id: str
+    key: str | None
+    method: str
+    route: str
+    status: int
+    code: str | None
+    seconds: float
+    bytes_in: int
+    images: int
+    stages: dict[str, float]
+    unread: tuple[str, ...] = ()
+
+
+Observer = Callable[[AnsweredRequest], None]
+"""Is called with every finished request: the log, the metrics, the traces."""
+
 _current: ContextVar[RequestRecord | None] = ContextVar("siglip_request", default=None)
 
 
 def begin(record: RequestRecord) -> None:
-    """Make a record the current one of this task and of those that it starts."""
+    """Make a record current in this task and in the tasks that it starts."""
     _current.set(record)
 
 
 def current() -> RequestRecord | None:
-    """Return the record of the request that is being answered; None outside of one."""
+    """Return the record of the current request; None outside of a request."""
     return _current.get()
 
 
 def note_code(code: str) -> None:
-    """Note with which error the current request is answered."""
+    """Record the error that the current request is answered with."""
     record = _current.get()
     if record is not None:
         record.code = code
 
 
 def note_unread(code: str) -> None:
-    """Note that an image of the current request could not be fetched or unpacked."""
+    """Record that an image of the current request could not be fetched or unpacked."""
     record = _current.get()
     if record is not None:
         record.unread.append(code)

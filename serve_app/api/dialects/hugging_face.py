@@ -10,23 +10,21 @@ as it was sent, with SigLIP's sigmoid as its score, the best first, whatever the
 configured to select.
 """
 
-import difflib
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from serve_app.api.answers import shorten
 from serve_app.api.bodies import EncodedImage, tag_bounds
-from serve_app.api.dialects.shapes import with_errors
 from serve_app.api.json_bodies import read_json_object
 from serve_app.api.long_texts import LongText
 from serve_app.api.openapi import EXAMPLE_IMAGE, body_schema, query_parameters
 from serve_app.api.parameters import Listed, validated
+from serve_app.api.routes import ApiRoute, Routes
 from serve_app.api.sources import ImageSources
 from serve_app.api.streams import read_body
 from serve_app.api.text_fields import query_pairs, text_fields
@@ -39,6 +37,7 @@ from serve_app.tagging.options import TagOptions, check_label_count, requested_v
 from serve_app.tagging.prompts import PLACEHOLDERS, check_templates
 from serve_app.tagging.scores import Score
 from serve_app.tagging.selection import TagScore
+from serve_app.untrusted.problems import nearest
 
 PATHS = ("/hf", "/predict", "/")
 DEFAULT_TEMPLATE = "This is a photo of {}."
@@ -79,10 +78,10 @@ class _Call:
     top_k: int | None = None
 
 
-def add_hugging_face(app: FastAPI, tagger: Tagger, sources: ImageSources) -> None:
-    """Add the routes that Hugging Face's clients are pointed at."""
+def hugging_face_routes(tagger: Tagger, sources: ImageSources) -> list[ApiRoute]:
+    """Return the routes that Hugging Face's clients call."""
+    routes = Routes(error_shape)
 
-    @with_errors(error_shape)
     async def classify(request: Request) -> Response:
         call = await _read(request, sources)
         (image,) = await tagger.tag([call.image], call.options)
@@ -93,10 +92,14 @@ def add_hugging_face(app: FastAPI, tagger: Tagger, sources: ImageSources) -> Non
         return JSONResponse(_of_vocabulary(image, call.options))
 
     for path in PATHS:
-        app.add_api_route(
-            path, classify, methods=["POST"], summary="Classify an image (Hugging Face)", openapi_extra=_REQUEST, responses=_RESPONSES,
+        routes.post(
+            path,
+            summary="Classify an image (Hugging Face)",
+            request=_REQUEST,
+            responses=_RESPONSES,
             operation_id=f"hugging_face{path.replace('/', '_')}",
-        )  # fmt: skip
+        )(classify)
+    return routes.collected
 
 
 def error_shape(error: TaggerError, status: int) -> dict[str, Any]:
@@ -140,7 +143,7 @@ def _is_ours(name: str) -> bool:
 
     Gateways add others, such as `key`.
     """
-    return bool(difflib.get_close_matches(name, _Parameters.model_fields, n=1, cutoff=0.8))
+    return nearest(name, _Parameters.model_fields, cutoff=0.8) is not None
 
 
 def _call(image: bytes, parameters: _Parameters, limits: Limits) -> _Call:

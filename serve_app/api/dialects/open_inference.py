@@ -7,35 +7,49 @@ Source: https://github.com/kserve/open-inference-protocol (REST). Inference itse
 
 from typing import Any
 
-from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from serve_app import __version__
-from serve_app.api.dialects.shapes import with_errors
+from serve_app.api.routes import ApiRoute, Responses, Routes
 from serve_app.config.service import ServiceConfig
 from serve_app.errors import TaggerError
 from serve_app.pipeline.tagger import Tagger
 
 
-def add_open_inference(app: FastAPI, tagger: Tagger, config: ServiceConfig) -> None:
-    """Add `/v2` and what is below it."""
+def open_inference_routes(tagger: Tagger, config: ServiceConfig) -> list[ApiRoute]:
+    """Return the routes `/v2` and below."""
+    routes = Routes(error_shape)
     model = config.siglip.model_shown
 
-    @app.get("/v2", summary="Server metadata (Open Inference Protocol)")
-    async def server() -> JSONResponse:
+    @routes.get("/v2", summary="Server metadata (Open Inference Protocol)")
+    async def server(_: Request) -> Response:
         return JSONResponse({"name": "siglip-serve", "version": __version__, "extensions": []})
 
-    @app.get("/v2/health/live", summary="Is the process alive? (Open Inference Protocol)")
-    async def live() -> JSONResponse:
+    @routes.get(
+        "/v2/health/live",
+        is_open=True,
+        summary="Is the process alive? (Open Inference Protocol)",
+    )
+    async def live(_: Request) -> Response:
         return JSONResponse({"live": True})
 
-    @with_errors(error_shape)
-    async def ready(request: Request) -> Response:
+    @routes.get(
+        "/v2/health/ready",
+        is_open=True,
+        summary="Are the models loaded? (Open Inference Protocol)",
+        responses=_NOT_READY,
+    )
+    async def ready(_: Request) -> Response:
         await tagger.describe()
         return JSONResponse({"ready": True})
 
-    @with_errors(error_shape)
+    # the name of a model on the Hub contains a slash
+    @routes.get(
+        "/v2/models/{model:path}",
+        summary="Model metadata, and /ready (Open Inference Protocol)",
+        responses={**_NOT_READY, 404: {"description": "Another model's name."}},
+    )
     async def metadata(request: Request) -> Response:
         """Say what the served model takes and gives, or that it is ready."""
         name: str = request.path_params["model"]
@@ -56,17 +70,7 @@ def add_open_inference(app: FastAPI, tagger: Tagger, config: ServiceConfig) -> N
             }
         )
 
-    app.add_api_route(
-        "/v2/health/ready",
-        ready,
-        summary="Are the models loaded? (Open Inference Protocol)",
-        responses=_NOT_READY,
-    )
-    # the name of a model on the hub holds a slash
-    app.add_api_route(
-        "/v2/models/{model:path}", metadata, summary="Model metadata, and /ready (Open Inference Protocol)", openapi_extra=_PATH,
-        responses=_NOT_READY | {404: {"description": "Another model's name."}},
-    )  # fmt: skip
+    return routes.collected
 
 
 def error_shape(error: TaggerError, status: int) -> dict[str, Any]:
@@ -74,9 +78,4 @@ def error_shape(error: TaggerError, status: int) -> dict[str, Any]:
     return {"error": error.message}
 
 
-_NOT_READY: dict[int | str, dict[str, Any]] = {
-    503: {"description": "The models are not ready yet."}
-}
-_PATH: dict[str, Any] = {
-    "parameters": [{"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}]
-}
+_NOT_READY: Responses = {503: {"description": "The models are not ready yet."}}

@@ -9,27 +9,24 @@ Source: https://platform.openai.com/docs/api-reference/embeddings; infinity's `m
 from collections.abc import Mapping
 from typing import Any, Literal, TypeVar
 
-from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict, StrictInt
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from serve_app.api.answers import check_size, encode_embedding
 from serve_app.api.dialects.inputs import Item, Modality, read_items
-from serve_app.api.dialects.shapes import with_errors
 from serve_app.api.json_bodies import read_json_object
 from serve_app.api.json_responses import json_response
 from serve_app.api.json_values import MAX_ITEMS, JsonBounds
 from serve_app.api.openapi import EXAMPLE_IMAGE, body_schema
 from serve_app.api.parameters import validated
+from serve_app.api.routes import ApiRoute, Routes
 from serve_app.api.sources import ImageSources
 from serve_app.config.limits import Limits
 from serve_app.config.service import ServiceConfig
 from serve_app.errors import InvalidRequest, TaggerError
 from serve_app.pipeline.tagger import Tagger
 from serve_app.siglip.inputs import FloatArray
-
-PATHS = ("/v1/embeddings", "/v1/models")
 
 Value = TypeVar("Value")
 
@@ -47,17 +44,17 @@ class EmbeddingsBody(BaseModel):
     modality: Modality | None = None
 
 
-def add_openai(app: FastAPI, tagger: Tagger, config: ServiceConfig, sources: ImageSources) -> None:
-    """Add `POST /v1/embeddings` and `GET /v1/models`."""
+def openai_routes(tagger: Tagger, config: ServiceConfig, sources: ImageSources) -> list[ApiRoute]:
+    """Return the routes `POST /v1/embeddings` and `GET /v1/models`."""
+    routes = Routes(error_shape)
     model = config.siglip.model_shown
 
-    @app.post(
+    @routes.post(
         "/v1/embeddings",
-        openapi_extra=_REQUEST,
-        responses=_RESPONSES,
         summary="Embed texts and images (OpenAI)",
+        request=_REQUEST,
+        responses=_RESPONSES,
     )
-    @with_errors(error_shape)
     async def embeddings(request: Request) -> Response:
         """Embed every input of a request, or none."""
         content = await read_json_object(request, config.limits, _bounds(config.limits))
@@ -87,10 +84,12 @@ def add_openai(app: FastAPI, tagger: Tagger, config: ServiceConfig, sources: Ima
         num_values = max(num_values, len(rows) * 50)
         return await json_response(response, num_values, config.limits.max_response_bytes)
 
-    @app.get("/v1/models", summary="The model that is served (OpenAI)")
-    async def models() -> JSONResponse:
+    @routes.get("/v1/models", summary="The model that is served (OpenAI)")
+    async def models(_: Request) -> Response:
         entry = {"id": model, "object": "model", "created": 0, "owned_by": "siglip-serve"}
         return JSONResponse({"object": "list", "data": [entry]})
+
+    return routes.collected
 
 
 def error_shape(error: TaggerError, status: int) -> dict[str, Any]:

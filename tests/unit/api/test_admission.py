@@ -6,17 +6,35 @@ import asyncio
 from typing import Any
 
 import pytest
-from starlette.responses import PlainTextResponse
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve_app.api import admission
+from serve_app.api import admission, unread_bodies
 from serve_app.api.admission import MAX_PACED_BYTES, Admission
-from serve_app.api.edge import Edge
-from serve_app.api.passages import CLIENT_LEFT, SMALL_WRITE_BYTES, AnsweredRequest, ClientTimes
+from serve_app.api.app import edge
+from serve_app.api.application import wrapped
+from serve_app.api.client_timeouts import SMALL_WRITE_BYTES
+from serve_app.api.recording import CLIENT_LEFT
+from serve_app.api.routes import ApiRoute, RouteTable
 from serve_app.config.limits import Limits
 from serve_app.errors import Overloaded
+from serve_app.telemetry.record import AnsweredRequest, Observer
 
-TIMES = ClientTimes(body_s=1.0, write_s=0.1)
+TIMES = {"body_timeout_s": 1.0, "write_timeout_s": 0.1}
+
+
+async def unused(_: Request) -> Response:
+    raise AssertionError
+
+
+ROUTES = RouteTable([ApiRoute("/healthz", unused, "GET", is_open=True)])
+
+
+def behind(app: ASGIApp, budgets: Admission, *observers: Observer) -> ASGIApp:
+    """Return an application behind the middlewares that every request passes."""
+    limits = Limits.model_construct(**(Limits().model_dump() | TIMES))
+    return wrapped(app, edge(ROUTES, limits, admission=budgets, observers=observers))
 
 
 async def in_turn(
@@ -35,17 +53,29 @@ async def in_turn(
     async def send(message: Message) -> None:
         sent.append(message)
 
-    own = [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
-    scope: Scope = {
+    await app(request_scope(client, headers or {}), receive, send)
+    return sent
+
+
+def request_scope(client: str, headers: dict[str, str]) -> Scope:
+    return {
         "type": "http",
         "method": "POST",
         "path": "/v1/tag",
-        "headers": own,
+        "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
         "client": (client, 1),
         "query_string": b"",
     }
-    await app(scope, receive, send)
-    return sent
+
+
+async def stall(app: ASGIApp, headers: dict[str, str]) -> None:
+    """Announce a body and never send it."""
+    scope = request_scope("a", headers)
+
+    async def send(_: Message) -> None:
+        raise AssertionError("answered before its body was drained")
+
+    await app(scope, lambda: asyncio.sleep(1000, {}), send)  # type: ignore[arg-type]
 
 
 def status(sent: list[Message]) -> int:
@@ -87,16 +117,16 @@ async def test_a_crowd_of_one_client_leaves_room_for_another(
     """
     monkeypatch.setattr(admission, "PACE_S", 0.0)
     held = Held()
-    edge = Edge(held, TIMES, budgets(max_concurrent_requests=16))
-    crowd = [asyncio.create_task(in_turn(edge, "a", [])) for _ in range(40)]
+    budget = budgets(max_concurrent_requests=16)
+    app = behind(held, budget)
+    crowd = [asyncio.create_task(in_turn(app, "a", [])) for _ in range(40)]
     await asyncio.sleep(0.05)
-    other = asyncio.create_task(in_turn(edge, "b", []))
+    other = asyncio.create_task(in_turn(app, "b", []))
     await asyncio.sleep(0.05)
     held.may_end.set()
     assert sorted(status(sent) for sent in await asyncio.gather(*crowd)) == [200] * 14 + [429] * 26
     assert status(await other) == 200
-    assert edge.admission is not None
-    assert edge.admission._requests.held == 0
+    assert budget.is_idle
 
 
 async def test_refusals_of_small_requests_are_paced_and_large_ones_are_not() -> None:
@@ -104,14 +134,14 @@ async def test_refusals_of_small_requests_are_paced_and_large_ones_are_not() -> 
     refused at once.
     """
     held = Held()
-    edge = Edge(held, TIMES, budgets(max_concurrent_requests=1))
-    task = asyncio.create_task(in_turn(edge, "a", []))
+    app = behind(held, budgets(max_concurrent_requests=1))
+    task = asyncio.create_task(in_turn(app, "a", []))
     await asyncio.sleep(0.01)
     loop = asyncio.get_running_loop()
 
     async def refused(headers: dict[str, str]) -> float:
         started_s = loop.time()
-        assert status(await in_turn(edge, "a", [], headers)) == 429
+        assert status(await in_turn(app, "a", [], headers)) == 429
         return loop.time() - started_s
 
     assert await refused({"content-length": "10"}) >= admission.PACE_S * 0.9
@@ -126,18 +156,18 @@ async def test_bodies_are_bounded_in_sum() -> None:
 
     What would be too much is refused: by its announced size, and without one while it is read.
     """
-    edge = Edge(read_all, TIMES, budgets(max_held_bytes=8000))
-    assert edge.admission is not None
-    other = await edge.admission.enter("other", 0)
+    budget = budgets(max_held_bytes=8000)
+    app = behind(read_all, budget)
+    other = await budget.enter("other", 0)
     other.hold(4000)
-    assert status(await in_turn(edge, "a", [b"x" * 500] * 2)) == 200
-    assert status(await in_turn(edge, "a", [b"x" * 500] * 9)) == 429
-    sent = await in_turn(edge, "a", [], {"content-length": "1750"})
+    assert status(await in_turn(app, "a", [b"x" * 500] * 2)) == 200
+    assert status(await in_turn(app, "a", [b"x" * 500] * 9)) == 429
+    sent = await in_turn(app, "a", [], {"content-length": "1750"})
     assert status(sent) == 429
     other.leave()
-    assert edge.admission.held_bytes == 0
-    assert status(await in_turn(edge, "a", [b"x" * 500] * 6)) == 200
-    assert edge.admission.held_bytes == 0
+    assert budget.held_bytes == 0
+    assert status(await in_turn(app, "a", [b"x" * 500] * 6)) == 200
+    assert budget.held_bytes == 0
 
 
 async def test_large_responses_that_nobody_reads_are_given_up() -> None:
@@ -146,7 +176,8 @@ async def test_large_responses_that_nobody_reads_are_given_up() -> None:
     """
     seen: list[AnsweredRequest] = []
     body = b"x" * (SMALL_WRITE_BYTES + 1)
-    edge = Edge(PlainTextResponse(body.decode()), TIMES, budgets(), observers=(seen.append,))
+    budget = budgets()
+    app = behind(PlainTextResponse(body.decode()), budget, seen.append)
 
     async def receive() -> Message:
         return {"type": "http.request", "body": b"", "more_body": False}
@@ -164,32 +195,31 @@ async def test_large_responses_that_nobody_reads_are_given_up() -> None:
         "query_string": b"",
     }
     with pytest.raises(OSError, match="did not read"):
-        await edge(scope, receive, send)
+        await app(scope, receive, send)
     assert seen[0].status == CLIENT_LEFT
-    assert edge.admission is not None
-    assert edge.admission.held_bytes == 0
+    assert budget.held_bytes == 0
 
 
 async def test_a_large_response_without_room_is_refused_before_it_begins() -> None:
     """429 with a body of its own, whoever else holds the bytes."""
-    edge = Edge(PlainTextResponse("x" * 90_000), TIMES, budgets(max_held_bytes=100_000))
-    assert edge.admission is not None
-    other = await edge.admission.enter("other", 0)
+    budget = budgets(max_held_bytes=100_000)
+    app = behind(PlainTextResponse("x" * 90_000), budget)
+    other = await budget.enter("other", 0)
     other.hold(50_000)
-    sent = await in_turn(edge, "a", [])
+    sent = await in_turn(app, "a", [])
     assert status(sent) == 429
     assert b"overloaded" in sent[-1]["body"]
     other.leave()
-    assert edge.admission.held_bytes == 0
+    assert budget.held_bytes == 0
 
 
 async def test_probes_are_always_let_in() -> None:
     """A full service is not a dead one."""
-    edge = Edge(PlainTextResponse("alive"), TIMES, budgets(max_concurrent_requests=1))
-    assert edge.admission is not None
-    await edge.admission.enter("a", 0)
+    budget = budgets(max_concurrent_requests=1)
+    app = behind(PlainTextResponse("alive"), budget)
+    await budget.enter("a", 0)
     with pytest.raises(Overloaded):
-        await edge.admission.enter("a", None)
+        await budget.enter("a", None)
 
     sent: list[Message] = []
 
@@ -204,7 +234,7 @@ async def test_probes_are_always_let_in() -> None:
         "client": ("a", 1),
         "query_string": b"",
     }
-    await edge(scope, lambda: asyncio.sleep(0, {"type": "http.request"}), send)  # type: ignore[arg-type]
+    await app(scope, lambda: asyncio.sleep(0, {"type": "http.request"}), send)  # type: ignore[arg-type]
     assert status(sent) == 200
 
 
@@ -216,22 +246,24 @@ async def test_the_rest_of_a_refused_body_is_read_for_a_few_clients() -> None:
     async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
         await PlainTextResponse("no", 400)(scope, receive, send)
 
-    edge = Edge(refuse, TIMES, budgets())
-    assert edge.admission is not None
+    app = behind(refuse, budgets())
     chunks = [b"x" * 2**20] * 3
     announced = {"content-length": str(3 * 2**20)}
 
     def closes(sent: list[Message]) -> bool:
         return (b"connection", b"close") in sent[0]["headers"]
 
-    assert not closes(await in_turn(edge, "a", chunks, announced))
-    for _ in range(admission.MAX_DRAINED):
-        assert edge.admission.take_drain()
-    assert closes(await in_turn(edge, "a", chunks, announced))
-    edge.admission.end_drain()
-    assert not closes(await in_turn(edge, "a", chunks, announced))
-    assert closes(await in_turn(edge, "a", chunks, {"content-length": str(2**40)}))
-    assert closes(await in_turn(edge, "a", chunks, {"transfer-encoding": "chunked"}))
+    assert not closes(await in_turn(app, "a", chunks, announced))
+    stuck = [asyncio.create_task(stall(app, announced)) for _ in range(unread_bodies.MAX_DRAINED)]
+    await asyncio.sleep(0.05)
+    assert closes(await in_turn(app, "a", chunks, announced))
+    stuck.pop().cancel()
+    await asyncio.sleep(0.05)
+    assert not closes(await in_turn(app, "a", chunks, announced))
+    assert closes(await in_turn(app, "a", chunks, {"content-length": str(2**40)}))
+    assert closes(await in_turn(app, "a", chunks, {"transfer-encoding": "chunked"}))
+    for task in stuck:
+        task.cancel()
 
 
 async def test_the_last_part_of_a_stream_has_a_time_too() -> None:
@@ -256,5 +288,5 @@ async def test_the_last_part_of_a_stream_has_a_time_too() -> None:
     }
     with pytest.raises(OSError, match="did not read"):
         await asyncio.wait_for(
-            Edge(stream, TIMES, budgets())(scope, lambda: asyncio.sleep(0, {}), send), 5
+            behind(stream, budgets())(scope, lambda: asyncio.sleep(0, {}), send), 5
         )  # type: ignore[arg-type]

@@ -434,9 +434,10 @@ def test_lines_come_in_the_order_in_which_images_are_done(config: ServiceConfig)
             if images[0] == BROKEN:
                 release.append(asyncio.Event())
                 await release[0].wait()
-            else:
-                asyncio.get_running_loop().call_later(0.05, release[0].set)
-            return await super().tag(images, options)
+                return await super().tag(images, options)
+            answer = await super().tag(images, options)
+            asyncio.get_running_loop().call_later(0.05, release[0].set)
+            return answer
 
     with TestClient(create_app(Slow(config), config)) as slow:
         lines = lines_of(slow, json={"images": [base64.b64encode(BROKEN).decode(), BASE64]})

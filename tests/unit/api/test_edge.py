@@ -15,14 +15,15 @@ from starlette.testclient import TestClient
 from starlette.types import Message, Receive, Scope, Send
 
 from serve_app.api.app import create_app
-from serve_app.api.edge import Edge
+from serve_app.api.error_responses import ErrorResponses
 from serve_app.api.keys import make_key
-from serve_app.api.passages import CLIENT_LEFT, AnsweredRequest, ClientTimes
+from serve_app.api.recording import CLIENT_LEFT, RecordRequests
 from serve_app.api.request_log import console_line, json_line, request_log
+from serve_app.api.routes import RouteTable
 from serve_app.config.service import ServiceConfig, parse_config
 from serve_app.errors import InvalidRequest
 from serve_app.pipeline.local_tagger import LocalTagger
-from serve_app.telemetry.record import StageTimes
+from serve_app.telemetry.record import AnsweredRequest, StageTimes
 from tests.conftest import encoded, random_picture
 
 PICTURE = encoded(random_picture(60, 40), "JPEG")
@@ -372,8 +373,9 @@ async def test_an_answer_that_broke_off_is_our_fault_and_not_the_clients(
         raise broken
 
     for broken in (RuntimeError("a bug"), InvalidRequest("too late")):
+        recorded = RecordRequests(ErrorResponses(breaks, RouteTable([])), (seen.append,))
         with pytest.raises(type(broken)):
-            await drive(Edge(breaks, ClientTimes(1.0, 1.0), observers=(seen.append,)), [])
+            await drive(recorded, [])
     assert [one.status for one in seen] == [500, 500]
 
 

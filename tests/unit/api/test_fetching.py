@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from serve_app.api.fetching import ImageFetcher, is_url, may_fetch_from, resolve
+from serve_app.api.fetching import ImageFetcher, is_url, resolve
+from serve_app.api.public_addresses import may_fetch_from
 from serve_app.api.sources import ImageSources
 from serve_app.config.access import Fetching
 from serve_app.config.limits import Limits

@@ -19,12 +19,20 @@ from serve_app.errors import InvalidRequest, PayloadTooLarge, RequestError
 BOUNDS = JsonBounds(
     max_items=10, counted={"images": 3, "embeddings": 4}, rows="embeddings", max_row_numbers=5
 )
+SCALARS = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**62), 2**62)
+    | st.text(max_size=20)
+    | st.floats(allow_nan=False, allow_infinity=False)
+)
 VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**62), 2**62) | st.text(max_size=20)
-    | st.floats(allow_nan=False, allow_infinity=False),
-    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=5), inner, max_size=5),
+    SCALARS,
+    lambda inner: (
+        st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=5), inner, max_size=5)
+    ),
     max_leaves=15,
-)  # fmt: skip
+)
 
 
 def depth_of(value: Any) -> int:

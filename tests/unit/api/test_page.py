@@ -6,24 +6,35 @@ What it does is tested in tests/browser.
 import re
 
 import pytest
-from fastapi import FastAPI
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 from starlette.testclient import TestClient
 
-from serve_app.api.page import ASSETS, MEDIA_TYPES, add_page
+from serve_app.api.admission import Admission
+from serve_app.api.app import edge
+from serve_app.api.application import Application
+from serve_app.api.page import ASSETS, MEDIA_TYPES, page_routes
+from serve_app.api.routes import Routes, RouteTable
+from serve_app.config.limits import Limits
 
 FILES = sorted(path.name for path in ASSETS.iterdir())
 POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 
 
 @pytest.fixture(scope="module")
 def client() -> TestClient:
-    app = FastAPI()
-    app.add_api_route("/", lambda: "posted", methods=["POST"])
-    add_page(app)
-    return TestClient(app)
+    others = Routes()
+
+    @others.post("/")
+    async def posted(_: Request) -> Response:
+        return JSONResponse("posted")
+
+    routes = RouteTable([*others.collected, *page_routes()])
+    limits = Limits()
+    return TestClient(Application(routes, edge(routes, limits, admission=Admission(limits))))
 
 
 @pytest.mark.parametrize("path", ["/", *(f"/page/{name}" for name in FILES)])

@@ -57,7 +57,7 @@ def test_every_path_is_there_below_the_prefix(
 
 
 def test_tags_are_the_same(alone: TestClient, below: TestClient) -> None:
-    """Tagging goes past FastAPI, and below a prefix too."""
+    """A request below the prefix is the same request."""
     answers = [
         client.post(path, content=PICTURE)
         for client, path in ((alone, "/v1/tag"), (below, "/base/v1/tag"))

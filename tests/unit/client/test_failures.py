@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from serve_app import errors
-from serve_app.api.answers import error_response
+from serve_app.api.error_responses import error_response
 from serve_app.api.statuses import status_of
 from serve_app.client.failures import ERRORS, FOREIGN, of_entry, of_exception, of_response
 

@@ -86,10 +86,10 @@ BAD = [
     (
         "threshold: 0.4",
         "threshold: 4",
-        "c.yaml:9: threshold: input should be less than or equal to 1",
+        "c.yaml:9: threshold: must be less than or equal to 1",
     ),
-    ("threshold: 0.4", "treshold: 0.4", "c.yaml:9: unknown key treshold"),
-    ("scale: 2.0", "scale: -2.0", "c.yaml:14: tags.a.scale: input should be greater than 0"),
+    ("threshold: 0.4", "treshold: 0.4", "c.yaml:9: treshold: unknown key; did you mean threshold?"),
+    ("scale: 2.0", "scale: -2.0", "c.yaml:14: tags.a.scale: must be greater than 0"),
     ("offset: 0.25", "offset: .inf", "c.yaml:14: .inf is not a finite number"),
     ("images: 9\n", "", "images is missing"),
     ("method: platt", "method: magic", "c.yaml:4: method"),

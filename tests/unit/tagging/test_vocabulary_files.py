@@ -92,7 +92,7 @@ BAD_YAML = [
     ("tags:\n  - cat\n  - no\n", ['a.yaml:3: no is not text in YAML but true or false; quote it: "no".']),
     ("tags:\n  - {label: 747}\n", ['a.yaml:2: label: 747 is not text in YAML but a number; quote it: "747".']),
     ("tags:\n  - {label: cat, treshold: 0.5}\n", ["a.yaml:2: unknown key treshold; did you mean threshold?"]),
-    ("tags:\n  - {label: cat, threshold: 5}\n", ["a.yaml:2: threshold: input should be less than or equal to 1 (got 5)"]),
+    ("tags:\n  - {label: cat, threshold: 5}\n", ["a.yaml:2: threshold: must be less than or equal to 1 (got 5)"]),
     ("tags:\n  - {label: cat, bias: .nan}\n", ["a.yaml:2: .nan is not a finite number"]),
     ("tags:\n  - {label: cat, parents: animal}\n", ["a.yaml:2: parents must be a list"]),
     ("tags:\n  - {label: cat, threshold: on}\n", ["a.yaml:2: threshold: must be a number (got True)."]),
@@ -130,7 +130,7 @@ def test_every_problem_of_a_yaml_file_is_told_with_its_line(
 BAD_CSV = [
     ("cat\ndog\n", "a.csv:1: the first line must name columns"),
     ("label,colour\ncat,red\n", "a.csv:1: the first line must name columns"),
-    ("label,bias\ncat,x\n", "a.csv:2: bias: input should be a valid number"),
+    ("label,bias\ncat,x\n", "a.csv:2: bias: must be a valid number"),
     ("label,prompt\ncrane,a crane, a bird\n", "a.csv:2: there are more fields than columns"),
     ('label,prompt\ncrane,"a crane\n', "a.csv:2: not CSV"),
     ('label,"prompt\ncrane\n', "a.csv:1: not CSV"),
