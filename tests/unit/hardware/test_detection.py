@@ -77,6 +77,37 @@ def test_what_nvidia_smi_prints(
     assert not found.accelerator or found.accelerator.memory_bytes == memory_gib * 2**30
 
 
+@pytest.mark.parametrize(("capability", "has_bfloat16"), [("7.5", False), ("8.6", True)])
+def test_an_unknown_card_has_bfloat16_from_ampere_on(
+    capability: str, has_bfloat16: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The compute capability says whether a card outside of the table computes bfloat16."""
+    program = tmp_path / "nvidia-smi"
+    program.write_text(f"#!/bin/sh\necho 'NVIDIA GeForce RTX, 12288, {capability}'\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    accelerator = detect_machine().accelerator
+    assert accelerator is not None
+    assert accelerator.has_bfloat16 is has_bfloat16
+
+
+@pytest.mark.parametrize(("visible", "gpus"), [("", 0), ("-1", 0), ("1", 1)])
+def test_hidden_gpus_are_not_planned_for(
+    visible: str, gpus: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`CUDA_VISIBLE_DEVICES` hides cards from this process, so the plan must not use them."""
+    program = tmp_path / "nvidia-smi"
+    program.write_text(
+        "#!/bin/sh\ncase \"$*\" in *--id=1*) ;; *) echo 'NVIDIA L4, 23034' ;; esac\n"
+        "echo 'NVIDIA L4, 23034'\n"
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert detect_machine().gpus == 2
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert detect_machine().gpus == gpus
+
+
 def test_a_broken_nvidia_smi_is_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that fails, as in a container without a driver."""
     program = tmp_path / "nvidia-smi"

@@ -164,7 +164,7 @@ def test_attention() -> None:
 
 
 def test_what_is_fixed_stays() -> None:
-    """Explicit values are in the plan as they were requested, with advice where another is better."""
+    """Explicit values are kept in the plan, with advice where another value is better."""
     serving = {
         "image_encoder": {"num_cpus": 3.0, "num_gpus": 0.25},
         "text_encoder": {"min_replicas": 0},
