@@ -1,4 +1,6 @@
-"""One service on the demo checkpoint for all cluster tests; a test that changes it puts it back."""
+"""One service on the demo checkpoint for most tests of this folder; a test that changes it puts it
+back.
+"""
 
 import copy
 from collections.abc import Iterator
@@ -41,8 +43,9 @@ def demo_config(**siglip: Any) -> dict[str, Any]:
     return config
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def running() -> Iterator[Service]:
+    """The service, started once."""
     service = Service(demo_config())
     try:
         yield service.wait_until_ready()
