@@ -1,6 +1,4 @@
-"""One service on the demo checkpoint for most tests of this folder; a test that changes it puts it
-back.
-"""
+"""One service on the demo checkpoint for most tests of this folder."""
 
 import copy
 from collections.abc import Iterator
@@ -54,9 +52,8 @@ def running() -> Iterator[Service]:
 
 
 @pytest.fixture
-def service(running: Service) -> Iterator[Service]:
-    """The service on the demo checkpoint, deployed as it was before if the test changed it."""
-    before = yaml.safe_load(running.path.read_text())
-    yield running
-    if yaml.safe_load(running.path.read_text()) != before:
-        running.deploy(before)
+def service(running: Service) -> Service:
+    """The service on the demo checkpoint, deployed as at first if a test before changed it."""
+    if running.path.read_text() != yaml.safe_dump(running.config):
+        running.deploy(running.config)
+    return running

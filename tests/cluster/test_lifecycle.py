@@ -73,7 +73,6 @@ def assert_ends_in_order(service: Service, number: int) -> None:
 PHASES = {
     "planning": "",
     "Ray starts": "gcs_server",
-    "the node starts": "raylet",
     "Serve starts": "ray::ServeController",
     "the model loads": "ray::ServeReplica",
 }
