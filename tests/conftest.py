@@ -24,8 +24,7 @@ from PIL import Image
 from serve_app.config.service import ServiceConfig
 from tests import tiny_checkpoints
 
-if "PYTEST_XDIST_WORKER" in os.environ:
-    torch.set_num_threads(1)  # several workers share the cores
+torch.set_num_threads(1)  # more only wait for each other where several processes share the cores
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks

@@ -28,6 +28,11 @@ FIRST = (
     "hostile/test_decode_cost.py",
     "clients/test_openapi.py",
     "manifests/test_monitoring.py",
+    "manifests/test_policies.py",
+    "unit/commands/test_tagging_commands.py",
+    "unit/siglip/images/test_plan.py",
+    "unit/graph/test_render.py",
+    "unit/hardware/test_footprint.py",
 )
 """The units that take longest, the longest first: names of groups, or of files below `tests/`."""
 COMPUTING_WORKERS = 2
