@@ -4,8 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 CONFIG ?= configs/demo.yaml
 PORT ?=
+WORKERS ?= 5
 
-.PHONY: help install serve test check bench format manifests train-demo clean
+.PHONY: help install serve test test-quick check bench format manifests train-demo clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-12s %s\n", $$1, $$2}'
@@ -21,8 +22,11 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 serve: install ## start the service on the embedded demo checkpoint (CONFIG=... for another, PORT=...); Ctrl-C ends it
 	@$(BIN)/siglip-serve serve $(CONFIG) $(if $(PORT),--port $(PORT))
 
-test: install ## run every test that needs no GPU
-	@$(BIN)/python -m pytest
+test: install ## run every test that needs no GPU (WORKERS=... processes at once)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
+
+test-quick: install ## run the tests that start no service
+	@$(BIN)/python -m pytest -n auto --dist loadgroup tests/unit tests/parity
 
 check: install ## format, lint, types, import rules
 	@$(BIN)/ruff format --check serve_app tests bench k8s

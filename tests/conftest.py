@@ -1,4 +1,4 @@
-"""Fixtures for every test: tiny checkpoints and pictures.
+"""Fixtures for every test: tiny checkpoints and images.
 
 The environment is set before anything imports Ray or the hub.
 """
@@ -13,23 +13,40 @@ os.environ.setdefault("RAY_AUTH_MODE", "token")  # of clusters that tests start 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(
-    prefix="siglip-cache-"
-)  # tag banks of tests are nobody else's
+# no other run reads the tag banks of the tests
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="siglip-cache-")
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from serve_app.config.service import ServiceConfig
 from tests import tiny_checkpoints
 
+torch.set_num_threads(1)  # more only wait for each other where several processes share the cores
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Arrange the tests if this process is one of several."""
+    if hasattr(config, "workerinput"):
+        from tests.parallel import arrange  # needs pytest-xdist, which not every run has
+
+        arrange(items)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """Schedule the tests as `tests/parallel.py` says."""
+    from tests.parallel import FromBothEnds  # needs pytest-xdist, which not every run has
+
+    return FromBothEnds(config, log)
+
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Return a function from a family to a folder with a tiny checkpoint of it, built once a
-    session.
-    """
+    """Return a function from a family to the folder of its tiny checkpoint, built once."""
     root = tmp_path_factory.mktemp("checkpoints")
     built = {}
 

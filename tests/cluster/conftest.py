@@ -1,4 +1,4 @@
-"""One service on the demo checkpoint for all cluster tests; a test that changes it puts it back."""
+"""One service on the demo checkpoint for most tests of this folder."""
 
 import copy
 from collections.abc import Iterator
@@ -41,8 +41,9 @@ def demo_config(**siglip: Any) -> dict[str, Any]:
     return config
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def running() -> Iterator[Service]:
+    """The service, started once."""
     service = Service(demo_config())
     try:
         yield service.wait_until_ready()
@@ -51,9 +52,8 @@ def running() -> Iterator[Service]:
 
 
 @pytest.fixture
-def service(running: Service) -> Iterator[Service]:
-    """The service on the demo checkpoint, deployed as it was before if the test changed it."""
-    before = yaml.safe_load(running.path.read_text())
-    yield running
-    if yaml.safe_load(running.path.read_text()) != before:
-        running.deploy(before)
+def service(running: Service) -> Service:
+    """The service on the demo checkpoint, deployed as at first if a test before changed it."""
+    if running.path.read_text() != yaml.safe_dump(running.config):
+        running.deploy(running.config)
+    return running

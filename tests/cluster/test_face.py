@@ -11,11 +11,14 @@ from typing import Any
 
 import httpx
 import psutil
+import pytest
 
 from bench.soak import MAX_GROWTH_MIB, soak
 from serve_app.telemetry.record import STAGES
 from tests.cluster.test_graph import PICTURES
 from tests.service import Service, wait_for
+
+pytestmark = pytest.mark.xdist_group("running")
 
 
 def tagged(service: Service, **headers: str) -> httpx.Response:
@@ -36,7 +39,7 @@ def test_the_request_id_is_returned_once_and_logged(service: Service) -> None:
     request_id = f"test-{secrets.token_hex(8)}"
     answer = tagged(service, **{"X-Request-Id": request_id})
     assert answer.headers.get_list("x-request-id") == [request_id]
-    wait_for(lambda: any(request_id in line for line in service.lines), timeout_s=20)
+    wait_for(lambda: any(request_id in line for line in service.lines))
     entry = json.loads(next(line for line in service.lines if request_id in line))
     assert (entry["route"], entry["status"], entry["images"], entry["bytes_in"]) == (
         "/v1/tag",
@@ -87,9 +90,7 @@ def test_a_request_is_traced_where_its_client_asks(service: Service) -> None:
     """
     trace_id = secrets.token_hex(16)
     tagged(service, traceparent=f"00-{trace_id}-{secrets.token_hex(8)}-01")
-    wait_for(
-        lambda: set(STAGES) <= {span["name"] for span in spans(service, trace_id)}, timeout_s=30
-    )
+    wait_for(lambda: set(STAGES) <= {span["name"] for span in spans(service, trace_id)})
     found = spans(service, trace_id)
     (request,) = [
         span for span in found if span["name"].startswith("replica_handle_request Preprocessor")

@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import save_file
 
+import serve_app
 from serve_app.batch.cutting import Cut
 from serve_app.batch.inputs import find_inputs
 from serve_app.batch.options import BatchOptions
@@ -143,7 +144,7 @@ def test_aliases_that_stand_for_little_are_read() -> None:
 
 def test_no_other_module_reads_yaml() -> None:
     """Another call of yaml's loaders would have none of these bounds."""
-    package = Path(yaml_files.__file__).parent
+    package = Path(serve_app.__file__).parent
     calls = (
         "yaml.load",
         "yaml.safe_load",

@@ -16,6 +16,8 @@ SAMPLES = [
     for path in sorted((Path(demo_settings.__file__).parent / "samples").glob("*.jpg"))
 ]
 TIMEOUT_S = 75.0
+PAUSE_S = 0.1
+"""Pause of a client after each answer, so that the clients leave the processors to the pods."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,7 @@ class Load:
                 self.answers.append(
                     _ask(client, SAMPLES[(number + len(self.answers)) % len(SAMPLES)])
                 )
+                time.sleep(PAUSE_S)
 
     @property
     def outcomes(self) -> Counter[str]:

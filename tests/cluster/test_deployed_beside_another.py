@@ -10,7 +10,9 @@ import yaml
 
 from serve_app.demo import settings as demo_settings
 from tests.cluster.conftest import demo_config
-from tests.service import COMMAND, Service, wait_for
+from tests.service import COMMAND, START_TIMEOUT_S, Service, wait_for
+
+pytestmark = pytest.mark.xdist_group("running")
 
 PICTURE = (Path(demo_settings.__file__).parent / "samples" / "red-circle.jpg").read_bytes()
 NO_CPU = {"num_cpus": 0, "num_replicas": 1}  # the first one has them all
@@ -36,7 +38,7 @@ def second(service: Service, tmp_path: Path) -> Iterator[str]:
         [COMMAND, "deploy", str(path), "--address", service.cluster],
         check=True,
         capture_output=True,
-        timeout=180,
+        timeout=START_TIMEOUT_S,
     )
     yield f"{service.url}/second"
     service.ask(api, "PUT", json={"applications": first}).raise_for_status()

