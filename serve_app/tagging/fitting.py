@@ -11,14 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from serve_app.errors import ConfigError
 from serve_app.siglip.inputs import FloatArray
 from serve_app.tagging.calibration import Calibration, Fit
 from serve_app.tagging.evaluation import BoolArray, precision_recall_curve
-
-Matrix = npt.NDArray[np.float64]
+from serve_app.tagging.logistic_lines import Matrix, fit_line, information, sigmoid
 
 MIN_EXAMPLES = 10
 """Images with a tag, and images without it, that its own line needs."""
@@ -28,8 +26,6 @@ PRIOR_IMAGES = 500
 """Weight of the pooled line in a tag's line, in average images.
 Measured on the demo's scenes (2026-11-23, 600 images, 62 tags, held-out F1): 0.931 from 300 to 600,
 0.930 with 3,000, 0.923 without a prior."""
-NEWTON_STEPS = 200
-CONVERGED = 1e-10
 RELATED_SHARE = 0.1
 MAX_RELATED = 20
 """Fraction and number of the tags that are related to an image: those that stand out most in it,
@@ -94,17 +90,8 @@ def fit_labelled(
     goal.check()
     z = logits[:, known].astype(np.float64)
     y = truth[:, known]
-    if _num_examples(y) < MIN_EXAMPLES:
-        raise ConfigError(
-            f"there are fewer than {MIN_EXAMPLES} images with a label, or without; label some more."
-        )
-    pooled = fit_line(z.ravel(), y.ravel(), np.array([1.0, 0.0]), np.zeros((2, 2)))
-    if pooled[0] <= 0:
-        raise ConfigError(
-            "scores are no higher for images with a label than without; is this the right "
-            "checkpoint and labels file?"
-        )
-    prior = _information(z.ravel(), pooled) * (PRIOR_IMAGES / z.size)
+    pooled = _pooled_line(z, y)
+    prior = information(z.ravel(), pooled) * (PRIOR_IMAGES / z.size)
     lines = [_line_of(z[:, t], y[:, t], pooled, prior) for t in range(z.shape[1])]
     calibrated = np.stack(
         [scale * z[:, t] + offset for t, (scale, offset) in enumerate(lines)], axis=1
@@ -187,48 +174,6 @@ def _check_background(images: int, tags: int, percentile: float, tags_per_image:
         )
 
 
-def fit_line(z: Matrix, y: BoolArray, start: Matrix, prior: Matrix) -> Matrix:
-    """Return scale and offset (2,) of the most likely line, by logistic likelihood and a prior.
-
-    Newton's method with step halving and a Gaussian prior. Source: Lin, Lin, Weng 2007, A note on
-    Platt's probabilistic outputs; the prior replaces Platt's smoothed targets.
-
-    Args:
-        z: (n,) logits.
-        y: (n,) which are true.
-        start: (2,) start of the search, and mean of the prior.
-        prior: (2, 2) precision of the prior.
-    """
-    features = np.stack([z, np.ones_like(z)], axis=1)
-
-    def loss(line: Matrix) -> float:
-        fitted = features @ line
-        return float(
-            np.logaddexp(0, fitted).sum()
-            - fitted[y].sum()
-            + 0.5 * (line - start) @ prior @ (line - start)
-        )
-
-    line = start.astype(np.float64)
-    value = loss(start)
-    for _ in range(NEWTON_STEPS):
-        p = _sigmoid(features @ line)
-        gradient = features.T @ (p - y) + prior @ (line - start)
-        curvature = features.T @ (features * (p * (1 - p))[:, None]) + prior + np.eye(2) * 1e-9
-        step = np.linalg.solve(curvature, gradient)
-        share = 1.0
-        while share > CONVERGED and loss(line - share * step) > value - 1e-4 * share * float(
-            gradient @ step
-        ):
-            share /= 2
-        line = line - share * step
-        gained = value - loss(line)
-        value = loss(line)
-        if gained < CONVERGED * (1 + abs(value)):
-            break
-    return line
-
-
 def best_threshold(scores: Matrix, truth: BoolArray, goal: Goal) -> float | None:
     """Return the lowest score of tags that are given; None if no score reaches the precision.
 
@@ -264,18 +209,26 @@ def _num_examples(y: BoolArray) -> int:
     return min(int(y.sum()), int((~y).sum()))
 
 
+def _pooled_line(z: Matrix, y: BoolArray) -> Matrix:
+    """Return the line of all tags together."""
+    if _num_examples(y) < MIN_EXAMPLES:
+        raise ConfigError(
+            f"there are fewer than {MIN_EXAMPLES} images with a label, or without; label some more."
+        )
+    pooled = fit_line(z.ravel(), y.ravel(), np.array([1.0, 0.0]), np.zeros((2, 2)))
+    if pooled[0] <= 0:
+        raise ConfigError(
+            "scores are no higher for images with a label than without; is this the right "
+            "checkpoint and labels file?"
+        )
+    return pooled
+
+
 def _line_of(z: Matrix, y: BoolArray, pooled: Matrix, prior: Matrix) -> Matrix:
     if _num_examples(y) < MIN_EXAMPLES:
         return pooled
     line = fit_line(z, y, pooled, prior)
     return line if line[0] > 0 else pooled
-
-
-def _information(z: Matrix, line: Matrix) -> Matrix:
-    """Return the Fisher information (2, 2) of some logits about a line."""
-    p = _sigmoid(line[0] * z + line[1])
-    features = np.stack([z, np.ones_like(z)], axis=1)
-    return np.asarray(features.T @ (features * (p * (1 - p))[:, None]))
 
 
 def _related(logits: FloatArray) -> BoolArray:
@@ -295,9 +248,5 @@ def _background(logits: FloatArray, unrelated: BoolArray) -> FloatArray:
     return logits[unrelated] if unrelated.sum() >= MIN_UNRELATED else logits
 
 
-def _sigmoid(z: Matrix) -> Matrix:
-    return np.asarray(0.5 * (1 + np.tanh(0.5 * z)))
-
-
 def _probability(logit: float) -> float:
-    return float(_sigmoid(np.array(logit)))
+    return float(sigmoid(np.array(logit)))

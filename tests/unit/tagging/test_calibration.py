@@ -17,8 +17,8 @@ from serve_app.tagging.fitting import (
     best_threshold,
     fit_background,
     fit_labelled,
-    fit_line,
 )
+from serve_app.tagging.logistic_lines import fit_line
 from serve_app.tagging.registered import read_registered
 
 TEMPLATES = ("{label}",)
