@@ -215,6 +215,7 @@ def test_a_known_key_opens_and_its_name_is_noted(keyed: Face, headers: dict[str,
         f"Bearer {KEY.key[:-1]}",
         "é",
     ],
+    ids=["empty", "wrong", "basic", "longer", "shorter", "not ASCII"],
 )
 def test_another_key_is_refused(keyed: Face, value: str) -> None:
     """Whatever is wrong with it, and the answer does not hold it."""
