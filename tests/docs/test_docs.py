@@ -16,7 +16,7 @@ from serve_app.api.text_fields import text_fields
 from serve_app.cli import _parser
 from serve_app.config.plugin import PLUGIN_ALIASES
 from serve_app.config.service import ServiceConfig
-from serve_app.demo.release import SAMPLES
+from tools.demo_training.release import SAMPLES
 
 ROOT = Path(__file__).parents[2]
 PAGES = (
