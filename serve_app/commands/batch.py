@@ -237,7 +237,7 @@ def _pair(text: str) -> tuple[str, str]:
 
 def _print(result: "JobResult", more: dict[str, str]) -> None:
     from serve_app.batch.storage import shown_url
-    from serve_app.terminal.console import SafeConsole, facts_table
+    from serve_app.terminal.console import facts_table, output_console
 
     table = facts_table()
     failed = sum(result.errors.values())
@@ -252,4 +252,4 @@ def _print(result: "JobResult", more: dict[str, str]) -> None:
     table.add_row("output", f"{shown_url(result.folder)} ({result.nbytes / 1e6:,.1f} MB)")
     for name, told in more.items():
         table.add_row(name, told)
-    SafeConsole(plain_width=200).print(table)
+    output_console(plain_width=200).print(table)

@@ -29,7 +29,7 @@ from serve_app.tagging.labelled import LabelledImages
 from serve_app.tagging.scores import in_score
 from serve_app.tagging.selection import SelectionRule, min_scores
 from serve_app.tagging.tag_table import TagTable
-from serve_app.terminal.console import SafeConsole
+from serve_app.terminal.console import SafeConsole, output_console
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ def calibrate(config: ServiceConfig, options: CalibrationOptions) -> int:
         calibration = fit_background(folder.logits, of, options.percentile, options.tags_per_image)
     else:
         calibration = fit_labelled(folder.logits, known.truth, known.known, of, goal)
-    console = SafeConsole()
+    console = output_console()
     threshold = config.siglip.confidence_threshold
     try:
         write_calibration(calibration, options.out)

@@ -25,7 +25,7 @@ from serve_app.tagging.selection import SelectionRule, choose_tags, min_scores, 
 from serve_app.tagging.settings import TagSettings
 from serve_app.tagging.tag_bank import ScoredBank
 from serve_app.tagging.tag_table import TagTable
-from serve_app.terminal.console import SafeConsole, SafeTable
+from serve_app.terminal.console import SafeTable, output_console
 from serve_app.terminal.printable import json_text, print_block, print_line
 
 
@@ -158,7 +158,7 @@ def evaluate_folder(
             + "\n"
         )
         return 0
-    console = SafeConsole()
+    console = output_console()
     known = int(folder.labelled.known.sum())
     console.print(
         f"{len(folder.logits):,} images, {known} of {len(table_of_tags)} tags occur; others are not measured"

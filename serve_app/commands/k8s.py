@@ -26,7 +26,7 @@ from serve_app.kuberay.groups import (
     worker_groups,
 )
 from serve_app.kuberay.patch import apply_patch, patch_text, ray_service_patch
-from serve_app.terminal.console import SafeConsole, SafeTable, styled
+from serve_app.terminal.console import SafeConsole, SafeTable, output_console, styled
 from serve_app.terminal.printable import json_text, print_block, print_line
 from serve_app.untrusted.yaml_files import read_documents
 
@@ -138,7 +138,7 @@ def _plan(given: argparse.Namespace) -> int:
         told |= {} if changes is None else {"changes": [dataclasses.asdict(c) for c in changes]}
         print_block(json_text(told, indent=2) + "\n")
         return 0
-    console = SafeConsole(plain_width=PLAIN_WIDTH)
+    console = output_console(plain_width=PLAIN_WIDTH)
     _print_groups(console, configs, plans, groups)
     console.print(
         f"\nabout {rate:,.0f} images/s with all pods, computed from the data sheet, not measured"

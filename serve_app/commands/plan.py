@@ -8,7 +8,7 @@ from serve_app.graph.deploy import Cluster
 from serve_app.hardware.detection import Hardware, hardware_of_nodes, parse_hardware
 from serve_app.hardware.plan import Plan, gib
 from serve_app.hardware.planning import hardware_here, plan_service
-from serve_app.terminal.console import SafeConsole, SafeTable, styled
+from serve_app.terminal.console import SafeConsole, SafeTable, output_console, styled
 from serve_app.terminal.printable import json_text, print_block
 
 PLAIN_WIDTH = 160
@@ -33,7 +33,7 @@ def print_plan(
     if as_json:
         print_block(json_text(_as_json(plan), indent=2) + "\n")
     else:
-        _print(plan, SafeConsole(plain_width=PLAIN_WIDTH))
+        _print(plan, output_console(PLAIN_WIDTH))
     return 0
 
 

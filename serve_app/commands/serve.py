@@ -17,7 +17,7 @@ from serve_app.graph.local_node import LocalNode, listening_host, local_node, se
 from serve_app.graph.profiles import ingress_profile
 from serve_app.hardware.accelerators import GENERIC
 from serve_app.hardware.detection import detect_machine
-from serve_app.terminal.console import SafeConsole, styled
+from serve_app.terminal.console import SafeConsole, error_console, styled
 from serve_app.terminal.printable import print_line
 from serve_app.untrusted.problems import problem_sentence
 
@@ -32,7 +32,7 @@ def serve_locally(config: ServiceConfig, timeout_s: float) -> int:
     Raises:
         ConfigError: It cannot start.
     """
-    console = SafeConsole(stderr=True)
+    console = error_console()
     config = _on_unknown_gpus(config)
     stop = threading.Event()
     _stop_on_signals(stop)

@@ -18,7 +18,7 @@ from serve_app.tagging.registered import read_registered
 from serve_app.tagging.same_text import check_words, naming_prompts, same_text_problems
 from serve_app.tagging.tag_bank import TagBank, prompts_of, row_keys
 from serve_app.tagging.vocabulary import Tag, TagVocabulary
-from serve_app.terminal.console import SafeConsole, SafeTable
+from serve_app.terminal.console import SafeTable, output_console
 from serve_app.terminal.printable import print_line
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def build(config: ServiceConfig, near: float | None) -> int:
             bank.fingerprint,
         )
         found.append((name, bank))
-    console = SafeConsole()
+    console = output_console()
     console.print(table)
     console.print("kept nowhere: tag_banks is null" if store is None else f"kept in {store.folder}")
     if near is None:
@@ -86,7 +86,7 @@ def show(path: Path, category: str | None) -> int:
         InvalidRequest: There is no such category.
     """
     own = _read(path)
-    console = SafeConsole()
+    console = output_console()
     if category is None:
         aliases = sum(len(tag.aliases) for tag in own.tags)
         parents = sum(bool(tag.parents) for tag in own.tags)
