@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from serve_app.commands.measures_tables import SUMMARY_COLUMNS, summary_cells
 from serve_app.errors import ConfigError
 from serve_app.siglip.inputs import FloatArray
 from serve_app.siglip.scoring import sigmoid
@@ -148,24 +149,13 @@ def _markdown(text: str) -> str:
 
 
 def _measures_table(measures: Mapping[str, Measures]) -> list[str]:
+    columns = ("score", *SUMMARY_COLUMNS)
     rows = [
-        "| score | mAP | precision | recall | F1 | macro F1 | calibration error | tags an image |",
-        "|---|" + "---:|" * 7,
+        "| " + " | ".join(columns) + " |",
+        "|---|" + "---:|" * len(SUMMARY_COLUMNS),
     ]
-    for name, m in measures.items():
-        numbers = (
-            m.mean_average_precision,
-            m.micro.precision,
-            m.micro.recall,
-            m.micro.f1,
-            m.macro_f1,
-            m.calibration_error,
-        )
-        rows.append(
-            f"| {name} | "
-            + " | ".join(f"{number:.4f}" for number in numbers)
-            + f" | {m.tags_per_image:.2f} |"
-        )
+    for name, one in measures.items():
+        rows.append("| " + " | ".join([name, *summary_cells(one)]) + " |")
     return rows
 
 

@@ -15,13 +15,13 @@ import numpy as np
 from serve_app.client import AsyncClient, Tagged, TaggedFile
 from serve_app.client.face import CONCURRENCY
 from serve_app.client.options import Options
+from serve_app.commands.api_key import read_api_key
 from serve_app.commands.files import expand, progress_bar, shown
 from serve_app.commands.json_lines import ShownOutcome, json_line
 from serve_app.commands.line_file import keep_done
 from serve_app.commands.stored import StoredEmbeddings, write_embeddings
 from serve_app.commands.tags_table import print_table
 from serve_app.errors import (
-    ConfigError,
     InvalidRequest,
     RequestError,
     TaggerError,
@@ -30,10 +30,6 @@ from serve_app.errors import (
     UnknownVocabulary,
 )
 from serve_app.terminal.printable import print_line
-from serve_app.untrusted.bounded_files import FileProblem, read_text
-
-MAX_KEY_BYTES = 4096
-"""Of the file that holds one key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,20 +49,6 @@ class Server:
     def client(self) -> AsyncClient:
         """Return a client of it; raises `ConfigError` if the address or the key cannot work."""
         return AsyncClient(self.url, read_api_key(self.api_key_file))
-
-
-def read_api_key(file: Path | None) -> str | None:
-    """Return the key that a file holds; None, which is the environment's, without a file.
-
-    Raises:
-        ConfigError: It cannot be read.
-    """
-    if file is None:
-        return None
-    try:
-        return read_text(file, MAX_KEY_BYTES).strip()
-    except FileProblem as error:
-        raise ConfigError(f"the API key cannot be read from {file}: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)

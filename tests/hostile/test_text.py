@@ -15,10 +15,9 @@ import pytest
 from rich.console import Console
 
 import serve_app
-from serve_app.api.passages import AnsweredRequest
 from serve_app.api.request_log import console_line, json_line
 from serve_app.batch.report import _shown
-from serve_app.batch.sidecars import xmp_packet
+from serve_app.batch.xmp import xmp_packet
 from serve_app.cli import main
 from serve_app.commands.report import _markdown
 from serve_app.errors import ConfigError, InvalidRequest
@@ -26,6 +25,7 @@ from serve_app.tagging.prompts import DEFAULT_TEMPLATE, check_templates
 from serve_app.tagging.registered import read_registered
 from serve_app.tagging.vocabulary import checked_labels
 from serve_app.telemetry.logs import FORMAT, SafeFormatter
+from serve_app.telemetry.record import AnsweredRequest
 from serve_app.terminal.console import SafeTable, output_console, styled
 from serve_app.terminal.printable import HIDDEN, json_text, printable
 from tests.conftest import encoded, random_picture

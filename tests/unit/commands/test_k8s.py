@@ -329,7 +329,7 @@ def test_a_configuration_of_other_groups_needs_the_manifest(
     status, out, err = typed("k8s", "plan", "--config", config, "--against", running)
     assert (status, out) == (1, "")
     assert (
-        "has the worker groups cpu and gpu, and the configuration makes cpu; give what will be applied by --manifest"
+        "has the worker groups cpu and gpu, and the configuration makes the worker groups cpu; give what will be applied by --manifest"
         in err
     )
 
@@ -350,7 +350,7 @@ def test_a_configuration_of_other_groups_needs_the_manifest(
         ),
         (
             b"kind: RayService\n",
-            "has the worker groups of nobody, and the configuration makes cpu and gpu",
+            "has no worker groups, and the configuration makes the worker groups cpu and gpu",
         ),
     ],
 )
