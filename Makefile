@@ -16,7 +16,7 @@ install: $(VENV)/.installed ## make .venv with everything pinned in constraints.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; say which with: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 -e '.[serve,batch,storage,report,heif,tracing,dev]'
+	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 -e '.[local,serve,batch,report,heif,tracing,dev]'
 	@touch $@
 
 serve: install ## start the service on the embedded demo checkpoint (CONFIG=... for another, PORT=...); Ctrl-C ends it

@@ -24,7 +24,7 @@ def label_problems(config: ServiceConfig) -> list[str]:
     Raises:
         ConfigError: The checkpoint cannot be read.
     """
-    # imports transformers, which takes seconds that most commands need not spend
+    # here, because it imports transformers, which takes seconds that most commands need not spend
     from serve_app.towers.tokenizer import SiglipTextInputs
 
     scorer = LocalScorer(config)

@@ -235,7 +235,7 @@ def _curves_figure(report: LabelledReport) -> "Figure":
 
 def _figure(columns: int) -> "tuple[Figure, list[Axes]]":
     try:
-        from matplotlib.figure import Figure
+        from matplotlib.figure import Figure  # here, because it is an extra that only this needs
     except ImportError as error:
         raise ConfigError(
             "--report draws with matplotlib; install siglip-serve[report]."

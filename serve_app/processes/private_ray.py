@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import psutil
@@ -132,9 +133,9 @@ def private_ray(
         ConfigError: Ray does not start.
     """
     with private_environment(folder, environment, fixed):
-        import ray
+        import ray  # here, because Ray reads the variables above when it is imported
 
-        context = _start_ray(folder, options)
+        context = _start_ray(ray, folder, options)
         dashboard = f"http://{context.dashboard_url}" if context.dashboard_url else None
         _describe(folder, dashboard)
         _write_environment(folder, dashboard, context.address_info["gcs_address"])
@@ -145,9 +146,7 @@ def private_ray(
                 ray.shutdown()
 
 
-def _start_ray(folder: PrivateFolder, options: Mapping[str, Any]) -> Any:
-    import ray
-
+def _start_ray(ray: ModuleType, folder: PrivateFolder, options: Mapping[str, Any]) -> Any:
     own = {"log_to_driver": False, "logging_level": logging.ERROR, "include_dashboard": False}
     try:
         return ray.init(
@@ -294,6 +293,7 @@ def _read_again(*, loopback: bool) -> None:
     """Make Ray reload the authentication variables, which it reads only once, at import."""
     if "ray" not in sys.modules:
         return
+    # here, because Ray must not be imported before the variables are set
     from ray._private import ray_constants
     from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]  # a compiled module
 
