@@ -1,4 +1,4 @@
-"""`siglip-serve fetch`: downloads a checkpoint in advance, for a service without access to the hub."""
+"""`siglip-serve fetch`: downloads a checkpoint in advance, for a service that is offline."""
 
 import argparse
 from pathlib import Path

@@ -77,9 +77,12 @@ class UnlabelledReport:
         )
         return [
             f"{len(self.before):,} images, of which nothing is known.",
-            f"Before, at a confidence of {self.threshold:g}: {self.before.sum(axis=1).mean():.2f} tags an image.",
-            f"After, at the suggested {self.calibration.threshold:.4g}: {self.after.sum(axis=1).mean():.2f} tags an image.",
-            f"Each tag's {self.percentile:g}th percentile over images that it is not related to was brought to the median tag's.",
+            f"Before, at a confidence of {self.threshold:g}: "
+            f"{self.before.sum(axis=1).mean():.2f} tags an image.",
+            f"After, at the suggested {self.calibration.threshold:.4g}: "
+            f"{self.after.sum(axis=1).mean():.2f} tags an image.",
+            f"Each tag's {self.percentile:g}th percentile over images that it is not related to "
+            "was brought to the median tag's.",
             f"Moved down most, in logits: {down or 'none'}.",
             f"Moved up most, in logits: {up or 'none'}.",
         ]
@@ -102,15 +105,19 @@ def write_labelled_report(report: LabelledReport, folder: Path) -> Path:
     lines = [
         "# Calibration",
         "",
-        f"{report.images:,} labelled images. A fit to every other one was measured on the rest, {len(report.truth):,}, which it had not",
-        f"seen; the file itself is fitted to all of them. Thresholds are chosen for {goal}. `raw at its best` is the raw sigmoid at",
-        "the one threshold that does best on the images of the fit: what a threshold alone could do.",
+        f"{report.images:,} labelled images. A fit to every other one was measured on the rest, "
+        f"{len(report.truth):,}, which it had not",
+        f"seen; the file itself is fitted to all of them. Thresholds are chosen for {goal}. `raw "
+        "at its best` is the raw sigmoid at",
+        "the one threshold that does best on the images of the fit: what a threshold alone could "
+        "do.",
         "",
         *_measures_table(report.measures),
         "",
         f"![Reliability]({CALIBRATION_PICTURE})",
         "",
-        "A point on the diagonal is a confidence that can be taken at its word. Both axes are logarithmic; a point's size is the",
+        "A point on the diagonal is a confidence that can be taken at its word. Both axes are "
+        "logarithmic; a point's size is the",
         "logarithm of how many pairs of image and tag it stands for.",
         "",
         f"![Precision and recall]({CURVES_PICTURE})",

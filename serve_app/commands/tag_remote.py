@@ -1,6 +1,4 @@
-"""`siglip-serve tag --server`: the same pictures and the same output, tagged by a running
-service.
-"""
+"""Tags images by a running service, with the same output as in this process."""
 
 import asyncio
 import sys
@@ -107,7 +105,8 @@ def tag_on_server(photos: Sequence[Path], server: Server, options: Options, outp
     """
     if output.out is not None and output.embeddings is not None:
         raise InvalidRequest(
-            "--save-embeddings cannot be gone on with, so it does not go with --out; leave one of them out."
+            "--save-embeddings cannot be resumed, so it does not go with --out; "
+            "leave one of them out."
         )
     files = expand(photos)
     client = server.client()
@@ -141,7 +140,8 @@ def _go_on(
         results = _Results(output, lines)
         _run(client, server, left, options, results, output)
     print_line(
-        f"{results.tagged} tagged, {results.failed} failed, {len(files) - len(left)} were there already: {out}",
+        f"{results.tagged} tagged, {results.failed} failed, "
+        f"{len(files) - len(left)} were there already: {out}",
         file=sys.stderr,
     )
     return int(results.failed > 0)

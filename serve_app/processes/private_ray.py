@@ -91,8 +91,7 @@ class PrivateRay:
 
 @contextlib.contextmanager
 def private_folder() -> Iterator[PrivateFolder]:
-    """Create the folder of a run with a new token. At the end it is removed; after an error it is
-    kept without the token.
+    """Create the folder of a run with a new token; it is kept, without the token, after an error.
 
     Raises:
         ConfigError: The temporary folder cannot be used.
@@ -106,9 +105,8 @@ def private_folder() -> Iterator[PrivateFolder]:
         try:
             yield folder
         except BaseException:
-            folder.token_file.unlink(
-                missing_ok=True
-            )  # the logs stay, so that the user can find the cause
+            # the logs stay, so that the user can find the cause
+            folder.token_file.unlink(missing_ok=True)
             raise
         shutil.rmtree(folder.path, ignore_errors=True)
 
@@ -157,13 +155,13 @@ def _start_ray(ray: ModuleType, folder: PrivateFolder, options: Mapping[str, Any
         )
     except Exception as error:  # Ray raises bare `Exception`, too
         raise ConfigError(
-            f"Ray does not start on this machine: {error} Its logs are in {folder.path}/ray/session_latest/logs."
+            f"Ray does not start on this machine: {error} Its logs are in "
+            f"{folder.path}/ray/session_latest/logs."
         ) from error
 
 
 def token_for(address: str) -> str | None:
-    """Return the token of a cluster that the same user started on this machine with `siglip-serve
-    serve`; None for other clusters.
+    """Return the token of a cluster that this user started with `siglip-serve serve`, or None.
 
     Args:
         address: URL of its dashboard, such as `http://127.0.0.1:8265`.
@@ -188,9 +186,7 @@ def _describe(folder: PrivateFolder, dashboard: str | None) -> None:
 
 
 def _is_running(described: Mapping[str, Any]) -> bool:
-    """Return whether the process still runs that made a folder; another one may have its id by
-    now.
-    """
+    """Return whether the process that made a folder still runs; its id may have been reused."""
     try:
         started_s = psutil.Process(described["pid"]).create_time()
     except psutil.NoSuchProcess:
@@ -212,9 +208,7 @@ def _write_environment(folder: PrivateFolder, dashboard: str | None, gcs_address
 
 
 def _new_folder() -> Path:
-    """Return a new folder that only this user can enter, with a path short enough for the sockets
-    in it.
-    """
+    """Return a new folder of this user's, with a path short enough for the sockets in it."""
     for base in dict.fromkeys((tempfile.gettempdir(), "/tmp")):
         if len(base) + len(f"/{PREFIX}12345678") > MAX_FOLDER_CHARACTERS:
             continue
@@ -224,8 +218,10 @@ def _new_folder() -> Path:
         except OSError as error:
             logger.warning("cannot create a folder in %s: %s", base, error)
     raise ConfigError(
-        f"cannot create a folder for this run in {tempfile.gettempdir()} or /tmp; set TMPDIR to a writable folder "
-        f"with a path of at most {MAX_FOLDER_CHARACTERS - len(PREFIX) - 9} characters (sockets need short paths)."
+        f"cannot create a folder for this run in {tempfile.gettempdir()} or /tmp; set TMPDIR to "
+        "a writable folder "
+        f"with a path of at most {MAX_FOLDER_CHARACTERS - len(PREFIX) - 9} characters (sockets "
+        "need short paths)."
     )
 
 
