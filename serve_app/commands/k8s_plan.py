@@ -54,7 +54,7 @@ def as_json(service: ServicePlan, changes: Sequence[Change] | None) -> dict[str,
     """Return a plan as a JSON object."""
     content: dict[str, Any] = {
         "hardware": service.configs[0].hardware,
-        "groups": [dataclasses.asdict(group) for group in service.groups],
+        "groups": [_group_json(group) for group in service.groups],
         "images_per_second": service.rate,
         "advice": service.advice,
     }
@@ -63,6 +63,13 @@ def as_json(service: ServicePlan, changes: Sequence[Change] | None) -> dict[str,
     if changes is not None:
         content["changes"] = [dataclasses.asdict(change) for change in changes]
     return content
+
+
+def _group_json(group: WorkerGroup) -> dict[str, Any]:
+    """Return a worker group; `least` and `most` are the names that scripts read."""
+    names = {"min_pods": "least", "max_pods": "most"}
+    fields = dataclasses.asdict(group)
+    return {names.get(name, name): value for name, value in fields.items()}
 
 
 def print_plan(console: SafeConsole, service: ServicePlan) -> None:
