@@ -14,7 +14,7 @@ import torch
 from transformers import SiglipConfig, SiglipModel, SiglipTokenizer
 
 from serve_app.config.plugin import DEMO_CHECKPOINT
-from serve_app.demo import checkpoint_files
+from tools.demo_training import checkpoint_files
 
 IMAGE_SIZE_PX = 224
 CONTEXT_LENGTH = 64

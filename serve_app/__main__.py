@@ -4,11 +4,9 @@ import sys
 
 
 def run() -> None:
-    """Run the command line; Ctrl-C ends it without a traceback, also while the package is being
-    imported.
-    """
+    """Run the command line; Ctrl-C ends it without a traceback, also during the imports."""
     try:
-        from serve_app.cli import main  # takes half a second
+        from serve_app.cli import main  # here, so that Ctrl-C during this import is caught
 
         sys.exit(main(is_program=True))
     except KeyboardInterrupt:

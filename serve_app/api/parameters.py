@@ -11,9 +11,8 @@ from starlette.requests import Request
 from serve_app.api.text_fields import one_or_array, query_pairs, split_list, text_fields
 from serve_app.config.limits import Limits
 from serve_app.errors import InvalidRequest
-from serve_app.tagging.options import Quality, TagOptions, tag_options
-from serve_app.tagging.scores import Score
-from serve_app.tagging.selection import Parents, SortBy
+from serve_app.tagging.choices import Parents, Quality, Score, SortBy
+from serve_app.tagging.options import TagOptions, tag_options
 from serve_app.tagging.vocabulary import MAX_LABEL_CHARACTERS
 from serve_app.untrusted.problems import key_hint, problem_sentence
 

@@ -7,30 +7,19 @@ the options of the storage.
 Not here: buckets with keys that obstore refuses (`odd_keys.py`).
 """
 
-import functools
 import io
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import IO, Any
 
 import obstore
-from obstore.store import from_url
 
 from serve_app.batch.local_files import too_large
 from serve_app.batch.odd_keys import Entry, is_odd_key, list_after, list_around
 from serve_app.batch.store_errors import StoreFailed, why
+from serve_app.storage.opening import Options, open_store
 from serve_app.untrusted.image_files import Skipped
 
-Options = tuple[tuple[str, str], ...]
-"""Settings of an object store, such as `("endpoint", "http://127.0.0.1:9000")`."""
-TIMEOUT = "60s"
-MAX_RETRIES = 8
-"""Retries of a request that the store refuses for now or that breaks off.
-
-obstore does them, with growing pauses.
-"""
 BUFFER_BYTES = 256 * 2**10
 """Minimum number of bytes that one request for a part of an object reads."""
 
@@ -49,7 +38,7 @@ class Bucket:
 
     @property
     def _store(self) -> Any:
-        return _open_store(self.root, self.options)
+        return open_store(self.root, self.options)
 
     def list(self, prefix: str, skipped: Skipped) -> Iterator[Entry]:
         """Yield the objects below a prefix, in the order of the store; count unusable keys."""
@@ -122,30 +111,3 @@ class _ObjectFile(io.RawIOBase):
             raise StoreFailed(why(error)) from error
         buffer[: len(data)] = data
         return len(data)
-
-
-@functools.cache
-def _open_store(root: str, options: Options) -> Any:
-    """Return the store of a bucket; one per process, because it keeps connections open."""
-    config = dict(options)
-    variables = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT")
-    endpoints = [config.get("endpoint"), *map(os.environ.get, variables)]
-    endpoint = next(filter(None, endpoints), "")
-    settings: dict[str, Any] = {
-        "client_options": {"timeout": TIMEOUT, "allow_http": endpoint.startswith("http://")},
-        "retry_config": {"max_retries": MAX_RETRIES},
-    }
-    if root.startswith("s3") and _needs_boto3(config):
-        from obstore.auth.boto3 import Boto3CredentialProvider  # boto3 is optional
-
-        settings["credential_provider"] = Boto3CredentialProvider()
-    return from_url(root, config=config or None, **settings)
-
-
-def _needs_boto3(config: dict[str, str]) -> bool:
-    """Return whether the credentials are those of a profile, which only boto3 can read."""
-    return (
-        "AWS_PROFILE" in os.environ
-        and "access_key_id" not in config
-        and find_spec("boto3") is not None
-    )

@@ -5,7 +5,7 @@ from typing import Literal
 
 from serve_app.batch.storage import Storage
 from serve_app.errors import ConfigError
-from serve_app.tagging.options import Quality
+from serve_app.tagging.choices import Quality
 
 InputFormat = Literal["auto", "images", "manifest", "table", "webdataset"]
 OutputFormat = Literal["parquet", "jsonl"]

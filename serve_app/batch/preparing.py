@@ -19,7 +19,7 @@ from serve_app.siglip.images.limits import ImageLimits
 from serve_app.siglip.inputs import Int64Array, PreparedImage, collate
 from serve_app.siglip.precision import Precision
 from serve_app.siglip.prepare import ImagePreparer
-from serve_app.tagging.options import Quality
+from serve_app.tagging.choices import Quality
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from ray.util import metrics
 from rich.progress import TextColumn
 
 from serve_app.batch.output_files import Written
-from serve_app.terminal.console import SafeConsole, progress
+from serve_app.terminal.console import error_console, progress
 
 LINE_EVERY_S = 10.0
 
@@ -117,7 +117,7 @@ def shown_progress(job: JobProgress) -> Iterator[Callable[[], None]]:
 
     Yields a function to call whenever the progress may have changed.
     """
-    console = SafeConsole(stderr=True)
+    console = error_console()
     if console.is_terminal:
         with progress(console, TextColumn("{task.fields[line]}", markup=False)) as bar:
             task = bar.add_task("Tagging", total=job.inputs, completed=job.done, line=job.line())

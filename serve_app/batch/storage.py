@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import IO, NamedTuple
 
 from serve_app.batch import local_files
-from serve_app.batch.buckets import Bucket, Options
+from serve_app.batch.buckets import Bucket
 from serve_app.batch.store_errors import (
     ObjectUnreadable,
     StoreFailed,
@@ -32,6 +32,7 @@ from serve_app.batch.urls import (
 )
 from serve_app.batch.web import read_web
 from serve_app.errors import ConfigError, PayloadTooLarge, SourceUnavailable
+from serve_app.storage.opening import Options
 from serve_app.untrusted.image_files import Skipped, is_litter
 
 __all__ = [

@@ -3,8 +3,8 @@
     with Client("http://127.0.0.1:8000") as client:
         print(client.tag("photo.jpg").tags)
 
-What goes wrong is raised as the exceptions of `serve_app.errors`. Needs httpx and pydantic; no
-torch, no Ray.
+Errors are raised as the exceptions of `serve_app.errors`. The client needs httpx and pydantic only:
+it imports no NumPy, no YAML, no torch and no Ray, and a test installs it without them.
 """
 
 from serve_app.client.answers import (

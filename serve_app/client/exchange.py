@@ -117,14 +117,18 @@ class Exchange:
             self.api_key.isascii() and self.api_key.isprintable() and " " not in self.api_key
         ):
             raise ConfigError(
-                "The API key has characters that no header can carry, such as a blank or the end of a line."
+                "The API key has characters that no header can carry, such as a blank or the end "
+                "of a line."
             )
         if not self.timeout_s > 0:
             raise ConfigError(f"timeout_s is {self.timeout_s}; it must be above 0.")
 
     def __repr__(self) -> str:
         masked = "None" if self.api_key is None else "'****'"
-        return f"({self.base_url!r}, api_key={masked}, timeout_s={self.timeout_s:g}, max_tries={self.retries.max_tries})"
+        return (
+            f"({self.base_url!r}, api_key={masked}, timeout_s={self.timeout_s:g}, "
+            f"max_tries={self.retries.max_tries})"
+        )
 
     def trying(self, retries: Retries | None = None) -> Trying:
         """Return the count of a call's tries, at its beginning."""
@@ -213,6 +217,7 @@ def _checked_url(text: str) -> str:
         or url.fragment
     ):
         raise ConfigError(
-            "The service's address must be such as http://127.0.0.1:8000, without a user, a query or a fragment."
+            "The service's address must be such as http://127.0.0.1:8000, without a user, a "
+            "query or a fragment."
         )
     return str(url)

@@ -89,7 +89,8 @@ _FROM_HTTPX: dict[type[Exception], tuple[type[TaggerError], str, bool]] = {
     httpx.TooManyRedirects: (errors.ServiceError, "{at} redirects without end.", False),
     bounded_http.ResponseTooLarge: (
         errors.ServiceError,
-        f"The response of {{at}} is larger than {bounded_http.MAX_RESPONSE_BYTES // 2**20} MiB; ask for less at once.",
+        f"The response of {{at}} is larger than {bounded_http.MAX_RESPONSE_BYTES // 2**20} MiB; "
+        "ask for less at once.",
         False,
     ),
     bounded_http.ResponseTooSlow: (
@@ -152,7 +153,8 @@ def not_ours(response: httpx.Response, at: str) -> TaggerError:
     kind = printable(named[:MAX_CODE_CHARACTERS]) or "no content type"
     cls = errors.ServiceError if response.is_success else _class_of(status)
     error = cls(
-        f"{at} answers {status} with {kind}, which is not siglip-serve's: another service is there, or a gateway before it."
+        f"{at} answers {status} with {kind}, which is not siglip-serve's: another service is "
+        "there, or a gateway before it."
     )
     error.status = status
     return error

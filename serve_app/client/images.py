@@ -45,6 +45,7 @@ def _bytes_of(image: Image) -> bytes:
     data = image.read() if hasattr(image, "read") else None
     if not isinstance(data, bytes):
         raise TypeError(
-            f"a picture is a path, bytes or a file open for reading bytes, not {type(image).__name__}"
+            "a picture is a path, bytes or a file open for reading bytes, not "
+            f"{type(image).__name__}"
         )
     return data

@@ -1,24 +1,25 @@
-"""What may be asked for besides the pictures, checked before anything is sent, and how it
-travels.
-"""
+"""The options of a request, checked before anything is sent, and how they are sent."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
-from serve_app.tagging.options import Quality
-from serve_app.tagging.scores import Score
-from serve_app.tagging.selection import Parents, SortBy
+from serve_app.tagging.choices import Parents, Quality, Score, SortBy
 
 MAX_QUERY_CHARACTERS = 2_000
-"""Longer options travel in a body of JSON: gateways cut addresses off at some 4,000 to 8,000
+"""Longer options are sent in a JSON body: gateways truncate addresses at 4,000 to 8,000
 characters."""
+DEFAULTS: Mapping[str, Any] = {
+    "include_labels": (),
+    "exclude_labels": (),
+    "include_categories": (),
+    "exclude_categories": (),
+    "quality": "standard",
+}
+"""Values that mean the same as no value, besides None."""
 
 
 class ScoreOptions(TypedDict, total=False):
-    """How tags are scored and chosen; docs/api.md says what each does.
-
-    What is left out is the service's own setting.
-    """
+    """How tags are scored and selected; see docs/api.md. Every default is the service's setting."""
 
     labels: Sequence[str] | None
     prompt_templates: Sequence[str] | None
@@ -37,43 +38,33 @@ class ScoreOptions(TypedDict, total=False):
 
 
 class Options(ScoreOptions, total=False):
-    """The same for pictures, and how they are looked at."""
+    """The options for images."""
 
     quality: Quality | None
 
 
-_DEFAULTS: dict[str, Any] = {
-    "include_labels": (),
-    "exclude_labels": (),
-    "include_categories": (),
-    "exclude_categories": (),
-    "quality": "standard",
-}
-"""Values that are not sent; the default of every other option is None."""
 Fields = dict[str, Any]
-"""Options as they stand in a body of JSON."""
+"""Options as they are written in a JSON body."""
 
 
 def fields_of(options: Mapping[str, Any]) -> Fields:
-    """Return what was asked for, without what is a default anyway; None counts as left out.
+    """Return the options that differ from their defaults.
 
     Raises:
         TypeError: There is no option of that name.
     """
-    unknown = options.keys() - Options.__annotations__.keys()
+    unknown = options.keys() - Options.__optional_keys__
     if unknown:
         raise TypeError(f"there is no option {', '.join(sorted(unknown))}")
     return {
-        name: _listed(name, options[name])
-        for name in Options.__annotations__
-        if options.get(name) is not None and options[name] != _DEFAULTS.get(name)
+        name: _listed(name, value)
+        for name, value in options.items()
+        if value is not None and value != DEFAULTS.get(name)
     }
 
 
 def as_query(fields: Fields) -> tuple[tuple[str, str], ...] | None:
-    """Return the options as a query string's parameters, or None if they are too long or would be
-    read differently.
-    """
+    """Return options as query parameters, or None if they are too long or would be misread."""
     pairs: list[tuple[str, str]] = []
     for name, value in fields.items():
         if not isinstance(value, list):
@@ -82,22 +73,19 @@ def as_query(fields: Fields) -> tuple[tuple[str, str], ...] | None:
             pairs += [(name, entry) for entry in value]
         else:
             return None
-    return (
-        tuple(pairs)
-        if sum(len(name) + len(value) for name, value in pairs) <= MAX_QUERY_CHARACTERS
-        else None
-    )
+    characters = sum(len(name) + len(value) for name, value in pairs)
+    return tuple(pairs) if characters <= MAX_QUERY_CHARACTERS else None
 
 
 def _listed(name: str, value: Any) -> Any:
-    """Return a sequence as a list; one text with commas is left to the service, which parts it."""
+    """Return a sequence as a list; a text with commas is split by the service."""
     if name == "prompt_templates" and isinstance(value, str):
         return [value]
     return value if isinstance(value, str | int | float) else list(value)
 
 
 def _survives(name: str, entry: str) -> bool:
-    """Return whether the service reads an item of a list as it is, even if it is the only one."""
+    """Return whether the service reads an item of a list as it is, even if there is no other."""
     if not entry.strip() or entry.lstrip().startswith("["):  # nothing, or a JSON array
         return False
     return name == "prompt_templates" or ("," not in entry and entry == entry.strip())

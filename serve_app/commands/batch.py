@@ -1,255 +1,196 @@
-"""`siglip-serve batch`: a whole folder, bucket or table tagged into Parquet, resumable."""
+"""`siglip-serve batch`: tags a folder, bucket or table into Parquet; a job can be resumed.
+
+Not here: how a job is run and what is printed at its end (`batch_run.py`).
+"""
 
 import argparse
-from collections.abc import Callable
+import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from serve_app.config.service import ServiceConfig
+from serve_app.commands.arguments import (
+    add_config_argument,
+    add_quality_argument,
+    add_vocabulary_argument,
+)
 from serve_app.errors import ConfigError
-
-if TYPE_CHECKING:
-    from serve_app.batch.job import JobResult
-    from serve_app.batch.options import BatchOptions
+from serve_app.processes.supervisor import supervised
 
 
-def add_batch_arguments(batch: argparse.ArgumentParser) -> None:
-    """Add what `batch` takes."""
-    batch.add_argument(
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `batch`."""
+    parser.add_argument(
         "input",
         metavar="INPUT",
         help="a folder, s3://, gs:// or az:// prefix, a manifest or table, or .tar shards",
     )
-    batch.add_argument(
+    parser.add_argument(
         "output",
         metavar="OUTPUT",
         help="a folder or prefix; each configuration gets a folder of its own below it",
     )
-    batch.add_argument("--config", type=Path, help="configuration; the embedded demo's if left out")
-    batch.add_argument(
-        "--address", help="a Ray cluster; RAY_ADDRESS, or a new one on this machine, if left out"
+    add_config_argument(parser)
+    parser.add_argument(
+        "--address", help="a Ray cluster; default: RAY_ADDRESS, or a new one on this machine"
     )
-    batch.add_argument(
+    parser.add_argument(
         "--storage-option",
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="of the object store, such as endpoint=URL",
+        help="an option of the object store, such as endpoint=URL",
     )
-    batch.add_argument(
+    _add_input_arguments(parser)
+    add_vocabulary_argument(parser)
+    add_quality_argument(parser)
+    _add_output_arguments(parser)
+    _add_resume_arguments(parser)
+    _add_service_arguments(parser)
+
+
+def _add_input_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
         "--input-format",
         choices=("auto", "images", "manifest", "table", "webdataset"),
         default="auto",
     )
-    batch.add_argument(
-        "--uri-column", metavar="NAME", help="column of a manifest that names the pictures"
+    parser.add_argument(
+        "--uri-column", metavar="NAME", help="the column of a manifest that names the images"
     )
-    batch.add_argument(
-        "--image-column", metavar="NAME", help="column of a table that holds the pictures"
+    parser.add_argument(
+        "--image-column", metavar="NAME", help="the column of a table that holds the images"
     )
-    batch.add_argument("--limit", type=int, metavar="N", help="only the first so many inputs")
-    batch.add_argument("--vocabulary", help="of the configuration, instead of its default one")
-    batch.add_argument(
-        "--quality",
-        choices=("standard", "high"),
-        default="standard",
-        help="high: also look at overlapping tiles",
+    parser.add_argument("--limit", type=int, metavar="N", help="only the first N inputs")
+    parser.add_argument(
+        "--from-embeddings",
+        action="store_true",
+        help="INPUT is an earlier job's output: tag its embeddings again",
     )
-    batch.add_argument(
+
+
+def _add_output_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
         "--embeddings",
         action="store_true",
-        help="store the image embeddings too, to tag them again later",
+        help="also store the image embeddings, to tag them again later",
     )
-    batch.add_argument(
-        "--format", choices=("parquet", "jsonl"), default="parquet", help="of the output files"
+    parser.add_argument(
+        "--format",
+        choices=("parquet", "jsonl"),
+        default="parquet",
+        help="format of the output files",
     )
-    batch.add_argument(
-        "--compression", choices=("snappy", "zstd"), default="zstd", help="of Parquet"
+    parser.add_argument(
+        "--compression",
+        choices=("snappy", "zstd"),
+        default="zstd",
+        help="compression of Parquet files",
     )
-    size = batch.add_mutually_exclusive_group()
+    size = parser.add_mutually_exclusive_group()
     size.add_argument(
-        "--chunk-size", type=int, metavar="N", help="inputs of one output file; 1,000 if left out"
+        "--chunk-size",
+        type=int,
+        metavar="N",
+        help="number of inputs of one output file; default: 1,000",
     )
     size.add_argument(
         "--file-mb",
         type=float,
         metavar="MB",
-        help="about the size of one output file, within 500 to 5,000 inputs",
+        help="approximate size of one output file, within 500 to 5,000 inputs",
     )
-    batch.add_argument(
+    parser.add_argument(
         "--partition-by",
         metavar="COLUMN",
         help="divide the output by the values of a column of the manifest",
     )
-    batch.add_argument(
-        "--update", action="store_true", help="list the inputs again, and do what is new or changed"
+    parser.add_argument(
+        "--report", metavar="FILE", help="write a contact sheet of a sample to this file, as HTML"
     )
-    batch.add_argument(
-        "--retry-errors", action="store_true", help="do the inputs again that failed"
+    parser.add_argument(
+        "--xmp",
+        metavar="PREFIX",
+        help="write an XMP sidecar for each tagged image below this prefix",
     )
-    batch.add_argument(
-        "--from-embeddings",
+
+
+def _add_resume_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--update",
         action="store_true",
-        help="INPUT is an earlier job's output: tag its embeddings again",
+        help="list the inputs again, and process what is new or changed",
     )
-    batch.add_argument(
-        "--report", metavar="FILE", help="write a contact sheet of a sample there, as HTML"
+    parser.add_argument(
+        "--retry-errors", action="store_true", help="process the inputs again that failed"
     )
-    batch.add_argument(
-        "--xmp", metavar="PREFIX", help="write an XMP sidecar for each tagged picture below there"
-    )
-    batch.add_argument(
-        "--through-service",
-        metavar="URL",
-        help="let a running service tag the pictures; its configuration holds",
-    )
-    batch.add_argument(
-        "--api-key-file",
-        type=Path,
-        metavar="FILE",
-        help="of the service; the environment's SIGLIP_API_KEY if left out",
-    )
-    batch.add_argument(
-        "--concurrency",
-        type=int,
-        metavar="N",
-        help="requests under way with --through-service; 32 if left out",
-    )
-    batch.add_argument(
+    parser.add_argument(
         "--max-error-fraction",
         type=float,
         default=0.5,
         metavar="F",
-        help="stop when more than this part fails",
+        help="stop when more than this fraction fails",
     )
 
 
-def run_batch(
-    given: argparse.Namespace, config: Callable[[argparse.Namespace], ServiceConfig]
-) -> int:
-    """Run a job and print how it ended; return the exit status.
+def _add_service_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--through-service",
+        metavar="URL",
+        help="let a running service tag the images; its configuration applies",
+    )
+    parser.add_argument(
+        "--api-key-file",
+        type=Path,
+        metavar="FILE",
+        help="a file with the service's API key; default: the environment variable SIGLIP_API_KEY",
+    )
+    parser.add_argument(
+        "--concurrency",
+        type=int,
+        metavar="N",
+        help="number of requests in flight with --through-service; default: 32",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run a job and print its result.
+
+    A job that starts Ray on this machine runs in a child process, so that nothing is left behind.
 
     Raises:
-        ConfigError: An argument that cannot work.
-        TaggerError: What the job raises.
+        ConfigError: Two arguments exclude each other.
+        TaggerError: Whatever ends the job.
     """
-    try:
-        import obstore  # noqa: F401
-
-        from serve_app.batch.options import DEFAULT_CHUNK, BatchOptions
-        from serve_app.batch.storage import Storage, url_of
-    except ImportError as error:
-        raise ConfigError(
-            f"batch needs {error.name}; install siglip-serve[serve,batch]."
-        ) from error
-    options = BatchOptions(
-        source=url_of(given.input),
-        output=url_of(given.output),
-        storage=Storage(tuple(_pair(text) for text in given.storage_option)),
-        input_format=given.input_format,
-        uri_column=given.uri_column,
-        image_column=given.image_column,
-        chunk_size=DEFAULT_CHUNK if given.chunk_size is None else given.chunk_size,
-        file_bytes=None if given.file_mb is None else int(given.file_mb * 1e6),
-        embeddings=given.embeddings,
-        output_format=given.format,
-        compression=given.compression,
-        vocabulary=given.vocabulary,
-        quality=given.quality,
-        partition_by=given.partition_by,
-        max_error_fraction=given.max_error_fraction,
-        update=given.update,
-        retry_errors=given.retry_errors,
-        limit=given.limit,
-    )
-    _check_engine(given)
-    result = _run(given, options, config)
-    more: dict[str, str] = {}
-    if given.xmp is not None:
-        from serve_app.batch.sidecars import write_sidecars
-
-        sidecars = write_sidecars(url_of(given.xmp), options, result)
-        alone = (
-            f", {sidecars.left_alone:,} left alone that another program wrote"
-            if sidecars.left_alone
-            else ""
-        )
-        failed = f", {sidecars.failed:,} could not be written" if sidecars.failed else ""
-        more["XMP sidecars"] = f"{sidecars.written:,} written{alone}{failed}"
-    if given.report is not None:
-        from serve_app.batch.report import write_report
-
-        write_report(url_of(given.report), options, result)
-        more["report"] = given.report
-    _print(result, more)
-    return 0
+    _check_engine(args)
+    if args.is_program and _starts_ray(args):
+        return supervised(lambda: _run_job(args))
+    return _run_job(args)
 
 
-def _run(
-    given: argparse.Namespace,
-    options: "BatchOptions",
-    config: Callable[[argparse.Namespace], ServiceConfig],
-) -> "JobResult":
-    if given.through_service:
-        from serve_app.batch.service_engine import DEFAULT_CONCURRENCY, TaggingService
-        from serve_app.batch.through_service import run_service_job
-        from serve_app.commands.tag_remote import read_api_key
+def _run_job(args: argparse.Namespace) -> int:
+    # imports Ray, which only the process that runs the job should do
+    from serve_app.commands.batch_run import run_batch
 
-        concurrency = DEFAULT_CONCURRENCY if given.concurrency is None else given.concurrency
-        api_key = read_api_key(given.api_key_file)
-        service = TaggingService(given.through_service, api_key, concurrency)
-        return run_service_job(service, options)
-    if given.from_embeddings:
-        from serve_app.batch.retag import run_retag_job
-
-        return run_retag_job(config(given), options, given.address)
-    from serve_app.batch.tagging_job import run_job
-
-    return run_job(config(given), options, given.address)
+    return run_batch(args)
 
 
-def _check_engine(given: argparse.Namespace) -> None:
+def _starts_ray(args: argparse.Namespace) -> bool:
+    return not (args.address or args.through_service or os.environ.get("RAY_ADDRESS"))
+
+
+def _check_engine(args: argparse.Namespace) -> None:
     """Raise `ConfigError` for arguments of different engines."""
-    others = {
-        "--config": given.config,
-        "--address": given.address,
-        "--from-embeddings": given.from_embeddings,
+    local = {
+        "--config": args.config,
+        "--address": args.address,
+        "--from-embeddings": args.from_embeddings,
     }
-    if given.through_service and (wrong := [name for name, value in others.items() if value]):
+    wrong = [name for name, value in local.items() if value]
+    if args.through_service and wrong:
         raise ConfigError(
-            f"{', '.join(wrong)} does not go with --through-service: the service has its own configuration and model."
+            f"{', '.join(wrong)} does not go with --through-service: "
+            "the service has its own configuration and model."
         )
-    only = {"--api-key-file": given.api_key_file, "--concurrency": given.concurrency}
-    if not given.through_service and (
-        wrong := [name for name, value in only.items() if value is not None]
-    ):
+    remote = {"--api-key-file": args.api_key_file, "--concurrency": args.concurrency}
+    wrong = [name for name, value in remote.items() if value is not None]
+    if not args.through_service and wrong:
         raise ConfigError(f"{', '.join(wrong)} needs --through-service.")
-
-
-def _pair(text: str) -> tuple[str, str]:
-    key, equals, value = text.partition("=")
-    if not equals or not key:
-        raise ConfigError(
-            f"--storage-option {key}: write it as KEY=VALUE, such as endpoint=http://127.0.0.1:9000."
-        )
-    return key, value
-
-
-def _print(result: "JobResult", more: dict[str, str]) -> None:
-    from serve_app.batch.storage import shown_url
-    from serve_app.terminal.console import SafeConsole, facts_table
-
-    table = facts_table()
-    failed = sum(result.errors.values())
-    table.add_row("inputs", f"{result.inputs:,}")
-    table.add_row("tagged", f"{result.inputs - failed:,}")
-    for code, count in sorted(result.errors.items(), key=lambda item: -item[1]):
-        table.add_row(f"error {code}", f"{count:,}")
-    table.add_row(
-        "done by this run",
-        f"{result.encoded:,}" + (f", {result.per_second:,.1f} a second" if result.encoded else ""),
-    )
-    table.add_row("output", f"{shown_url(result.folder)} ({result.nbytes / 1e6:,.1f} MB)")
-    for name, told in more.items():
-        table.add_row(name, told)
-    SafeConsole(plain_width=200).print(table)

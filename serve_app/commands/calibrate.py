@@ -1,26 +1,28 @@
 """`siglip-serve calibrate`: fits a vocabulary's scores to images, and shows what that changes."""
 
+import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from serve_app.commands.evaluate import (
+from serve_app.commands.arguments import config_of
+from serve_app.commands.encoding import load_tagger
+from serve_app.commands.measured_folder import (
     MeasuredFolder,
+    add_folder_arguments,
     half,
     measure_score,
     score_folder,
-    summary_table,
 )
+from serve_app.commands.measures_tables import summary_table
 from serve_app.commands.report import (
     LabelledReport,
     UnlabelledReport,
     write_labelled_report,
     write_unlabelled_report,
 )
-from serve_app.config.service import ServiceConfig
 from serve_app.errors import ConfigError, InvalidRequest
-from serve_app.pipeline.local_tagger import LocalTagger
 from serve_app.siglip.inputs import FloatArray
 from serve_app.tagging.calibration import Calibration, write_calibration
 from serve_app.tagging.evaluation import Measures, measure
@@ -29,148 +31,172 @@ from serve_app.tagging.labelled import LabelledImages
 from serve_app.tagging.scores import in_score
 from serve_app.tagging.selection import SelectionRule, min_scores
 from serve_app.tagging.tag_table import TagTable
-from serve_app.terminal.console import SafeConsole
+from serve_app.terminal.console import SafeConsole, output_console
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `calibrate`."""
+    add_folder_arguments(parser)
+    parser.add_argument(
+        "--out", type=Path, default=Path("calibration.yaml"), help="the file to write"
+    )
+    parser.add_argument("--report", type=Path, help="a folder for a report with figures")
+    parser.add_argument(
+        "--precision",
+        type=float,
+        help="labelled images: minimum precision of the returned tags; default: the best F1",
+    )
+    parser.add_argument(
+        "--percentile",
+        type=float,
+        default=95.0,
+        help="unlabelled images: percentile of the logits of unrelated images",
+    )
+    parser.add_argument(
+        "--tags-per-image",
+        type=float,
+        default=5.0,
+        help="unlabelled images: mean number of tags to aim at",
+    )
 
 
 @dataclass(frozen=True, slots=True)
-class CalibrationOptions:
-    """What is calibrated and how.
+class _Run:
+    """One calibration.
 
     Attributes:
-        images: A folder.
-        labels: A table of their labels.
-        vocabulary: Of the configuration; its default one if None.
-        out: The calibration file.
-        report: A folder for the report; none if None.
-        precision: Wanted of tags that are given; the best F1 if None. For labelled images.
-        percentile: Of unrelated images' logits. For unlabelled images.
-        tags_per_image: Wanted mean. For unlabelled images.
+        folder: The images.
+        of: What the fit holds for: checkpoint, templates and labels.
+        goal: What thresholds are chosen for, if the images are labelled.
+        threshold: The configuration's `confidence_threshold`.
+        args: The command line.
+        console: Standard output.
     """
 
-    images: Path
-    labels: Path | None
-    vocabulary: str | None
-    out: Path
-    report: Path | None
-    precision: float | None
-    percentile: float
-    tags_per_image: float
+    folder: MeasuredFolder
+    of: FittedTo
+    goal: Goal
+    threshold: float
+    args: argparse.Namespace
+    console: SafeConsole
 
 
-def calibrate(config: ServiceConfig, options: CalibrationOptions) -> int:
-    """Fit a calibration, write it, and print before and after.
+def run(args: argparse.Namespace) -> int:
+    """Fit a calibration, write it, and print the measures before and after.
 
     Raises:
         ConfigError: The checkpoint or a setting cannot work, or there are too few images.
-        InvalidRequest: The folder is not there, or the file cannot be written.
+        InvalidRequest: The folder does not exist, or a file cannot be written.
     """
-    tagger = LocalTagger(config)
-    folder = score_folder(tagger, options.images, options.labels, options.vocabulary)
+    config = config_of(args)
+    tagger = load_tagger(config)
+    folder = score_folder(tagger, args.images, args.labels, args.vocabulary)
     table = folder.scored.table
-    of = FittedTo(
-        tagger.scorer.fingerprint,
-        folder.scored.bank.vocabulary.prompt_templates,
-        table.labels,
-        table.bias,
+    templates = folder.scored.bank.vocabulary.prompt_templates
+    one = _Run(
+        folder,
+        FittedTo(tagger.scorer.fingerprint, templates, table.labels, table.bias),
+        Goal(args.precision),
+        config.siglip.confidence_threshold,
+        args,
+        output_console(),
     )
-    goal = Goal(options.precision)
-    known = folder.labelled
-    if known is None:
-        calibration = fit_background(folder.logits, of, options.percentile, options.tags_per_image)
-    else:
-        calibration = fit_labelled(folder.logits, known.truth, known.known, of, goal)
-    console = SafeConsole()
-    threshold = config.siglip.confidence_threshold
+    calibration = _fit(one)
     try:
-        write_calibration(calibration, options.out)
-        console.print(
-            f"written: {options.out}. Name it as calibration of the vocabulary; its score is then calibrated by default.\n"
+        write_calibration(calibration, args.out)
+        one.console.print(
+            f"written: {args.out}. Name it as calibration of the vocabulary; "
+            "its score is then calibrated by default.\n"
         )
-        if known is None:
-            _show_unlabelled(folder, calibration, threshold, options, console)
+        if folder.labelled is None:
+            _show_unlabelled(one, calibration)
         else:
-            _show_labelled(folder, of, goal, threshold, options, console)
+            _show_labelled(one)
     except OSError as error:
         raise InvalidRequest(f"{error.filename} cannot be written: {error.strerror}.") from error
     return 0
 
 
-def _show_labelled(
-    folder: MeasuredFolder,
-    of: FittedTo,
-    goal: Goal,
-    threshold: float,
-    options: CalibrationOptions,
-    console: SafeConsole,
-) -> None:
-    """Measure on the half of the images that a fit to the other half has not seen."""
-    (fit_logits, fit_known) = half(folder, first=True)
-    (logits, labelled) = half(folder, first=False)
+def _fit(one: _Run) -> Calibration:
+    """Fit to all images of the folder."""
+    logits = one.folder.logits
+    labelled = one.folder.labelled
+    if labelled is None:
+        return fit_background(logits, one.of, one.args.percentile, one.args.tags_per_image)
+    return fit_labelled(logits, labelled.truth, labelled.known, one.of, one.goal)
+
+
+def _show_labelled(one: _Run) -> None:
+    """Fit to one half of the images, and measure on the other half."""
+    fit_logits, fit_labels = half(one.folder, first=True)
+    logits, labelled = half(one.folder, first=False)
     try:
-        trial = fit_labelled(fit_logits, fit_known.truth, fit_known.known, of, goal)
+        trial = fit_labelled(fit_logits, fit_labels.truth, fit_labels.known, one.of, one.goal)
     except ConfigError as error:
-        console.print(
-            f"what it gains was not measured, for which half of the images is fitted alone: {error}"
+        one.console.print(
+            f"the gain was not measured, because half of the images are too few for a fit: {error}"
         )
         return
-    vocabulary = folder.scored.bank.vocabulary
+
+    vocabulary = one.folder.scored.bank.vocabulary
     raw = TagTable(vocabulary)
     fitted = TagTable(vocabulary, trial)
-    found = {
-        f"raw at {threshold:g}": measure_score(logits, labelled, raw, "sigmoid", threshold),
-        "raw at its best": _at_best(fit_logits, fit_known, logits, labelled, raw, goal),
-        "calibrated": measure_score(logits, labelled, fitted, "calibrated", threshold),
+    best = _best_raw_threshold(fit_logits, fit_labels, one.goal)
+    measures = {
+        f"raw at {one.threshold:g}": measure_score(logits, labelled, raw, "sigmoid", one.threshold),
+        "raw at its best": _measure_raw(logits, labelled, raw, best),
+        "calibrated": measure_score(logits, labelled, fitted, "calibrated", one.threshold),
     }
-    console.print(
-        f"{len(folder.logits):,} images; measured on the half that this trial's fit has not seen\n"
+    num_images = len(one.folder.logits)
+    one.console.print(
+        f"{num_images:,} images; measured on the half that this trial's fit has not seen\n"
     )
-    console.print(summary_table(found))
-    if options.report is not None:
-        known = labelled.known
-        scores = {
-            "raw": in_score(logits, None, raw, "sigmoid")[:, known],
-            "calibrated": in_score(logits, None, fitted, "calibrated")[:, known],
-        }
-        report = LabelledReport(
-            found, scores, labelled.truth[:, known], len(folder.logits), options.precision
-        )
-        console.print(f"report: {write_labelled_report(report, options.report)}")
+    one.console.print(summary_table(measures))
+    if one.args.report is None:
+        return
 
-
-def _at_best(
-    fit_logits: FloatArray,
-    fit_known: LabelledImages,
-    logits: FloatArray,
-    labelled: LabelledImages,
-    table: TagTable,
-    goal: Goal,
-) -> Measures:
-    """Measure raw scores at the one threshold that a user could have found on the same images."""
     known = labelled.known
-    best = best_threshold(
-        fit_logits[:, known].astype(np.float64).ravel(), fit_known.truth[:, known].ravel(), goal
-    )
-    best = np.inf if best is None else best
-    labels = [label for label, looked_at in zip(table.labels, known, strict=True) if looked_at]
-    return measure(
-        logits[:, known], np.full(len(labels), best, np.float32), labelled.truth[:, known], labels
-    )
+    scores = {
+        "raw": in_score(logits, None, raw, "sigmoid")[:, known],
+        "calibrated": in_score(logits, None, fitted, "calibrated")[:, known],
+    }
+    truth = labelled.truth[:, known]
+    report = LabelledReport(measures, scores, truth, num_images, one.args.precision)
+    one.console.print(f"report: {write_labelled_report(report, one.args.report)}")
 
 
-def _show_unlabelled(
-    folder: MeasuredFolder,
-    calibration: Calibration,
-    threshold: float,
-    options: CalibrationOptions,
-    console: SafeConsole,
-) -> None:
+def _best_raw_threshold(logits: FloatArray, labelled: LabelledImages, goal: Goal) -> float:
+    """Return the one threshold on logits that a user could have found on the same images."""
+    known = labelled.known
+    threshold = best_threshold(
+        logits[:, known].astype(np.float64).ravel(), labelled.truth[:, known].ravel(), goal
+    )
+    return np.inf if threshold is None else threshold
+
+
+def _measure_raw(
+    logits: FloatArray, labelled: LabelledImages, table: TagTable, threshold: float
+) -> Measures:
+    """Measure logits at one threshold for all tags."""
+    known = labelled.known
+    labels = [label for label, is_known in zip(table.labels, known, strict=True) if is_known]
+    thresholds = np.full(len(labels), threshold, np.float32)
+    return measure(logits[:, known], thresholds, labelled.truth[:, known], labels)
+
+
+def _show_unlabelled(one: _Run, calibration: Calibration) -> None:
     """Show how many tags images get, and which labels were moved most."""
+    folder = one.folder
+    raw_rule = SelectionRule(one.threshold, 1)
+    before = folder.logits >= min_scores(folder.scored.table, raw_rule)
+
     fitted = TagTable(folder.scored.bank.vocabulary, calibration)
-    raw_given = folder.logits >= min_scores(folder.scored.table, SelectionRule(threshold, 1))
+    calibrated_rule = SelectionRule(one.threshold, 1, score="calibrated")
     scores = in_score(folder.logits, None, fitted, "calibrated")
-    given = scores >= min_scores(fitted, SelectionRule(threshold, 1, score="calibrated"))
-    report = UnlabelledReport(raw_given, given, calibration, threshold, options.percentile)
+    after = scores >= min_scores(fitted, calibrated_rule)
+
+    report = UnlabelledReport(before, after, calibration, one.threshold, one.args.percentile)
     for line in report.lines():
-        console.print(line)
-    if options.report is not None:
-        console.print(f"report: {write_unlabelled_report(report, options.report)}")
+        one.console.print(line)
+    if one.args.report is not None:
+        one.console.print(f"report: {write_unlabelled_report(report, one.args.report)}")

@@ -1,7 +1,6 @@
-"""`siglip-serve fetch`: a checkpoint into the cache, ahead of a service that may not ask the
-hub.
-"""
+"""`siglip-serve fetch`: downloads a checkpoint in advance, for a service that is offline."""
 
+import argparse
 from pathlib import Path
 
 from serve_app.config.service import parse_config
@@ -9,22 +8,24 @@ from serve_app.siglip.hub import load_checkpoint
 from serve_app.terminal.printable import print_line
 
 
-def fetch(model: str, revision: str | None) -> int:
-    """Download a checkpoint unless it is here, check its files, and print where it lies and which
-    commit it is.
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `fetch`."""
+    parser.add_argument("model", help="a hub id, a short name such as so400m-v2, or a folder")
+    parser.add_argument("--revision", help="branch, tag or commit; default: the main branch")
 
-    Args:
-        model: A hub id, one of the plugin's short names, a folder or `demo`.
-        revision: Branch, tag or commit; None for the main branch.
+
+def run(args: argparse.Namespace) -> int:
+    """Download a checkpoint unless it is here, check its files, and print its folder and commit.
 
     Raises:
-        ConfigError: It is not there or not to be had; says what to do.
+        ConfigError: It does not exist or cannot be downloaded; says what to do.
     """
-    plugin = parse_config({"labels": ["picture"], "plugins": {"siglip": {"model": model}}}).siglip
-    checkpoint = load_checkpoint(plugin.model_source, revision)
+    settings = {"labels": ["image"], "plugins": {"siglip": {"model": args.model}}}
+    plugin = parse_config(settings).siglip
+    checkpoint = load_checkpoint(plugin.model_source, args.revision)
     print_line(f"{plugin.model_shown} is in {checkpoint.folder}")
-    if (
-        not Path(plugin.model_source).expanduser().is_dir()
-    ):  # but of the hub's cache, where folders are called by their commits
+
+    # Folders of the hub's cache are named by their commits; a folder of the user's is not.
+    if not Path(plugin.model_source).expanduser().is_dir():
         print_line(f"revision: {checkpoint.folder.name}")
     return 0

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from serve_app.errors import InvalidRequest
-from serve_app.terminal.console import SafeConsole, progress
+from serve_app.terminal.console import error_console, progress
 from serve_app.untrusted.image_files import SUFFIXES, pictures_in
 
 PROGRESS_FROM = 3
@@ -46,7 +46,7 @@ def shown(path: Path) -> str:
 @contextmanager
 def progress_bar(total: int, description: str) -> Iterator[Callable[[int], None]]:
     """Show a progress bar on standard error; what is given advances it by so many."""
-    console = SafeConsole(stderr=True)
+    console = error_console()
     # where it is no terminal rich would leave an empty line behind
     hidden = total < PROGRESS_FROM or not console.is_terminal
     with progress(console, disable=hidden) as bar:

@@ -1,19 +1,25 @@
-"""`siglip-serve key`: an API key for somebody."""
+"""`siglip-serve key`: creates an API key for a client."""
 
+import argparse
 import sys
 
 from serve_app.api.keys import make_key
 from serve_app.terminal.printable import print_line
 
 
-def new_key(name: str) -> int:
-    """Print a key on standard output, and what to do with it beside it.
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `key`."""
+    parser.add_argument("name", help="the client's name, as logs show it")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print a new key on standard output, and what to do with it on standard error.
 
     Raises:
-        ConfigError: The name cannot be one.
+        ConfigError: The name is not valid.
     """
-    made = make_key(name)
-    print_line(f"Give this key to {name}; it is shown only now:", file=sys.stderr)
+    made = make_key(args.name)
+    print_line(f"Give this key to {args.name}; it is shown only now:", file=sys.stderr)
     print_line(made.key, flush=True)
     print_line(
         "Add this line to the file of access.api_keys; a running service takes it within seconds:",

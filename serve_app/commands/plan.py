@@ -1,18 +1,43 @@
 """`siglip-serve plan`: the plan of a configuration, with the reason for each value."""
 
+import argparse
 import dataclasses
+from pathlib import Path
 from typing import Any
 
-from serve_app.config.service import ServiceConfig
+from serve_app.config.service import ServiceConfig, load_config
 from serve_app.graph.deploy import Cluster
 from serve_app.hardware.detection import Hardware, hardware_of_nodes, parse_hardware
 from serve_app.hardware.plan import Plan, gib
 from serve_app.hardware.planning import hardware_here, plan_service
-from serve_app.terminal.console import SafeConsole, SafeTable, styled
+from serve_app.terminal.console import SafeConsole, SafeTable, output_console, styled
 from serve_app.terminal.printable import json_text, print_block
 
 PLAIN_WIDTH = 160
 """Columns where standard output is not a terminal."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `plan`."""
+    parser.add_argument("config", type=Path)
+    hardware = parser.add_mutually_exclusive_group()
+    hardware.add_argument(
+        "--hardware",
+        help="such as l4, l4x2, a100-80gx8+96cpu, gpu24gb or cpu8; "
+        "default: that of the configuration",
+    )
+    hardware.add_argument(
+        "--cluster",
+        nargs="?",
+        const="http://127.0.0.1:8265",
+        help="use the hardware of the cluster with this dashboard",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object, not tables")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Plan a configuration; see `print_plan`."""
+    return print_plan(load_config(args.config), args.hardware, args.cluster, as_json=args.json)
 
 
 def print_plan(
@@ -33,7 +58,7 @@ def print_plan(
     if as_json:
         print_block(json_text(_as_json(plan), indent=2) + "\n")
     else:
-        _print(plan, SafeConsole(plain_width=PLAIN_WIDTH))
+        _print(plan, output_console(PLAIN_WIDTH))
     return 0
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from serve_app.commands.measures_tables import SUMMARY_COLUMNS, summary_cells
 from serve_app.errors import ConfigError
 from serve_app.siglip.inputs import FloatArray
 from serve_app.siglip.scoring import sigmoid
@@ -76,9 +77,12 @@ class UnlabelledReport:
         )
         return [
             f"{len(self.before):,} images, of which nothing is known.",
-            f"Before, at a confidence of {self.threshold:g}: {self.before.sum(axis=1).mean():.2f} tags an image.",
-            f"After, at the suggested {self.calibration.threshold:.4g}: {self.after.sum(axis=1).mean():.2f} tags an image.",
-            f"Each tag's {self.percentile:g}th percentile over images that it is not related to was brought to the median tag's.",
+            f"Before, at a confidence of {self.threshold:g}: "
+            f"{self.before.sum(axis=1).mean():.2f} tags an image.",
+            f"After, at the suggested {self.calibration.threshold:.4g}: "
+            f"{self.after.sum(axis=1).mean():.2f} tags an image.",
+            f"Each tag's {self.percentile:g}th percentile over images that it is not related to "
+            "was brought to the median tag's.",
             f"Moved down most, in logits: {down or 'none'}.",
             f"Moved up most, in logits: {up or 'none'}.",
         ]
@@ -101,15 +105,19 @@ def write_labelled_report(report: LabelledReport, folder: Path) -> Path:
     lines = [
         "# Calibration",
         "",
-        f"{report.images:,} labelled images. A fit to every other one was measured on the rest, {len(report.truth):,}, which it had not",
-        f"seen; the file itself is fitted to all of them. Thresholds are chosen for {goal}. `raw at its best` is the raw sigmoid at",
-        "the one threshold that does best on the images of the fit: what a threshold alone could do.",
+        f"{report.images:,} labelled images. A fit to every other one was measured on the rest, "
+        f"{len(report.truth):,}, which it had not",
+        f"seen; the file itself is fitted to all of them. Thresholds are chosen for {goal}. `raw "
+        "at its best` is the raw sigmoid at",
+        "the one threshold that does best on the images of the fit: what a threshold alone could "
+        "do.",
         "",
         *_measures_table(report.measures),
         "",
         f"![Reliability]({CALIBRATION_PICTURE})",
         "",
-        "A point on the diagonal is a confidence that can be taken at its word. Both axes are logarithmic; a point's size is the",
+        "A point on the diagonal is a confidence that can be taken at its word. Both axes are "
+        "logarithmic; a point's size is the",
         "logarithm of how many pairs of image and tag it stands for.",
         "",
         f"![Precision and recall]({CURVES_PICTURE})",
@@ -148,24 +156,13 @@ def _markdown(text: str) -> str:
 
 
 def _measures_table(measures: Mapping[str, Measures]) -> list[str]:
+    columns = ("score", *SUMMARY_COLUMNS)
     rows = [
-        "| score | mAP | precision | recall | F1 | macro F1 | calibration error | tags an image |",
-        "|---|" + "---:|" * 7,
+        "| " + " | ".join(columns) + " |",
+        "|---|" + "---:|" * len(SUMMARY_COLUMNS),
     ]
-    for name, m in measures.items():
-        numbers = (
-            m.mean_average_precision,
-            m.micro.precision,
-            m.micro.recall,
-            m.micro.f1,
-            m.macro_f1,
-            m.calibration_error,
-        )
-        rows.append(
-            f"| {name} | "
-            + " | ".join(f"{number:.4f}" for number in numbers)
-            + f" | {m.tags_per_image:.2f} |"
-        )
+    for name, one in measures.items():
+        rows.append("| " + " | ".join([name, *summary_cells(one)]) + " |")
     return rows
 
 
@@ -245,7 +242,7 @@ def _curves_figure(report: LabelledReport) -> "Figure":
 
 def _figure(columns: int) -> "tuple[Figure, list[Axes]]":
     try:
-        from matplotlib.figure import Figure
+        from matplotlib.figure import Figure  # here, because it is an extra that only this needs
     except ImportError as error:
         raise ConfigError(
             "--report draws with matplotlib; install siglip-serve[report]."

@@ -1,14 +1,17 @@
 """`siglip-serve serve`: a Ray node and the service on it, until Ctrl-C."""
 
+import argparse
 import signal
 import sys
 import threading
+from pathlib import Path
 from types import FrameType
 
 from pydantic import ValidationError
 
+from serve_app.commands.arguments import START_TIMEOUT_S
 from serve_app.commands.follow import FollowedRequests
-from serve_app.config.service import ServiceConfig
+from serve_app.config.service import ServiceConfig, load_config
 from serve_app.config.serving import Serving
 from serve_app.errors import ConfigError, TaggerError
 from serve_app.graph.deploy import Cluster
@@ -17,11 +20,37 @@ from serve_app.graph.local_node import LocalNode, listening_host, local_node, se
 from serve_app.graph.profiles import ingress_profile
 from serve_app.hardware.accelerators import GENERIC
 from serve_app.hardware.detection import detect_machine
-from serve_app.terminal.console import SafeConsole, styled
+from serve_app.processes.supervisor import supervised
+from serve_app.terminal.console import SafeConsole, error_console, styled
 from serve_app.terminal.printable import print_line
 from serve_app.untrusted.problems import problem_sentence
 
 WATCH_S = 0.25
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `serve`."""
+    parser.add_argument("config", type=Path)
+    parser.add_argument(
+        "--host",
+        help="address to listen on, 0.0.0.0 for all; "
+        "default: serving.host, or 127.0.0.1 if that is auto",
+    )
+    parser.add_argument("--port", type=int, help="port to listen on; default: serving.port")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve a configuration; a program does it in a child process, so that nothing is left behind.
+
+    Raises:
+        ConfigError: The configuration is not valid, or the service does not start.
+    """
+    return supervised(lambda: _serve(args)) if args.is_program else _serve(args)
+
+
+def _serve(args: argparse.Namespace) -> int:
+    config = listening_at(load_config(args.config), args.host, args.port)
+    return serve_locally(config, START_TIMEOUT_S)
 
 
 def serve_locally(config: ServiceConfig, timeout_s: float) -> int:
@@ -32,7 +61,7 @@ def serve_locally(config: ServiceConfig, timeout_s: float) -> int:
     Raises:
         ConfigError: It cannot start.
     """
-    console = SafeConsole(stderr=True)
+    console = error_console()
     config = _on_unknown_gpus(config)
     stop = threading.Event()
     _stop_on_signals(stop)

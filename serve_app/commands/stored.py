@@ -1,6 +1,4 @@
-"""Stored image embeddings: a safetensors file with `image_embeds` (n, D) float16, and whose they
-are.
-"""
+"""Stored image embeddings: a safetensors file with `image_embeds` (n, D) float16 and names."""
 
 import json
 import math
@@ -85,7 +83,8 @@ def read_embeddings(path: Path) -> StoredEmbeddings:
         or len(names) != len(values)
     ):
         raise InvalidRequest(
-            f"{path} holds {values.dtype} of the shape {values.shape}; expected (n, D) floating-point numbers."
+            f"{path} holds {values.dtype} of the shape {values.shape}; "
+            "expected (n, D) floating-point numbers."
         )
     return StoredEmbeddings(names, stored_embeddings(values), metadata.get("checkpoint") or None)
 
@@ -126,7 +125,8 @@ def _read_npy(path: Path) -> np.ndarray:
         if nbytes != status.st_size - file.tell() or nbytes > MAX_EMBEDDING_BYTES:
             left = status.st_size - file.tell()
             raise ValueError(
-                f"its header announces {nbytes:,} bytes and it has {left:,}; at most {MAX_EMBEDDING_BYTES:,} are read."
+                f"its header announces {nbytes:,} bytes and it has {left:,}; "
+                f"at most {MAX_EMBEDDING_BYTES:,} are read."
             )
         return np.fromfile(file, dtype).reshape(shape, order="F" if column_major else "C")
 

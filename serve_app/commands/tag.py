@@ -1,71 +1,109 @@
-"""`siglip-serve tag`: pictures in, a table or JSON lines out, everything in this process.
+"""`siglip-serve tag`: tags images, in this process or by a running service.
 
-Not here: the same by a running service (`tag_remote.py`).
+Not here: how each of the two does it (`tag_local.py`, `tag_remote.py`).
 """
 
-from collections.abc import Iterator, Sequence
+import argparse
 from pathlib import Path
 
-import numpy as np
+from serve_app.client.face import CONCURRENCY
+from serve_app.client.options import Options
+from serve_app.commands.arguments import (
+    add_config_argument,
+    add_labels_argument,
+    add_quality_argument,
+    add_threshold_argument,
+    config_of,
+    labels_of,
+)
+from serve_app.commands.tag_local import tag_files
+from serve_app.commands.tag_remote import Output, Server, tag_on_server
+from serve_app.errors import InvalidRequest
+from serve_app.tagging.options import tag_options
 
-from serve_app.commands.files import expand, shown
-from serve_app.commands.json_lines import json_line
-from serve_app.commands.pictures import in_chunks, read_chunk
-from serve_app.commands.stored import StoredEmbeddings, write_embeddings
-from serve_app.commands.tags_table import print_table
-from serve_app.config.service import ServiceConfig
-from serve_app.errors import TaggerError
-from serve_app.pipeline.bounded_tags import TagOutcome
-from serve_app.pipeline.local_tagger import LocalTagger
-from serve_app.pipeline.tagged_image import TaggedImage
-from serve_app.siglip.inputs import FloatArray
-from serve_app.tagging.options import TagOptions
-from serve_app.terminal.printable import print_line
+ONLY_WITH_SERVER = ("api_key_file", "concurrency", "out")
 
 
-def tag_files(
-    photos: Sequence[Path],
-    config: ServiceConfig,
-    options: TagOptions,
-    as_json: bool,
-    embeddings: Path | None = None,
-) -> int:
-    """Tag files and print what they show; return 1 if one of them could not be tagged, else 0.
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `tag`."""
+    parser.add_argument(
+        "photos", nargs="+", type=Path, metavar="PHOTO", help="an image, or a folder of images"
+    )
+    add_labels_argument(parser)
+    add_threshold_argument(parser)
+    add_config_argument(parser)
+    parser.add_argument("--json", action="store_true", help="one line of JSON for each image")
+    add_quality_argument(parser)
+    parser.add_argument(
+        "--save-embeddings",
+        type=Path,
+        metavar="FILE",
+        help="store the embeddings (safetensors) for `score`",
+    )
+    _add_server_arguments(parser.add_argument_group("with a running service"))
 
-    Args:
-        photos: Pictures, and folders of pictures.
-        config: The configuration.
-        options: What is asked for.
-        as_json: One JSON object a line instead of a table.
-        embeddings: Where to store the embeddings, to be tagged again by `siglip-serve score`.
+
+def _add_server_arguments(server: argparse._ArgumentGroup) -> None:
+    server.add_argument(
+        "--server",
+        metavar="URL",
+        help="tag there instead of in this process, such as http://127.0.0.1:8000",
+    )
+    server.add_argument(
+        "--api-key-file",
+        type=Path,
+        metavar="FILE",
+        help="a file with the API key; default: the environment variable SIGLIP_API_KEY",
+    )
+    server.add_argument(
+        "--concurrency",
+        type=int,
+        metavar="N",
+        help=f"number of images in flight; default: {CONCURRENCY}",
+    )
+    server.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="write JSON lines to this file, and skip the images that it already has",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Tag images, and return 1 if one of them could not be tagged.
 
     Raises:
-        ConfigError: The checkpoint or a setting cannot work.
-        InvalidRequest: None of the paths exists, or an option cannot work.
+        InvalidRequest: Two arguments exclude each other.
+        TaggerError: Whatever fails for all images.
     """
-    files = expand(photos)
-    tagger = LocalTagger(config)
-    raw_scores = tagger.settings.shows_raw_scores(options)
-    found: dict[Path, TagOutcome] = {}
-    kept: dict[str, FloatArray] = {}
-    for path, image in _tag(tagger, files, options):
-        found[path] = image.outcome
-        if image.embed is not None:
-            kept[shown(path)] = image.embed
-        if as_json:
-            print_line(json_line(shown(path), image.outcome, raw_scores), flush=True)
-    if not as_json:
-        print_table(found, raw_scores)
-    if embeddings is not None and kept:
-        write_embeddings(
-            StoredEmbeddings(tuple(kept), np.stack(list(kept.values())), tagger.scorer.fingerprint),
-            embeddings,
+    options: Options = {
+        "labels": labels_of(args),
+        "confidence_threshold": args.threshold,
+        "quality": args.quality,
+    }
+    if args.server is not None:
+        return _run_remote(args, options)
+
+    for name in ONLY_WITH_SERVER:
+        if getattr(args, name) is not None:
+            option = name.replace("_", "-")
+            raise InvalidRequest(f"--{option} needs --server, the address of a running service.")
+    return tag_files(
+        args.photos,
+        config_of(args),
+        tag_options(**options),
+        as_json=args.json,
+        embeddings=args.save_embeddings,
+    )
+
+
+def _run_remote(args: argparse.Namespace, options: Options) -> int:
+    if args.config is not None:
+        raise InvalidRequest(
+            "--config does not go with --server: the service has its own configuration. "
+            "Leave one of them out."
         )
-    return int(any(isinstance(outcome, TaggerError) for outcome in found.values()))
-
-
-def _tag(
-    tagger: LocalTagger, files: Sequence[Path], options: TagOptions
-) -> Iterator[tuple[Path, TaggedImage]]:
-    for chunk in in_chunks(files, tagger.batch_size, "Tagging"):
-        yield from zip(chunk, tagger.tag_images(read_chunk(chunk), options), strict=True)
+    concurrency = CONCURRENCY if args.concurrency is None else args.concurrency
+    server = Server(args.server, args.api_key_file, concurrency)
+    output = Output(args.json, args.out, args.save_embeddings)
+    return tag_on_server(args.photos, server, options, output)

@@ -1,6 +1,4 @@
-"""`siglip-serve tag --server`: the same pictures and the same output, tagged by a running
-service.
-"""
+"""Tags images by a running service, with the same output as in this process."""
 
 import asyncio
 import sys
@@ -15,13 +13,13 @@ import numpy as np
 from serve_app.client import AsyncClient, Tagged, TaggedFile
 from serve_app.client.face import CONCURRENCY
 from serve_app.client.options import Options
+from serve_app.commands.api_key import read_api_key
 from serve_app.commands.files import expand, progress_bar, shown
 from serve_app.commands.json_lines import ShownOutcome, json_line
 from serve_app.commands.line_file import keep_done
 from serve_app.commands.stored import StoredEmbeddings, write_embeddings
 from serve_app.commands.tags_table import print_table
 from serve_app.errors import (
-    ConfigError,
     InvalidRequest,
     RequestError,
     TaggerError,
@@ -30,10 +28,6 @@ from serve_app.errors import (
     UnknownVocabulary,
 )
 from serve_app.terminal.printable import print_line
-from serve_app.untrusted.bounded_files import FileProblem, read_text
-
-MAX_KEY_BYTES = 4096
-"""Of the file that holds one key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,20 +47,6 @@ class Server:
     def client(self) -> AsyncClient:
         """Return a client of it; raises `ConfigError` if the address or the key cannot work."""
         return AsyncClient(self.url, read_api_key(self.api_key_file))
-
-
-def read_api_key(file: Path | None) -> str | None:
-    """Return the key that a file holds; None, which is the environment's, without a file.
-
-    Raises:
-        ConfigError: It cannot be read.
-    """
-    if file is None:
-        return None
-    try:
-        return read_text(file, MAX_KEY_BYTES).strip()
-    except FileProblem as error:
-        raise ConfigError(f"the API key cannot be read from {file}: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +105,8 @@ def tag_on_server(photos: Sequence[Path], server: Server, options: Options, outp
     """
     if output.out is not None and output.embeddings is not None:
         raise InvalidRequest(
-            "--save-embeddings cannot be gone on with, so it does not go with --out; leave one of them out."
+            "--save-embeddings cannot be resumed, so it does not go with --out; "
+            "leave one of them out."
         )
     files = expand(photos)
     client = server.client()
@@ -159,7 +140,8 @@ def _go_on(
         results = _Results(output, lines)
         _run(client, server, left, options, results, output)
     print_line(
-        f"{results.tagged} tagged, {results.failed} failed, {len(files) - len(left)} were there already: {out}",
+        f"{results.tagged} tagged, {results.failed} failed, "
+        f"{len(files) - len(left)} were there already: {out}",
         file=sys.stderr,
     )
     return int(results.failed > 0)

@@ -10,7 +10,7 @@ from rich.text import Text
 from serve_app.commands.files import shown
 from serve_app.commands.json_lines import ShownOutcome, ShownTag
 from serve_app.errors import TaggerError
-from serve_app.terminal.console import SafeConsole, SafeTable, styled
+from serve_app.terminal.console import SafeTable, output_console, styled
 
 
 def print_table(found: Mapping[Path, ShownOutcome], raw_scores: bool = True) -> None:
@@ -18,7 +18,7 @@ def print_table(found: Mapping[Path, ShownOutcome], raw_scores: bool = True) -> 
 
     Raw scores have a column of their own if they are to be shown and a tag has one.
     """
-    SafeConsole().print(_table(found, raw_scores and any(map(_has_raw_scores, found.values()))))
+    output_console().print(_table(found, raw_scores and any(map(_has_raw_scores, found.values()))))
 
 
 def _has_raw_scores(outcome: ShownOutcome) -> bool:

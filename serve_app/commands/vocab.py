@@ -1,43 +1,74 @@
-"""`siglip-serve vocab build|show|diff`: encode a configuration's vocabularies ahead, look at one,
-compare two.
-"""
+"""`siglip-serve vocab build|show|diff`: encodes, shows and compares vocabularies."""
 
+import argparse
 from collections import Counter
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from serve_app.config.service import ServiceConfig
+from serve_app.config.service import load_config
 from serve_app.errors import ConfigError, InvalidRequest
 from serve_app.pipeline.local_scorer import LocalScorer
 from serve_app.tagging.prompts import DEFAULT_TEMPLATE
 from serve_app.tagging.registered import read_registered
-from serve_app.tagging.same_text import check_words, naming_prompts, same_text_problems
 from serve_app.tagging.tag_bank import TagBank, prompts_of, row_keys
 from serve_app.tagging.vocabulary import Tag, TagVocabulary
-from serve_app.terminal.console import SafeConsole, SafeTable
+from serve_app.terminal.console import SafeConsole, SafeTable, output_console
 from serve_app.terminal.printable import print_line
 
-if TYPE_CHECKING:
-    from serve_app.towers.tokenizer import SiglipTextInputs
+MAX_NEAR = 50
+NEAR_COSINE = 0.95
+"""Default of `--near`."""
+MAX_EXAMPLE_CHARACTERS = 60
 
-MOST_NEAR = 50
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add `vocab build`, `vocab show` and `vocab diff`."""
+    actions = parser.add_subparsers(title="commands", required=True)
+    build_parser = actions.add_parser("build", help="encode a configuration's vocabularies")
+    build_parser.add_argument("config", type=Path)
+    build_parser.add_argument(
+        "--near",
+        type=float,
+        nargs="?",
+        const=NEAR_COSINE,
+        help="also list tags that mean the same to the model, from this cosine on",
+    )
+    build_parser.set_defaults(action=_build)
+
+    show_parser = actions.add_parser("show", help="show what a vocabulary file contains")
+    show_parser.add_argument("file", type=Path)
+    show_parser.add_argument("--category", help="list the tags of one category")
+    show_parser.set_defaults(action=_show)
+
+    diff_parser = actions.add_parser(
+        "diff",
+        help="what changed from one vocabulary file to another, and what the change costs; "
+        "exit status 1 if anything changed",
+    )
+    diff_parser.add_argument("before", type=Path)
+    diff_parser.add_argument("after", type=Path)
+    diff_parser.set_defaults(action=_diff)
 
 
-def build(config: ServiceConfig, near: float | None) -> int:
-    """Encode what is not stored yet of every vocabulary of a configuration, and say where it lies.
+def run(args: argparse.Namespace) -> int:
+    """Build, show or compare vocabularies.
 
     Raises:
-        ConfigError: The checkpoint or a setting cannot work.
-        InvalidRequest: A name has more tokens than the checkpoint reads.
+        ConfigError: A configuration, a vocabulary file or the checkpoint cannot work.
+        InvalidRequest: A label has more tokens than the checkpoint reads, or a category is unknown.
     """
-    scorer = LocalScorer(config)
+    status: int = args.action(args)
+    return status
+
+
+def _build(args: argparse.Namespace) -> int:
+    """Encode what is not stored yet of every vocabulary, and print where it is stored."""
+    scorer = LocalScorer(load_config(args.config))
     store = scorer.known.store
     table = SafeTable("vocabulary", "tags", "prompts", "encoded now", "fingerprint")
-    found: list[tuple[str, TagBank]] = []
+    banks: dict[str, TagBank] = {}
     for name, registered in scorer.settings.vocabularies.items():
         before = scorer.prompts_encoded
         bank = scorer.registered(name).bank
@@ -49,150 +80,117 @@ def build(config: ServiceConfig, near: float | None) -> int:
             f"{scorer.prompts_encoded - before:,}",
             bank.fingerprint,
         )
-        found.append((name, bank))
-    console = SafeConsole()
+        banks[name] = bank
+
+    console = output_console()
     console.print(table)
     console.print("kept nowhere: tag_banks is null" if store is None else f"kept in {store.folder}")
-    if near is None:
-        return 0
-    for name, bank in found:
-        for left, right, cosine in near_tags(bank, near):
-            console.print(
-                f"{name}: {left!r} and {right!r} are nearly one to the model (cosine {cosine:.3f})"
-            )
+    if args.near is not None:
+        _print_near(console, banks, args.near)
     return 0
 
 
-def near_tags(bank: TagBank, least: float) -> list[tuple[str, str, float]]:
-    """Return pairs of tags whose embeddings have at least some cosine, the nearest first, at most
-    `MOST_NEAR`.
+def _print_near(console: SafeConsole, banks: dict[str, TagBank], min_cosine: float) -> None:
+    for name, bank in banks.items():
+        for left, right, cosine in near_tags(bank, min_cosine):
+            console.print(
+                f"{name}: {left!r} and {right!r} are nearly one to the model (cosine {cosine:.3f})"
+            )
+
+
+def near_tags(bank: TagBank, min_cosine: float) -> list[tuple[str, str, float]]:
+    """Return up to `MAX_NEAR` pairs of tags with similar embeddings and their cosines, most similar
+    first.
+
+    Args:
+        bank: The tags.
+        min_cosine: Minimum cosine of a pair.
     """
     rows = np.asarray(bank.text_embeds[: len(bank.table)])
     unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
     cosines = unit @ unit.T
-    left, right = np.nonzero(np.triu(cosines >= least, k=1))
-    order = np.argsort(-cosines[left, right], kind="stable")[:MOST_NEAR]
+    left, right = np.nonzero(np.triu(cosines >= min_cosine, k=1))
+    order = np.argsort(-cosines[left, right], kind="stable")[:MAX_NEAR]
     labels = bank.table.labels
-    return [
-        (labels[left[at]], labels[right[at]], float(cosines[left[at], right[at]])) for at in order
-    ]
+    return [(labels[left[i]], labels[right[i]], float(cosines[left[i], right[i]])) for i in order]
 
 
-def show(path: Path, category: str | None) -> int:
-    """Print what a vocabulary file holds: its categories, or the tags of one.
+def _show(args: argparse.Namespace) -> int:
+    """Print the categories of a vocabulary file, or the tags of one."""
+    vocabulary = _read(args.file)
+    if args.category is None:
+        _print_categories(args.file, vocabulary)
+    else:
+        _print_category(args.file, vocabulary, args.category)
+    return 0
 
-    Raises:
-        ConfigError: The file cannot work; one line for each problem.
-        InvalidRequest: There is no such category.
-    """
-    own = _read(path)
-    console = SafeConsole()
-    if category is None:
-        aliases = sum(len(tag.aliases) for tag in own.tags)
-        parents = sum(bool(tag.parents) for tag in own.tags)
-        prompts = sum(tag.prompt is not None for tag in own.tags)
-        console.print(
-            f"{path}: {len(own.tags):,} tags, {prompts:,} with a prompt, {aliases:,} aliases, {parents:,} with parents"
-        )
-        console.print(f"said as: {', '.join(own.prompt_templates)}")
-        table = SafeTable("category", "tags", "for example")
-        for name, count in Counter(tag.category or "" for tag in own.tags).most_common():
-            table.add_row(
-                name or "none",
-                f"{count:,}",
-                ", ".join(tag.label for tag in own.tags if (tag.category or "") == name)[:60],
-            )
-        console.print(table)
-        return 0
-    tags = [tag for tag in own.tags if tag.category == category]
+
+def _print_categories(path: Path, vocabulary: TagVocabulary) -> None:
+    tags = vocabulary.tags
+    aliases = sum(len(tag.aliases) for tag in tags)
+    parents = sum(bool(tag.parents) for tag in tags)
+    prompts = sum(tag.prompt is not None for tag in tags)
+    console = output_console()
+    console.print(
+        f"{path}: {len(tags):,} tags, {prompts:,} with a prompt, {aliases:,} aliases, "
+        f"{parents:,} with parents"
+    )
+    console.print(f"said as: {', '.join(vocabulary.prompt_templates)}")
+
+    table = SafeTable("category", "tags", "for example")
+    for name, count in Counter(tag.category or "" for tag in tags).most_common():
+        examples = ", ".join(tag.label for tag in tags if (tag.category or "") == name)
+        table.add_row(name or "none", f"{count:,}", examples[:MAX_EXAMPLE_CHARACTERS])
+    console.print(table)
+
+
+def _print_category(path: Path, vocabulary: TagVocabulary, category: str) -> None:
+    tags = [tag for tag in vocabulary.tags if tag.category == category]
     if not tags:
-        raise InvalidRequest(
-            f"{path} has no category {category!r}; it has {', '.join(sorted({t.category for t in own.tags if t.category}))}."
-        )
+        known = sorted({tag.category for tag in vocabulary.tags if tag.category})
+        raise InvalidRequest(f"{path} has no category {category!r}; it has {', '.join(known)}.")
     table = SafeTable("label", "said as", "aliases", "parents", "threshold", "bias")
     for tag in tags:
-        threshold = "" if tag.threshold is None else f"{tag.threshold:g}"
         table.add_row(
             tag.label,
             tag.prompt or "",
             ", ".join(tag.aliases),
             ", ".join(tag.parents),
-            threshold,
+            "" if tag.threshold is None else f"{tag.threshold:g}",
             f"{tag.bias:g}" if tag.bias else "",
         )
-    console.print(table)
-    return 0
+    output_console().print(table)
 
 
-def diff(before: Path, after: Path) -> int:
-    """Print what one vocabulary file has that another has not, and how many prompts the change
-    costs; 1 if they differ.
-
-    Raises:
-        ConfigError: One of them cannot work.
-    """
-    old = _read(before)
-    new = _read(after)
-    known = {tag.label: tag for tag in old.tags}
-    now = {tag.label: tag for tag in new.tags}
-    for label in known:
-        if label not in now:
-            print_line(f"- {label}")
-    for label, tag in now.items():
-        if label not in known:
-            print_line(f"+ {label}")
-        elif tag != known[label]:
-            print_line(f"~ {label}: {', '.join(_changes(known[label], tag))}")
+def _diff(args: argparse.Namespace) -> int:
+    """Print what changed between two vocabulary files; return 1 if anything did."""
+    old = _read(args.before)
+    new = _read(args.after)
+    _print_changed_tags(old, new)
     if old.prompt_templates != new.prompt_templates:
         print_line(
             f"~ prompt_templates: {list(old.prompt_templates)} → {list(new.prompt_templates)}"
         )
-    rows = set(row_keys(old))
-    prompts = sum(len(prompts_of(key)) for key in row_keys(new) if key not in rows)
-    print_line(
-        f"{prompts:,} of {sum(len(prompts_of(key)) for key in row_keys(new)):,} prompts have to be encoded"
-    )
+
+    stored = set(row_keys(old))
+    keys = row_keys(new)
+    total = sum(len(prompts_of(key)) for key in keys)
+    to_encode = sum(len(prompts_of(key)) for key in keys if key not in stored)
+    print_line(f"{to_encode:,} of {total:,} prompts have to be encoded")
     return int(old != new)
 
 
-def checkpoint_problems(config: ServiceConfig) -> list[str]:
-    """Return one line for each name of a configuration that its checkpoint cannot work with.
-
-    These are prompts with more tokens than it reads, names that are one text to it, and names of
-    which it reads nothing.
-
-    Raises:
-        ConfigError: The checkpoint cannot be read.
-    """
-    from serve_app.towers.tokenizer import (
-        SiglipTextInputs,  # imports transformers, which takes seconds
-    )
-
-    scorer = LocalScorer(config)
-    inputs = SiglipTextInputs(scorer.checkpoint)
-    lines: list[str] = []
-    for name, registered in config.vocabularies.items():
-        own = registered.vocabulary
-        place_of = partial(config.place_of, name)
-        try:
-            check_words(own, scorer.checkpoint.strips_punctuation)
-        except InvalidRequest as error:
-            lines.append(f"{name}: {error}")
-            continue
-        lines += _overlong(own, inputs, place_of)
-        lines += same_text_problems(own, inputs.digests(naming_prompts(own)), place_of)
-    return lines
-
-
-def _overlong(
-    own: TagVocabulary, inputs: "SiglipTextInputs", place_of: Callable[[str], str]
-) -> list[str]:
-    owners = [*own.labels, *(own.labels[at] for at in own.alias_owners), *own.background_prompts]
-    return [
-        f"{place_of(label)}: {inputs.overlong_message(prompt, tokens)}"
-        for key, label in zip(row_keys(own), owners, strict=True)
-        for prompt, tokens in inputs.overlong(prompts_of(key))
-    ]
+def _print_changed_tags(old: TagVocabulary, new: TagVocabulary) -> None:
+    before = {tag.label: tag for tag in old.tags}
+    after = {tag.label: tag for tag in new.tags}
+    for label in before:
+        if label not in after:
+            print_line(f"- {label}")
+    for label, tag in after.items():
+        if label not in before:
+            print_line(f"+ {label}")
+        elif tag != before[label]:
+            print_line(f"~ {label}: {', '.join(_changes(before[label], tag))}")
 
 
 def _changes(old: Tag, new: Tag) -> Sequence[str]:

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from serve_app.config.settings import Count, Settings
 from serve_app.siglip.naflex import MAX_PATCHES, MIN_PATCHES
-from serve_app.tagging.selection import SortBy
+from serve_app.tagging.choices import SortBy
 
 DEMO_MODEL = "demo"
 DEMO_CHECKPOINT = Path(__file__).parents[1] / "demo" / "checkpoint"

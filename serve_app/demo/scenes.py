@@ -5,7 +5,7 @@ A `Scene` says what is in a picture, `draw` paints it, and `labels_in` names wha
 Everything is drawn from a `numpy.random.Generator`, so that one seed always gives the same
 pictures.
 
-Not here: the training (`train.py`), the measure (`evaluate.py`).
+Not here: the training (`tools/demo_training`).
 """
 
 import math

@@ -33,7 +33,8 @@ from serve_app.siglip.inputs import FloatArray, PreparedImage, collate
 from serve_app.siglip.outcomes import encode_apart
 from serve_app.siglip.prepare import ImagePreparer
 from serve_app.siglip.scoring import check_width
-from serve_app.tagging.options import Quality, TagOptions
+from serve_app.tagging.choices import Quality
+from serve_app.tagging.options import TagOptions
 from serve_app.tagging.selection import TagScore
 from serve_app.telemetry.record import StageTimes, new_image
 from serve_app.towers.self_check import check_image_tower

@@ -19,9 +19,9 @@ from serve_app.siglip.scoring import check_width
 from serve_app.siglip.text import canonicalize_text
 from serve_app.siglip.weights import SimilarityHead, read_similarity_head
 from serve_app.tagging.byte_cache import ByteCache
+from serve_app.tagging.choices import Score
 from serve_app.tagging.options import RequestedVocabulary, TagOptions
 from serve_app.tagging.same_text import check_words
-from serve_app.tagging.scores import Score
 from serve_app.tagging.selection import SelectionRule, TagScore
 from serve_app.tagging.settings import TagSettings
 from serve_app.tagging.tag_bank import ScoredBank, TagBank, scored_bank, tag_embeddings

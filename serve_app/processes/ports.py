@@ -50,7 +50,8 @@ def reserved_block() -> Iterator[range]:
                 yield ports
                 return
     raise ConfigError(
-        f"found no {PORTS} consecutive free ports between {LOWEST_PORT} and {HIGHEST_PORT}; stop another service."
+        f"found no {PORTS} consecutive free ports between {LOWEST_PORT} and {HIGHEST_PORT}; stop "
+        "another service."
     )
 
 
@@ -85,7 +86,8 @@ def _check_free(host: str, port: int) -> None:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except (socket.gaierror, UnicodeError) as error:
         raise ConfigError(
-            f"serving.host: {host!r} is no address and no known name; use 127.0.0.1, or 0.0.0.0 for all."
+            f"serving.host: {host!r} is no address and no known name; use 127.0.0.1, or 0.0.0.0 "
+            "for all."
         ) from error
     with socket.socket(family) as probe:
         probe.setsockopt(
@@ -100,11 +102,20 @@ def _check_free(host: str, port: int) -> None:
 def _why_not(error: OSError, host: str, port: int) -> str:
     match error.errno:
         case errno.EADDRINUSE:
-            return f"port {port} is taken by another process; end it, or set serving.port or --port to another one."
+            return (
+                f"port {port} is taken by another process; "
+                "end it, or set serving.port or --port to another one."
+            )
         case errno.EADDRNOTAVAIL:
-            return f"serving.host: {host} is no address of this machine; use 127.0.0.1, or 0.0.0.0 for all."
+            return (
+                f"serving.host: {host} is no address of this machine; "
+                "use 127.0.0.1, or 0.0.0.0 for all."
+            )
         case errno.EACCES:
-            return f"port {port} needs more rights than this user has; set serving.port or --port to 1024 or more."
+            return (
+                f"port {port} needs more rights than this user has; "
+                "set serving.port or --port to 1024 or more."
+            )
     return f"the service cannot listen at {host}, port {port}: {error.strerror}."
 
 

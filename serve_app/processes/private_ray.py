@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import psutil
@@ -90,8 +91,7 @@ class PrivateRay:
 
 @contextlib.contextmanager
 def private_folder() -> Iterator[PrivateFolder]:
-    """Create the folder of a run with a new token. At the end it is removed; after an error it is
-    kept without the token.
+    """Create the folder of a run with a new token; it is kept, without the token, after an error.
 
     Raises:
         ConfigError: The temporary folder cannot be used.
@@ -105,9 +105,8 @@ def private_folder() -> Iterator[PrivateFolder]:
         try:
             yield folder
         except BaseException:
-            folder.token_file.unlink(
-                missing_ok=True
-            )  # the logs stay, so that the user can find the cause
+            # the logs stay, so that the user can find the cause
+            folder.token_file.unlink(missing_ok=True)
             raise
         shutil.rmtree(folder.path, ignore_errors=True)
 
@@ -132,9 +131,9 @@ def private_ray(
         ConfigError: Ray does not start.
     """
     with private_environment(folder, environment, fixed):
-        import ray
+        import ray  # here, because Ray reads the variables above when it is imported
 
-        context = _start_ray(folder, options)
+        context = _start_ray(ray, folder, options)
         dashboard = f"http://{context.dashboard_url}" if context.dashboard_url else None
         _describe(folder, dashboard)
         _write_environment(folder, dashboard, context.address_info["gcs_address"])
@@ -145,9 +144,7 @@ def private_ray(
                 ray.shutdown()
 
 
-def _start_ray(folder: PrivateFolder, options: Mapping[str, Any]) -> Any:
-    import ray
-
+def _start_ray(ray: ModuleType, folder: PrivateFolder, options: Mapping[str, Any]) -> Any:
     own = {"log_to_driver": False, "logging_level": logging.ERROR, "include_dashboard": False}
     try:
         return ray.init(
@@ -158,13 +155,13 @@ def _start_ray(folder: PrivateFolder, options: Mapping[str, Any]) -> Any:
         )
     except Exception as error:  # Ray raises bare `Exception`, too
         raise ConfigError(
-            f"Ray does not start on this machine: {error} Its logs are in {folder.path}/ray/session_latest/logs."
+            f"Ray does not start on this machine: {error} Its logs are in "
+            f"{folder.path}/ray/session_latest/logs."
         ) from error
 
 
 def token_for(address: str) -> str | None:
-    """Return the token of a cluster that the same user started on this machine with `siglip-serve
-    serve`; None for other clusters.
+    """Return the token of a cluster that this user started with `siglip-serve serve`, or None.
 
     Args:
         address: URL of its dashboard, such as `http://127.0.0.1:8265`.
@@ -189,9 +186,7 @@ def _describe(folder: PrivateFolder, dashboard: str | None) -> None:
 
 
 def _is_running(described: Mapping[str, Any]) -> bool:
-    """Return whether the process still runs that made a folder; another one may have its id by
-    now.
-    """
+    """Return whether the process that made a folder still runs; its id may have been reused."""
     try:
         started_s = psutil.Process(described["pid"]).create_time()
     except psutil.NoSuchProcess:
@@ -213,9 +208,7 @@ def _write_environment(folder: PrivateFolder, dashboard: str | None, gcs_address
 
 
 def _new_folder() -> Path:
-    """Return a new folder that only this user can enter, with a path short enough for the sockets
-    in it.
-    """
+    """Return a new folder of this user's, with a path short enough for the sockets in it."""
     for base in dict.fromkeys((tempfile.gettempdir(), "/tmp")):
         if len(base) + len(f"/{PREFIX}12345678") > MAX_FOLDER_CHARACTERS:
             continue
@@ -225,8 +218,10 @@ def _new_folder() -> Path:
         except OSError as error:
             logger.warning("cannot create a folder in %s: %s", base, error)
     raise ConfigError(
-        f"cannot create a folder for this run in {tempfile.gettempdir()} or /tmp; set TMPDIR to a writable folder "
-        f"with a path of at most {MAX_FOLDER_CHARACTERS - len(PREFIX) - 9} characters (sockets need short paths)."
+        f"cannot create a folder for this run in {tempfile.gettempdir()} or /tmp; set TMPDIR to "
+        "a writable folder "
+        f"with a path of at most {MAX_FOLDER_CHARACTERS - len(PREFIX) - 9} characters (sockets "
+        "need short paths)."
     )
 
 
@@ -294,6 +289,7 @@ def _read_again(*, loopback: bool) -> None:
     """Make Ray reload the authentication variables, which it reads only once, at import."""
     if "ray" not in sys.modules:
         return
+    # here, because Ray must not be imported before the variables are set
     from ray._private import ray_constants
     from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]  # a compiled module
 

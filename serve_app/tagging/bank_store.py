@@ -1,9 +1,8 @@
-"""Tag banks on disk, and in object storage beside: built once, memory-mapped by every process of a
-node.
+"""Tag banks on disk and in object storage: built once, memory-mapped by every process of a node.
 
-A bank is a safetensors file named by its fingerprint, so it is never wrong and never written over.
-Its metadata says what each row follows from, so that a vocabulary with one label more is built from
-the rows of the one before.
+A bank is a safetensors file named by its fingerprint, so it is never wrong and never overwritten.
+Its metadata says which names and templates each row was made of, so a vocabulary with one more
+label is built from the rows of the previous one.
 """
 
 import json
@@ -14,9 +13,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
+import obstore
+from obstore.exceptions import BaseError, NotFoundError
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
@@ -24,6 +24,8 @@ from serve_app.errors import ConfigError
 from serve_app.siglip.inputs import FloatArray
 from serve_app.siglip.safetensors_files import read_header
 from serve_app.siglip.user_folders import cache_root, expand_user
+from serve_app.storage.locations import parse_location, shown_location
+from serve_app.storage.opening import open_store
 from serve_app.tagging.tag_bank import RowKey, TagBank, bank_fingerprint, row_keys
 from serve_app.tagging.vocabulary import TagVocabulary
 from serve_app.untrusted.bounded_files import parse_json
@@ -35,7 +37,9 @@ TENSOR = "text_embeds"
 MAX_BANKS = 64
 """Files kept on disk; the least recently used go."""
 AUTO = "auto"
-"""Says `cache_folder`."""
+"""Means `cache_folder`."""
+MAX_RETRIES = 2
+"""Of a request to object storage: without it a service builds its banks itself, and starts."""
 
 
 def cache_folder() -> Path:
@@ -54,12 +58,11 @@ class BankStore:
         """Open a store.
 
         Args:
-            location: A folder, `auto` for `cache_folder`, or a URI that pyarrow reads, such as
-                `s3://bucket/prefix?endpoint_override=…`.
+            location: A folder, `auto` for `cache_folder`, or a URI of object storage such as
+                `s3://bucket/prefix`; see `storage/locations.py`.
 
         Raises:
-            ConfigError: The URI cannot be read, pyarrow is not installed, or there is no home
-                folder.
+            ConfigError: The URI is not valid, or there is no home folder.
         """
         remote = "://" in location
         self.folder = cache_folder() if remote or location == AUTO else expand_user(location)
@@ -164,7 +167,7 @@ class BankStore:
                 os.replace(temporary, path)
             finally:
                 temporary.unlink(missing_ok=True)
-        except OSError as error:
+        except (OSError, BaseError) as error:
             logger.warning(
                 "the object store of tag banks could not be read: %s", type(error).__name__
             )
@@ -176,7 +179,7 @@ class BankStore:
             return
         try:
             self._remote.write(path.name, path.read_bytes())
-        except OSError as error:
+        except (OSError, BaseError) as error:
             logger.warning(
                 "the tag bank could not be sent to the object store: %s", type(error).__name__
             )
@@ -184,45 +187,29 @@ class BankStore:
 
 @dataclass(frozen=True, slots=True)
 class _Remote:
-    """A prefix of an object store, through `pyarrow.fs`."""
+    """A prefix of an object store."""
 
-    files: Any
-    prefix: str
+    store: Any
 
     def read(self, name: str) -> bytes | None:
         """Return an object, or None if there is none."""
-        from pyarrow import fs
-
-        path = f"{self.prefix}/{name}"
-        if self.files.get_file_info(path).type != fs.FileType.File:
+        try:
+            return bytes(obstore.get(self.store, name).bytes())
+        except (FileNotFoundError, NotFoundError):
             return None
-        with self.files.open_input_file(path) as file:
-            return bytes(file.read())
 
     def write(self, name: str, data: bytes) -> None:
         """Write an object; it appears whole."""
-        if self.files.type_name == "local":
-            self.files.create_dir(self.prefix)
-        with self.files.open_output_stream(f"{self.prefix}/{name}") as file:
-            file.write(data)
+        obstore.put(self.store, name, data)
 
 
 def _open_remote(uri: str) -> _Remote:
+    location = parse_location(uri)
     try:
-        from pyarrow import ArrowException, fs
-    except ImportError as error:
-        raise ConfigError(
-            "tag_banks: object storage needs pyarrow; install siglip-serve[storage]."
-        ) from error
-    try:
-        files, prefix = fs.FileSystem.from_uri(uri)
-    except (ArrowException, OSError, ValueError) as error:
-        parts = urlsplit(uri)  # user and query may hold secrets
-        shown = f"{parts.scheme}://{parts.hostname or ''}{parts.path}"
-        raise ConfigError(
-            f"tag_banks: {shown} cannot be opened: {str(error).replace(uri, shown)}"
-        ) from error
-    return _Remote(files, prefix.rstrip("/"))
+        return _Remote(open_store(location.url, location.options, MAX_RETRIES))
+    except (BaseError, ImportError, ValueError) as error:
+        reason = str(error).splitlines()[0].replace(uri, location.url)
+        raise ConfigError(f"tag_banks: {shown_location(uri)} cannot be opened: {reason}") from error
 
 
 def _metadata(bank: TagBank) -> dict[str, str]:

@@ -7,15 +7,12 @@ Not here: the service's own settings, which hold where a request leaves an optio
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from serve_app.errors import InvalidRequest
+from serve_app.tagging.choices import Parents, Quality, Score, SortBy
 from serve_app.tagging.prompts import check_templates
-from serve_app.tagging.scores import Score
-from serve_app.tagging.selection import Parents, SortBy
 from serve_app.tagging.vocabulary import check_prompt_count, checked_labels
-
-Quality = Literal["standard", "high"]
 
 
 class RequestedVocabulary(NamedTuple):

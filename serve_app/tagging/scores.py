@@ -7,15 +7,15 @@ Not here: the logits themselves (`siglip/scoring.py`), choosing tags by their sc
 """
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from serve_app.errors import InvalidRequest
 from serve_app.siglip.inputs import FloatArray
+from serve_app.tagging.choices import Score
 from serve_app.tagging.tag_table import TagTable
 
-Score = Literal["sigmoid", "logit", "calibrated", "margin", "softmax"]
 NO_CALIBRATION = (
     "score calibrated: there is no calibration for these labels and templates; run siglip-serve "
     "calibrate, or ask for sigmoid."

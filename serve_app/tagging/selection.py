@@ -7,17 +7,16 @@ Not here: what a score is (`scores.py`), what a request may ask for (`options.py
 """
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from serve_app.siglip.inputs import FloatArray
+from serve_app.tagging.choices import Parents, Score, SortBy
 from serve_app.tagging.confidence import confidences_of, min_score_of
-from serve_app.tagging.scores import Score, in_score, softmax_logits
+from serve_app.tagging.scores import in_score, softmax_logits
 from serve_app.tagging.tag_table import BoolArray, IntArray, TagTable
 
-SortBy = Literal["confidence", "alphabetical"]
-Parents = Literal["independent", "propagate", "suppress"]
 SUPPRESS_WITHIN = 1.0
 """Logits by which a parent may exceed its child and still be redundant beside it."""
 OWN_THRESHOLDS = ("sigmoid", "logit", "calibrated")

@@ -11,9 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from serve_app.errors import InvalidRequest, UnknownVocabulary
 from serve_app.tagging.calibration import Calibration
+from serve_app.tagging.choices import Parents, Score, SortBy
 from serve_app.tagging.options import RequestedVocabulary, TagOptions, check_label_count
-from serve_app.tagging.scores import Score
-from serve_app.tagging.selection import Parents, SelectionRule, SortBy
+from serve_app.tagging.selection import SelectionRule
 from serve_app.tagging.tag_table import BoolArray, TagTable
 from serve_app.tagging.vocabulary import (
     DEFAULT_BACKGROUND,

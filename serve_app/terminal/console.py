@@ -1,7 +1,8 @@
 """Tables, status lines and progress bars for a terminal that are safe to use with untrusted text.
 
-rich reads markup such as `[red]` and `[link=…]` from the text that it prints, and passes escape
-sequences on. A console made here does neither. Plain lines are printed by `terminal.py`.
+rich interprets markup such as `[red]` and `[link=…]` in the text that it prints, and passes escape
+sequences on. The consoles made here do neither, and they are made nowhere else. Plain lines are
+printed by `printable.py`.
 """
 
 from typing import Any
@@ -21,13 +22,13 @@ from rich.text import Text
 from serve_app.terminal.printable import printable, printable_lines
 
 PLAIN_WIDTH = 120
-"""Columns if standard output is not a terminal, unless a command needs more."""
+"""Number of columns if standard output is not a terminal, unless a command needs more."""
 
 
 class SafeConsole(Console):
     """A console that reads no markup and escapes hidden characters in the lines that it prints."""
 
-    def __init__(self, *, stderr: bool = False, plain_width: int = PLAIN_WIDTH) -> None:
+    def __init__(self, *, stderr: bool, plain_width: int) -> None:
         super().__init__(stderr=stderr, markup=False, emoji=False, highlight=False)
         if not self.is_terminal:
             self.width = plain_width
@@ -36,6 +37,20 @@ class SafeConsole(Console):
         """Print lines and tables; see `rich.console.Console.print`."""
         safe = (printable_lines(one) if isinstance(one, str) else one for one in objects)
         super().print(*safe, **options)
+
+
+def output_console(plain_width: int = PLAIN_WIDTH) -> SafeConsole:
+    """Return a console on standard output.
+
+    Args:
+        plain_width: Number of columns if standard output is not a terminal.
+    """
+    return SafeConsole(stderr=False, plain_width=plain_width)
+
+
+def error_console() -> SafeConsole:
+    """Return a console on standard error, for status lines and progress bars."""
+    return SafeConsole(stderr=True, plain_width=PLAIN_WIDTH)
 
 
 class SafeTable(Table):
@@ -60,9 +75,7 @@ def facts_table() -> SafeTable:
 
 
 def styled(text: str, style: str = "") -> Text:
-    """Return text for a cell or a status line in a style such as `bold`, hidden characters
-    escaped.
-    """
+    """Return text in a style such as `bold`, with hidden characters escaped."""
     return Text(printable(text), style)
 
 

@@ -81,7 +81,8 @@ def read_regular(path: Path, max_bytes: int = MAX_TEXT_BYTES) -> bytes:
                 data += part
                 if len(data) > max_bytes:
                     raise FileProblem(
-                        f"{path} has more than {max_bytes:,} bytes, which is too large for this kind of file."
+                        f"{path} has more than {max_bytes:,} bytes, which is too large for this "
+                        "kind of file."
                     )
         except OSError as error:
             raise FileProblem(f"{path} cannot be read: {_reason(error)}.") from error

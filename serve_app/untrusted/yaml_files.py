@@ -5,13 +5,14 @@ recursion. It refuses documents that would take too much time, memory or stack: 
 of aliases can expand to a billion values, and libyaml crashes the process at some 100,000 nested
 blocks. The second pass builds the values.
 
-YAML reads some words as something else than text: `no` is false, `007` is 7, `12:30` is 750 and
+YAML reads some words as something other than text: `no` is false, `007` is 7, `12:30` is 750 and
 `2024-01-01` is a date. As a key, such a word is refused, because every key that this package knows
 is text. Where a value has to be text is decided by those who read it (`unquoted_value`).
 
 Not here: the line of every value (`tagging/lined_yaml.py`).
 """
 
+import contextlib
 import json
 import math
 import re
@@ -55,9 +56,7 @@ _CONSTRUCTOR = yaml.constructor.SafeConstructor()
 
 
 class SettingsLoader(LOADER):  # type: ignore[misc]
-    """Reads `1e3` and `1e-3` as numbers, as YAML 1.2 does and people expect; PyYAML wants
-    `1.0e+3`.
-    """
+    """Reads `1e3` and `1e-3` as numbers, as YAML 1.2 does; PyYAML wants `1.0e+3`."""
 
 
 SettingsLoader.add_implicit_resolver(
@@ -136,13 +135,12 @@ class _Counted:
     total: int = 0
 
     def add(self, nodes: int, height: int, line: int) -> None:
-        """Count new values, and refuse the document if there are too many or they are nested too
-        deeply.
-        """
+        """Count new values; refuse the document if they are too many or nested too deeply."""
         self.total += nodes
         if self.total > MAX_NODES:
             raise ConfigError(
-                f"{self.where}:{line}: more than {MAX_NODES:,} values, counting expanded aliases; split the file."
+                f"{self.where}:{line}: more than {MAX_NODES:,} values, counting expanded aliases; "
+                "split the file."
             )
         if len(self.open) + height > MAX_DEPTH:
             raise ConfigError(
@@ -176,7 +174,8 @@ def _count(event: yaml.Event, counted: _Counted) -> None:
         case yaml.AliasEvent():
             if event.anchor not in counted.anchors:
                 raise ConfigError(
-                    f"{counted.where}:{line}: the alias *{event.anchor} refers to itself, or to nothing before it."
+                    f"{counted.where}:{line}: the alias *{event.anchor} refers to itself, "
+                    "or to nothing before it."
                 )
             counted.add(*counted.anchors[event.anchor], line)
         case yaml.ScalarEvent():
@@ -241,10 +240,7 @@ def _check_keys(node: yaml.MappingNode, where: str) -> None:
 
 
 def unquoted_value(node: yaml.ScalarNode) -> str | None:
-    """Return what is wrong with a value that has to be text and is not, or None.
-
-    The sentence begins with the value as it is written and says to quote it.
-    """
+    """Return why a value is not text, as a sentence that begins with the value, or None."""
     if node.tag == _TEXT:
         return None
     written = printable(node.value[:MAX_NUMBER_CHARACTERS])
@@ -274,26 +270,24 @@ def _check_number(node: yaml.Node, where: str) -> None:
     line = node.start_mark.line + 1
     if len(node.value) > MAX_NUMBER_CHARACTERS:
         raise ConfigError(
-            f"{where}:{line}: a number has more than {MAX_NUMBER_CHARACTERS} characters; put text in quotes."
+            f"{where}:{line}: a number has more than {MAX_NUMBER_CHARACTERS} characters; "
+            "put text in quotes."
         )
     if any(not math.isfinite(value) for value in _as_float(node.value)):
         raise ConfigError(
-            f"{where}:{line}: {node.value} is not a finite number; write a number, or put text in quotes."
+            f"{where}:{line}: {node.value} is not a finite number; "
+            "write a number, or put text in quotes."
         )
 
 
 def _as_float(text: str) -> Iterator[float]:
-    """Yield a number as a float; yield nothing for YAML's other notations, which are always
-    finite.
-    """
+    """Yield a number as a float; nothing for YAML's other notations, which are always finite."""
     plain = text.replace("_", "").lower()
     if plain.lstrip("+-") in (".inf", ".nan"):
         yield math.inf
         return
-    try:
+    with contextlib.suppress(ValueError):
         yield float(plain)
-    except ValueError:
-        return
 
 
 def _not_yaml(error: yaml.YAMLError, where: str) -> ConfigError:

@@ -12,7 +12,7 @@ import pytest
 from serve_app.client import Client
 from serve_app.client.exchange import Exchange
 from serve_app.client.retries import Retries
-from serve_app.commands.tag_arguments import add_tag_arguments
+from serve_app.commands.tag import add_arguments
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/client.md").read_text()
@@ -68,7 +68,7 @@ def test_defaults_are_the_codes(name: str, default: float) -> None:
 def test_every_argument_of_the_command_is_documented() -> None:
     """Each option of `siglip-serve tag` stands on the page."""
     parser = argparse.ArgumentParser()
-    add_tag_arguments(parser)
+    add_arguments(parser)
     for action in parser._actions:
         for name in action.option_strings:
             assert name in ("-h", "--help") or f"`{name}" in PAGE, name

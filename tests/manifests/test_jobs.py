@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
-from serve_app.commands.batch import add_batch_arguments
+from serve_app.commands.batch import add_arguments
 from serve_app.config.service import parse_config
 from serve_app.hardware.detection import parse_hardware
 from serve_app.hardware.planning import plan_service
@@ -58,7 +58,7 @@ def test_our_command_takes_the_arguments(mode: str) -> None:
     given = words_of(job_of(mode))[3:]
     assert command == ["python", "-m", "serve_app.batch"]
     parser = argparse.ArgumentParser()
-    add_batch_arguments(parser)
+    add_arguments(parser)
     read = parser.parse_args(given)
     assert read.input.startswith("s3://")
     assert read.from_embeddings == (mode == "from-embeddings")

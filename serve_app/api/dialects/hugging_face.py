@@ -33,9 +33,9 @@ from serve_app.errors import InvalidRequest, RequestError, TaggerError
 from serve_app.pipeline.tagged_image import TaggedImage
 from serve_app.pipeline.tagger import Tagger
 from serve_app.siglip.scoring import sigmoid
+from serve_app.tagging.choices import Score
 from serve_app.tagging.options import TagOptions, check_label_count, requested_vocabulary
 from serve_app.tagging.prompts import PLACEHOLDERS, check_templates
-from serve_app.tagging.scores import Score
 from serve_app.tagging.selection import TagScore
 from serve_app.untrusted.problems import nearest
 

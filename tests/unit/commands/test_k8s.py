@@ -6,12 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 import pytest
 import yaml
 
 from serve_app.cli import main
 from serve_app.config.plugin import DEMO_CHECKPOINT
+from serve_app.siglip import hub_download
 from tests.manifests.kube import ROOT, kustomized
 
 Typed = Callable[..., tuple[int, str, str]]
@@ -329,7 +329,7 @@ def test_a_configuration_of_other_groups_needs_the_manifest(
     status, out, err = typed("k8s", "plan", "--config", config, "--against", running)
     assert (status, out) == (1, "")
     assert (
-        "has the worker groups cpu and gpu, and the configuration makes cpu; give what will be applied by --manifest"
+        "has the worker groups cpu and gpu, and the configuration makes the worker groups cpu; give what will be applied by --manifest"
         in err
     )
 
@@ -350,7 +350,7 @@ def test_a_configuration_of_other_groups_needs_the_manifest(
         ),
         (
             b"kind: RayService\n",
-            "has the worker groups of nobody, and the configuration makes cpu and gpu",
+            "has no worker groups, and the configuration makes the worker groups cpu and gpu",
         ),
     ],
 )
@@ -471,7 +471,7 @@ def test_fetching_from_the_hub_prints_the_commit(
     cached.symlink_to(tiny("siglip2"))
     asked: list[Any] = []
     monkeypatch.setattr(
-        huggingface_hub,
+        hub_download,
         "snapshot_download",
         lambda model, revision, **_: asked.append((model, revision)) or str(cached),
     )
@@ -484,7 +484,7 @@ def test_fetching_from_the_hub_prints_the_commit(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["demo", "--revision", "main"], "revision 'main' was given with the folder"),
+        (["demo", "--revision", "main"], "revision 'main' is set, but"),
         (
             ["nowhere"],
             "model 'nowhere' is neither a folder on this machine nor a hub id of the form owner/name.",

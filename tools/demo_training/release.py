@@ -1,10 +1,5 @@
-"""What stands beside the trained weights: reference vectors, sample images and the model card.
+"""The files beside the trained weights: reference vectors, sample images and the model card."""
 
-`train.py` calls `write_release` at its end; `python -m serve_app.demo.release` writes it again for
-a trained folder.
-"""
-
-import argparse
 import json
 from pathlib import Path
 from string import Template
@@ -13,13 +8,14 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from serve_app.demo import checkpoint_files, scenes
+from serve_app.demo import scenes
 from serve_app.siglip.checkpoints import read_checkpoint
 from serve_app.siglip.inputs import PreparedImage, collate
 from serve_app.siglip.precision import Precision
 from serve_app.siglip.preprocess import resize_square
 from serve_app.towers.self_check import REFERENCE_FILE, REFERENCE_PROMPTS
 from serve_app.towers.tower import ImageTower, TextTower
+from tools.demo_training import checkpoint_files
 
 SAMPLES_FOLDER = "samples"
 SAMPLE_SIZE_PX = (640, 480)
@@ -64,14 +60,11 @@ SAMPLES: tuple[scenes.Scene, ...] = (
         21,
     ),
 )
-"""Scenes arranged by hand, of combinations that training has seen and that the model tells
-right."""
+"""Scenes arranged by hand, of combinations seen in training that the model tags correctly."""
 
 
 def write_release(folder: Path) -> None:
-    """Write everything but weights and tokenizer into a trained folder, and the samples beside
-    it.
-    """
+    """Write everything but weights and tokenizer into a trained folder, and samples beside it."""
     checkpoint_files.write_processor(folder)
     write_samples(folder.parent / SAMPLES_FOLDER)
     write_reference_vectors(folder)
@@ -86,9 +79,7 @@ def write_samples(folder: Path) -> None:
 
 
 def write_reference_vectors(folder: Path) -> None:
-    """Store inputs with the embeddings that the towers give for them now; they must give them ever
-    after.
-    """
+    """Store inputs with their embeddings, which the self-check compares at every start."""
     drawn = [
         scenes.draw(scene, *SAMPLE_SIZE_PX)
         for scene in scenes.sample_scenes(5, REFERENCE_SCENES, scenes.COMBINATIONS)
@@ -121,14 +112,3 @@ def write_model_card(folder: Path) -> None:
     facts["unseen"] = ", ".join(scenes.combination_labels(scenes.UNSEEN))
     facts["evaluation_scenes"] = f"{training['evaluation_scenes']:,}"
     (folder / "README.md").write_text(_CARD.substitute(facts), encoding="utf-8")
-
-
-def main() -> None:
-    """Parse the command line and write."""
-    parser = argparse.ArgumentParser(description="Write what stands beside trained demo weights.")
-    parser.add_argument("folder", type=Path)
-    write_release(parser.parse_args().folder)
-
-
-if __name__ == "__main__":
-    main()

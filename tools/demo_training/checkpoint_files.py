@@ -1,6 +1,4 @@
-"""The demo checkpoint's shape and the files that stand beside its weights, in the ordinary Hugging
-Face layout.
-"""
+"""The demo checkpoint's shape, tokenizer and processor files, in the Hugging Face layout."""
 
 import io
 import json
@@ -15,10 +13,9 @@ from serve_app.demo import scenes
 IMAGE_SIZE_PX = 64
 PATCH_SIZE_PX = 8
 RESAMPLE = 3
-"""Pillow's bicubic, as every SigLIP (v1) checkpoint of Google."""
+"""Pillow's bicubic filter, like every SigLIP (v1) checkpoint of Google."""
 CONTEXT_LENGTH = 16
-"""Tokens; the same as `google/siglip-so400m-patch14-224`, long enough for every prompt of the
-demo."""
+"""In tokens, like `google/siglip-so400m-patch14-224`; every prompt of the demo is shorter."""
 TEMPLATES = (
     "this is a photo of {label}.",
     "{label}",
@@ -31,7 +28,11 @@ TEMPLATES = (
     "a drawing of a {label} on a textured background",
     "there is something {label} in the picture",
 )
-"""Ways a label is said in training; the first is the service's default template."""
+"""Prompt templates of the training; the first is the service's default template."""
+FURTHER_WORDS = (
+    "small large one two three and the objects shapes colour color background left right top bottom"
+)
+CHARACTERS = "a b c d e f g h i j k l m n o p q r s t u v w x y z 0 1 2 3 4 5 6 7 8 9"
 
 _TOWER = {"hidden_size": 128, "intermediate_size": 512, "num_attention_heads": 4}
 
@@ -56,25 +57,23 @@ def model_config(vocab_size: int) -> dict[str, Any]:
 
 
 def write_tokenizer(out: Path) -> SiglipTokenizer:
-    """Train a SentencePiece tokenizer on the demo's prompts, write its files to `out` and return it
-    loaded.
-    """
-    labels = (
-        scenes.attribute_labels() + scenes.combination_labels(scenes.SEEN) + scenes.pair_labels()
-    )
-    corpus = [
-        template.format(label=label).replace(".", "") for label in labels for template in TEMPLATES
-    ]
-    corpus += [
-        "small large one two three and the objects shapes colour color background left right top bottom"
-    ] * 20
-    corpus += ["a b c d e f g h i j k l m n o p q r s t u v w x y z 0 1 2 3 4 5 6 7 8 9"] * 5
+    """Train a SentencePiece tokenizer on the demo's prompts, write its files and load it."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(corpus), model_writer=model, vocab_size=256, model_type="unigram", hard_vocab_limit=False,
-        pad_id=0, eos_id=1, unk_id=2, bos_id=-1, pad_piece="<pad>", eos_piece="</s>", unk_piece="<unk>",
+        sentence_iterator=iter(_corpus()),
+        model_writer=model,
+        vocab_size=256,
+        model_type="unigram",
+        hard_vocab_limit=False,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        pad_piece="<pad>",
+        eos_piece="</s>",
+        unk_piece="<unk>",
         minloglevel=2,
-    )  # fmt: skip
+    )
     (out / "spiece.model").write_bytes(model.getvalue())
     settings = {
         "do_lower_case": True,
@@ -92,8 +91,20 @@ def write_tokenizer(out: Path) -> SiglipTokenizer:
     return SiglipTokenizer.from_pretrained(out)
 
 
+def _corpus() -> list[str]:
+    attributes = scenes.attribute_labels()
+    combinations = scenes.combination_labels(scenes.SEEN)
+    labels = attributes + combinations + scenes.pair_labels()
+    corpus = [
+        template.format(label=label).replace(".", "") for label in labels for template in TEMPLATES
+    ]
+    corpus += [FURTHER_WORDS] * 20
+    corpus += [CHARACTERS] * 5
+    return corpus
+
+
 def write_processor(out: Path) -> None:
-    """Write `preprocessor_config.json` as the released checkpoints carry it."""
+    """Write `preprocessor_config.json` like that of the released checkpoints."""
     settings = {
         "image_processor_type": "SiglipImageProcessor",
         "processor_class": "SiglipProcessor",

@@ -1,0 +1,23 @@
+"""The API key that a command sends to a running service."""
+
+from pathlib import Path
+
+from serve_app.errors import ConfigError
+from serve_app.untrusted.bounded_files import FileProblem, read_text
+
+MAX_KEY_BYTES = 4096
+"""Maximum size of a file that holds one key."""
+
+
+def read_api_key(file: Path | None) -> str | None:
+    """Return the key in a file; None without a file, so that the client uses the environment's.
+
+    Raises:
+        ConfigError: The file cannot be read.
+    """
+    if file is None:
+        return None
+    try:
+        return read_text(file, MAX_KEY_BYTES).strip()
+    except FileProblem as error:
+        raise ConfigError(f"the API key cannot be read from {file}: {error}") from error

@@ -1,0 +1,1 @@
+"""Programs for maintainers of this repository. They are not part of the installed package."""

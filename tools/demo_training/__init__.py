@@ -1,0 +1,1 @@
+"""Trains the demo checkpoint and writes the files beside its weights."""
