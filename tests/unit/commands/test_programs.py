@@ -35,7 +35,7 @@ def test_only_what_starts_ray_is_supervised(
     assert cli.main(arguments) == 7
 
 
-@pytest.mark.parametrize("name", cli.COMMANDS.keys() - {"serve", "batch"})
+@pytest.mark.parametrize("name", sorted(cli.COMMANDS.keys() - {"serve", "batch"}))
 def test_no_other_command_knows_the_supervisor(name: str) -> None:
     """They start no Ray, so they run in the process of the program."""
     assert not hasattr(importlib.import_module(f"serve_app.commands.{name}"), "supervised")
