@@ -215,6 +215,7 @@ def test_a_known_key_opens_and_its_name_is_noted(keyed: Face, headers: dict[str,
         f"Bearer {KEY.key[:-1]}",
         "é",
     ],
+    ids=["nothing", "wrong", "Basic", "a letter more", "a letter less", "é"],
 )
 def test_another_key_is_refused(keyed: Face, value: str) -> None:
     """Whatever is wrong with it, and the answer does not hold it."""
