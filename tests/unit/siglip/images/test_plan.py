@@ -1,7 +1,9 @@
 """How much smaller JPEGs are decoded, and what that changes of the pixels."""
 
 import dataclasses
+import functools
 import io
+from collections.abc import Callable
 from typing import cast
 
 import numpy as np
@@ -84,13 +86,19 @@ def exact_pixels(data: bytes, size_px: int, resample: int) -> Pixels:
     return cast(Pixels, found.transpose(1, 2, 0).astype(np.int16))
 
 
-CONTENT = {
-    "text of 20 px": make.text_page(*SIZE, 20),
-    "text of 34 px": make.text_page(*SIZE, 34),
-    "text of 60 px": make.text_page(*SIZE, 60),
-    "photo": photo_like(*SIZE, 1),
-    "other photo": photo_like(*SIZE, 2),
+CONTENT: dict[str, Callable[[], Image.Image]] = {
+    "text of 20 px": lambda: make.text_page(*SIZE, 20),
+    "text of 34 px": lambda: make.text_page(*SIZE, 34),
+    "text of 60 px": lambda: make.text_page(*SIZE, 60),
+    "photo": lambda: photo_like(*SIZE, 1),
+    "other photo": lambda: photo_like(*SIZE, 2),
 }
+
+
+@functools.cache  # nothing is drawn while pytest collects the tests
+def content(name: str) -> Image.Image:
+    """Return an image of `CONTENT`, which is not to be changed."""
+    return CONTENT[name]()
 
 
 @pytest.mark.parametrize("size_px", SIDES)
@@ -101,7 +109,7 @@ def test_fast_decoding_changes_photos_and_text_by_at_most_4(
 ) -> None:
     """Of 255, beside transformers' processor, with colour at full and at half resolution."""
     for options in ({"quality": 75}, {"quality": 92, "subsampling": 0}):
-        data = make.saved(CONTENT[name], "JPEG", **options)
+        data = make.saved(content(name), "JPEG", **options)
         found = (
             preparer(ImageLimits(), size_px, resample).prepare(data).pixel_values.astype(np.int16)
         )
@@ -113,8 +121,8 @@ def test_sides_that_are_no_multiple_of_the_scale_stay_within_the_bound(orientati
     """The last row and column of a smaller decode count in part, in every orientation."""
     exif = Image.Exif()
     exif[0x0112] = orientation
-    content = CONTENT["photo"].crop((0, 0, 2003, 1501))
-    data = make.saved(content, "JPEG", quality=90, exif=exif)
+    photo = content("photo").crop((0, 0, 2003, 1501))
+    data = make.saved(photo, "JPEG", quality=90, exif=exif)
     found = preparer(ImageLimits(), 96).prepare(data).pixel_values.astype(np.int16)
     assert np.abs(found - exact_pixels(data, 96, 3)).max() <= 4
 
@@ -130,7 +138,7 @@ def test_patch_grids_are_those_of_the_full_size() -> None:
 
 def test_a_grey_page_is_within_the_bound() -> None:
     """Grey JPEGs have one channel, in which detail is looked for."""
-    data = make.saved(CONTENT["text of 34 px"].convert("L"), "JPEG", quality=85)
+    data = make.saved(content("text of 34 px").convert("L"), "JPEG", quality=85)
     found = preparer(ImageLimits(), 224).prepare(data).pixel_values.astype(np.int16)
     assert np.abs(found - exact_pixels(data, 224, 3)).max() <= 4
 
@@ -139,7 +147,7 @@ def test_a_grey_page_is_within_the_bound() -> None:
 @pytest.mark.parametrize("name", ["text of 20 px", "photo"])
 def test_exact_decoding_equals_transformers(name: str, size_px: int) -> None:
     """Not one pixel differs."""
-    data = make.saved(CONTENT[name], "JPEG", quality=80)
+    data = make.saved(content(name), "JPEG", quality=80)
     found = preparer(EXACT, size_px).prepare(data).pixel_values
     np.testing.assert_array_equal(found, exact_pixels(data, size_px, 3))
 
@@ -147,7 +155,7 @@ def test_exact_decoding_equals_transformers(name: str, size_px: int) -> None:
 @pytest.mark.parametrize("views", [False, True])
 def test_exact_decoding_never_shrinks(views: bool) -> None:
     """Neither the image nor its tiles, and the cost of that is predicted."""
-    data = make.saved(CONTENT["photo"], "JPEG")
+    data = make.saved(content("photo"), "JPEG")
     exact, fast = (preparer(limits, 96) for limits in (EXACT, ImageLimits()))
     assert exact._decode(data, views)[0].size == SIZE
     assert fast._decode(data, views)[0].size < SIZE
@@ -240,7 +248,8 @@ def test_limits_refuse_no_more_than_a_decode_at_twice_the_target(
 def test_fine_detail_is_found_in_text_and_not_in_photos() -> None:
     """At half the size, as it is looked for."""
     half = (SIZE[0] // 2, SIZE[1] // 2)
-    for name, image in CONTENT.items():
+    for name in CONTENT:
+        image = content(name)
         assert has_fine_detail(image.resize(half)) is name.startswith("text"), name
     assert not has_fine_detail(Image.new("RGB", half))
     assert not has_fine_detail(Image.new("L", (5, 5)))
