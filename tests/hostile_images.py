@@ -391,7 +391,9 @@ def _other_formats() -> Iterator[Hostile]:
     texts = {
         "SVG": b'<svg xmlns="http://www.w3.org/2000/svg"><image href="file:///etc/passwd"/></svg>',
         "HTML": b"<!doctype html><script>alert(1)</script>",
-        "PostScript": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n(/etc/passwd) (r) file\n",
+        "PostScript": (
+            b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n(/etc/passwd) (r) file\n"
+        ),
         "PDF": b"%PDF-1.7\n1 0 obj<</Type/Catalog>>endobj\n",
         "XML bomb": b'<!DOCTYPE a [<!ENTITY b "bbbb"><!ENTITY c "&b;&b;&b;">]><svg>&c;</svg>',
         "ELF": b"\x7fELF" + bytes(100),
@@ -402,7 +404,10 @@ def _other_formats() -> Iterator[Hostile]:
         "pickle": b"\x80\x04\x95\x10\0\0\0\0\0\0\0\x8c\x05posix\x94.",
         "text": b"this is not a picture",
         "shell": b"#!/bin/sh\nrm -rf /\n",
-        "MVG": b"push graphic-context\nviewbox 0 0 640 480\nfill 'url(https://example.com/\"|ls \"-la)'\n",
+        "MVG": (
+            b"push graphic-context\nviewbox 0 0 640 480\n"
+            b"fill 'url(https://example.com/\"|ls \"-la)'\n"
+        ),
         "WMF": b"\xd7\xcd\xc6\x9a" + bytes(100),
         "zeros": bytes(1000),
         "ones": b"\xff" * 1000,

@@ -22,12 +22,15 @@ CORPUS = [
     "this is a photo of a dog",
     "a photo of many cars",
     "a low resolution photo of the red bicycle",
-    "sunset over the sea , mountain lake , people walking in the street , a bowl of fruit on a table",
+    "sunset over the sea , mountain lake , people walking in the street , "
+    "a bowl of fruit on a table",
     "this is a photo of a t shirt",
     "this is a photo of a snow leopard",
     "this is a photo of a mountain lake",
-    "this is a photo of red bicycle , an image of something , a blurry picture of a background , text .",
-    "cat dog car bicycle sunset sea mountain street fruit table person woman man child tree house bird horse",
+    "this is a photo of red bicycle , an image of something , "
+    "a blurry picture of a background , text .",
+    "cat dog car bicycle sunset sea mountain street fruit table "
+    "person woman man child tree house bird horse",
 ] * 40
 TOWER = {
     "hidden_size": 64,
@@ -52,8 +55,10 @@ def build(family: str, folder: Path) -> Path:
 def _build_siglip(folder: Path) -> None:
     buffer = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(CORPUS), model_writer=buffer, vocab_size=400, model_type="unigram", hard_vocab_limit=False,
-        pad_id=0, eos_id=1, unk_id=2, bos_id=-1, pad_piece="<pad>", eos_piece="</s>", unk_piece="<unk>", minloglevel=2,
+        sentence_iterator=iter(CORPUS), model_writer=buffer, minloglevel=2,
+        vocab_size=400, model_type="unigram", hard_vocab_limit=False,
+        pad_id=0, eos_id=1, unk_id=2, bos_id=-1,
+        pad_piece="<pad>", eos_piece="</s>", unk_piece="<unk>",
     )  # fmt: skip
     (folder / "spiece.model").write_bytes(buffer.getvalue())
     size = sentencepiece.SentencePieceProcessor(model_proto=buffer.getvalue()).get_piece_size()
@@ -73,8 +78,10 @@ def _build_siglip(folder: Path) -> None:
         folder,
     )
     tokenizer = {
-        "do_lower_case": True, "eos_token": "</s>", "pad_token": "</s>", "unk_token": "<unk>", "model_input_names": ["input_ids"],
-        "model_max_length": 16, "tokenizer_class": "SiglipTokenizer", "sp_model_kwargs": {}, "clean_up_tokenization_spaces": True,
+        "do_lower_case": True, "eos_token": "</s>", "pad_token": "</s>", "unk_token": "<unk>",
+        "model_input_names": ["input_ids"], "model_max_length": 16,
+        "tokenizer_class": "SiglipTokenizer", "sp_model_kwargs": {},
+        "clean_up_tokenization_spaces": True,
     }  # fmt: skip
     _write(folder / "tokenizer_config.json", tokenizer)
     _write(
@@ -153,18 +160,22 @@ def _gemma_tokenizer(folder: Path, processor: str) -> int:
     eos = {"SpecialToken": {"id": "<eos>", "type_id": 0}}
     content["post_processor"] = {
         "type": "TemplateProcessing", "single": [{"Sequence": {"id": "A", "type_id": 0}}, eos],
-        "pair": [{"Sequence": {"id": "A", "type_id": 0}}, eos, {"Sequence": {"id": "B", "type_id": 1}}],
+        "pair": [
+            {"Sequence": {"id": "A", "type_id": 0}}, eos, {"Sequence": {"id": "B", "type_id": 1}},
+        ],
         "special_tokens": {"<eos>": {"id": "<eos>", "ids": [1], "tokens": ["<eos>"]}},
     }  # fmt: skip
     content["padding"] = {
-        "strategy": {"Fixed": 64}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0, "pad_type_id": 0, "pad_token": "<pad>",
+        "strategy": {"Fixed": 64}, "direction": "Right", "pad_to_multiple_of": None,
+        "pad_id": 0, "pad_type_id": 0, "pad_token": "<pad>",
     }  # fmt: skip
     (folder / "tokenizer.json").write_text(
         json.dumps(content, ensure_ascii=False), encoding="utf-8"
     )
     settings = {
-        "add_bos_token": False, "add_eos_token": True, "bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>",
-        "unk_token": "<unk>", "do_lower_case": True, "model_input_names": ["input_ids"], "model_max_length": 10**30,
+        "add_bos_token": False, "add_eos_token": True, "bos_token": "<bos>", "eos_token": "<eos>",
+        "pad_token": "<pad>", "unk_token": "<unk>", "do_lower_case": True,
+        "model_input_names": ["input_ids"], "model_max_length": 10**30,
         "padding_side": "right", "processor_class": processor, "tokenizer_class": "GemmaTokenizer",
     }  # fmt: skip
     _write(folder / "tokenizer_config.json", settings)
@@ -173,8 +184,9 @@ def _gemma_tokenizer(folder: Path, processor: str) -> int:
 
 def _image_processor(kind: str, **settings: Any) -> dict[str, Any]:
     return {
-        "image_processor_type": kind, "do_resize": True, "do_rescale": True, "do_normalize": True, "rescale_factor": 1 / 255,
-        "image_mean": [0.5] * 3, "image_std": [0.5] * 3, "do_convert_rgb": None,
+        "image_processor_type": kind, "do_resize": True, "do_rescale": True, "do_normalize": True,
+        "rescale_factor": 1 / 255, "image_mean": [0.5] * 3, "image_std": [0.5] * 3,
+        "do_convert_rgb": None,
     } | settings  # fmt: skip
 
 

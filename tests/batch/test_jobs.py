@@ -119,8 +119,11 @@ def test_two_thousand_objects_of_a_bucket(s3: Bucket, samples: list[bytes], tmp_
     database.execute(f"create view dataset as select * from '{tmp_path}/part-*.parquet'")
     counts = "select count(*), count(distinct uri), count(error), count(embedding) from dataset"
     assert database.sql(counts).fetchall() == [(2000, 2000, 20, 1980)]
-    told = "select error.code, count(*) from dataset where error is not null and tags is null group by all order by 1"
-    assert database.sql(told).fetchall() == [
+    codes = (
+        "select error.code, count(*) from dataset where error is not null and tags is null "
+        "group by all order by 1"
+    )
+    assert database.sql(codes).fetchall() == [
         ("invalid_image", 4),
         ("source_unavailable", 12),
         ("unsupported_image", 4),
@@ -230,7 +233,8 @@ def test_a_job_that_is_plainly_wrong_stops(tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_text("uri\n" + "".join(f"gone/{at}.jpg\n" for at in range(300)))
     with pytest.raises(
         ServiceError,
-        match=r"100 of 100 inputs failed \(100 source_unavailable\), more than --max-error-fraction 0.5",
+        match=r"100 of 100 inputs failed \(100 source_unavailable\), "
+        r"more than --max-error-fraction 0.5",
     ):
         run_job(demo_config(), options_for(tmp_path / "list.csv", tmp_path / "out", chunk_size=100))
     assert len(parts(tmp_path / "out")) >= 1

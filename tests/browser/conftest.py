@@ -37,10 +37,15 @@ ANSWERED_ERROR = "Failed to load resource: the server responded with a status of
 """Chromium writes this for every answer that is an error, also for one that the page then shows."""
 RECORD = """
 window.violations = [];
-document.addEventListener("securitypolicyviolation", (event) => window.violations.push(`${event.violatedDirective} ${event.blockedURI}`));
+document.addEventListener("securitypolicyviolation", (event) =>
+  window.violations.push(`${event.violatedDirective} ${event.blockedURI}`));
 window.objectUrls = new Set();
 const { createObjectURL, revokeObjectURL } = URL;
-URL.createObjectURL = (blob) => { const url = createObjectURL.call(URL, blob); window.objectUrls.add(url); return url; };
+URL.createObjectURL = (blob) => {
+  const url = createObjectURL.call(URL, blob);
+  window.objectUrls.add(url);
+  return url;
+};
 URL.revokeObjectURL = (url) => { window.objectUrls.delete(url); revokeObjectURL.call(URL, url); };
 """
 

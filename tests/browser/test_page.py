@@ -24,7 +24,8 @@ IN_RED_CIRCLE = {"red", "circle", "red circle"}
 HOSTILE = "<img src=x onerror=document.title='owned'>"
 TRANSFER = """([name, type, data]) => {
   const transfer = new DataTransfer();
-  transfer.items.add(new File([Uint8Array.from(atob(data), (c) => c.charCodeAt(0))], name, { type }));
+  const bytes = Uint8Array.from(atob(data), (c) => c.charCodeAt(0));
+  transfer.items.add(new File([bytes], name, { type }));
   return transfer;
 }"""
 
@@ -98,7 +99,8 @@ def test_a_pasted_picture_is_tagged(page: Page) -> None:
     buffer = io.BytesIO()
     Image.open(RED_CIRCLE).save(buffer, "PNG")
     write = """async (data) => {
-      const blob = new Blob([Uint8Array.from(atob(data), (c) => c.charCodeAt(0))], { type: "image/png" });
+      const bytes = Uint8Array.from(atob(data), (c) => c.charCodeAt(0));
+      const blob = new Blob([bytes], { type: "image/png" });
       await navigator.clipboard.write([new ClipboardItem({ "image/png": blob })]);
     }"""
     page.evaluate(write, base64.b64encode(buffer.getvalue()).decode())
@@ -349,7 +351,10 @@ def test_several_pictures_stand_in_a_grid(page: Page) -> None:
     for picture in SIX:
         scene = [thing for thing in picture.stem.split("-and-") if thing != "blue-circle"]
         assert {thing.replace("-", " ") for thing in scene} <= set(shown(card(page, picture.name)))
-    columns = "() => new Set([...document.querySelectorAll('.card')].map((card) => Math.round(card.getBoundingClientRect().x))).size"
+    columns = (
+        "() => new Set([...document.querySelectorAll('.card')]"
+        ".map((card) => Math.round(card.getBoundingClientRect().x))).size"
+    )
     assert page.evaluate(columns) == 3
     page.set_viewport_size({"width": 360, "height": 740})
     assert page.evaluate(columns) == 1

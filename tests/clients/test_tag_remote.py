@@ -197,8 +197,14 @@ def test_the_key_of_a_file_is_sent(
 def test_a_server_that_is_not_there_is_one_sentence_and_no_torch_is_loaded(folder: Path) -> None:
     """As a process: no traceback, exit status 1, nothing on standard output."""
     address = f"http://127.0.0.1:{free_port()}"
-    program = f"import sys; from serve_app.cli import main; status = main(['tag', {str(folder)!r}, '--server', {address!r}, '--json'])"
-    check = "; assert not {'torch', 'transformers', 'ray', 'fastapi'} & set(sys.modules); sys.exit(status)"
+    program = (
+        "import sys; from serve_app.cli import main; "
+        f"status = main(['tag', {str(folder)!r}, '--server', {address!r}, '--json'])"
+    )
+    check = (
+        "; assert not {'torch', 'transformers', 'ray', 'fastapi'} & set(sys.modules)"
+        "; sys.exit(status)"
+    )
     done = subprocess.run(
         [sys.executable, "-c", program + check], capture_output=True, text=True, cwd=ROOT
     )

@@ -124,7 +124,8 @@ async def send_request(
             if on_chunk is not None:
                 await on_chunk(sizes[-1])
 
-    gc.freeze()  # what other tests of this process left is not the service's, and takes long to go through
+    # objects that other tests left in this process are not the service's, and slow to go through
+    gc.freeze()
     watch = Watch()
     await asyncio.sleep(3 * WATCH_S)
     started_s = time.process_time()

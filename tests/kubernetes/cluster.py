@@ -90,7 +90,10 @@ class RayService:
 
     def start_redis(self) -> None:
         """Run Redis with the password, keeping every write on disk as the manifest's does."""
-        script = f"exec redis-server --port {REDIS_PORT} --requirepass {PASSWORD} --appendonly yes --appendfsync always --dir /tmp"
+        script = (
+            f"exec redis-server --port {REDIS_PORT} --requirepass {PASSWORD} "
+            "--appendonly yes --appendfsync always --dir /tmp"
+        )
         self.redis.start(script + " --protected-mode no", {"PATH": "/usr/bin:/bin"})
 
     def start_head(self) -> None:
@@ -256,12 +259,19 @@ class RayService:
         ]
         named = {one["name"]: str(one["value"]) for one in container["env"] if "value" in one}
         operators = {
-            "RAY_AUTH_MODE": self.cluster["authOptions"]["mode"], "RAY_AUTH_TOKEN": TOKEN, "RAY_PORT": str(GCS_PORT),
-            "RAY_timeout_ms_task_wait_for_death_info": "0", "RAY_gcs_server_request_timeout_seconds": "5", "RAY_SERVE_KV_TIMEOUT_S": "5",
+            "RAY_AUTH_MODE": self.cluster["authOptions"]["mode"],
+            "RAY_AUTH_TOKEN": TOKEN,
+            "RAY_PORT": str(GCS_PORT),
+            "RAY_timeout_ms_task_wait_for_death_info": "0",
+            "RAY_gcs_server_request_timeout_seconds": "5",
+            "RAY_SERVE_KV_TIMEOUT_S": "5",
             "RAY_ADDRESS": f"{self.head.address}:{GCS_PORT}",
-        }  # fmt: skip
+        }
         files = {
-            "/etc/hosts": f"127.0.0.1 localhost\n{pod.address} {pod.name}\n{self.redis.address} siglip-redis\n"
+            "/etc/hosts": (
+                f"127.0.0.1 localhost\n{pod.address} {pod.name}\n"
+                f"{self.redis.address} siglip-redis\n"
+            )
         }
         files |= {
             f"{mount['mountPath']}/api-keys": self.api_keys

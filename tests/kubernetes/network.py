@@ -32,7 +32,8 @@ mount -t tmpfs tmpfs /mnt
 at=0; for kept in {kept}; do at=$((at + 1)); mkdir /mnt/$at; mount --bind $kept /mnt/$at; done
 mount -t tmpfs tmpfs /tmp && mount -t tmpfs tmpfs /dev/shm
 at=0; for kept in {kept}; do at=$((at + 1)); mkdir -p $kept; mount --move /mnt/$at $kept; done
-mkdir /tmp/.etc /tmp/.work && mount -t overlay overlay -o lowerdir=/etc,upperdir=/tmp/.etc,workdir=/tmp/.work /etc
+mkdir /tmp/.etc /tmp/.work && mount -t overlay overlay \
+-o lowerdir=/etc,upperdir=/tmp/.etc,workdir=/tmp/.work /etc
 """
 SEAL = "mount -o remount,bind,ro /"
 
@@ -246,7 +247,8 @@ def rules_for(pod: Pod, policies: Sequence[dict[str, Any]], pods: Sequence[Pod])
     ):
         chosen = [policy for policy in selecting if direction in policy["spec"]["policyTypes"]]
         rules.append(
-            f"chain {hook} {{ type filter hook {hook} priority 0; policy {'drop' if chosen else 'accept'};"
+            f"chain {hook} {{ type filter hook {hook} priority 0; "
+            f"policy {'drop' if chosen else 'accept'};"
         )
         rules += ["ct state established,related accept", "meta l4proto { icmp, icmpv6 } accept"]
         rules.append("iif lo accept" if hook == "input" else "oif lo accept")

@@ -266,7 +266,8 @@ def test_a_lost_pod_does_not_end_the_service(
     assert {one.outcome for one in load.since(recovered_s)} == {"200"}
     lost = len(load.failed)
     print(
-        f"{name}: {lost} of {len(load.answers)} failed: {load.outcomes}, longest {max(one.seconds for one in load.answers):.1f} s"
+        f"{name}: {lost} of {len(load.answers)} failed: {load.outcomes}, "
+        f"longest {max(one.seconds for one in load.answers):.1f} s"
     )
     assert lost <= 0.05 * len(load.answers), (load.outcomes, load.failed[:5])
 

@@ -116,7 +116,8 @@ def _core_problems(text: str, version: str) -> list[str]:
         kubernetes_validate.validate(manifest, version, strict=True)
     except kubernetes_validate.SchemaNotFoundError:
         return [
-            f"{manifest['apiVersion']} {manifest['kind']} is unknown to Kubernetes {version} and is no packed kind"
+            f"{manifest['apiVersion']} {manifest['kind']} is unknown to Kubernetes {version} "
+            "and is no packed kind"
         ]
     except kubernetes_validate.ValidationError as error:
         return [f"{'/'.join(map(str, error.path))}: {error.message}"]

@@ -326,7 +326,10 @@ def upgrade_is_possible(spec: dict[str, Any], _: dict[str, str]) -> Iterator[str
     surge = options.get("maxSurgePercent", 100)
     step = options.get("stepSizePercent", -1)
     if not (0 <= surge <= 100 and 0 <= step <= surge):
-        yield "stepSizePercent and maxSurgePercent must be from 0 to 100, and the first no more than the second"
+        yield (
+            "stepSizePercent and maxSurgePercent must be from 0 to 100, "
+            "and the first no more than the second"
+        )
     if options.get("intervalSeconds", 0) <= 0:
         yield "intervalSeconds must be greater than 0"
     if not options.get("gatewayClassName"):
@@ -346,7 +349,9 @@ def service_is_plain(spec: dict[str, Any], annotations: dict[str, str]) -> Itera
         yield "rayClusterDeletionDelaySeconds must not be negative"
     timeout = annotations.get("ray.io/initializing-timeout")
     if timeout and not (re.fullmatch(r"\+?\d+", timeout) or GO_DURATION.fullmatch(timeout)):
-        yield f"ray.io/initializing-timeout {timeout} is no duration of Go's and no number of seconds"
+        yield (
+            f"ray.io/initializing-timeout {timeout} is no duration of Go's and no number of seconds"
+        )
     elif timeout and not re.search(r"[1-9]", timeout):
         yield "ray.io/initializing-timeout must be positive"
 

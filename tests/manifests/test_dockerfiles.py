@@ -58,7 +58,10 @@ def test_stages_are_read() -> None:
     """Lines are joined, comments between them left out, and arguments above the first stage known
     to what stages start from.
     """
-    text = '# a\nARG V=3.11\nFROM python:${V} AS build\nRUN one \\\n# b\n    && two\nfrom build\nCMD ["a b", "c"]\n'
+    text = (
+        "# a\nARG V=3.11\nFROM python:${V} AS build\nRUN one \\\n# b\n    && two\n"
+        'from build\nCMD ["a b", "c"]\n'
+    )
     build, last = read_stages(text)
     assert (build.base, build.name, last.base) == ("python:3.11", "build", "build")
     assert [(step.keyword, step.value) for step in build.steps] == [("RUN", "one     && two")]
@@ -71,7 +74,8 @@ def test_arguments_are_given_and_environments_are_not() -> None:
     """
     variables = Variables({"PATH": "/bin"}, {"MODEL": "m", "HOME": "given"})
     (stage,) = read_stages(
-        'FROM x\nARG MODEL=""\nARG HOME\nENV HOME=/tmp \\\n    PATH=/opt:${PATH} \\\n    HUB=${MODEL:+inside}\n'
+        'FROM x\nARG MODEL=""\nARG HOME\n'
+        "ENV HOME=/tmp \\\n    PATH=/opt:${PATH} \\\n    HUB=${MODEL:+inside}\n"
     )
     for step in stage.steps:
         variables.take(step)

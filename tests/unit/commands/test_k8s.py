@@ -156,7 +156,8 @@ def test_gpus_instead_of_the_hardware(typed: Typed, config: Path) -> None:
     [
         (
             {"revision": None},
-            "google/siglip2-so400m-patch16-384 has no revision; `siglip-serve fetch google/siglip2-so400m-patch16-384`",
+            "google/siglip2-so400m-patch16-384 has no revision; "
+            "`siglip-serve fetch google/siglip2-so400m-patch16-384`",
         ),
         ({"access": {}}, "tags asks for no API key"),
         (
@@ -165,11 +166,13 @@ def test_gpus_instead_of_the_hardware(typed: Typed, config: Path) -> None:
         ),
         (
             {"serving__postprocessor": {}},
-            "postprocessor of tags may stand in GPU pods and take the CPUs of their encoders; set label_selector",
+            "postprocessor of tags may stand in GPU pods and take the CPUs of their encoders; "
+            "set label_selector",
         ),
         (
             {"serving__port": 9000},
-            "serving.port is 9000, and the pods, the Service and the policies of k8s/base open 8000",
+            "serving.port is 9000, "
+            "and the pods, the Service and the policies of k8s/base open 8000",
         ),
         (
             {"serving__ingress": "python"},
@@ -329,8 +332,8 @@ def test_a_configuration_of_other_groups_needs_the_manifest(
     status, out, err = typed("k8s", "plan", "--config", config, "--against", running)
     assert (status, out) == (1, "")
     assert (
-        "has the worker groups cpu and gpu, and the configuration makes the worker groups cpu; give what will be applied by --manifest"
-        in err
+        "has the worker groups cpu and gpu, and the configuration makes the worker groups cpu; "
+        "give what will be applied by --manifest" in err
     )
 
 
@@ -424,7 +427,8 @@ def test_several_configurations(typed: Typed, config: Path, tmp_path: Path) -> N
         status, _, err = typed("k8s", command, "--config", one, one)
         assert (status, err) == (
             1,
-            "siglip-serve: name one stands in more than one configuration; each application needs its own.\n",
+            "siglip-serve: name one stands in more than one configuration; "
+            "each application needs its own.\n",
         )
         status, _, err = typed("k8s", command, "--config", one, two, "--gpu", "l4")
         assert (
@@ -487,7 +491,8 @@ def test_fetching_from_the_hub_prints_the_commit(
         (["demo", "--revision", "main"], "revision 'main' is set, but"),
         (
             ["nowhere"],
-            "model 'nowhere' is neither a folder on this machine nor a hub id of the form owner/name.",
+            "model 'nowhere' is neither a folder on this machine "
+            "nor a hub id of the form owner/name.",
         ),
         (["google/siglip2-base-patch16-224"], "is not in the cache and HF_HUB_OFFLINE is set"),
         ([""], "plugins.siglip.model: string should have at least 1 character"),

@@ -16,7 +16,7 @@ before = memory._resident_bytes()
 def burst():  # in a thread, as decoding is: every thread's arena keeps what was freed in it
     for _ in range(3000):
         blocks.append(bytearray(b"x" * 100_000))
-        kept.append(bytes(2000))  # between two of them, so that nothing is free at the end of the arena
+        kept.append(bytes(2000))  # between two of them, so that the arena's end is never free
 
 kept, blocks = [], []
 threads = [threading.Thread(target=burst) for _ in range(2)]

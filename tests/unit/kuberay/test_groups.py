@@ -287,7 +287,8 @@ def test_hardware_is_named(hardware: str) -> None:
     """A manifest is made on a laptop: what that has must not come into it."""
     with pytest.raises(
         ConfigError,
-        match=f"hardware is {hardware}, and a manifest is made before there are machines; name them",
+        match=f"hardware is {hardware}, "
+        "and a manifest is made before there are machines; name them",
     ):
         plan_for(config_of(BASE, hardware))
 

@@ -91,7 +91,8 @@ def test_a_card_without_marks_is_refused(name: str) -> None:
     """One that is described by its memory only is on nobody's label."""
     with pytest.raises(
         ConfigError,
-        match=rf"how nodes with {name} are labelled is not known; known are t4, v100, .*, a100-80g, h100",
+        match=rf"how nodes with {name} are labelled is not known; "
+        r"known are t4, v100, .*, a100-80g, h100",
     ):
         node_affinity(name)
 

@@ -29,14 +29,19 @@ PROGRAM = textwrap.dedent(
         asked = []
         signal.signal(signal.SIGINT, lambda *_: asked.append("SIGINT"))
         signal.signal(signal.SIGTERM, lambda *_: asked.append("SIGTERM"))
-        # a process that outlives the one that started it, and takes no notice of signals, as HAProxy might
-        deaf = "import signal, time; [signal.signal(n, signal.SIG_IGN) for n in (1, 2, 15)]; time.sleep(60)"
+        # a process that ignores signals and outlives the one that started it, as HAProxy might
+        deaf = (
+            "import signal, time; [signal.signal(n, signal.SIG_IGN) for n in (1, 2, 15)];"
+            "time.sleep(60)"
+        )
         orphan = (
             "import subprocess, sys; nowhere = subprocess.DEVNULL;"
             f"command = [sys.executable, '-c', {deaf!r}];"
-            "print(subprocess.Popen(command, stdout=nowhere, stderr=nowhere, start_new_session=True).pid)"
+            "options = dict(stdout=nowhere, stderr=nowhere, start_new_session=True);"
+            "print(subprocess.Popen(command, **options).pid)"
         )
-        left = subprocess.run([sys.executable, "-c", orphan], capture_output=True, text=True, check=True).stdout
+        command = [sys.executable, "-c", orphan]
+        left = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         with open(sys.argv[1] + ".new", "w") as file:
             json.dump({"child": os.getpid(), "orphan": int(left)}, file)
         os.rename(sys.argv[1] + ".new", sys.argv[1])

@@ -25,8 +25,11 @@ TEMPLATES = ("{label}",)
 LABELS = tuple("abcdef")
 OF = FittedTo("0123456789abcdef", TEMPLATES, LABELS)
 GOOD = Calibration(
-    method="platt", checkpoint=OF.checkpoint, prompt_templates=TEMPLATES, images=9, threshold=0.4, pooled=Fit(scale=0.5, offset=-1.0),
-    tags={"a": Fit(scale=2.0, offset=0.25, threshold=0.3), "no": Fit(offset=1.0), "a: b # c": Fit()},
+    method="platt", checkpoint=OF.checkpoint, prompt_templates=TEMPLATES, images=9,
+    threshold=0.4, pooled=Fit(scale=0.5, offset=-1.0),
+    tags={
+        "a": Fit(scale=2.0, offset=0.25, threshold=0.3), "no": Fit(offset=1.0), "a: b # c": Fit(),
+    },
 )  # fmt: skip
 
 
@@ -56,7 +59,8 @@ def test_small_numbers_and_long_labels_come_back(tmp_path: Path) -> None:
     key.
     """
     tiny = Calibration(
-        method="platt", checkpoint="x", prompt_templates=TEMPLATES, images=1, threshold=3.9e-7, pooled=Fit(scale=2e-6, offset=-1e-7),
+        method="platt", checkpoint="x", prompt_templates=TEMPLATES, images=1,
+        threshold=3.9e-7, pooled=Fit(scale=2e-6, offset=-1e-7),
         tags={"long label " * 23: Fit(threshold=1e-9), "é'\"\n": Fit()},
     )  # fmt: skip
     write_calibration(tiny, tmp_path / "c.yaml")

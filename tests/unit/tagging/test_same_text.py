@@ -23,8 +23,9 @@ from serve_app.towers.tokenizer import SiglipTextInputs
 
 CONFIGS = Path(__file__).parents[3] / "configs" / "vocabularies"
 PAIRS = [
-    ("C++", "C#"), ("C", "C++"), ("t-shirt", "t shirt"), ("rock 'n' roll", "rock n roll"), ("dog.", "dog"), ("café", "cafe"),
-    ("犬", "猫"), ("犬", "dog"), ("ｃａｔ", "cat"), ("x²", "x2"), ("🐈", "🐕"), ("dogs", "dog"),
+    ("C++", "C#"), ("C", "C++"), ("t-shirt", "t shirt"), ("rock 'n' roll", "rock n roll"),
+    ("dog.", "dog"), ("café", "cafe"), ("犬", "猫"),
+    ("犬", "dog"), ("ｃａｔ", "cat"), ("x²", "x2"), ("🐈", "🐕"), ("dogs", "dog"),
 ]  # fmt: skip
 
 
@@ -162,13 +163,14 @@ def test_check_names_both_places(
     """
     (tmp_path / "words.txt").write_text("# languages\nC++\nPython\nC#\n")
     (tmp_path / "c.yaml").write_text(
-        f"labels: words.txt\nprompt_templates: ['{{label}}']\nplugins: {{siglip: {{model: {tiny('siglip')}}}}}\n"
+        "labels: words.txt\nprompt_templates: ['{label}']\n"
+        f"plugins: {{siglip: {{model: {tiny('siglip')}}}}}\n"
     )
     assert main(["check", str(tmp_path / "c.yaml")]) == 1
     said = capsys.readouterr().err
     assert (
-        f"{tmp_path}/words.txt:4: 'C#' is the same to this model as 'C++' at {tmp_path}/words.txt:2;"
-        in said
+        f"{tmp_path}/words.txt:4: 'C#' is the same to this model as 'C++' "
+        f"at {tmp_path}/words.txt:2;" in said
     )
 
 

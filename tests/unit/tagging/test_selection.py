@@ -64,8 +64,11 @@ def test_a_threshold_of_one_asks_for_what_rounds_to_one() -> None:
 @settings(max_examples=200, deadline=None)
 @given(
     st.lists(st.lists(st.integers(-6, 6), min_size=7, max_size=7), min_size=1, max_size=4),
-    st.integers(0, 7), st.integers(1, 8), st.sampled_from([0.0, 0.1, 0.5, 0.9, 1.0]), st.lists(st.booleans(), min_size=7, max_size=7),
-)  # fmt: skip
+    st.integers(0, 7),
+    st.integers(1, 8),
+    st.sampled_from([0.0, 0.1, 0.5, 0.9, 1.0]),
+    st.lists(st.booleans(), min_size=7, max_size=7),
+)
 def test_selection_equals_a_plain_loop(
     rows: list[list[int]], min_tags: int, max_tags: int, threshold: float, allowed: list[bool]
 ) -> None:

@@ -16,7 +16,8 @@ YAML = """\
 # animals
 tags:
   - dog
-  - {label: crane (bird), prompt: "a crane, a bird", category: animals, aliases: [grus], parents: [bird], threshold: 0.2, bias: -0.5}
+  - {label: crane (bird), prompt: "a crane, a bird", category: animals, aliases: [grus], \
+parents: [bird], threshold: 0.2, bias: -0.5}
   - label: bird
 """
 CSV = """\
@@ -85,23 +86,47 @@ def test_templates_come_from_the_block_then_the_file_then_the_configuration(tmp_
 
 BAD_YAML = [
     ("tags:\n  - dog\n  - Dog\n", ["a.yaml:3: 'Dog' is the same to the model as a name at"]),
-    ("tags:\n  - red_car\n  - {label: x, aliases: [Red  Car]}\n", ["a.yaml:3: 'Red  Car' is the same"]),
+    (
+        "tags:\n  - red_car\n  - {label: x, aliases: [Red  Car]}\n",
+        ["a.yaml:3: 'Red  Car' is the same"],
+    ),
     ("tags:\n  - {label: x, aliases: [y, y]}\n", ["a.yaml:2: 'y' is the same"]),
     ("tags:\n  - cafe\u0301\n  - caf\u00e9\n", ["a.yaml:3: 'caf\u00e9' is the same"]),
-    ("tags:\n  - ''\n  - '...'\n", ["a.yaml:2: The label '' has no letter", "a.yaml:3: The label '...' has no letter"]),
-    ("tags:\n  - cat\n  - no\n", ['a.yaml:3: no is not text in YAML but true or false; quote it: "no".']),
-    ("tags:\n  - {label: 747}\n", ['a.yaml:2: label: 747 is not text in YAML but a number; quote it: "747".']),
-    ("tags:\n  - {label: cat, treshold: 0.5}\n", ["a.yaml:2: unknown key treshold; did you mean threshold?"]),
-    ("tags:\n  - {label: cat, threshold: 5}\n", ["a.yaml:2: threshold: must be less than or equal to 1 (got 5)"]),
+    (
+        "tags:\n  - ''\n  - '...'\n",
+        ["a.yaml:2: The label '' has no letter", "a.yaml:3: The label '...' has no letter"],
+    ),
+    (
+        "tags:\n  - cat\n  - no\n",
+        ['a.yaml:3: no is not text in YAML but true or false; quote it: "no".'],
+    ),
+    (
+        "tags:\n  - {label: 747}\n",
+        ['a.yaml:2: label: 747 is not text in YAML but a number; quote it: "747".'],
+    ),
+    (
+        "tags:\n  - {label: cat, treshold: 0.5}\n",
+        ["a.yaml:2: unknown key treshold; did you mean threshold?"],
+    ),
+    (
+        "tags:\n  - {label: cat, threshold: 5}\n",
+        ["a.yaml:2: threshold: must be less than or equal to 1 (got 5)"],
+    ),
     ("tags:\n  - {label: cat, bias: .nan}\n", ["a.yaml:2: .nan is not a finite number"]),
     ("tags:\n  - {label: cat, parents: animal}\n", ["a.yaml:2: parents must be a list"]),
-    ("tags:\n  - {label: cat, threshold: on}\n", ["a.yaml:2: threshold: must be a number (got True)."]),
+    (
+        "tags:\n  - {label: cat, threshold: on}\n",
+        ["a.yaml:2: threshold: must be a number (got True)."],
+    ),
     ("tags:\n  - {prompt: cat}\n", ["a.yaml:2: label is missing"]),
     (
         "tags:\n  - animal\n  - {label: cat, parents: [anmal]}\n",
         ["a.yaml:3: the parent 'anmal' is not a label of this vocabulary; did you mean 'animal'?"],
     ),
-    ("tags:\n  - {label: a, parents: [b]}\n  - {label: b, parents: [a]}\n", ["a.yaml:2: parents go round in a circle: a → b → a."]),
+    (
+        "tags:\n  - {label: a, parents: [b]}\n  - {label: b, parents: [a]}\n",
+        ["a.yaml:2: parents go round in a circle: a → b → a."],
+    ),
     ("tags:\n  - {label: cat, label: dog}\n", ["a.yaml:2: 'label' is set twice in one block"]),
     ("tags: [\n", ["a.yaml:2: not YAML"]),
     ("tags: []\n", ["a.yaml: there are no labels in it"]),
@@ -109,11 +134,17 @@ BAD_YAML = [
     ("cat\n", ["a.yaml: holds neither a list of labels nor a block"]),
     (
         "tags: [cat]\nprompt_templates: [no place]\n",
-        ["a.yaml: prompt_templates or background_prompts: The prompt template 'no place' must hold"],
+        [
+            "a.yaml: prompt_templates or background_prompts: "
+            "The prompt template 'no place' must hold"
+        ],
     ),
     ("tags:\n  - {label: cat, prompt: '?'}\n", ["a.yaml:2: prompt: The label '?' has no letter"]),
-    ("tags:\n  - dog\n  - {label: a bird, prompt: Dog}\n", ["a.yaml:3: 'Dog' is the same to the model as a name at"]),
-]  # fmt: skip
+    (
+        "tags:\n  - dog\n  - {label: a bird, prompt: Dog}\n",
+        ["a.yaml:3: 'Dog' is the same to the model as a name at"],
+    ),
+]
 
 
 @pytest.mark.parametrize(("text", "expected"), BAD_YAML, ids=range(len(BAD_YAML)))

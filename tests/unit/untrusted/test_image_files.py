@@ -104,7 +104,8 @@ def test_a_failing_disk_or_share_ends_the_listing(
     fail_at(tmp_path / "sub", code, monkeypatch)
     with pytest.raises(
         ConfigError,
-        match=rf"sub: {re.escape(os.strerror(code))}. Check the disk or network share, then try again.",
+        match=rf"sub: {re.escape(os.strerror(code))}. "
+        r"Check the disk or network share, then try again.",
     ):
         pictures_in(tmp_path)
 

@@ -16,8 +16,9 @@ from serve_app.tagging.registered import read_registered
 from serve_app.untrusted.yaml_files import SettingsLoader, parse_documents, parse_nodes
 
 NOT_TEXT = (
-    "no", "No", "on", "off", "yes", "true", "FALSE", "~", "null", "007", "1_000", "0x10", "0b11", ".5", "1e3", "1E-3", "+1.5e3", "12:30",
-    "1:30.5", "2024-01-01", "2024-01-01 10:00:00", "3.14", "-7",
+    "no", "No", "on", "off", "yes", "true", "FALSE", "~", "null",
+    "007", "1_000", "0x10", "0b11", ".5", "1e3", "1E-3", "+1.5e3", "12:30", "1:30.5",
+    "2024-01-01", "2024-01-01 10:00:00", "3.14", "-7",
 )  # fmt: skip
 """Words that YAML 1.1 or 1.2 reads as something else than text."""
 PLACES = {
@@ -211,7 +212,8 @@ def test_a_date_among_settings_is_refused_with_its_line(tmp_path: Path) -> None:
 NULLS = """\
 name: ~
 revision: ~
-plugins: {siglip: {model: ~, dtype: ~, max_tags: ~, confidence_threshold: ~, sort_by: ~, include_raw_scores: ~}}
+plugins: {siglip: {model: ~, dtype: ~, max_tags: ~, confidence_threshold: ~, sort_by: ~, \
+include_raw_scores: ~}}
 labels: ~
 calibration: ~
 vocabularies:
@@ -223,7 +225,8 @@ vocabularies:
     calibration: ~
 default_vocabulary: ~
 prompt_templates: ~
-selection: {score: ~, min_tags: ~, parents: ~, include_labels: ~, exclude_labels: ~, include_categories: ~, exclude_categories: ~}
+selection: {score: ~, min_tags: ~, parents: ~, include_labels: ~, exclude_labels: ~, \
+include_categories: ~, exclude_categories: ~}
 limits: {max_image_bytes: ~, image_formats: ~}
 hardware: ~
 serving: {port: ~, host: ~, image_encoder: {num_replicas: ~, num_gpus: ~}, text_encoder: ~}
