@@ -49,11 +49,10 @@ def otlp() -> list[Any]:
     Raises:
         ConfigError: The exporter is not installed.
     """
-    # both are in the extra `tracing`, which a service without traces does not need
-    from opentelemetry.sdk.trace.export import BatchSpanProcessor
-
     try:
+        # both are in the extra `tracing`, which a service without traces does not need
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
     except ImportError as error:
         raise ConfigError(
             "sending traces needs the extra tracing: pip install 'siglip-serve[tracing]'."

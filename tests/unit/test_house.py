@@ -6,12 +6,9 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[2] / "serve_app"
 TOP_LEVEL = {"__init__.py", "__main__.py", "app.py", "cli.py", "errors.py"}
-MAX_LOCAL_IMPORTS = 15
-UNDER_WORK = ("batch/", "graph/", "pipeline/", "siglip/")
-"""Rooms whose imports inside functions are about to move; they are not counted yet."""
+MAX_LOCAL_IMPORTS = 23
+"""Lower it whenever one goes; the aim is 15."""
 TORCH = {"torch", "transformers"}
-TORCH_STILL_IN = {"graph/encoders.py", "batch/workers.py"}
-"""Modules that still import torch and are about to move it below towers/."""
 
 
 def modules() -> Iterator[tuple[str, ast.Module, list[str]]]:
@@ -53,8 +50,6 @@ def test_an_import_inside_a_function_says_why() -> None:
     """On its line or in the comment above it; several imports in a row share one comment."""
     silent: list[str] = []
     for name, tree, lines in modules():
-        if name.startswith(UNDER_WORK):
-            continue
         explained = 0
         for node in local_imports(tree):
             above = lines[node.lineno - 2].strip().startswith("#")
@@ -68,12 +63,7 @@ def test_an_import_inside_a_function_says_why() -> None:
 
 def test_few_imports_are_inside_functions() -> None:
     """They hide what a module depends on."""
-    found = [
-        f"{name}:{node.lineno}"
-        for name, tree, _ in modules()
-        if not name.startswith(UNDER_WORK)
-        for node in local_imports(tree)
-    ]
+    found = [f"{name}:{node.lineno}" for name, tree, _ in modules() for node in local_imports(tree)]
     assert len(found) <= MAX_LOCAL_IMPORTS, found
 
 
@@ -84,7 +74,7 @@ def test_torch_is_imported_below_towers_only() -> None:
         for name, tree, _ in modules()
         if not name.startswith("towers/") and any(TORCH & imported(n) for n in ast.walk(tree))
     }
-    assert offenders <= TORCH_STILL_IN
+    assert offenders == set()
 
 
 def test_the_package_imports_nothing_of_the_repository() -> None:
