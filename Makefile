@@ -23,10 +23,10 @@ serve: install ## start the service on the embedded demo checkpoint (CONFIG=... 
 	@$(BIN)/siglip-serve serve $(CONFIG) $(if $(PORT),--port $(PORT))
 
 test: install ## run every test that needs no GPU (WORKERS=... processes at once)
-	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
+	@$(BIN)/python -m pytest -n $(WORKERS)
 
 test-quick: install ## run the tests that start no service
-	@$(BIN)/python -m pytest -n auto --dist loadgroup tests/unit tests/parity
+	@$(BIN)/python -m pytest -n auto tests/unit tests/parity
 
 check: install ## format, lint, types, import rules
 	@$(BIN)/ruff format --check serve_app tests tools bench k8s

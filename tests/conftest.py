@@ -27,15 +27,6 @@ from tests import tiny_checkpoints
 torch.set_num_threads(1)  # more only wait for each other where several processes share the cores
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Arrange the tests if this process is one of several."""
-    if hasattr(config, "workerinput"):
-        from tests.parallel import arrange  # needs pytest-xdist, which not every run has
-
-        arrange(items)
-
-
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
     """Schedule the tests as `tests/parallel.py` says."""

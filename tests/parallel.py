@@ -1,26 +1,49 @@
 """How the suite is divided among processes when it runs with pytest-xdist's `-n`.
 
-The tests of a file run in one process, one after the other, and so do those with the same
-`xdist_group` mark, because they share a service or a browser. Some of these units mostly wait for
+The tests of a unit run in one process, one after the other, because they share a service, a
+cluster or a browser. A unit is a file unless `UNITS` says otherwise. Some units mostly wait for
 processes that they started, the others compute. Therefore most workers take the waiting units
 first, and the others take them last.
+
+pytest-xdist's own `--dist loadgroup` is not used: with pytest 9.2 it ignores the marks.
 """
 
+import re
 from pathlib import Path
 
-import pytest
-from xdist.scheduler import LoadGroupScheduling
+from xdist.scheduler import LoadScopeScheduling
 from xdist.workermanage import WorkerController
 
 TESTS = Path(__file__).parent
+EXPOSED = "exposed"
+"""Unit of the files that share the fixture `exposed`; each of its ingresses is a unit of its own."""
+PYTHON_INGRESS = re.compile(r"[\[-]python[\]-]")
+"""The parameter of `exposed` in a test's name."""
+UNITS = {
+    "cluster/test_dashboard.py": "cluster",
+    "cluster/test_deployed_beside_another.py": "cluster",
+    "cluster/test_face.py": "cluster",
+    "cluster/test_graph.py": "cluster",
+    "hostile/test_overload.py": EXPOSED,
+    "hostile/test_ports.py": EXPOSED,
+    "hostile/test_two_services.py": EXPOSED,
+    "batch/test_faulty_store.py": "batch",
+    "batch/test_jobs.py": "batch",
+    "batch/test_poison.py": "batch",
+    "batch/test_shown.py": "batch",
+    "batch/test_update.py": "batch",
+    "browser/test_accessibility.py": "browser",
+    "browser/test_page.py": "browser",
+}
+"""The unit of a file below `tests/` that shares something with other files."""
 FIRST = (
-    "exposed-haproxy",
-    "running",
+    f"{EXPOSED} haproxy",
+    "cluster",
     "kubernetes/test_ray_service.py",
     "batch",
     "batch/test_chaos.py",
     "cluster/test_lifecycle.py",
-    "exposed-python",
+    f"{EXPOSED} python",
     "cluster/test_autoscaling.py",
     "batch/test_through_service.py",
     "manifests/test_image.py",
@@ -34,38 +57,34 @@ FIRST = (
     "unit/graph/test_render.py",
     "unit/hardware/test_footprint.py",
 )
-"""The units that take longest, the longest first: names of groups, or of files below `tests/`."""
+"""The units that take longest, the longest first."""
 COMPUTING_WORKERS = 2
-"""Number of workers that take these units last."""
+"""Number of workers that take the units of `FIRST` last, if there are more workers than these."""
 
 
-def unit_of(item: pytest.Item) -> str:
-    """Return the name of the unit that a test belongs to: of its group, or of its file."""
-    group = item.get_closest_marker("xdist_group")
-    return str(group.args[0]) if group else item.path.relative_to(TESTS).as_posix()
+def unit_of(nodeid: str) -> str:
+    """Return the unit of a test."""
+    path, _, name = nodeid.removeprefix("tests/").partition("::")
+    unit = UNITS.get(path, path)
+    if unit == EXPOSED:
+        return f"{unit} python" if PYTHON_INGRESS.search(name) else f"{unit} haproxy"
+    return unit
 
 
-def arrange(items: list[pytest.Item]) -> None:
-    """Mark every test with its unit, and sort the tests by when their units should start."""
-    position = {unit: i for i, unit in enumerate(FIRST)}
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(unit_of(item)))
-    items.sort(key=lambda item: position.get(unit_of(item), len(FIRST)))
+class FromBothEnds(LoadScopeScheduling):
+    """Gives the units of `FIRST` to most workers, and the other units to the other workers."""
 
-
-class FromBothEnds(LoadGroupScheduling):
-    """Gives units from the front of the queue to most workers, and from its back to the others."""
-
-    def __init__(self, config: pytest.Config, log: object = None) -> None:
-        super().__init__(config, log)
-        config.option.loadscopereorder = False  # the order is that of `arrange`
+    def _split_scope(self, nodeid: str) -> str:
+        return unit_of(nodeid)
 
     def _assign_work_unit(self, node: WorkerController) -> None:
-        if self._computes(node):
-            self.workqueue.move_to_end(next(reversed(self.workqueue)), last=False)
+        self.workqueue.move_to_end(self._next_unit(node), last=False)
         super()._assign_work_unit(node)
 
-    def _computes(self, node: WorkerController) -> bool:
+    def _next_unit(self, node: WorkerController) -> str:
+        waiting = [unit for unit in FIRST if unit in self.workqueue]
+        others = [unit for unit in self.workqueue if unit not in FIRST]
         number = int(node.gateway.id.removeprefix("gw"))
-        return self.numnodes > COMPUTING_WORKERS > number
+        if self.numnodes > COMPUTING_WORKERS > number:
+            return [*others, *reversed(waiting)][0]
+        return [*waiting, *others][0]

@@ -12,7 +12,7 @@ from serve_app.demo import settings as demo_settings
 from serve_app.demo.settings import demo_config
 from tests.faulty_store import faulty_bucket
 
-pytestmark = [pytest.mark.usefixtures("cluster"), pytest.mark.xdist_group("batch")]
+pytestmark = pytest.mark.usefixtures("cluster")
 SAMPLES = [
     path.read_bytes()
     for path in sorted((Path(demo_settings.__file__).parent / "samples").glob("*.jpg"))

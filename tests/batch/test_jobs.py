@@ -26,7 +26,7 @@ from tests.conftest import encoded, in_float32, random_picture
 from tests.object_store import Bucket
 
 SAMPLES = Path(demo_settings.__file__).parent / "samples"
-pytestmark = [pytest.mark.usefixtures("cluster"), pytest.mark.xdist_group("batch")]
+pytestmark = pytest.mark.usefixtures("cluster")
 
 
 def options_for(source: Path | str, output: Path | str, **changed: object) -> BatchOptions:

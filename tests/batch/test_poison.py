@@ -15,7 +15,7 @@ from serve_app.demo.settings import demo_config
 from tests.batch.poison import DyingEncoder, prepare_or_die
 from tests.conftest import encoded
 
-pytestmark = [pytest.mark.usefixtures("cluster"), pytest.mark.xdist_group("batch")]
+pytestmark = pytest.mark.usefixtures("cluster")
 SAMPLES = sorted((Path(demo_settings.__file__).parent / "samples").glob("*.jpg"))
 
 

@@ -19,7 +19,7 @@ from serve_app.demo.settings import demo_config
 from tests.batch.test_jobs import options_for, rows_of
 
 SAMPLES = Path(demo_settings.__file__).parent / "samples"
-pytestmark = [pytest.mark.usefixtures("cluster"), pytest.mark.xdist_group("batch")]
+pytestmark = pytest.mark.usefixtures("cluster")
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from serve_app.demo import settings as demo_settings
 from serve_app.demo.settings import demo_config
 from serve_app.errors import ConfigError
 
-pytestmark = [pytest.mark.usefixtures("cluster"), pytest.mark.xdist_group("batch")]
+pytestmark = pytest.mark.usefixtures("cluster")
 SAMPLES = [
     path.read_bytes()
     for path in sorted((Path(demo_settings.__file__).parent / "samples").glob("*.jpg"))

@@ -11,8 +11,6 @@ from playwright.sync_api import Page, expect
 from tests.browser.conftest import Gate
 from tests.browser.test_page import SIX, add
 
-pytestmark = pytest.mark.xdist_group("browser")
-
 
 def found(page: Page) -> list[str]:
     """Return each violation with its places."""

@@ -15,8 +15,6 @@ from playwright.sync_api import Locator, Page, expect
 
 from tests.browser.conftest import Gate
 
-pytestmark = pytest.mark.xdist_group("browser")
-
 SAMPLES = Path(__file__).parents[2] / "serve_app" / "demo" / "samples"
 RED_CIRCLE = SAMPLES / "red-circle.jpg"
 SIX = sorted(SAMPLES.glob("*.jpg"))

@@ -18,12 +18,9 @@ from tests.dashboard import DASHBOARD, QUERIES, ROOT, examples, substituted
 from tests.prometheus import COMMAND, SCRAPE_INTERVAL_S, Labels, Prometheus
 from tests.service import METRIC_DELAY_S, Service
 
-pytestmark = [
-    pytest.mark.skipif(
-        COMMAND is None, reason="prometheus is not installed (Debian: apt-get install prometheus)"
-    ),
-    pytest.mark.xdist_group("running"),
-]
+pytestmark = pytest.mark.skipif(
+    COMMAND is None, reason="prometheus is not installed (Debian: apt-get install prometheus)"
+)
 
 APPLICATION = "siglip-demo"
 NEEDS_GPU = ("GPU memory", "GPU memory used of its limit")

@@ -12,8 +12,6 @@ from serve_app.demo import settings as demo_settings
 from tests.cluster.conftest import demo_config
 from tests.service import COMMAND, START_TIMEOUT_S, Service, wait_for
 
-pytestmark = pytest.mark.xdist_group("running")
-
 PICTURE = (Path(demo_settings.__file__).parent / "samples" / "red-circle.jpg").read_bytes()
 NO_CPU = {"num_cpus": 0, "num_replicas": 1}  # the first one has them all
 

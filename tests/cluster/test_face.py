@@ -6,19 +6,17 @@ import asyncio
 import base64
 import json
 import secrets
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
-import pytest
 
 from bench.soak import MAX_GROWTH_MIB, soak
 from serve_app.telemetry.record import STAGES
 from tests.cluster.test_graph import PICTURES
-from tests.service import Service, wait_for
-
-pytestmark = pytest.mark.xdist_group("running")
+from tests.service import COMMAND, Service, wait_for
 
 
 def tagged(service: Service, **headers: str) -> httpx.Response:
@@ -172,3 +170,17 @@ def test_stages_of_tiles_do_not_add_up_to_more_than_the_whole(service: Service) 
     answer = httpx.post(f"{service.url}/v1/tag?quality=high", content=PICTURES[0], timeout=60)
     parts = dict(part.split(";dur=") for part in answer.headers["server-timing"].split(", "))
     assert all(float(parts[stage]) <= float(parts["total"]) for stage in STAGES)
+
+
+def test_taken_port_is_told_before_anything_starts(running: Service) -> None:
+    """A second service on the same port ends with one line that says so."""
+    ran = subprocess.run(
+        [COMMAND, "serve", str(running.path)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ran.returncode == 1
+    assert f"port {running.config['serving']['port']} is taken" in ran.stderr
+    assert "Traceback" not in ran.stderr

@@ -23,8 +23,6 @@ from tests.conftest import encoded, random_picture
 from tests.service import Service, wait_for
 from tests.tiny_checkpoints import FAMILIES, LABELS
 
-pytestmark = pytest.mark.xdist_group("running")
-
 PICTURES = [
     encoded(scenes.draw(scene, 320, 240), "JPEG", quality=90)
     for scene in scenes.sample_scenes(3, 16, scenes.SEEN)

@@ -8,7 +8,6 @@ tests/hostile/test_two_services.py.
 import os
 import signal
 import socket
-import subprocess
 import time
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -21,7 +20,7 @@ from serve_app.processes.private_ray import private_environment, private_folder
 from serve_app.processes.supervisor import STOP_TIMEOUT_S
 from tests.cluster.conftest import demo_config
 from tests.process_trees import ProcessTree
-from tests.service import COMMAND, START_TIMEOUT_S, Service, wait_for
+from tests.service import START_TIMEOUT_S, Service, wait_for
 
 
 @pytest.fixture
@@ -93,21 +92,6 @@ def test_a_signal_to_the_group_at_any_phase_of_the_start_leaves_nothing(i: int, 
     finally:
         tree.kill()
     assert "Traceback" not in service.output()
-
-
-@pytest.mark.xdist_group("running")
-def test_taken_port_is_told_before_anything_starts(running: Service) -> None:
-    """A second service on the same port ends with one line that says so."""
-    ran = subprocess.run(
-        [COMMAND, "serve", str(running.path)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert ran.returncode == 1
-    assert f"port {running.config['serving']['port']} is taken" in ran.stderr
-    assert "Traceback" not in ran.stderr
 
 
 def test_checkpoint_that_is_not_there_ends_with_a_sentence(tmp_path) -> None:

