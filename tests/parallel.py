@@ -16,7 +16,7 @@ from xdist.workermanage import WorkerController
 
 TESTS = Path(__file__).parent
 EXPOSED = "exposed"
-"""Unit of the files that share the fixture `exposed`; each of its ingresses is a unit of its own."""
+"""Unit of the files that share the fixture `exposed`, separately for each of its ingresses."""
 PYTHON_INGRESS = re.compile(r"[\[-]python[\]-]")
 """The parameter of `exposed` in a test's name."""
 UNITS = {

@@ -15,7 +15,13 @@ from serve_app.pipeline.tagger import Tagger
 def state_routes(tagger: Tagger) -> list[ApiRoute]:
     """Return the routes that report the service's state and change nothing."""
     routes = Routes()
+    _add_health(routes, tagger)
+    _add_model(routes, tagger)
+    _add_vocabularies(routes, tagger)
+    return routes.collected
 
+
+def _add_health(routes: Routes, tagger: Tagger) -> None:
     @routes.get("/healthz", is_open=True, summary="Is the process alive?")
     async def healthz(_: Request) -> Response:
         return JSONResponse({"status": "alive"})
@@ -30,6 +36,8 @@ def state_routes(tagger: Tagger) -> list[ApiRoute]:
         await tagger.describe()
         return JSONResponse({"status": "ready"})
 
+
+def _add_model(routes: Routes, tagger: Tagger) -> None:
     @routes.get("/v1/model", responses=openapi.NOT_READY, summary="What is served")
     async def model(_: Request) -> Response:
         return JSONResponse(asdict(await tagger.describe()))
@@ -44,6 +52,8 @@ def state_routes(tagger: Tagger) -> list[ApiRoute]:
         # vocabularies of thousands of tags may be in it
         return ChunkedJson(await off_loop(write_json, content))
 
+
+def _add_vocabularies(routes: Routes, tagger: Tagger) -> None:
     @routes.get(
         "/v1/vocabularies",
         responses=openapi.NOT_READY,
@@ -64,5 +74,3 @@ def state_routes(tagger: Tagger) -> list[ApiRoute]:
         tags = (tag.model_dump(mode="json", exclude_defaults=True) for tag in detail.tags)
         content = asdict(detail.card) | {"tags": tags}
         return await json_response(content, len(detail.tags), max_bytes=None)
-
-    return routes.collected

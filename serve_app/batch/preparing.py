@@ -14,7 +14,7 @@ from serve_app.batch.rows import ImageFacts, RowError
 from serve_app.batch.storage import Storage
 from serve_app.errors import TaggerError
 from serve_app.siglip.hub import load_checkpoint
-from serve_app.siglip.images.decoding import picture_size
+from serve_app.siglip.images.decoding import image_size
 from serve_app.siglip.images.limits import ImageLimits
 from serve_app.siglip.inputs import Int64Array, PreparedImage, collate
 from serve_app.siglip.precision import Precision
@@ -89,7 +89,7 @@ def _prepare(
     try:
         if read.error is not None:
             raise read.error
-        width, height = picture_size(read.data, reading.limits)
+        width, height = image_size(read.data, reading.limits)
         facts = replace(facts, width=width, height=height)
         if reading.quality == "standard":
             return [preparer.prepare(read.data)], facts

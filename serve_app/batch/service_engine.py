@@ -26,7 +26,7 @@ from serve_app.errors import (
     Unavailable,
     UnknownVocabulary,
 )
-from serve_app.siglip.images.decoding import picture_size
+from serve_app.siglip.images.decoding import image_size
 from serve_app.siglip.images.limits import ImageLimits
 
 DEFAULT_CONCURRENCY = 32
@@ -219,7 +219,7 @@ def _facts_of(read: ReadImage) -> ImageFacts:
     """Return what is known of an input; the service says what is wrong with an image."""
     facts = ImageFacts(read.etag, nbytes=len(read.data))
     try:
-        width, height = picture_size(read.data, ImageLimits())
+        width, height = image_size(read.data, ImageLimits())
     except Exception:  # no header, however hostile, may end the job
         return facts
     return replace(facts, width=width, height=height)

@@ -24,11 +24,8 @@ def label_problems(config: ServiceConfig) -> list[str]:
     Raises:
         ConfigError: The checkpoint cannot be read.
     """
-    # here, because it imports transformers, which takes seconds that most commands need not spend
-    from serve_app.towers.tokenizer import SiglipTextInputs
-
     scorer = LocalScorer(config)
-    inputs = SiglipTextInputs(scorer.checkpoint)
+    inputs = scorer.text_inputs
     lines: list[str] = []
     for name, registered in config.vocabularies.items():
         vocabulary = registered.vocabulary

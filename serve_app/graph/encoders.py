@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -129,19 +130,24 @@ def count_images(batches: Sequence[ImageBatch]) -> int:
     return sum(len(batch) for batch in batches)
 
 
+def _tower_starting() -> ModuleType:
+    # The builder imports this module too, and has no use for torch, which takes seconds.
+    from serve_app.towers import starting
+
+    return starting
+
+
 class ImageEncoder(_Replica):
     """The vision tower behind a queue of micro-batches."""
 
     def __init__(self, spec: EncoderSpec) -> None:
-        # torch: the builder imports this module, and must stay light
-        from serve_app.towers.starting import start_image_tower, warm_up
-
         super().__init__(spec)
+        starting = _tower_starting()
         checkpoint = load_checkpoint(spec.model, spec.revision)
-        self._tower = start_image_tower(
+        self._tower: ImageTower = starting.start_image_tower(
             checkpoint, spec.precision, spec.num_threads, spec.gpu_share
         )
-        warm_up(self._tower, spec.max_num_patches, spec.batch_size)
+        starting.warm_up(self._tower, spec.max_num_patches, spec.batch_size)
         self._loaded(self._tower)
         self.merged.set_max_batch_size(spec.batch_size)
         limits = BatchLimits(spec.batch_size, MAX_WAITING_BYTES, MAX_WAITING_BYTES)
@@ -195,12 +201,11 @@ class TextEncoder(_Replica):
     """The text tower: prompts to unit embeddings, cut into batches of the model's size."""
 
     def __init__(self, spec: EncoderSpec) -> None:
-        # torch: the builder imports this module, and must stay light
-        from serve_app.towers.starting import start_text_tower
-
         super().__init__(spec)
         checkpoint = load_checkpoint(spec.model, spec.revision)
-        self._tower = start_text_tower(checkpoint, spec.precision, spec.num_threads, spec.gpu_share)
+        self._tower: TextTower = _tower_starting().start_text_tower(
+            checkpoint, spec.precision, spec.num_threads, spec.gpu_share
+        )
         self._loaded(self._tower)
         self.merged.set_max_batch_size(spec.batch_size)
 

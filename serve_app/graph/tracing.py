@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 from opentelemetry import trace
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 from serve_app.errors import ConfigError
 from serve_app.telemetry import record as observed
@@ -50,9 +51,8 @@ def otlp() -> list[Any]:
         ConfigError: The exporter is not installed.
     """
     try:
-        # both are in the extra `tracing`, which a service without traces does not need
+        # in the extra `tracing`, which a service without traces does not need
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-        from opentelemetry.sdk.trace.export import BatchSpanProcessor
     except ImportError as error:
         raise ConfigError(
             "sending traces needs the extra tracing: pip install 'siglip-serve[tracing]'."

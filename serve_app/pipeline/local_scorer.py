@@ -1,6 +1,7 @@
 """`LocalScorer`: the scorer of one process, without the vision tower and without an event loop."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from serve_app.config.service import ServiceConfig
 from serve_app.hardware.planning import precision_here
@@ -14,6 +15,9 @@ from serve_app.siglip.precision import Precision
 from serve_app.tagging.known_rows import KnownRows
 from serve_app.tagging.options import TagOptions
 from serve_app.tagging.tag_bank import ScoredBank
+
+if TYPE_CHECKING:
+    from serve_app.towers.tokenizer import SiglipTextInputs
 
 
 class LocalScorer:
@@ -57,6 +61,11 @@ class LocalScorer:
     def prompts_encoded(self) -> int:
         """How many prompts were encoded so far."""
         return self._texts.prompts_encoded
+
+    @property
+    def text_inputs(self) -> "SiglipTextInputs":
+        """The checkpoint's tokenizer."""
+        return self._texts.text_inputs
 
     def registered(self, name: str) -> ScoredBank:
         """Return the bank of one of the configuration's vocabularies."""

@@ -13,6 +13,7 @@ from serve_app.siglip.inputs import FloatArray
 from serve_app.siglip.precision import Precision
 
 if TYPE_CHECKING:
+    from serve_app.towers.tokenizer import SiglipTextInputs
     from serve_app.towers.tower import TextTower
 
 
@@ -36,12 +37,21 @@ class LocalTexts:
     def tower(self) -> "TextTower":
         """The text tower, loaded and checked."""
         # torch takes seconds to import, and stored banks need no tower
-        from serve_app.towers.self_check import check_text_tower
-        from serve_app.towers.tower import TextTower
+        from serve_app.towers.starting import load_text_tower
 
-        tower = TextTower(self._checkpoint, self._precision)
-        check_text_tower(tower)
-        return tower
+        return load_text_tower(self._checkpoint, self._precision)
+
+    @property
+    def text_inputs(self) -> "SiglipTextInputs":
+        """The tokenizer: the tower's if there is one, else one of its own."""
+        return self.tower.text_inputs if "tower" in self.__dict__ else self._own_text_inputs
+
+    @cached_property
+    def _own_text_inputs(self) -> "SiglipTextInputs":
+        # transformers takes seconds to import, and stored banks need no tokenizer
+        from serve_app.towers.tokenizer import SiglipTextInputs
+
+        return SiglipTextInputs(self._checkpoint)
 
     async def encode(self, prompts: Sequence[str], refuse_cut: bool) -> FloatArray:
         """Encode prompts; see `Texts.encode`."""
@@ -52,9 +62,5 @@ class LocalTexts:
 
     async def digests(self, prompts: Sequence[str], encodes_next: bool) -> list[bytes]:
         """Tokenize prompts; the tower is loaded only if it is needed next. See `Texts.digests`."""
-        # transformers takes seconds to import, and stored banks need no tokenizer
-        from serve_app.towers.tokenizer import SiglipTextInputs
-
-        if encodes_next or "tower" in self.__dict__:
-            return self.tower.text_inputs.digests(prompts)
-        return SiglipTextInputs(self._checkpoint).digests(prompts)
+        inputs = self.tower.text_inputs if encodes_next else self.text_inputs
+        return inputs.digests(prompts)

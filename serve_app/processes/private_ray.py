@@ -290,9 +290,9 @@ def _read_again(*, loopback: bool) -> None:
     if "ray" not in sys.modules:
         return
     # here, because Ray must not be imported before the variables are set
-    from ray._private import ray_constants
-    from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]  # a compiled module
+    from ray import _private, _raylet
 
-    Config.initialize("")
-    AuthenticationTokenLoader.instance().reset_cache()
-    ray_constants.ENABLE_RAY_CLUSTER = not loopback
+    raylet: Any = _raylet  # a compiled module, whose names mypy does not know
+    raylet.Config.initialize("")
+    raylet.AuthenticationTokenLoader.instance().reset_cache()
+    _private.ray_constants.ENABLE_RAY_CLUSTER = not loopback

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from serve_app.errors import ConfigError
-from serve_app.siglip.image_settings import Channels, read_image_settings
+from serve_app.siglip.image_settings import read_image_settings
 from serve_app.siglip.json_files import read_json
 from serve_app.siglip.model_config import check_model_config
+from serve_app.siglip.processor_values import Channels
 
 WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"

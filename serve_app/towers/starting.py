@@ -1,4 +1,4 @@
-"""Starting a tower that has a process to itself: a replica, or an encoder of a batch job."""
+"""Starting towers: checked, and with the threads and GPU memory that their process may use."""
 
 from serve_app.siglip.checkpoints import Checkpoint
 from serve_app.siglip.inputs import collate
@@ -41,6 +41,15 @@ def start_text_tower(
     """Return a loaded text tower that has passed its self-check; see `start_image_tower`."""
     limit_threads(num_threads)
     cap_gpu_memory(gpu_share)
+    return load_text_tower(checkpoint, precision)
+
+
+def load_text_tower(checkpoint: Checkpoint, precision: Precision) -> TextTower:
+    """Return a text tower that has passed its self-check and shares its process with other work.
+
+    Raises:
+        ConfigError: The checkpoint cannot be loaded, or this process cannot run the precision.
+    """
     tower = TextTower(checkpoint, precision)
     check_text_tower(tower)
     return tower

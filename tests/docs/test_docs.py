@@ -137,3 +137,15 @@ def test_links_lead_somewhere(page: Path) -> None:
     """Relative links of every page name files that exist."""
     for target in re.findall(r"\]\((?!https?://)([^)#]+)\)", page.read_text()):
         assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize(
+    "page",
+    [ROOT / "docs/architecture.md", *sorted(ROOT.glob("docs/decisions/*.md"))],
+    ids=lambda p: p.name,
+)
+def test_files_that_the_architecture_names_exist(page: Path) -> None:
+    """Every path of a file in the architecture and in the decisions is one of this repository."""
+    named = set(re.findall(r"`([\w./-]+/[\w.-]*\.(?:py|md|yaml|txt))`", page.read_text()))
+    for path in named:
+        assert (ROOT / "serve_app" / path).is_file() or (ROOT / path).is_file(), path

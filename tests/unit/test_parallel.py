@@ -1,4 +1,4 @@
-"""The division of the suite among processes names files that are there, and keeps units together."""
+"""The division of the suite among processes names existing files and keeps units together."""
 
 import pytest
 

@@ -1,8 +1,6 @@
-"""Open Inference Protocol: health and model metadata, for KServe's probes and whoever asks a server
-what it serves.
+"""Open Inference Protocol: health and model metadata, for KServe's probes.
 
-Source: https://github.com/kserve/open-inference-protocol (REST). Inference itself goes by `POST
-/v1/tag`.
+Source: https://github.com/kserve/open-inference-protocol (REST). Images are tagged by `/v1/tag`.
 """
 
 from typing import Any
@@ -14,7 +12,7 @@ from serve_app import __version__
 from serve_app.api.routes import ApiRoute, Responses, Routes
 from serve_app.config.service import ServiceConfig
 from serve_app.errors import TaggerError
-from serve_app.pipeline.tagger import Tagger
+from serve_app.pipeline.tagger import ModelCard, Tagger
 
 
 def open_inference_routes(tagger: Tagger, config: ServiceConfig) -> list[ApiRoute]:
@@ -60,17 +58,19 @@ def open_inference_routes(tagger: Tagger, config: ServiceConfig) -> list[ApiRout
         card = await tagger.describe()
         if name.endswith("/ready"):
             return JSONResponse({"name": model, "ready": True})
-        return JSONResponse(
-            {
-                "name": model,
-                "versions": [card.revision or "main"],
-                "platform": "siglip_pytorch",
-                "inputs": [{"name": "image", "datatype": "BYTES", "shape": [1]}],
-                "outputs": [{"name": "tags", "datatype": "BYTES", "shape": [-1]}],
-            }
-        )
+        return JSONResponse(_metadata_of(model, card))
 
     return routes.collected
+
+
+def _metadata_of(model: str, card: ModelCard) -> dict[str, Any]:
+    return {
+        "name": model,
+        "versions": [card.revision or "main"],
+        "platform": "siglip_pytorch",
+        "inputs": [{"name": "image", "datatype": "BYTES", "shape": [1]}],
+        "outputs": [{"name": "tags", "datatype": "BYTES", "shape": [-1]}],
+    }
 
 
 def error_shape(error: TaggerError, status: int) -> dict[str, Any]:

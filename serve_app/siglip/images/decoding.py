@@ -74,7 +74,7 @@ def decode_as_planned(data: bytes, plan: DecodingPlan, limits: ImageLimits) -> I
         raise damaged("data") from error
 
 
-def picture_size(data: bytes, limits: ImageLimits) -> tuple[int, int]:
+def image_size(data: bytes, limits: ImageLimits) -> tuple[int, int]:
     """Return width and height in pixels of an upright image, from its header alone.
 
     Raises:

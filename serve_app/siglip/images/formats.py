@@ -4,14 +4,16 @@ Not here: reading headers (`headers.py`), decoding (`decoding.py`).
 """
 
 import functools
-from importlib.util import find_spec
 
 from PIL import AvifImagePlugin, features
 
+try:
+    import pillow_heif
+except ImportError:  # HEIF is optional: the extra `heif`
+    pillow_heif = None
+
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")
 """Pillow's names of the supported formats; none of its other decoders is ever called."""
-
-HEIF_PACKAGE = "pillow_heif"
 
 _SIGNATURES = (
     (b"\xff\xd8\xff", "JPEG"),
@@ -40,11 +42,8 @@ def readable_formats(requested: tuple[str, ...] = FORMATS) -> tuple[str, ...]:
     """
     # By default, every decode of an AVIF starts one thread per core.
     AvifImagePlugin.DEFAULT_MAX_THREADS = 1
-    has_heif = "HEIF" in requested and find_spec(HEIF_PACKAGE) is not None
+    has_heif = "HEIF" in requested and pillow_heif is not None
     if has_heif:
-        # Imported here, because the dependency is optional.
-        import pillow_heif
-
         pillow_heif.register_heif_opener(thumbnails=False, decode_threads=1)
     present = {"AVIF": features.check("avif"), "HEIF": has_heif}
     return tuple(name for name in requested if present.get(name, True))

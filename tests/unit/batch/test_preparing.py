@@ -141,7 +141,7 @@ def test_through_a_service_sizes_are_read_apart_from_the_event_loop(
 ) -> None:
     """And one bad image is one error row, whatever reading its header does."""
     threads = set[int]()
-    inner = service_engine.picture_size
+    inner = service_engine.image_size
 
     def spying(data: bytes, *rest: object) -> tuple[int, int]:
         threads.add(threading.get_ident())
@@ -165,7 +165,7 @@ def test_through_a_service_sizes_are_read_apart_from_the_event_loop(
             tagged | {"model": "m", "version": "1", "inference_time_ms": 1.0, "views": 1}
         )
 
-    monkeypatch.setattr(service_engine, "picture_size", spying)
+    monkeypatch.setattr(service_engine, "image_size", spying)
     storage = Storage()
     output = url_of(str(folder.parent / "out"))
     options = options_for(folder)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from serve_app.errors import ImageTooLarge, InvalidImage, RequestError, UnsupportedImage
-from serve_app.siglip.images.decoding import decode_image, picture_size
+from serve_app.siglip.images.decoding import decode_image, image_size
 from serve_app.siglip.images.formats import FORMATS
 from serve_app.siglip.images.header import ImageHeader, kept_bytes
 from serve_app.siglip.images.headers import read_header
@@ -35,9 +35,9 @@ def test_upright_size_is_that_of_the_decoded_image(kind: str, orientation: int) 
     exif[0x0112] = orientation
     options = {"exif": exif} if kind not in ("GIF", "BMP") else {}
     data = make.saved(make.photo(40, 24), kind, **options)
-    assert picture_size(data, LIMITS) == decode_image(data, LIMITS).size
+    assert image_size(data, LIMITS) == decode_image(data, LIMITS).size
     if options and kind != "HEIF":  # its encoder leaves this EXIF tag out
-        assert picture_size(data, LIMITS) == ((24, 40) if orientation >= 5 else (40, 24))
+        assert image_size(data, LIMITS) == ((24, 40) if orientation >= 5 else (40, 24))
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
@@ -50,14 +50,14 @@ def test_orientation_in_xmp_counts_without_one_in_exif(kind: str) -> None:
         data = make.saved(make.photo(40, 24), kind, tiffinfo={700: XMP})
     else:
         data = make.saved(make.photo(40, 24), kind, xmp=XMP)
-    assert picture_size(data, LIMITS) == (24, 40)
+    assert image_size(data, LIMITS) == (24, 40)
 
 
 def test_orientation_behind_the_image_data_of_a_png_is_found() -> None:
     """The size comes from the header, and nothing is decoded for it."""
     exif = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0"
     data = make.png((40, 24), 2, 8, after=make.png_chunk(b"eXIf", exif))
-    assert picture_size(data, LIMITS) == (24, 40)
+    assert image_size(data, LIMITS) == (24, 40)
     assert decode_image(data, LIMITS).size == (24, 40)
 
 
@@ -65,7 +65,7 @@ def test_size_of_a_truncated_png_is_read_and_decoding_fails() -> None:
     """A job records the size and one error, instead of ending."""
     data = make.saved(make.photo(200, 100), "PNG")
     cut = data[: len(data) // 2]
-    assert picture_size(cut, LIMITS) == (200, 100)
+    assert image_size(cut, LIMITS) == (200, 100)
     with pytest.raises(InvalidImage):
         decode_image(cut, LIMITS)
 
