@@ -23,7 +23,6 @@ from serve_app.hardware.plan import Plan
 from serve_app.hardware.planning import plan_service
 from serve_app.siglip.inputs import ImageBatch
 from serve_app.siglip.outcomes import EncodedImages
-from serve_app.siglip.precision import Precision
 
 PLANNED_MODEL = "google/siglip-base-patch16-224"
 HARDWARE = "l4x2+16cpu"
@@ -53,10 +52,10 @@ def build_app(args: dict[str, Any]) -> Any:
     from serve_app.graph.builder import build_graph
 
     config = ServiceConfig.model_validate_json(json.dumps(args["config"]))
-    plan = dataclasses.replace(
-        plan_for_pretend_gpus(config), precision=Precision(), text_precision=Precision()
-    )
-    return build_graph(config, plan, image_encoder=SlowImageEncoder)
+    plan = plan_for_pretend_gpus(config)
+    on_cpu = dataclasses.replace(plan.precision, device="cpu", dtype="float32")
+    moved = dataclasses.replace(plan, precision=on_cpu, text_precision=on_cpu)
+    return build_graph(config, moved, image_encoder=SlowImageEncoder)
 
 
 def serve(path: Path) -> None:
