@@ -362,7 +362,7 @@ def test_a_checkpoint_can_be_put_inside(built: Built) -> None:
     built.played.play(
         checkpoint, given={"MODEL": "demo"}
     )  # which is a folder of the package, so that no hub is asked
-    with pytest.raises(AssertionError, match="revision 'v1' is set, but .* is a folder"):
+    with pytest.raises(AssertionError, match=r"revision 'v1' is set, but .* is a folder"):
         built.played.play(checkpoint, given={"MODEL": "demo", "REVISION": "v1"})
 
 
