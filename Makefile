@@ -4,7 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 CONFIG ?= configs/demo.yaml
 PORT ?=
-WORKERS ?= 5
+WORKERS ?= 2
+
+WITHOUT_SERVICE := tests/unit tests/parity tests/docs tests/manifests
 
 .PHONY: help install serve test test-quick check bench format manifests train-demo clean
 
@@ -22,11 +24,12 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 serve: install ## start the service on the embedded demo checkpoint (CONFIG=... for another, PORT=...); Ctrl-C ends it
 	@$(BIN)/siglip-serve serve $(CONFIG) $(if $(PORT),--port $(PORT))
 
-test: install ## run every test that needs no GPU (WORKERS=... processes at once)
-	@$(BIN)/python -m pytest -n $(WORKERS)
+test: install ## run every test that needs no GPU
+	@$(BIN)/python -m pytest -n $(WORKERS) $(WITHOUT_SERVICE)
+	@$(BIN)/python -m pytest tests $(addprefix --ignore=,$(WITHOUT_SERVICE))
 
 test-quick: install ## run the tests that start no service
-	@$(BIN)/python -m pytest -n auto tests/unit tests/parity
+	@$(BIN)/python -m pytest -n $(WORKERS) tests/unit tests/parity
 
 check: install ## format, lint, types, import rules
 	@$(BIN)/ruff format --check serve_app tests tools bench k8s
