@@ -16,6 +16,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # no other run reads the tag banks of the tests
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="siglip-cache-")
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
@@ -25,6 +26,12 @@ from serve_app.config.service import ServiceConfig
 from tests import tiny_checkpoints
 
 torch.set_num_threads(1)  # more only wait for each other where several processes share the cores
+
+# How long an example takes says nothing on a machine that does other things too.
+hypothesis.settings.register_profile(
+    "untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("untimed")
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -100,7 +100,10 @@ def test_a_folder_with_odd_names_is_read_whole(
     assert caplog.text.count("skipped") == 1
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=25,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(
     st.lists(
         st.binary(min_size=1, max_size=12).filter(lambda name: not set(name) & set(b"/\0.")),

@@ -348,7 +348,9 @@ CONTENT = st.fixed_dictionaries(
 
 
 @settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=150,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(content=CONTENT, size=SIZES, plain=st.booleans(), nested=st.booleans())
 def test_every_file_is_followed_or_refused(

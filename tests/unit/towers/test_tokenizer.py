@@ -90,7 +90,9 @@ def test_what_would_be_cut_is_told(checkpoint_folder: Path, family: str) -> None
 
 
 @settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(st.text("aé ﷺ㎏½İΣ犬🐈-_.\u0958\ufb2c ", max_size=70))
 def test_every_prompt_that_would_be_cut_is_found(
