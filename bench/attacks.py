@@ -330,7 +330,7 @@ async def run_attack(
         for process, mib in (await asyncio.to_thread(memory_mib, service)).items():
             peak[process] = max(mib, peak.get(process, 0))
         await asyncio.sleep(MEMORY_EVERY_S)
-    answered = await asyncio.to_thread(queue.get, True, 120)
+    answered = await asyncio.to_thread(queue.get, True, 400)
     attacker.join()
     await asyncio.sleep(settle_s)
     return Outcome(name, good, answered, peak, memory_mib(service))

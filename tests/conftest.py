@@ -13,6 +13,8 @@ os.environ.setdefault("RAY_AUTH_MODE", "token")  # of clusters that tests start 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# threads of torch that wait for each other, in the services too, leave the cores to other tests
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # no other run reads the tag banks of the tests
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="siglip-cache-")
 

@@ -36,7 +36,7 @@ KILLS = [
     "driver",
 ]
 MOST_ENCODED_AGAIN = 0.05
-STUCK_S = 240.0
+STUCK_S = 600.0
 ROOT = Path(__file__).parents[2]
 
 

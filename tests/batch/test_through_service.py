@@ -119,11 +119,14 @@ def test_a_crowded_service_refuses_and_every_picture_is_tagged(
                 httpx.post(f"{crowded.url}/v1/tag", content=picture, timeout=60).status_code
             )
 
-    asking = threading.Thread(target=ask)
-    asking.start()
+    # more than the service takes and queues, however slowly the job sends its own
+    asking = [threading.Thread(target=ask) for _ in range(16)]
+    for thread in asking:
+        thread.start()
     result = run_service_job(TaggingService(crowded.url, concurrency=64), options)
     ended.set()
-    asking.join()
+    for thread in asking:
+        thread.join()
     assert (result.inputs, result.errors) == (400, {})
     assert statuses & {429, 503}, "the queue was full meanwhile"
 

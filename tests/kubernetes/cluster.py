@@ -16,6 +16,7 @@ import httpx
 import yaml
 
 from tests.kubernetes.network import Pod, PodNetwork
+from tests.service import START_TIMEOUT_S
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -111,7 +112,7 @@ class RayService:
             "REDIS_PASSWORD": PASSWORD,
         }
         self._start(self.head, group, "ray start --head", parameters, env)
-        wait_until(self.dashboard_answers, 90, self.head)
+        wait_until(self.dashboard_answers, START_TIMEOUT_S, self.head)
 
     def start_worker(self, name: str) -> None:
         """Run a worker as `ray start` and wait until the cluster knows it."""
@@ -129,7 +130,7 @@ class RayService:
             lambda: any(
                 n["node_ip"] == pod.address and n["node_id"] not in before for n in self.nodes()
             ),
-            90,
+            START_TIMEOUT_S,
             pod,
         )
 
@@ -143,7 +144,7 @@ class RayService:
         answer = self.ask("PUT", "/api/serve/applications/", json=config)
         assert answer.status_code == 200, answer.text
 
-    def wait_until_running(self, timeout_s: float = 240.0) -> None:
+    def wait_until_running(self, timeout_s: float = START_TIMEOUT_S) -> None:
         """Wait until every application runs and no deployment has replicas to come or to go."""
         wait_until(self._is_running, timeout_s, self.head, self.statuses)
 

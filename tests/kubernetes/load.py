@@ -85,7 +85,7 @@ class Load:
         """Return the answers of requests that were sent after a moment (`time.monotonic`)."""
         return [one for one in self.answers if one.sent_s >= start_s]
 
-    def wait_for_answers(self, count: int, timeout_s: float = 60.0) -> None:
+    def wait_for_answers(self, count: int, timeout_s: float = 300.0) -> None:
         """Wait until so many more requests were answered with tags."""
         wanted = self.outcomes["200"] + count
         end_s = time.monotonic() + timeout_s

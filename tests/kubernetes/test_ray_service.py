@@ -21,6 +21,7 @@ from serve_app.tagging.options import TagOptions
 from tests.kubernetes.cluster import DASHBOARD_PORT, SERVE_PORT, RayService, wait_until
 from tests.kubernetes.load import SAMPLES, Load
 from tests.kubernetes.network import Pod, PodNetwork, why_not
+from tests.service import START_TIMEOUT_S
 
 ROOT = Path(__file__).parents[2]
 METRICS_PORTS = {8080, 44217, 44227, 9101}
@@ -225,7 +226,9 @@ def test_a_new_configuration_fails_no_request(
         old = load.answers[-1].fingerprint
         overlay.config["labels"] = demo_labels()[:20]
         service.deploy(overlay.serve_config())
-        wait_until(lambda: load.answers[-1].fingerprint not in ("", old), 60, service.head)
+        wait_until(
+            lambda: load.answers[-1].fingerprint not in ("", old), START_TIMEOUT_S, service.head
+        )
         assert service.replicas() == before, "labels change in place"
         service.deploy(overlay.serve_config(batch_size=8))
         wait_until(
@@ -234,7 +237,7 @@ def test_a_new_configuration_fails_no_request(
                     set(before[name]) & set(found) for name, found in service.replicas().items()
                 )
             ),
-            180,
+            START_TIMEOUT_S,
             service.head,
         )
         service.wait_until_running()
@@ -283,7 +286,7 @@ def test_the_head_dies_and_comes_back(service: RayService, key: tuple[str, str])
         load.wait_for_answers(40)
         assert not service.dashboard_answers()
         service.start_head()
-        wait_until(lambda: len(service.nodes()) == 5, 120, service.head)
+        wait_until(lambda: len(service.nodes()) == 5, START_TIMEOUT_S, service.head)
         service.wait_until_running()
         load.wait_for_answers(20)
     assert not load.failed, load.outcomes

@@ -46,8 +46,10 @@ PROGRAM = textwrap.dedent(
             json.dump({"child": os.getpid(), "orphan": int(left)}, file)
         os.rename(sys.argv[1] + ".new", sys.argv[1])
         if behaviour == "ends by itself":
+            while os.path.exists(sys.argv[1]):  # until the test has found the processes
+                time.sleep(0.01)
             return 7
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
             time.sleep(0.01)
             if behaviour == "ends in order" and asked:
@@ -77,17 +79,18 @@ class Program:
         self.process = subprocess.Popen(
             command, start_new_session=True, stdout=subprocess.PIPE, text=True
         )
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while not found.exists():
             assert time.monotonic() < deadline
             time.sleep(0.01)
         pids = json.loads(found.read_text())
         self.child = psutil.Process(pids["child"])
         self.orphan = psutil.Process(pids["orphan"])
+        found.unlink()
 
     def wait(self) -> tuple[int, str]:
         """Return the exit status and what was printed."""
-        printed, _ = self.process.communicate(timeout=20)
+        printed, _ = self.process.communicate(timeout=120)
         return self.process.returncode, printed.strip()
 
     @property
