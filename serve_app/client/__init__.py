@@ -3,11 +3,14 @@
     with Client("http://127.0.0.1:8000") as client:
         print(client.tag("photo.jpg").tags)
 
-Errors are raised as the exceptions of `serve_app.errors`. The client needs httpx and pydantic only:
-it imports no NumPy, no YAML, no torch and no Ray, and a test installs it without them.
+The client raises the exceptions of `serve_app.errors`. It needs only httpx and pydantic: it does
+not import NumPy, YAML, torch or Ray, and a test installs it without them.
 """
 
-from serve_app.client.answers import (
+from serve_app.client.async_client import AsyncClient
+from serve_app.client.folders import TaggedFile
+from serve_app.client.images import Image
+from serve_app.client.responses import (
     ModelCard,
     Tag,
     Tagged,
@@ -15,10 +18,7 @@ from serve_app.client.answers import (
     VocabularyCard,
     VocabularyTag,
 )
-from serve_app.client.awaited import AsyncClient
-from serve_app.client.blocking import Client
-from serve_app.client.folders import TaggedFile
-from serve_app.client.images import Image
+from serve_app.client.sync_client import Client
 
 __all__ = [
     "AsyncClient",

@@ -1,8 +1,7 @@
-"""What can be asked of the service, as generators that yield steps; see `exchange.py` for what a
-step is.
+"""The calls of the service's API, as generators that yield steps; see `exchange.py`.
 
-Both clients drive the same generators (`blocking.py`, `awaited.py`), so nothing is written twice
-for asyncio.
+Both clients drive the same generators (`sync_client.py`, `async_client.py`), so each call is
+written only once.
 """
 
 import base64
@@ -11,20 +10,20 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 from urllib.parse import quote
 
-from serve_app.client.answers import (
+from serve_app.client.exchange import Call, Exchange, Read, RequestParts, Wait
+from serve_app.client.failures import error_of_entry
+from serve_app.client.images import Image
+from serve_app.client.options import Fields, as_query
+from serve_app.client.responses import (
     EmbeddedTexts,
-    Many,
     ModelCard,
+    MultiResponse,
     Tagged,
     Vocabularies,
     Vocabulary,
     VocabularyCard,
     pack_embedding,
 )
-from serve_app.client.exchange import Ask, Call, Exchange, Read, Wait
-from serve_app.client.failures import of_entry
-from serve_app.client.images import Image
-from serve_app.client.options import Fields, as_query
 from serve_app.client.retries import Retries
 from serve_app.errors import (
     DeadlineExceeded,
@@ -36,25 +35,28 @@ from serve_app.errors import (
 )
 
 EMBEDDINGS_PER_REQUEST = 512
-"""Half of what the service takes unless it is set otherwise."""
+"""Number of embeddings in one request: half of what the service accepts by default."""
 MAX_REQUEST_BYTES = 32 * 2**20
-"""Pictures in one request of several: 43 MiB as base64, of the 64 MiB that the service takes unless
-it is set otherwise."""
+"""Maximum size of the images in one request. As base64 they have 43 MiB; the service accepts bodies
+of 64 MiB by default."""
 ONCE = Retries(max_tries=1)
 
 T = TypeVar("T")
 Outcome = Tagged | TaggerError
-"""One picture's tags, or why it has none."""
+"""Tags of one image, or the error that occurred instead."""
 
 
 class Calls:
-    """Every call of one service."""
+    """All API calls to one service."""
 
     def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
 
     def tag(self, image: Image, fields: Fields, with_embedding: bool = False) -> Call[Tagged]:
-        """Tag one picture: its bytes are the body, unless the options fit into no query string."""
+        """Tag one image.
+
+        The body is the image's bytes, or JSON if the options do not fit into a query string.
+        """
         data: bytes = yield Read(image)
         fields = _with_embedding(fields) if with_embedding else fields
         query = as_query(fields)
@@ -66,8 +68,8 @@ class Calls:
                     Tagged.model_validate_json,
                 )
             )
-        ask = Ask("POST", "/v1/tag", data, "application/octet-stream", query)
-        return (yield from self._exchange.run(ask, Tagged.model_validate_json))
+        parts = RequestParts("POST", "/v1/tag", data, "application/octet-stream", query)
+        return (yield from self._exchange.run(parts, Tagged.model_validate_json))
 
     def tag_many(
         self,
@@ -76,17 +78,15 @@ class Calls:
         images_per_request: int,
         with_embedding: bool = False,
     ) -> Call[list[Outcome]]:
-        """Tag pictures in requests of several; each has its tags or its error, in the order
-        given.
-        """
+        """Tag images, several in a request, and return their outcomes in input order."""
         fields = _with_embedding(fields) if with_embedding else fields
         outcomes: dict[int, Outcome] = {}
         chunk: dict[int, bytes] = {}
-        for at, image in enumerate(images):
+        for i, image in enumerate(images):
             try:
                 data: bytes = yield Read(image)
             except RequestError as error:
-                outcomes[at] = error
+                outcomes[i] = error
                 continue
             if chunk and (
                 len(chunk) == images_per_request
@@ -94,30 +94,32 @@ class Calls:
             ):
                 outcomes |= yield from self._tag_chunk(chunk, fields)
                 chunk = {}
-            chunk[at] = data
+            chunk[i] = data
         if chunk:
             outcomes |= yield from self._tag_chunk(chunk, fields)
         return [outcome for _, outcome in sorted(outcomes.items(), key=lambda entry: entry[0])]
 
     def _tag_chunk(self, chunk: dict[int, bytes], fields: Fields) -> Call[dict[int, Outcome]]:
-        """Tag pictures by one request; those that were refused for now are sent again."""
-        trying = self._exchange.trying()
+        """Tag images in one request, and retry those that failed temporarily."""
+        state = self._exchange.start_tries()
         outcomes = dict[int, Outcome]()
         while True:
             body = fields | {"images": [base64.b64encode(data).decode() for data in chunk.values()]}
             try:
-                found = yield from self._post("/v1/tag", body, _outcomes_reader(len(chunk)))
+                results = yield from self._post("/v1/tag", body, _outcomes_parser(len(chunk)))
             except PayloadTooLarge as error:
+                # the service reports the size of the whole request, so only a single image can
+                # be blamed for it
                 if len(chunk) > 1:
                     raise
-                found = [error]
-            outcomes |= zip(chunk, found, strict=True)
+                results = [error]
+            outcomes |= zip(chunk, results, strict=True)
             chunk = {
-                at: data
-                for at, data in chunk.items()
-                if isinstance(outcomes[at], Overloaded | Unavailable)
+                i: data
+                for i, data in chunk.items()
+                if isinstance(outcomes[i], Overloaded | Unavailable)
             }
-            wait_s = trying.next_wait_s() if chunk else None
+            wait_s = state.next_wait_s() if chunk else None
             if wait_s is None:
                 return outcomes
             yield Wait(wait_s)
@@ -125,69 +127,70 @@ class Calls:
     def score(
         self, embeddings: Sequence[Sequence[float] | str], fields: Fields
     ) -> Call[list[Outcome]]:
-        """Tag stored embeddings, each D numbers or base64 of little-endian float32, in the order
-        given.
+        """Tag stored embeddings, and return their outcomes in input order.
+
+        Each embedding is D numbers or base64 of little-endian float32.
         """
         outcomes: list[Outcome] = []
         for start in range(0, len(embeddings), EMBEDDINGS_PER_REQUEST):
-            part = embeddings[start : start + EMBEDDINGS_PER_REQUEST]
-            rows = [row if isinstance(row, str) else pack_embedding(row) for row in part]
+            chunk = embeddings[start : start + EMBEDDINGS_PER_REQUEST]
+            rows = [row if isinstance(row, str) else pack_embedding(row) for row in chunk]
             outcomes += yield from self._post(
-                "/v1/score", fields | {"embeddings": rows}, _outcomes_reader(len(rows))
+                "/v1/score", fields | {"embeddings": rows}, _outcomes_parser(len(rows))
             )
         return outcomes
 
     def embed(self, texts: Sequence[str]) -> Call[list[tuple[float, ...]]]:
-        """Embed texts as they are, without a template."""
+        """Embed texts without applying a prompt template."""
         body = {"input": list(texts), "encoding_format": "base64"}
-        answer = yield from self._post("/v1/embeddings", body, EmbeddedTexts.model_validate_json)
-        return [entry.embedding for entry in sorted(answer.data, key=lambda entry: entry.index)]
+        response = yield from self._post("/v1/embeddings", body, EmbeddedTexts.model_validate_json)
+        entries = sorted(response.data, key=lambda entry: entry.index)
+        return [entry.embedding for entry in entries]
 
     def vocabularies(self) -> Call[tuple[VocabularyCard, ...]]:
-        """Ask what vocabularies there are."""
-        return (
-            yield from self._exchange.run(
-                Ask("GET", "/v1/vocabularies"), Vocabularies.model_validate_json
-            )
-        ).vocabularies
+        """List the vocabularies."""
+        response = yield from self._get("/v1/vocabularies", Vocabularies.model_validate_json)
+        return response.vocabularies
 
     def vocabulary(self, name: str) -> Call[Vocabulary]:
-        """Ask for one vocabulary with its tags."""
-        return (
-            yield from self._exchange.run(
-                Ask("GET", f"/v1/vocabularies/{quote(name, safe='')}"),
-                Vocabulary.model_validate_json,
-            )
-        )
+        """Get one vocabulary with its tags."""
+        path = f"/v1/vocabularies/{quote(name, safe='')}"
+        return (yield from self._get(path, Vocabulary.model_validate_json))
 
     def model(self) -> Call[ModelCard]:
-        """Ask what is served."""
-        return (
-            yield from self._exchange.run(Ask("GET", "/v1/model"), ModelCard.model_validate_json)
-        )
+        """Get the description of the model."""
+        return (yield from self._get("/v1/model", ModelCard.model_validate_json))
 
     def ready(self) -> Call[bool]:
-        """Ask once whether the models are loaded; no answer is a no."""
+        """Check once whether the models are loaded; False if the service does not respond."""
         try:
-            yield from self._exchange.run(Ask("GET", "/readyz"), json.loads, ONCE)
+            yield from self._get("/readyz", json.loads, ONCE)
         except (Unavailable, Overloaded, DeadlineExceeded):
             return False
         return True
 
-    def _post(self, path: str, body: Fields, read: Callable[[bytes], T]) -> Call[T]:
+    def _get(
+        self, path: str, parse: Callable[[bytes], T], retries: Retries | None = None
+    ) -> Call[T]:
+        return (yield from self._exchange.run(RequestParts("GET", path), parse, retries))
+
+    def _post(self, path: str, body: Fields, parse: Callable[[bytes], T]) -> Call[T]:
         content = json.dumps(body, allow_nan=False).encode()
-        return (yield from self._exchange.run(Ask("POST", path, content, "application/json"), read))
+        parts = RequestParts("POST", path, content, "application/json")
+        return (yield from self._exchange.run(parts, parse))
 
 
 def _with_embedding(fields: Fields) -> Fields:
     return fields | {"return": "embedding", "encoding_format": "base64"}
 
 
-def _outcomes_reader(count: int) -> Callable[[bytes], list[Outcome]]:
-    def read(content: bytes) -> list[Outcome]:
-        entries = Many.model_validate_json(content).each()
+def _outcomes_parser(count: int) -> Callable[[bytes], list[Outcome]]:
+    """Return a parser of a response that must have `count` results."""
+
+    def parse(content: bytes) -> list[Outcome]:
+        entries = MultiResponse.model_validate_json(content).merged_results()
         if len(entries) != count:
             raise ValueError(f"{len(entries)} results for {count} inputs")
-        return [of_entry(entry) or Tagged.model_validate(entry) for entry in entries]
+        return [error_of_entry(entry) or Tagged.model_validate(entry) for entry in entries]
 
-    return read
+    return parse

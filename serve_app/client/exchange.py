@@ -1,8 +1,8 @@
-"""One request and its answer, however many tries that takes, as a generator that yields steps.
+"""Sends one request, with retries, as a generator that yields steps.
 
-A step is a request to send, a time to wait, or a picture to read. Who drives the generator does it
-and sends back what came of it (`blocking.py`, `awaited.py`), as httpx drives its auth flows;
-nothing here sends, waits or reads.
+A step is a request to send, a time to wait, or an image to read. The client that drives the
+generator performs the step and sends the result back (`sync_client.py`, `async_client.py`). httpx
+drives its auth flows in the same way. This module itself does no I/O and never waits.
 """
 
 import random
@@ -24,8 +24,8 @@ from serve_app.untrusted.bounded_http import ACCEPTED_ENCODINGS
 CONNECT_TIMEOUT_S = 5.0
 MIN_TIMEOUT_S = 0.001
 DEADLINE_S = "siglip_deadline_s"
-"""Extension of a request: seconds after which reading its response is given up, however much
-arrives."""
+"""Name of a request extension: seconds after which the client stops reading the response, even if
+more bytes keep arriving."""
 RETRIES = Retries()
 
 T = TypeVar("T")
@@ -33,26 +33,29 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """A step: wait for so many seconds."""
+    """A step: wait for a number of seconds."""
 
     seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """A step: read a picture, and send its bytes back."""
+    """A step: read an image, and send its bytes back."""
 
     image: Image
 
 
 Call = Generator[httpx.Request | Wait | Read, Any, T]
-"""Steps that end in a `T`; a request is answered with its `httpx.Response`, and what a step raises
-is thrown in."""
+"""A generator that yields steps and returns a `T`.
+
+The driver sends the `httpx.Response` of a request back, and throws exceptions of a step into the
+generator.
+"""
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
-    """What is asked for: a request without what is the same for all."""
+class RequestParts:
+    """The parts of a request that differ from call to call."""
 
     method: str
     path: str
@@ -61,8 +64,8 @@ class Ask:
     query: tuple[tuple[str, str], ...] | None = None
 
 
-class Trying:
-    """The tries of one call: how many there were, and since when."""
+class RetryState:
+    """Number of tries of one call, and when the first one started."""
 
     def __init__(
         self, retries: Retries, clock: Callable[[], float], jitter: Callable[[], float]
@@ -77,12 +80,10 @@ class Trying:
         """Return the seconds until the deadline."""
         return self._started_s + self._retries.deadline_s - self._clock()
 
-    def next_wait_s(self, told_s: float | None = None) -> float | None:
-        """Count one try more and return the seconds to wait before it, or None if this was the
-        last.
-        """
+    def next_wait_s(self, retry_after_s: float | None = None) -> float | None:
+        """Return the seconds to wait before the next try, and count it; None if there is none."""
         wait_s = self._retries.wait_s(
-            self.tries, told_s, self._clock() - self._started_s, self._jitter()
+            self.tries, retry_after_s, self._clock() - self._started_s, self._jitter()
         )
         self.tries += wait_s is not None
         return wait_s
@@ -90,18 +91,18 @@ class Trying:
 
 @dataclass(frozen=True)
 class Exchange:
-    """Where the service is, and how it is spoken to.
+    """Sends requests to one service, with its address, API key, timeouts and retries.
 
     Attributes:
-        base_url: Its address, such as `http://127.0.0.1:8000`.
-        api_key: Sent with every request, if there is one.
-        timeout_s: Seconds that one try waits for the next bytes of an answer.
-        retries: How often a call is tried.
-        clock: Returns seconds that only grow.
-        jitter: Returns a number in [0, 1).
+        base_url: The service's address, such as `http://127.0.0.1:8000`.
+        api_key: Sent with every request unless it is None.
+        timeout_s: Seconds that one try waits for the next bytes of a response.
+        retries: How often and how long a call is tried.
+        clock: Returns monotonic seconds.
+        jitter: Returns a random number in [0, 1).
 
     Raises:
-        ConfigError: The address, the key or the time cannot work.
+        ConfigError: The address, the key or the timeout is not valid.
     """
 
     base_url: str
@@ -117,11 +118,11 @@ class Exchange:
             self.api_key.isascii() and self.api_key.isprintable() and " " not in self.api_key
         ):
             raise ConfigError(
-                "The API key has characters that no header can carry, such as a blank or the end "
-                "of a line."
+                "The API key contains characters that an HTTP header cannot carry, such as a space "
+                "or a line break."
             )
         if not self.timeout_s > 0:
-            raise ConfigError(f"timeout_s is {self.timeout_s}; it must be above 0.")
+            raise ConfigError(f"timeout_s is {self.timeout_s}; it must be greater than 0.")
 
     def __repr__(self) -> str:
         masked = "None" if self.api_key is None else "'****'"
@@ -130,34 +131,43 @@ class Exchange:
             f"max_tries={self.retries.max_tries})"
         )
 
-    def trying(self, retries: Retries | None = None) -> Trying:
-        """Return the count of a call's tries, at its beginning."""
-        return Trying(retries or self.retries, self.clock, self.jitter)
+    def start_tries(self, retries: Retries | None = None) -> RetryState:
+        """Return the state of a call whose first try starts now."""
+        return RetryState(retries or self.retries, self.clock, self.jitter)
 
-    def run(self, ask: Ask, read: Callable[[bytes], T], retries: Retries | None = None) -> Call[T]:
-        """Send a request until it is answered or given up, under one request id; `read` makes a `T`
-        of the answer's body.
+    def run(
+        self, parts: RequestParts, parse: Callable[[bytes], T], retries: Retries | None = None
+    ) -> Call[T]:
+        """Send a request until it succeeds or the retries are used up, and return its parsed body.
+
+        All tries share one request ID.
+
+        Args:
+            parts: The request.
+            parse: Makes a `T` of the response's body.
+            retries: Replaces the retries of the exchange.
 
         Raises:
-            TaggerError: What the service, or httpx, said last.
+            TaggerError: The error of the last try.
         """
-        trying = self.trying(retries)
+        state = self.start_tries(retries)
         request_id = uuid.uuid4().hex
         while True:
             try:
-                response: httpx.Response = yield self._request(ask, request_id, trying.left_s())
-            except failures.FOREIGN as foreign:
-                failure = failures.of_exception(foreign, self.base_url)
+                response: httpx.Response = yield self._request(parts, request_id, state.left_s())
+            except failures.HTTPX_ERRORS as error:
+                failure = failures.failure_of_exception(error, self.base_url)
             else:
                 if response.is_success:
-                    return self._answer(response, read, request_id)
-                failure = failures.of_response(response, self.base_url)
-            wait_s = trying.next_wait_s(failure.told_s) if failure.passing else None
+                    return self._parsed(response, parse, request_id)
+                failure = failures.failure_of_response(response, self.base_url)
+
+            wait_s = state.next_wait_s(failure.retry_after_s) if failure.is_temporary else None
             if wait_s is None:
-                raise _marked(failure.error, request_id, trying.tries)
+                raise _with_request_id(failure.error, request_id, state.tries)
             yield Wait(wait_s)
 
-    def _request(self, ask: Ask, request_id: str, left_s: float) -> httpx.Request:
+    def _request(self, parts: RequestParts, request_id: str, left_s: float) -> httpx.Request:
         timeout_s = max(MIN_TIMEOUT_S, min(self.timeout_s, left_s))
         timeout = httpx.Timeout(timeout_s, connect=min(timeout_s, CONNECT_TIMEOUT_S))
         headers = {
@@ -166,35 +176,35 @@ class Exchange:
             "Accept-Encoding": ACCEPTED_ENCODINGS,
             "X-Request-Id": request_id,
         }
-        if ask.content_type:
-            headers["Content-Type"] = ask.content_type
+        if parts.content_type:
+            headers["Content-Type"] = parts.content_type
         if self.api_key is not None:
             headers["Authorization"] = f"Bearer {self.api_key}"
         return httpx.Request(
-            ask.method,
-            self.base_url + ask.path,
-            params=ask.query or None,
+            parts.method,
+            self.base_url + parts.path,
+            params=parts.query or None,
             headers=headers,
-            content=ask.content,
+            content=parts.content,
             extensions={"timeout": timeout.as_dict(), DEADLINE_S: max(MIN_TIMEOUT_S, left_s)},
         )
 
-    def _answer(self, response: httpx.Response, read: Callable[[bytes], T], request_id: str) -> T:
+    def _parsed(self, response: httpx.Response, parse: Callable[[bytes], T], request_id: str) -> T:
+        """Return the parsed body of a response, and set the request ID on errors of its items."""
         try:
-            answer = read(response.content)
+            parsed = parse(response.content)
         except (ValueError, RecursionError) as error:
-            raise _marked(failures.not_ours(response, self.base_url), request_id, 1) from error
-        if isinstance(answer, list):
-            for outcome in answer:
+            foreign = failures.foreign_response_error(response, self.base_url)
+            raise _with_request_id(foreign, request_id, 1) from error
+        if isinstance(parsed, list):
+            for outcome in parsed:
                 if isinstance(outcome, TaggerError):
                     outcome.request_id = request_id
-        return answer
+        return parsed
 
 
-def _marked(error: TaggerError, request_id: str, tries: int) -> TaggerError:
-    """Return an error with the id of its request, by which the service's log can be searched; also
-    in its traceback.
-    """
+def _with_request_id(error: TaggerError, request_id: str, tries: int) -> TaggerError:
+    """Add the request ID to an error and to its traceback, to find the request in the log."""
     error.request_id = request_id
     status = "" if error.status is None else f", status {error.status}"
     error.add_note(
@@ -204,7 +214,7 @@ def _marked(error: TaggerError, request_id: str, tries: int) -> TaggerError:
 
 
 def _checked_url(text: str) -> str:
-    """Return an address without a slash at its end."""
+    """Return a valid address without trailing slashes; raises `ConfigError` for any other."""
     try:
         url = httpx.URL(text.rstrip("/"))
     except httpx.InvalidURL:
@@ -217,7 +227,7 @@ def _checked_url(text: str) -> str:
         or url.fragment
     ):
         raise ConfigError(
-            "The service's address must be such as http://127.0.0.1:8000, without a user, a "
-            "query or a fragment."
+            "The service's address is not valid; use a URL such as http://127.0.0.1:8000, without "
+            "a user, a query or a fragment."
         )
     return str(url)

@@ -1,7 +1,7 @@
-"""The border where answers and httpx's exceptions become the exceptions of `serve_app.errors`.
+"""Converts error responses and httpx's exceptions into the exceptions of `serve_app.errors`.
 
-An answer is read by its `code`; a code that is not known here, or a body that is none of ours, by
-its status.
+The `code` in the body of an error response determines the exception. If the code is unknown, or the
+body is not one of siglip-serve, the status determines it.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 
 from serve_app import errors
-from serve_app.client.retries import RETRIED_STATUSES, told_wait_s
+from serve_app.client.retries import RETRIED_STATUSES, parse_retry_after
 from serve_app.errors import TaggerError
 from serve_app.terminal.printable import printable
 from serve_app.untrusted import bounded_http
@@ -20,9 +20,9 @@ ERRORS: dict[str, type[TaggerError]] = {
     for cls in vars(errors).values()
     if isinstance(cls, type) and issubclass(cls, TaggerError)
 }
-"""Every code and its class."""
+"""Class of each error code."""
 BY_STATUS: dict[int, type[TaggerError]] = {
-    408: errors.DeadlineExceeded,  # how Serve cuts a request off
+    408: errors.DeadlineExceeded,  # Serve responds so when it cancels a request
     413: errors.PayloadTooLarge,
     415: errors.UnsupportedImage,
     429: errors.Overloaded,
@@ -30,13 +30,13 @@ BY_STATUS: dict[int, type[TaggerError]] = {
     503: errors.Unavailable,
     504: errors.DeadlineExceeded,
 }
-"""For answers without a known code; others of 500 and more are `ServiceError`, the rest
-`RequestError`."""
-FOREIGN = (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, httpx.CookieConflict)
-"""What httpx raises."""
+"""Classes of responses without a known code. Any other status is a `ServiceError` from 500 on, and
+a `RequestError` below."""
+HTTPX_ERRORS = (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, httpx.CookieConflict)
+"""Base classes of all exceptions that httpx raises."""
 MAX_MESSAGE_CHARACTERS = 2_000
 MAX_CODE_CHARACTERS = 100
-"""Of an error's code, and of a content type, where it is repeated in a message."""
+"""Maximum length of an error code or a content type that an error message repeats."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,137 +44,146 @@ class Failure:
     """Why a try failed.
 
     Attributes:
-        error: What is raised if it is the last one.
-        passing: Whether the same request may succeed in a moment.
-        told_s: Seconds that the service wants to be left alone.
+        error: The exception to raise if there is no further try.
+        is_temporary: Whether the same request may succeed in a moment.
+        retry_after_s: Seconds of the response's `Retry-After`, if it has one.
     """
 
     error: TaggerError
-    passing: bool = False
-    told_s: float | None = None
+    is_temporary: bool = False
+    retry_after_s: float | None = None
 
 
 _FROM_HTTPX: dict[type[Exception], tuple[type[TaggerError], str, bool]] = {
     httpx.ConnectTimeout: (
         errors.Unavailable,
-        "{at} does not answer: no connection in time.",
+        "Cannot connect to {url} in time; is the service running there?",
         True,
     ),
     httpx.ConnectError: (
         errors.Unavailable,
-        "{at} does not answer; is the service running there?",
+        "Cannot connect to {url}; is the service running there?",
         True,
     ),
-    httpx.PoolTimeout: (errors.Overloaded, "No connection to {at} became free in time.", True),
-    httpx.TimeoutException: (errors.DeadlineExceeded, "{at} took too long to answer.", False),
-    httpx.NetworkError: (errors.Unavailable, "The connection to {at} broke.", True),
+    httpx.PoolTimeout: (errors.Overloaded, "No connection to {url} became free in time.", True),
+    httpx.TimeoutException: (errors.DeadlineExceeded, "{url} did not respond in time.", False),
+    httpx.NetworkError: (errors.Unavailable, "The connection to {url} broke.", True),
     httpx.RemoteProtocolError: (
         errors.Unavailable,
-        "The connection to {at} broke, or it does not speak HTTP.",
+        "The connection to {url} broke, or the server does not speak HTTP.",
         True,
     ),
-    httpx.ProxyError: (errors.Unavailable, "The proxy before {at} refuses the connection.", True),
+    httpx.ProxyError: (
+        errors.Unavailable,
+        "The proxy for {url} refused the connection.",
+        True,
+    ),
     httpx.UnsupportedProtocol: (
         errors.InvalidRequest,
-        "{at} is not an address that begins with http:// or https://.",
+        "{url} is not a valid address; it must begin with http:// or https://.",
         False,
     ),
     httpx.LocalProtocolError: (
         errors.InvalidRequest,
-        "The request to {at} cannot be sent as HTTP.",
+        "The request to {url} cannot be sent as HTTP.",
         False,
     ),
-    httpx.InvalidURL: (errors.InvalidRequest, "{at} is not an address.", False),
-    httpx.DecodingError: (errors.ServiceError, "The answer of {at} cannot be decompressed.", False),
-    httpx.TooManyRedirects: (errors.ServiceError, "{at} redirects without end.", False),
+    httpx.InvalidURL: (errors.InvalidRequest, "{url} is not a valid address.", False),
+    httpx.DecodingError: (
+        errors.ServiceError,
+        "The response from {url} cannot be decompressed.",
+        False,
+    ),
+    httpx.TooManyRedirects: (errors.ServiceError, "{url} redirects too many times.", False),
     bounded_http.ResponseTooLarge: (
         errors.ServiceError,
-        f"The response of {{at}} is larger than {bounded_http.MAX_RESPONSE_BYTES // 2**20} MiB; "
-        "ask for less at once.",
+        "The response from {url} is larger than "
+        f"{bounded_http.MAX_RESPONSE_BYTES // 2**20} MiB; send fewer inputs in one request.",
         False,
     ),
     bounded_http.ResponseTooSlow: (
         errors.DeadlineExceeded,
-        "The response of {at} did not end in time.",
+        "The response from {url} did not end in time.",
         False,
     ),
     bounded_http.ResponseNotReadable: (
         errors.ServiceError,
-        "The response of {at} cannot be unpacked.",
+        "The response from {url} cannot be decompressed.",
         False,
     ),
-    httpx.HTTPError: (errors.ServiceError, "The answer of {at} cannot be read.", False),
-    httpx.StreamError: (errors.ServiceError, "The answer of {at} cannot be read.", False),
-    httpx.CookieConflict: (errors.ServiceError, "The answer of {at} cannot be read.", False),
+    httpx.HTTPError: (errors.ServiceError, "The response from {url} cannot be read.", False),
+    httpx.StreamError: (errors.ServiceError, "The response from {url} cannot be read.", False),
+    httpx.CookieConflict: (errors.ServiceError, "The response from {url} cannot be read.", False),
 }
+"""Class, message and whether the failure is temporary, for each exception of httpx."""
 
 
-def of_exception(foreign: Exception, at: str) -> Failure:
-    """Return what an exception of httpx means: that of its class, or of its nearest base in the
-    table.
-    """
-    cls, sentence, passing = next(
-        _FROM_HTTPX[base] for base in type(foreign).__mro__ if base in _FROM_HTTPX
+def failure_of_exception(exception: Exception, url: str) -> Failure:
+    """Return the failure for an exception of httpx, by its nearest base class in the table."""
+    cls, message, is_temporary = next(
+        _FROM_HTTPX[base] for base in type(exception).__mro__ if base in _FROM_HTTPX
     )
-    error = cls(sentence.format(at=at))
-    error.__cause__ = foreign
-    return Failure(error, passing)
+    error = cls(message.format(url=url))
+    error.__cause__ = exception
+    return Failure(error, is_temporary)
 
 
-def of_response(response: httpx.Response, at: str) -> Failure:
-    """Return what an answer that is no success means."""
+def failure_of_response(response: httpx.Response, url: str) -> Failure:
+    """Return the failure for an error response."""
     status = response.status_code
-    error = _of_body(response) or _of_status(response, at)
+    error = _error_of_body(response) or _error_of_status(response, url)
     error.status = status
-    return Failure(error, status in RETRIED_STATUSES, told_wait_s(response.headers))
+    return Failure(error, status in RETRIED_STATUSES, parse_retry_after(response.headers))
 
 
-def of_entry(entry: Any, status: int | None = None) -> TaggerError | None:
-    """Return the error that `{"error": {"code", "message"}}` means, or None if it is none."""
-    told = entry.get("error") if isinstance(entry, dict) else None
+def error_of_entry(entry: Any, status: int | None = None) -> TaggerError | None:
+    """Return the error of `{"error": {"code", "message"}}`, or None if the entry has none."""
+    content = entry.get("error") if isinstance(entry, dict) else None
     if (
-        not isinstance(told, dict)
-        or not isinstance(told.get("code"), str)
-        or not isinstance(told.get("message"), str)
+        not isinstance(content, dict)
+        or not isinstance(content.get("code"), str)
+        or not isinstance(content.get("message"), str)
     ):
         return None
-    # a hostile server's escape sequences must not reach a terminal or a log by way of an exception
-    code = printable(told["code"][:MAX_CODE_CHARACTERS])
-    message = printable(told["message"][:MAX_MESSAGE_CHARACTERS])
-    error = ERRORS.get(code, _class_of(status or 500))(message)
-    error.code = code  # also where it is newer than this client
+    # a hostile server's escape sequences must not reach a terminal or a log through an exception
+    code = printable(content["code"][:MAX_CODE_CHARACTERS])
+    message = printable(content["message"][:MAX_MESSAGE_CHARACTERS])
+    error = ERRORS.get(code, _class_of_status(status or 500))(message)
+    error.code = code  # a newer service may send a code that this client does not know
     return error
 
 
-def not_ours(response: httpx.Response, at: str) -> TaggerError:
-    """Return the error for an answer that siglip-serve would not give, such as a gateway's page."""
+def foreign_response_error(response: httpx.Response, url: str) -> TaggerError:
+    """Return the error for a response that is not siglip-serve's, such as a gateway's page."""
     status = response.status_code
-    named = response.headers.get("content-type", "").partition(";")[0].strip()
-    kind = printable(named[:MAX_CODE_CHARACTERS]) or "no content type"
-    cls = errors.ServiceError if response.is_success else _class_of(status)
+    content_type = response.headers.get("content-type", "").partition(";")[0].strip()
+    described = printable(content_type[:MAX_CODE_CHARACTERS]) or "no content type"
+    cls = errors.ServiceError if response.is_success else _class_of_status(status)
     error = cls(
-        f"{at} answers {status} with {kind}, which is not siglip-serve's: another service is "
-        "there, or a gateway before it."
+        f"{url} responded with status {status} and {described}, which is not a response of "
+        "siglip-serve; check whether the address belongs to another service or a gateway."
     )
     error.status = status
     return error
 
 
-def _of_body(response: httpx.Response) -> TaggerError | None:
+def _error_of_body(response: httpx.Response) -> TaggerError | None:
     try:
-        return of_entry(response.json(), response.status_code)
+        return error_of_entry(response.json(), response.status_code)
     except (ValueError, RecursionError):
         return None
 
 
-def _of_status(response: httpx.Response, at: str) -> TaggerError:
+def _error_of_status(response: httpx.Response, url: str) -> TaggerError:
     status = response.status_code
     if status in (401, 403):
-        return errors.Unauthorized(f"{at} refuses the API key, or wants one ({status}).")
+        return errors.Unauthorized(f"{url} rejected the API key, or requires one ({status}).")
     if 300 <= status < 400:
-        return errors.RequestError(f"{at} redirects to another address ({status}); give that one.")
-    return not_ours(response, at)
+        return errors.RequestError(
+            f"{url} redirects to another address ({status}); use that address instead."
+        )
+    return foreign_response_error(response, url)
 
 
-def _class_of(status: int) -> type[TaggerError]:
+def _class_of_status(status: int) -> type[TaggerError]:
     return BY_STATUS.get(status, errors.RequestError if status < 500 else errors.ServiceError)

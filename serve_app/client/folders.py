@@ -1,6 +1,6 @@
-"""Many files, a few at a time: which they are, and which are tagged, awaited and given next.
+"""Tags many files, a few at a time: lists them, and decides which to start and to return next.
 
-The same for both clients.
+Both clients use this module.
 """
 
 import asyncio
@@ -12,33 +12,36 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from serve_app.client.answers import Tagged
+from serve_app.client.responses import Tagged
 from serve_app.errors import ConfigError, TaggerError
 from serve_app.untrusted.image_files import pictures_in
 
 AHEAD = 4
-"""In the order of input: answers held back at most, as multiples of the concurrency, while the one
-before them is awaited."""
+"""Maximum number of files in the window, as a multiple of the concurrency.
+
+If results are returned in input order, those behind a slow file wait in memory.
+"""
 
 Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
-"""Files, and folders of pictures: one, or several."""
+"""One path or several, each of a file or of a folder with images."""
 F = TypeVar("F", Future["TaggedFile"], asyncio.Task["TaggedFile"])
 
 
 @dataclass(frozen=True, slots=True)
 class TaggedFile:
-    """One file, and its tags or why it has none."""
+    """One file with its tags or its error."""
 
     path: Path
     outcome: Tagged | TaggerError
 
 
 def files_of(paths: Paths) -> Iterator[Path]:
-    """Yield files in the order given, a folder as the pictures in it; whether they are there is
-    seen when they are read.
+    """Yield files in input order, with each folder replaced by the images in it.
+
+    A file that does not exist is yielded too; reading it raises the error.
     """
-    for given in (paths,) if isinstance(paths, str | os.PathLike) else paths:
-        path = Path(given)
+    for entry in (paths,) if isinstance(paths, str | os.PathLike) else paths:
+        path = Path(entry)
         if os.path.isdir(path):
             yield from pictures_in(path)
         else:
@@ -46,14 +49,14 @@ def files_of(paths: Paths) -> Iterator[Path]:
 
 
 class Window(Generic[F]):
-    """The files of a run that have been started and not been given out.
+    """The files that have been started and whose results have not been returned yet.
 
     Args:
-        files: What is to be tagged; taken one by one.
-        start: Starts one; its file is read when its turn comes, so that only `concurrency` pictures
-            are in memory.
-        concurrency: How many run at the same time.
-        in_order: Give them out in the order of `files`, instead of as they end.
+        files: The files to tag; consumed one by one.
+        start: Starts to tag a file. It also reads the file, so at most `concurrency` images are
+            in memory.
+        concurrency: Number of files that are processed at the same time.
+        in_order: Whether to return results in the order of `files` instead of as they complete.
 
     Raises:
         ConfigError: `concurrency` is less than 1.
@@ -68,40 +71,41 @@ class Window(Generic[F]):
         self._files = files
         self._concurrency = concurrency
         self._in_order = in_order
-        self._held: deque[F] = deque()
+        self._started: deque[F] = deque()
 
     def refill(self) -> bool:
-        """Start as many as may run, and return whether there is anything left to give out."""
+        """Start files up to the limits, and return whether any results are still to come."""
         while (
-            len(self.running()) < self._concurrency and len(self._held) < AHEAD * self._concurrency
+            len(self.running()) < self._concurrency
+            and len(self._started) < AHEAD * self._concurrency
         ):
             file = next(self._files, None)
             if file is None:
                 break
-            self._held.append(self._start(file))
-        return bool(self._held)
+            self._started.append(self._start(file))
+        return bool(self._started)
 
     def running(self) -> list[F]:
-        """Return what has not ended."""
-        return [future for future in self._held if not future.done()]
+        """Return the files that have not completed."""
+        return [future for future in self._started if not future.done()]
 
     def take(self) -> list[TaggedFile]:
-        """Return what has ended and whose turn it is."""
-        ended: list[TaggedFile] = []
+        """Remove and return the results that may be returned now."""
+        results: list[TaggedFile] = []
         if self._in_order:
-            while self._held and self._held[0].done():
-                ended.append(self._held.popleft().result())
-            return ended
-        for _ in range(len(self._held)):
-            future = self._held.popleft()
+            while self._started and self._started[0].done():
+                results.append(self._started.popleft().result())
+            return results
+        for _ in range(len(self._started)):
+            future = self._started.popleft()
             if future.done():
-                ended.append(future.result())
+                results.append(future.result())
             else:
-                self._held.append(future)
-        return ended
+                self._started.append(future)
+        return results
 
     def cancel(self) -> list[F]:
-        """End what is running, and return it."""
-        for future in self._held:
+        """Cancel all files in the window, and return them."""
+        for future in self._started:
             future.cancel()
-        return list(self._held)
+        return list(self._started)

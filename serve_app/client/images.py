@@ -1,6 +1,6 @@
-"""Pictures as callers have them: a path, bytes or an open file.
+"""Reads the images that callers pass: a path, bytes or an open file.
 
-They are sent as they are and decoded by the service.
+The client sends the bytes unchanged; the service decodes them.
 """
 
 import os
@@ -11,18 +11,18 @@ from serve_app.errors import InvalidImage, SourceUnavailable
 from serve_app.untrusted.bounded_files import FileProblem, read_regular
 
 Image = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
-"""A path, the bytes of a picture file, or a file object open for reading bytes."""
+"""A path, the bytes of an image file, or a file object that is open in binary mode."""
 MAX_IMAGE_BYTES = 256 * 2**20
-"""Bytes of one file that are read at all; the service has a lower limit of its own."""
+"""Maximum size of a file that the client reads; the service has its own, lower limit."""
 
 
 def read_image(image: Image) -> bytes:
-    """Return the bytes of a picture.
+    """Return the bytes of an image.
 
     Raises:
         SourceUnavailable: The file cannot be read.
-        InvalidImage: There are no bytes.
-        TypeError: It is something else, such as a decoded picture or a file open as text.
+        InvalidImage: The image is empty.
+        TypeError: The value has another type, such as a decoded image or a file in text mode.
     """
     try:
         data = _bytes_of(image)
@@ -33,7 +33,7 @@ def read_image(image: Image) -> bytes:
             f"The image cannot be read: {error.strerror or type(error).__name__}."
         ) from error
     if not data:
-        raise InvalidImage("The picture is empty.")
+        raise InvalidImage("The image is empty.")
     return data
 
 
@@ -45,7 +45,7 @@ def _bytes_of(image: Image) -> bytes:
     data = image.read() if hasattr(image, "read") else None
     if not isinstance(data, bytes):
         raise TypeError(
-            "a picture is a path, bytes or a file open for reading bytes, not "
+            "an image must be a path, bytes or a file open in binary mode, not "
             f"{type(image).__name__}"
         )
     return data

@@ -1,4 +1,4 @@
-"""The options of a request, checked before anything is sent, and how they are sent."""
+"""The options of a request: their names, their validation, and their encoding."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
@@ -6,8 +6,8 @@ from typing import Any, TypedDict
 from serve_app.tagging.choices import Parents, Quality, Score, SortBy
 
 MAX_QUERY_CHARACTERS = 2_000
-"""Longer options are sent in a JSON body: gateways truncate addresses at 4,000 to 8,000
-characters."""
+"""Maximum length of a query string. Longer options are sent in a JSON body, because gateways
+truncate URLs at 4,000 to 8,000 characters."""
 DEFAULTS: Mapping[str, Any] = {
     "include_labels": (),
     "exclude_labels": (),
@@ -15,11 +15,11 @@ DEFAULTS: Mapping[str, Any] = {
     "exclude_categories": (),
     "quality": "standard",
 }
-"""Values that mean the same as no value, besides None."""
+"""Default values, which are not sent; None is a default of every option."""
 
 
 class ScoreOptions(TypedDict, total=False):
-    """How tags are scored and selected; see docs/api.md. Every default is the service's setting."""
+    """How tags are scored and selected; see docs/api.md. The service sets every default."""
 
     labels: Sequence[str] | None
     prompt_templates: Sequence[str] | None
@@ -38,38 +38,38 @@ class ScoreOptions(TypedDict, total=False):
 
 
 class Options(ScoreOptions, total=False):
-    """The options for images."""
+    """The options of requests with images."""
 
     quality: Quality | None
 
 
 Fields = dict[str, Any]
-"""Options as they are written in a JSON body."""
+"""Options in the form of a JSON body."""
 
 
 def fields_of(options: Mapping[str, Any]) -> Fields:
     """Return the options that differ from their defaults.
 
     Raises:
-        TypeError: There is no option of that name.
+        TypeError: An option has an unknown name.
     """
     unknown = options.keys() - Options.__optional_keys__
     if unknown:
-        raise TypeError(f"there is no option {', '.join(sorted(unknown))}")
+        raise TypeError(f"unknown options: {', '.join(sorted(unknown))}")
     return {
-        name: _listed(name, value)
+        name: _json_value(name, value)
         for name, value in options.items()
         if value is not None and value != DEFAULTS.get(name)
     }
 
 
 def as_query(fields: Fields) -> tuple[tuple[str, str], ...] | None:
-    """Return options as query parameters, or None if they are too long or would be misread."""
+    """Return options as query parameters, or None if a query string cannot carry them."""
     pairs: list[tuple[str, str]] = []
     for name, value in fields.items():
         if not isinstance(value, list):
             pairs.append((name, str(value).lower() if isinstance(value, bool) else str(value)))
-        elif value and all(_survives(name, entry) for entry in value):
+        elif value and all(_fits_query(name, entry) for entry in value):
             pairs += [(name, entry) for entry in value]
         else:
             return None
@@ -77,15 +77,19 @@ def as_query(fields: Fields) -> tuple[tuple[str, str], ...] | None:
     return tuple(pairs) if characters <= MAX_QUERY_CHARACTERS else None
 
 
-def _listed(name: str, value: Any) -> Any:
-    """Return a sequence as a list; a text with commas is split by the service."""
+def _json_value(name: str, value: Any) -> Any:
+    """Return a sequence as a list, and any other value unchanged.
+
+    The service splits a string at its commas, except for `prompt_templates`.
+    """
     if name == "prompt_templates" and isinstance(value, str):
         return [value]
     return value if isinstance(value, str | int | float) else list(value)
 
 
-def _survives(name: str, entry: str) -> bool:
-    """Return whether the service reads an item of a list as it is, even if there is no other."""
-    if not entry.strip() or entry.lstrip().startswith("["):  # nothing, or a JSON array
+def _fits_query(name: str, entry: str) -> bool:
+    """Return whether the service reads an item of a list unchanged from a query string."""
+    # the service ignores an empty parameter, and parses one with a bracket as a JSON array
+    if not entry.strip() or entry.lstrip().startswith("["):
         return False
     return name == "prompt_templates" or ("," not in entry and entry == entry.strip())

@@ -6,7 +6,7 @@ Not here: how each of the two does it (`tag_local.py`, `tag_remote.py`).
 import argparse
 from pathlib import Path
 
-from serve_app.client.face import CONCURRENCY
+from serve_app.client.base_client import CONCURRENCY
 from serve_app.client.options import Options
 from serve_app.commands.arguments import (
     add_config_argument,

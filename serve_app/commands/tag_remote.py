@@ -11,7 +11,7 @@ from typing import TextIO, TypeGuard
 import numpy as np
 
 from serve_app.client import AsyncClient, Tagged, TaggedFile
-from serve_app.client.face import CONCURRENCY
+from serve_app.client.base_client import CONCURRENCY
 from serve_app.client.options import Options
 from serve_app.commands.api_key import read_api_key
 from serve_app.commands.files import expand, progress_bar, shown

@@ -233,7 +233,7 @@ def test_nobody_at_the_address_is_one_sentence(ask: Ask) -> None:
     for run in (ask_blocking, ask_awaited):
         assert run(address, "ready") is False
         with pytest.raises(
-            Unavailable, match=f"{address} does not answer; is the service running there?"
+            Unavailable, match=f"Cannot connect to {address}; is the service running there?"
         ):
             run(address, "model")
 

@@ -210,5 +210,5 @@ def test_a_server_that_is_not_there_is_one_sentence_and_no_torch_is_loaded(folde
     )
     assert (done.returncode, done.stdout) == (1, "")
     assert (
-        done.stderr == f"siglip-serve: {address} does not answer; is the service running there?\n"
+        done.stderr == f"siglip-serve: Cannot connect to {address}; is the service running there?\n"
     )

@@ -196,7 +196,8 @@ def test_an_answer_that_is_not_the_services_is_told(
 ) -> None:
     """A page of a gateway, or of another service, is no traceback of a parser."""
     with pytest.raises(
-        ServiceError, match=f"{AT} answers 200 with .*, which is not siglip-serve's"
+        ServiceError,
+        match=f"{AT} responded with status 200 .*, which is not a response of siglip-serve",
     ) as caught:
         scripted(answer).ask("tag", b"picture")
     assert caught.value.status == 200
@@ -244,7 +245,7 @@ def test_a_picture_that_is_too_large_alone_has_its_error_in_its_place(
 
 def test_an_answer_with_too_few_results_is_refused(scripted: Callable[..., Scripted]) -> None:
     """Results are matched by their place, so one that is missing would shift all others."""
-    with pytest.raises(ServiceError, match="not siglip-serve's"):
+    with pytest.raises(ServiceError, match="not a response of siglip-serve"):
         scripted(httpx.Response(200, json={"results": [{"tags": []}]} | ABOUT)).ask(
             "tag_many", [b"a", b"b"]
         )

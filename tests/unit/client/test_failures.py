@@ -10,7 +10,13 @@ import pytest
 from serve_app import errors
 from serve_app.api.error_responses import error_response
 from serve_app.api.statuses import status_of
-from serve_app.client.failures import ERRORS, FOREIGN, of_entry, of_exception, of_response
+from serve_app.client.failures import (
+    ERRORS,
+    HTTPX_ERRORS,
+    error_of_entry,
+    failure_of_exception,
+    failure_of_response,
+)
 
 AT = "http://tags.example"
 ALL = [
@@ -31,7 +37,7 @@ def test_every_error_of_the_service_comes_back_as_itself(cls: type[errors.Tagger
     status.
     """
     written = error_response(cls("Say what to do."))
-    failure = of_response(
+    failure = failure_of_response(
         httpx.Response(
             written.status_code, headers=dict(written.headers), content=bytes(written.body)
         ),
@@ -43,8 +49,8 @@ def test_every_error_of_the_service_comes_back_as_itself(cls: type[errors.Tagger
         "Say what to do.",
         status_of(cls("")),
     )
-    assert failure.passing == (cls in (errors.Overloaded, errors.Unavailable))
-    assert failure.told_s == (1.0 if failure.passing else None)
+    assert failure.is_temporary == (cls in (errors.Overloaded, errors.Unavailable))
+    assert failure.retry_after_s == (1.0 if failure.is_temporary else None)
 
 
 def test_the_table_has_every_code() -> None:
@@ -57,16 +63,16 @@ def test_every_exception_of_httpx_is_mapped(cls: type[Exception]) -> None:
     """Whatever httpx raises is caught at the border, and comes out with the address and with its
     cause.
     """
-    assert issubclass(cls, FOREIGN)
-    foreign = cls.__new__(cls)
-    error = of_exception(foreign, AT).error
+    assert issubclass(cls, HTTPX_ERRORS)
+    exception = cls.__new__(cls)
+    error = failure_of_exception(exception, AT).error
     assert isinstance(error, errors.TaggerError)
     assert AT in str(error)
-    assert error.__cause__ is foreign
+    assert error.__cause__ is exception
 
 
 @pytest.mark.parametrize(
-    ("foreign", "expected", "passing"),
+    ("exception", "expected", "is_temporary"),
     [
         (httpx.ConnectError(""), errors.Unavailable, True),
         (httpx.ConnectTimeout(""), errors.Unavailable, True),
@@ -81,18 +87,18 @@ def test_every_exception_of_httpx_is_mapped(cls: type[Exception]) -> None:
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
 )
 def test_what_broke_is_tried_again_and_what_took_too_long_is_not(
-    foreign: Exception, expected: type, passing: bool
+    exception: Exception, expected: type, is_temporary: bool
 ) -> None:
     """A connection that broke loses nothing; a service that is too slow is not given the same work
     twice.
     """
-    failure = of_exception(foreign, AT)
+    failure = failure_of_exception(exception, AT)
     assert type(failure.error) is expected
-    assert failure.passing == passing
+    assert failure.is_temporary == is_temporary
 
 
 @pytest.mark.parametrize(
-    ("status", "expected", "passing"),
+    ("status", "expected", "is_temporary"),
     [
         (302, errors.RequestError, False),
         (401, errors.Unauthorized, False),
@@ -106,11 +112,13 @@ def test_what_broke_is_tried_again_and_what_took_too_long_is_not(
         (504, errors.DeadlineExceeded, False),
     ],
 )
-def test_a_gateways_page_is_read_by_its_status(status: int, expected: type, passing: bool) -> None:
+def test_a_gateways_page_is_read_by_its_status(
+    status: int, expected: type, is_temporary: bool
+) -> None:
     """HTML is told as what it is, with the address and the status, and without the page."""
-    failure = of_response(httpx.Response(status, html="<html>secret</html>"), AT)
+    failure = failure_of_response(httpx.Response(status, html="<html>secret</html>"), AT)
     assert type(failure.error) is expected
-    assert failure.passing == passing
+    assert failure.is_temporary == is_temporary
     assert failure.error.status == status
     assert AT in str(failure.error)
     assert str(status) in str(failure.error)
@@ -128,7 +136,7 @@ def test_a_gateways_page_is_read_by_its_status(status: int, expected: type, pass
 )
 def test_a_code_of_a_newer_service_falls_back_on_its_status(status: int, expected: type) -> None:
     """The class follows from the status, and the code stays what the service said."""
-    error = of_response(
+    error = failure_of_response(
         httpx.Response(status, json={"error": {"code": "brand_new", "message": "Say what to do."}}),
         AT,
     ).error
@@ -150,4 +158,4 @@ def test_a_code_of_a_newer_service_falls_back_on_its_status(status: int, expecte
 )
 def test_what_has_not_the_shape_of_an_error_is_none(entry: object) -> None:
     """Only a code and a message, both texts, are read as ours."""
-    assert of_entry(entry) is None
+    assert error_of_entry(entry) is None

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from starlette.requests import Request
 
 from serve_app.api.parameters import TagParameters, query_fields, validated
-from serve_app.client.answers import pack_embedding, unpack_embedding
 from serve_app.client.images import read_image
 from serve_app.client.options import MAX_QUERY_CHARACTERS, Options, as_query, fields_of
+from serve_app.client.responses import pack_embedding, unpack_embedding
 from serve_app.config.limits import Limits
 from serve_app.errors import InvalidImage, SourceUnavailable
 from serve_app.tagging.options import TagOptions, tag_options
@@ -161,7 +161,7 @@ def test_an_empty_picture_is_an_error_of_the_picture(nothing: object) -> None:
 @pytest.mark.parametrize("wrong", [None, 5, io.StringIO("text"), object()])
 def test_anything_else_is_no_picture(wrong: object) -> None:
     """Said as Python says it of a wrong type."""
-    with pytest.raises(TypeError, match="a picture is a path, bytes or a file"):
+    with pytest.raises(TypeError, match="an image must be a path, bytes or a file"):
         read_image(wrong)  # type: ignore[arg-type]
 
 

@@ -3,7 +3,7 @@
 import httpx
 import pytest
 
-from serve_app.client.retries import Retries, told_wait_s
+from serve_app.client.retries import Retries, parse_retry_after
 from serve_app.errors import ConfigError
 
 DATE = "Wed, 21 Oct 2015 07:28:00 GMT"
@@ -30,20 +30,20 @@ def test_retry_after_is_read_as_seconds_or_a_date(
 ) -> None:
     """A date counts from the service's own; what cannot be read is as if it were not there."""
     assert (
-        told_wait_s(httpx.Headers({name: value.encode() for name, value in headers.items()}))
+        parse_retry_after(httpx.Headers({name: value.encode() for name, value in headers.items()}))
         == expected
     )
 
 
 def test_a_date_far_ahead_of_this_machines_clock_is_a_long_wait() -> None:
     """Without the service's own date this machine's clock is compared with."""
-    told = told_wait_s(httpx.Headers({"Retry-After": "Fri, 31 Dec 2999 23:59:59 GMT"}))
-    assert told is not None
-    assert told > 86_400
+    seconds = parse_retry_after(httpx.Headers({"Retry-After": "Fri, 31 Dec 2999 23:59:59 GMT"}))
+    assert seconds is not None
+    assert seconds > 86_400
 
 
 @pytest.mark.parametrize(
-    ("tries", "told_s", "jitter", "expected"),
+    ("tries", "retry_after_s", "jitter", "expected"),
     [
         (1, None, 0.0, 0.5),
         (2, None, 0.0, 1.0),
@@ -58,13 +58,13 @@ def test_a_date_far_ahead_of_this_machines_clock_is_a_long_wait() -> None:
     ],
 )
 def test_waits_double_and_are_bounded(
-    tries: int, told_s: float | None, jitter: float, expected: float | None
+    tries: int, retry_after_s: float | None, jitter: float, expected: float | None
 ) -> None:
     """From half of `first_wait_s` on, or what the service asks for and never less, and at most
     `max_wait_s`.
     """
     retries = Retries(max_tries=10_000, deadline_s=100.0, max_wait_s=10.0, first_wait_s=1.0)
-    assert retries.wait_s(tries, told_s, 0.0, jitter) == expected
+    assert retries.wait_s(tries, retry_after_s, 0.0, jitter) == expected
 
 
 def test_no_wait_goes_past_the_deadline() -> None:

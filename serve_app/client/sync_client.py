@@ -1,22 +1,29 @@
-"""`Client`: the calls, driven without asyncio."""
+"""`Client`: performs API calls without asyncio."""
 
 import concurrent.futures
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeVar, Unpack
 
 import httpx
 
-from serve_app.client.answers import ModelCard, Tagged, Vocabulary, VocabularyCard
+from serve_app.client.base_client import (
+    CONCURRENCY,
+    IMAGES_PER_REQUEST,
+    LIMITS,
+    BaseClient,
+    Settings,
+)
 from serve_app.client.calls import Outcome
 from serve_app.client.exchange import DEADLINE_S, Call, Read, Wait
-from serve_app.client.face import CONCURRENCY, IMAGES_PER_REQUEST, LIMITS, Face, Settings
 from serve_app.client.folders import Paths, TaggedFile, Window, files_of
 from serve_app.client.images import Image, read_image
 from serve_app.client.options import Fields, Options, ScoreOptions, fields_of
+from serve_app.client.responses import ModelCard, Tagged, Vocabulary, VocabularyCard
 from serve_app.errors import TaggerError
 from serve_app.untrusted.bounded_files import read_within
 from serve_app.untrusted.bounded_http import MAX_RESPONSE_BYTES, ResponseTooSlow, read_response
@@ -24,19 +31,21 @@ from serve_app.untrusted.bounded_http import MAX_RESPONSE_BYTES, ResponseTooSlow
 T = TypeVar("T")
 
 
-class Client(Face):
-    """A service, spoken to without asyncio. Threads may share it; `close` it, or use it in a
-    `with`.
+class Client(BaseClient):
+    """A client of one service, for code without asyncio.
+
+    Several threads may share a client. Call `close` at the end, or use the client in a `with`.
 
     Args:
         base_url: The service's address, such as `http://127.0.0.1:8000`.
-        api_key: Sent as `Authorization: Bearer`; the environment's `SIGLIP_API_KEY` if left out.
-        transport: httpx's, for a proxy or for tests.
-        wait: Waits for so many seconds, for tests.
-        settings: How it tries; see `Settings`.
+        api_key: Sent as `Authorization: Bearer`; default: the environment variable
+            `SIGLIP_API_KEY`.
+        transport: An httpx transport, for a proxy or for tests.
+        wait: Waits for a number of seconds; tests replace it.
+        settings: Timeouts and retries; see `Settings`.
 
     Raises:
-        ConfigError: The address, the key or a setting cannot work.
+        ConfigError: The address, the key or a setting is not valid.
     """
 
     def __init__(
@@ -55,16 +64,16 @@ class Client(Face):
     def tag(
         self, image: Image, *, return_embedding: bool = False, **options: Unpack[Options]
     ) -> Tagged:
-        """Tag one picture.
+        """Tag one image.
 
         Args:
-            image: A path, the bytes of a picture file, or a file open for reading bytes.
-            return_embedding: Give the picture's embedding too.
-            options: What is asked for; see docs/api.md.
+            image: A path, the bytes of an image file, or a file open in binary mode.
+            return_embedding: Whether to return the image's embedding too.
+            options: Options of the request; see docs/api.md.
 
         Raises:
-            RequestError: The picture or an option cannot work.
-            ServiceError: There was no answer, after all tries.
+            RequestError: The image or an option is not valid.
+            ServiceError: The service did not respond, or failed, in every try.
         """
         return self._run(self._calls.tag(image, fields_of(options), return_embedding))
 
@@ -76,18 +85,19 @@ class Client(Face):
         return_embedding: bool = False,
         **options: Unpack[Options],
     ) -> list[Outcome]:
-        """Tag pictures in requests of several, in the order given; one that failed has its error in
-        its place.
+        """Tag images, several in a request, and return the outcomes in input order.
+
+        The outcome of an image that cannot be tagged is its error.
 
         Args:
-            images: As for `tag`; each is read when its request is made.
-            images_per_request: Pictures in one request at most.
-            return_embedding: Give the pictures' embeddings too.
-            options: What is asked for; see docs/api.md.
+            images: Images as for `tag`; each one is read shortly before it is sent.
+            images_per_request: Maximum number of images in one request.
+            return_embedding: Whether to return the images' embeddings too.
+            options: Options of the requests; see docs/api.md.
 
         Raises:
-            RequestError: An option cannot work, or a request is too large.
-            ServiceError: There was no answer, after all tries.
+            RequestError: An option is not valid, or a request is too large.
+            ServiceError: The service did not respond, or failed, in every try.
         """
         return self._run(
             self._calls.tag_many(images, fields_of(options), images_per_request, return_embedding)
@@ -99,44 +109,57 @@ class Client(Face):
         """Tag stored image embeddings, without pixels.
 
         Args:
-            embeddings: Of this checkpoint, each D numbers or base64 of little-endian float32; a
-                NumPy array (n, D) will do.
-            options: What is asked for; see docs/api.md.
+            embeddings: (n, D) embeddings of the service's checkpoint, such as a NumPy array; each
+                row may also be base64 of little-endian float32.
+            options: Options of the requests; see docs/api.md.
 
         Raises:
-            RequestError: The embeddings or an option cannot work.
-            ServiceError: There was no answer, after all tries.
+            RequestError: The embeddings or an option is not valid.
+            ServiceError: The service did not respond, or failed, in every try.
         """
         return self._run(self._calls.score(embeddings, fields_of(options)))
 
     def embed(self, texts: Sequence[str]) -> list[tuple[float, ...]]:
-        """Return embeddings, each (D,) float32 of unit norm, of texts as they are, without a
-        template.
+        """Return the embeddings of texts, each (D,) float32, unit norm.
+
+        The texts are embedded without a prompt template.
 
         Raises:
-            RequestError: A text cannot work.
-            ServiceError: There was no answer, after all tries.
+            RequestError: A text is not valid.
+            ServiceError: The service did not respond, or failed, in every try.
         """
         return self._run(self._calls.embed(texts))
 
     def vocabularies(self) -> tuple[VocabularyCard, ...]:
-        """Return what vocabularies there are, the default one first; raises `ServiceError` if there
-        is no answer.
+        """Return the vocabularies of the service, the default one first.
+
+        Raises:
+            ServiceError: The service did not respond, or failed, in every try.
         """
         return self._run(self._calls.vocabularies())
 
     def vocabulary(self, name: str) -> Vocabulary:
-        """Return a vocabulary with its tags; raises `UnknownVocabulary`, or `ServiceError` if there
-        is no answer.
+        """Return a vocabulary with its tags.
+
+        Raises:
+            UnknownVocabulary: The service has no vocabulary of that name.
+            ServiceError: The service did not respond, or failed, in every try.
         """
         return self._run(self._calls.vocabulary(name))
 
     def model(self) -> ModelCard:
-        """Return what is served; raises `ServiceError` if there is no answer."""
+        """Return a description of the model that the service runs.
+
+        Raises:
+            ServiceError: The service did not respond, or failed, in every try.
+        """
         return self._run(self._calls.model())
 
     def ready(self) -> bool:
-        """Return whether the models are loaded, asking once; nobody at the address is a no."""
+        """Return whether the models are loaded; False if the service does not respond.
+
+        The request is sent only once, without retries.
+        """
         return self._run(self._calls.ready())
 
     def tag_files(
@@ -148,40 +171,46 @@ class Client(Face):
         return_embedding: bool = False,
         **options: Unpack[Options],
     ) -> Generator[TaggedFile, None, None]:
-        """Tag files a few at a time, as they end; one that failed has its error and the others go
-        on.
+        """Tag files, a few at a time, and yield each as it completes.
+
+        The outcome of a file that cannot be tagged is its error; the other files are tagged
+        anyway.
 
         Args:
-            paths: Files and folders, or one of them; a file is read when its turn comes.
-            concurrency: How many are under way at the same time, and in memory.
-            in_order: Give them in the order of `paths`, instead of as they end.
-            return_embedding: Give the pictures' embeddings too.
-            options: What is asked for; see docs/api.md.
+            paths: One path or several, of files and folders; a file is read shortly before it is
+                sent.
+            concurrency: Number of images that are in flight and in memory at the same time.
+            in_order: Whether to yield files in the order of `paths` instead of as they complete.
+            return_embedding: Whether to return the images' embeddings too.
+            options: Options of the requests; see docs/api.md.
 
         Raises:
             ConfigError: `concurrency` is less than 1.
         """
-        return self._tag_files(
-            files_of(paths), concurrency, in_order, (fields_of(options), return_embedding)
+        tag_file = partial(
+            self._tag_file, fields=fields_of(options), with_embedding=return_embedding
         )
+        return self._tag_files(files_of(paths), tag_file, concurrency, in_order)
 
     def _tag_files(
-        self, files: Iterator[Path], concurrency: int, in_order: bool, asked: tuple[Fields, bool]
+        self,
+        files: Iterator[Path],
+        tag_file: Callable[[Path], TaggedFile],
+        concurrency: int,
+        in_order: bool,
     ) -> Generator[TaggedFile, None, None]:
         with ThreadPoolExecutor(max(1, concurrency)) as threads:
             window = Window(
-                files,
-                lambda file: threads.submit(self._tag_file, file, *asked),
-                concurrency,
-                in_order,
+                files, lambda file: threads.submit(tag_file, file), concurrency, in_order
             )
             try:
                 while window.refill():
-                    if not (ended := window.take()):
+                    results = window.take()
+                    if not results:
                         concurrent.futures.wait(
                             window.running(), return_when=concurrent.futures.FIRST_COMPLETED
                         )
-                    yield from ended
+                    yield from results
             finally:
                 window.cancel()
 
@@ -192,20 +221,20 @@ class Client(Face):
             return TaggedFile(file, error)
 
     def _run(self, call: Call[T]) -> T:
-        """Do what a call asks for, step by step, and return what it comes to."""
-        reply: Any = None
+        """Perform the steps of a call, and return its result."""
+        result: Any = None
         try:
             step = next(call)
             while True:
                 try:
-                    reply = self._do(step)
+                    result = self._do(step)
                 except Exception as error:
                     step = call.throw(error)
                 else:
-                    step = call.send(reply)
-        except StopIteration as ended:
-            answer: T = ended.value
-            return answer
+                    step = call.send(result)
+        except StopIteration as stop:
+            value: T = stop.value
+            return value
 
     def _do(self, step: httpx.Request | Wait | Read) -> Any:
         match step:
@@ -217,8 +246,10 @@ class Client(Face):
                 return read_image(step.image)
 
     def _send(self, request: httpx.Request) -> httpx.Response:
-        """Send a request and read its response; raises `ResponseTooSlow` after the call's
-        deadline.
+        """Send a request and return its response.
+
+        Raises:
+            ResponseTooSlow: The response did not end before the deadline of the call.
         """
         deadline_s = request.extensions[DEADLINE_S]
 
@@ -227,7 +258,8 @@ class Client(Face):
                 return read_response(response, MAX_RESPONSE_BYTES, deadline_s)
 
         try:
-            # in a thread: httpx's time-outs are for each read, and a head may arrive byte by byte
+            # in a thread: httpx applies its timeouts to each read, and a hostile server may send
+            # the headers byte by byte
             return read_within(exchange, deadline_s)
         except TimeoutError as error:
             raise ResponseTooSlow("the response did not end in time") from error

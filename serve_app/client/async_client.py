@@ -1,30 +1,45 @@
-"""`AsyncClient`: the calls, driven by asyncio."""
+"""`AsyncClient`: performs API calls with asyncio."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterable,
+    Iterator,
+    Sequence,
+)
 from contextlib import aclosing
+from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeVar, Unpack
 
 import httpx
 
-from serve_app.client.answers import ModelCard, Tagged, Vocabulary, VocabularyCard
+from serve_app.client.base_client import (
+    CONCURRENCY,
+    IMAGES_PER_REQUEST,
+    LIMITS,
+    BaseClient,
+    Settings,
+)
 from serve_app.client.calls import Outcome
 from serve_app.client.exchange import DEADLINE_S, Call, Read, Wait
-from serve_app.client.face import CONCURRENCY, IMAGES_PER_REQUEST, LIMITS, Face, Settings
 from serve_app.client.folders import Paths, TaggedFile, Window, files_of
 from serve_app.client.images import Image, read_image
 from serve_app.client.options import Fields, Options, ScoreOptions, fields_of
+from serve_app.client.responses import ModelCard, Tagged, Vocabulary, VocabularyCard
 from serve_app.errors import TaggerError
 from serve_app.untrusted.bounded_http import MAX_RESPONSE_BYTES, ResponseTooSlow, aread_response
 
 T = TypeVar("T")
 
 
-class AsyncClient(Face):
-    """The same for asyncio: every method as in `Client`, to be awaited.
+class AsyncClient(BaseClient):
+    """A client of one service, for asyncio; it has the methods and arguments of `Client`.
 
-    `aclose` it, or use it in an `async with`.
+    Call `aclose` at the end, or use the client in an `async with`.
     """
 
     def __init__(
@@ -43,7 +58,7 @@ class AsyncClient(Face):
     async def tag(
         self, image: Image, *, return_embedding: bool = False, **options: Unpack[Options]
     ) -> Tagged:
-        """Tag one picture; see `Client.tag`."""
+        """Tag one image; see `Client.tag`."""
         return await self._run(self._calls.tag(image, fields_of(options), return_embedding))
 
     async def tag_many(
@@ -54,7 +69,7 @@ class AsyncClient(Face):
         return_embedding: bool = False,
         **options: Unpack[Options],
     ) -> list[Outcome]:
-        """Tag pictures in requests of several; see `Client.tag_many`."""
+        """Tag images, several in a request; see `Client.tag_many`."""
         return await self._run(
             self._calls.tag_many(images, fields_of(options), images_per_request, return_embedding)
         )
@@ -70,7 +85,7 @@ class AsyncClient(Face):
         return await self._run(self._calls.embed(texts))
 
     async def vocabularies(self) -> tuple[VocabularyCard, ...]:
-        """Return what vocabularies there are; see `Client.vocabularies`."""
+        """Return the vocabularies of the service; see `Client.vocabularies`."""
         return await self._run(self._calls.vocabularies())
 
     async def vocabulary(self, name: str) -> Vocabulary:
@@ -78,7 +93,7 @@ class AsyncClient(Face):
         return await self._run(self._calls.vocabulary(name))
 
     async def model(self) -> ModelCard:
-        """Return what is served; see `Client.model`."""
+        """Return a description of the model; see `Client.model`."""
         return await self._run(self._calls.model())
 
     async def ready(self) -> bool:
@@ -94,25 +109,28 @@ class AsyncClient(Face):
         return_embedding: bool = False,
         **options: Unpack[Options],
     ) -> AsyncGenerator[TaggedFile, None]:
-        """Tag files a few at a time, for `async for`; see `Client.tag_files`."""
-        return self._tag_files(
-            files_of(paths), concurrency, in_order, (fields_of(options), return_embedding)
+        """Tag files, a few at a time, for `async for`; see `Client.tag_files`."""
+        tag_file = partial(
+            self._tag_file, fields=fields_of(options), with_embedding=return_embedding
         )
+        return self._tag_files(files_of(paths), tag_file, concurrency, in_order)
 
     async def _tag_files(
-        self, files: Iterator[Path], concurrency: int, in_order: bool, asked: tuple[Fields, bool]
+        self,
+        files: Iterator[Path],
+        tag_file: Callable[[Path], Coroutine[Any, Any, TaggedFile]],
+        concurrency: int,
+        in_order: bool,
     ) -> AsyncGenerator[TaggedFile, None]:
         window = Window(
-            files,
-            lambda file: asyncio.create_task(self._tag_file(file, *asked)),
-            concurrency,
-            in_order,
+            files, lambda file: asyncio.create_task(tag_file(file)), concurrency, in_order
         )
         try:
             while window.refill():
-                if not (ended := window.take()):
+                results = window.take()
+                if not results:
                     await asyncio.wait(window.running(), return_when=asyncio.FIRST_COMPLETED)
-                for file in ended:
+                for file in results:
                     yield file
         finally:
             await asyncio.gather(*window.cancel(), return_exceptions=True)
@@ -124,20 +142,20 @@ class AsyncClient(Face):
             return TaggedFile(file, error)
 
     async def _run(self, call: Call[T]) -> T:
-        """Do what a call asks for, step by step, and return what it comes to."""
-        reply: Any = None
+        """Perform the steps of a call, and return its result."""
+        result: Any = None
         try:
             step = next(call)
             while True:
                 try:
-                    reply = await self._do(step)
+                    result = await self._do(step)
                 except Exception as error:
                     step = call.throw(error)
                 else:
-                    step = call.send(reply)
-        except StopIteration as ended:
-            answer: T = ended.value
-            return answer
+                    step = call.send(result)
+        except StopIteration as stop:
+            value: T = stop.value
+            return value
 
     async def _do(self, step: httpx.Request | Wait | Read) -> Any:
         match step:
@@ -149,8 +167,10 @@ class AsyncClient(Face):
                 return await asyncio.to_thread(read_image, step.image)
 
     async def _send(self, request: httpx.Request) -> httpx.Response:
-        """Send a request and read its response; raises `ResponseTooSlow` after the call's
-        deadline.
+        """Send a request and return its response.
+
+        Raises:
+            ResponseTooSlow: The response did not end before the deadline of the call.
         """
         deadline_s = request.extensions[DEADLINE_S]
         try:
