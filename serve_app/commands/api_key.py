@@ -1,4 +1,4 @@
-"""The API key that a command sends to a running service."""
+"""Reads the API key that a command sends to a running service."""
 
 from pathlib import Path
 
@@ -10,7 +10,9 @@ MAX_KEY_BYTES = 4096
 
 
 def read_api_key(file: Path | None) -> str | None:
-    """Return the key in a file; None without a file, so that the client uses the environment's.
+    """Return the key in a file; None if there is no file.
+
+    The client then reads the environment variable `SIGLIP_API_KEY`.
 
     Raises:
         ConfigError: The file cannot be read.

@@ -1,4 +1,4 @@
-"""Arguments that several commands share, and what they mean."""
+"""Arguments that several commands share, and the values that they result in."""
 
 import argparse
 from pathlib import Path
@@ -7,18 +7,25 @@ from serve_app.config.service import ServiceConfig, load_config
 from serve_app.demo.settings import demo_config
 
 START_TIMEOUT_S = 600.0
-"""Seconds after which a service that is still loading counts as failed."""
+"""Maximum time for a service to load; after it, the start counts as failed."""
+
+
+def add_flag(parser: argparse._ActionsContainer, name: str, description: str) -> None:
+    """Add an option without a value, such as `--json`."""
+    parser.add_argument(name, action="store_true", help=description)
 
 
 def add_config_argument(parser: argparse.ArgumentParser) -> None:
     """Add `--config`, which is optional."""
     parser.add_argument(
-        "--config", type=Path, help="the configuration; default: that of the embedded demo"
+        "--config",
+        type=Path,
+        help="the configuration; default: the configuration of the embedded demo",
     )
 
 
 def config_of(args: argparse.Namespace) -> ServiceConfig:
-    """Return the configuration of `--config`, or the demo's without it.
+    """Return the configuration of `--config`; default: the configuration of the demo.
 
     Raises:
         ConfigError: The file cannot be read or is not valid.
@@ -27,14 +34,14 @@ def config_of(args: argparse.Namespace) -> ServiceConfig:
 
 
 def add_labels_argument(parser: argparse.ArgumentParser) -> None:
-    """Add `--labels`, a text with commas."""
+    """Add `--labels`, a comma-separated list."""
     parser.add_argument(
-        "--labels", help="labels to score instead of the configuration's, separated by commas"
+        "--labels", help="comma-separated labels to use instead of the configuration's"
     )
 
 
 def labels_of(args: argparse.Namespace) -> tuple[str, ...] | None:
-    """Return the labels of `--labels`, or None without it."""
+    """Return the labels of `--labels`; None if there are none."""
     if not args.labels:
         return None
     labels = (label.strip() for label in args.labels.split(","))
@@ -44,7 +51,7 @@ def labels_of(args: argparse.Namespace) -> tuple[str, ...] | None:
 def add_vocabulary_argument(parser: argparse.ArgumentParser) -> None:
     """Add `--vocabulary`, the name of one of the configuration's vocabularies."""
     parser.add_argument(
-        "--vocabulary", help="a vocabulary of the configuration; default: its default one"
+        "--vocabulary", help="a vocabulary of the configuration; default: its default vocabulary"
     )
 
 
@@ -59,5 +66,5 @@ def add_quality_argument(parser: argparse.ArgumentParser) -> None:
         "--quality",
         choices=("standard", "high"),
         default="standard",
-        help="high: also look at overlapping tiles",
+        help="high: also encode overlapping tiles of each image",
     )

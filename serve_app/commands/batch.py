@@ -1,6 +1,6 @@
 """`siglip-serve batch`: tags a folder, bucket or table into Parquet; a job can be resumed.
 
-Not here: how a job is run and what is printed at its end (`batch_run.py`).
+`batch_run.py` runs the job and prints its result.
 """
 
 import argparse
@@ -9,6 +9,7 @@ from pathlib import Path
 
 from serve_app.commands.arguments import (
     add_config_argument,
+    add_flag,
     add_quality_argument,
     add_vocabulary_argument,
 )
@@ -26,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "output",
         metavar="OUTPUT",
-        help="a folder or prefix; each configuration gets a folder of its own below it",
+        help="a folder or prefix; each configuration gets its own folder in it",
     )
     add_config_argument(parser)
     parser.add_argument(
@@ -59,20 +60,16 @@ def _add_input_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--image-column", metavar="NAME", help="the column of a table that holds the images"
     )
-    parser.add_argument("--limit", type=int, metavar="N", help="only the first N inputs")
-    parser.add_argument(
+    parser.add_argument("--limit", type=int, metavar="N", help="process only the first N inputs")
+    add_flag(
+        parser,
         "--from-embeddings",
-        action="store_true",
-        help="INPUT is an earlier job's output: tag its embeddings again",
+        "INPUT is the output of an earlier job; tag its embeddings again",
     )
 
 
 def _add_output_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--embeddings",
-        action="store_true",
-        help="also store the image embeddings, to tag them again later",
-    )
+    add_flag(parser, "--embeddings", "also store the image embeddings, to tag them again later")
     parser.add_argument(
         "--format",
         choices=("parquet", "jsonl"),
@@ -90,21 +87,21 @@ def _add_output_arguments(parser: argparse.ArgumentParser) -> None:
         "--chunk-size",
         type=int,
         metavar="N",
-        help="number of inputs of one output file; default: 1,000",
+        help="number of inputs in one output file; default: 1,000",
     )
     size.add_argument(
         "--file-mb",
         type=float,
         metavar="MB",
-        help="approximate size of one output file, within 500 to 5,000 inputs",
+        help="approximate size of one output file; it has 500 to 5,000 inputs",
     )
     parser.add_argument(
         "--partition-by",
         metavar="COLUMN",
-        help="divide the output by the values of a column of the manifest",
+        help="partition the output by the values of a column of the manifest",
     )
     parser.add_argument(
-        "--report", metavar="FILE", help="write a contact sheet of a sample to this file, as HTML"
+        "--report", metavar="FILE", help="write a contact sheet of a sample as HTML to this file"
     )
     parser.add_argument(
         "--xmp",
@@ -114,20 +111,14 @@ def _add_output_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_resume_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--update",
-        action="store_true",
-        help="list the inputs again, and process what is new or changed",
-    )
-    parser.add_argument(
-        "--retry-errors", action="store_true", help="process the inputs again that failed"
-    )
+    add_flag(parser, "--update", "list the inputs again, and process new and changed ones")
+    add_flag(parser, "--retry-errors", "process the failed inputs again")
     parser.add_argument(
         "--max-error-fraction",
         type=float,
         default=0.5,
         metavar="F",
-        help="stop when more than this fraction fails",
+        help="stop if more than this fraction of the inputs fails",
     )
 
 
@@ -135,7 +126,7 @@ def _add_service_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--through-service",
         metavar="URL",
-        help="let a running service tag the images; its configuration applies",
+        help="tag the images with a running service, which uses its own configuration",
     )
     parser.add_argument(
         "--api-key-file",
@@ -154,11 +145,12 @@ def _add_service_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run a job and print its result.
 
-    A job that starts Ray on this machine runs in a child process, so that nothing is left behind.
+    A job that starts Ray on this machine runs in a child process, so that no process of Ray is left
+    behind.
 
     Raises:
         ConfigError: Two arguments exclude each other.
-        TaggerError: Whatever ends the job.
+        TaggerError: The job fails.
     """
     _check_engine(args)
     if args.is_program and _starts_ray(args):
@@ -167,7 +159,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run_job(args: argparse.Namespace) -> int:
-    # imports Ray, which only the process that runs the job should do
+    # imports Ray, which only the process that runs the job should import
     from serve_app.commands.batch_run import run_batch
 
     return run_batch(args)
@@ -178,7 +170,7 @@ def _starts_ray(args: argparse.Namespace) -> bool:
 
 
 def _check_engine(args: argparse.Namespace) -> None:
-    """Raise `ConfigError` for arguments of different engines."""
+    """Raise `ConfigError` if arguments need Ray and others need a running service."""
     local = {
         "--config": args.config,
         "--address": args.address,

@@ -1,4 +1,4 @@
-"""Runs a batch job as the command line describes it, and prints its result."""
+"""Runs a batch job with the arguments of the command line, and prints its result."""
 
 import argparse
 
@@ -17,15 +17,15 @@ from serve_app.errors import ConfigError
 from serve_app.terminal.console import facts_table, output_console
 
 PLAIN_WIDTH = 200
-"""Number of columns if standard output is not a terminal: a URL should stay on one line."""
+"""Width if standard output is not a terminal; a URL should fit on one line."""
 
 
 def run_batch(args: argparse.Namespace) -> int:
     """Run a job, write its report and sidecars, and print its result.
 
     Raises:
-        ConfigError: An argument cannot work.
-        TaggerError: Whatever ends the job.
+        ConfigError: An argument is not valid.
+        TaggerError: The job fails.
     """
     options = _options_of(args)
     result = _run_job(args, options)
@@ -84,11 +84,11 @@ def _run_job(args: argparse.Namespace, options: BatchOptions) -> JobResult:
 
 
 def _write_sidecars(prefix: str, options: BatchOptions, result: JobResult) -> str:
-    """Write sidecars and return how many, in words."""
+    """Write sidecars, and return a description of how many there are."""
     sidecars = write_sidecars(url_of(prefix), options, result)
     counts = [f"{sidecars.written:,} written"]
     if sidecars.left_alone:
-        counts.append(f"{sidecars.left_alone:,} left alone that another program wrote")
+        counts.append(f"{sidecars.left_alone:,} skipped because another program wrote them")
     if sidecars.failed:
         counts.append(f"{sidecars.failed:,} could not be written")
     return ", ".join(counts)

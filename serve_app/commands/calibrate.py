@@ -1,4 +1,4 @@
-"""`siglip-serve calibrate`: fits a vocabulary's scores to images, and shows what that changes."""
+"""`siglip-serve calibrate`: fits a vocabulary's scores to images, and measures the effect."""
 
 import argparse
 from dataclasses import dataclass
@@ -40,11 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, default=Path("calibration.yaml"), help="the file to write"
     )
-    parser.add_argument("--report", type=Path, help="a folder for a report with figures")
+    parser.add_argument("--report", type=Path, help="write a report with figures to this folder")
     parser.add_argument(
         "--precision",
         type=float,
-        help="labelled images: minimum precision of the returned tags; default: the best F1",
+        help="labelled images: minimum precision of the returned tags; default: maximize F1",
     )
     parser.add_argument(
         "--percentile",
@@ -56,25 +56,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--tags-per-image",
         type=float,
         default=5.0,
-        help="unlabelled images: mean number of tags to aim at",
+        help="unlabelled images: target mean number of tags per image",
     )
 
 
 @dataclass(frozen=True, slots=True)
-class _Run:
+class _Job:
     """One calibration.
 
     Attributes:
         folder: The images.
-        of: What the fit holds for: checkpoint, templates and labels.
-        goal: What thresholds are chosen for, if the images are labelled.
+        fitted_to: The checkpoint, templates and labels that the calibration is valid for.
+        goal: The goal that thresholds are chosen for, if the images are labelled.
         threshold: The configuration's `confidence_threshold`.
         args: The command line.
         console: Standard output.
     """
 
     folder: MeasuredFolder
-    of: FittedTo
+    fitted_to: FittedTo
     goal: Goal
     threshold: float
     args: argparse.Namespace
@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
     """Fit a calibration, write it, and print the measures before and after.
 
     Raises:
-        ConfigError: The checkpoint or a setting cannot work, or there are too few images.
+        ConfigError: The checkpoint or a setting is not usable, or there are too few images.
         InvalidRequest: The folder does not exist, or a file cannot be written.
     """
     config = config_of(args)
@@ -93,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
     folder = score_folder(tagger, args.images, args.labels, args.vocabulary)
     table = folder.scored.table
     templates = folder.scored.bank.vocabulary.prompt_templates
-    one = _Run(
+    job = _Job(
         folder,
         FittedTo(tagger.scorer.fingerprint, templates, table.labels, table.bias),
         Goal(args.precision),
@@ -101,58 +101,60 @@ def run(args: argparse.Namespace) -> int:
         args,
         output_console(),
     )
-    calibration = _fit(one)
+    calibration = _fit(job)
     try:
         write_calibration(calibration, args.out)
-        one.console.print(
-            f"written: {args.out}. Name it as calibration of the vocabulary; "
+        job.console.print(
+            f"written: {args.out}. Set it as the vocabulary's calibration; "
             "its score is then calibrated by default.\n"
         )
         if folder.labelled is None:
-            _show_unlabelled(one, calibration)
+            _show_unlabelled(job, calibration)
         else:
-            _show_labelled(one)
+            _show_labelled(job)
     except OSError as error:
         raise InvalidRequest(f"{error.filename} cannot be written: {error.strerror}.") from error
     return 0
 
 
-def _fit(one: _Run) -> Calibration:
+def _fit(job: _Job) -> Calibration:
     """Fit to all images of the folder."""
-    logits = one.folder.logits
-    labelled = one.folder.labelled
+    logits = job.folder.logits
+    labelled = job.folder.labelled
     if labelled is None:
-        return fit_background(logits, one.of, one.args.percentile, one.args.tags_per_image)
-    return fit_labelled(logits, labelled.truth, labelled.known, one.of, one.goal)
+        return fit_background(logits, job.fitted_to, job.args.percentile, job.args.tags_per_image)
+    return fit_labelled(logits, labelled.truth, labelled.known, job.fitted_to, job.goal)
 
 
-def _show_labelled(one: _Run) -> None:
-    """Fit to one half of the images, and measure on the other half."""
-    fit_logits, fit_labels = half(one.folder, first=True)
-    logits, labelled = half(one.folder, first=False)
+def _show_labelled(job: _Job) -> None:
+    """Fit a calibration to one half of the images, and print its measures on the other half."""
+    fit_logits, fit_labels = half(job.folder, first=True)
+    logits, labelled = half(job.folder, first=False)
     try:
-        trial = fit_labelled(fit_logits, fit_labels.truth, fit_labels.known, one.of, one.goal)
+        trial = fit_labelled(
+            fit_logits, fit_labels.truth, fit_labels.known, job.fitted_to, job.goal
+        )
     except ConfigError as error:
-        one.console.print(
-            f"the gain was not measured, because half of the images are too few for a fit: {error}"
+        job.console.print(
+            f"the gain was not measured, because half of the images are too few: {error}"
         )
         return
 
-    vocabulary = one.folder.scored.bank.vocabulary
+    vocabulary = job.folder.scored.bank.vocabulary
     raw = TagTable(vocabulary)
     fitted = TagTable(vocabulary, trial)
-    best = _best_raw_threshold(fit_logits, fit_labels, one.goal)
+    best = _best_raw_threshold(fit_logits, fit_labels, job.goal)
     measures = {
-        f"raw at {one.threshold:g}": measure_score(logits, labelled, raw, "sigmoid", one.threshold),
-        "raw at its best": _measure_raw(logits, labelled, raw, best),
-        "calibrated": measure_score(logits, labelled, fitted, "calibrated", one.threshold),
+        f"raw at {job.threshold:g}": measure_score(logits, labelled, raw, "sigmoid", job.threshold),
+        "raw at its best threshold": _measure_raw(logits, labelled, raw, best),
+        "calibrated": measure_score(logits, labelled, fitted, "calibrated", job.threshold),
     }
-    num_images = len(one.folder.logits)
-    one.console.print(
-        f"{num_images:,} images; measured on the half that this trial's fit has not seen\n"
+    num_images = len(job.folder.logits)
+    job.console.print(
+        f"{num_images:,} images; one half was fitted, and the other half was measured\n"
     )
-    one.console.print(summary_table(measures))
-    if one.args.report is None:
+    job.console.print(summary_table(measures))
+    if job.args.report is None:
         return
 
     known = labelled.known
@@ -161,12 +163,15 @@ def _show_labelled(one: _Run) -> None:
         "calibrated": in_score(logits, None, fitted, "calibrated")[:, known],
     }
     truth = labelled.truth[:, known]
-    report = LabelledReport(measures, scores, truth, num_images, one.args.precision)
-    one.console.print(f"report: {write_labelled_report(report, one.args.report)}")
+    report = LabelledReport(measures, scores, truth, num_images, job.args.precision)
+    job.console.print(f"report: {write_labelled_report(report, job.args.report)}")
 
 
 def _best_raw_threshold(logits: FloatArray, labelled: LabelledImages, goal: Goal) -> float:
-    """Return the one threshold on logits that a user could have found on the same images."""
+    """Return the best single threshold on the raw logits of the images.
+
+    It shows what a user could reach with a threshold alone, without a calibration.
+    """
     known = labelled.known
     threshold = best_threshold(
         logits[:, known].astype(np.float64).ravel(), labelled.truth[:, known].ravel(), goal
@@ -177,26 +182,26 @@ def _best_raw_threshold(logits: FloatArray, labelled: LabelledImages, goal: Goal
 def _measure_raw(
     logits: FloatArray, labelled: LabelledImages, table: TagTable, threshold: float
 ) -> Measures:
-    """Measure logits at one threshold for all tags."""
+    """Measure raw logits with one threshold for all tags."""
     known = labelled.known
     labels = [label for label, is_known in zip(table.labels, known, strict=True) if is_known]
     thresholds = np.full(len(labels), threshold, np.float32)
     return measure(logits[:, known], thresholds, labelled.truth[:, known], labels)
 
 
-def _show_unlabelled(one: _Run, calibration: Calibration) -> None:
-    """Show how many tags images get, and which labels were moved most."""
-    folder = one.folder
-    raw_rule = SelectionRule(one.threshold, 1)
+def _show_unlabelled(job: _Job, calibration: Calibration) -> None:
+    """Print how many tags images get, and which labels the calibration moves most."""
+    folder = job.folder
+    raw_rule = SelectionRule(job.threshold, 1)
     before = folder.logits >= min_scores(folder.scored.table, raw_rule)
 
     fitted = TagTable(folder.scored.bank.vocabulary, calibration)
-    calibrated_rule = SelectionRule(one.threshold, 1, score="calibrated")
+    calibrated_rule = SelectionRule(job.threshold, 1, score="calibrated")
     scores = in_score(folder.logits, None, fitted, "calibrated")
     after = scores >= min_scores(fitted, calibrated_rule)
 
-    report = UnlabelledReport(before, after, calibration, one.threshold, one.args.percentile)
+    report = UnlabelledReport(before, after, calibration, job.threshold, job.args.percentile)
     for line in report.lines():
-        one.console.print(line)
-    if one.args.report is not None:
-        one.console.print(f"report: {write_unlabelled_report(report, one.args.report)}")
+        job.console.print(line)
+    if job.args.report is not None:
+        job.console.print(f"report: {write_unlabelled_report(report, job.args.report)}")

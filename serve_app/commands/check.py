@@ -1,4 +1,4 @@
-"""`siglip-serve check`: whether a configuration is valid, and whether its checkpoint knows it."""
+"""`siglip-serve check`: validates a configuration, and its labels against the checkpoint."""
 
 import argparse
 from pathlib import Path
@@ -10,8 +10,7 @@ from serve_app.siglip.hub import is_here
 from serve_app.terminal.printable import print_line
 
 NOT_CHECKED = (
-    "; the checkpoint is not here, so whether it can tell the labels apart and read all of them "
-    "was not checked"
+    "; the labels were not checked against the checkpoint, because it is not on this machine"
 )
 
 
@@ -21,10 +20,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check a configuration and print its size.
+    """Check a configuration, and print the number of its tags.
 
     Raises:
-        ConfigError: It is not valid; one line for each problem.
+        ConfigError: The configuration is not valid; the message has one line for each problem.
     """
     config = load_config(args.config)
     unchecked = _check_labels(config)
@@ -32,12 +31,12 @@ def run(args: argparse.Namespace) -> int:
         f"{len(registered.vocabulary.tags):,} tags in {name}"
         for name, registered in config.vocabularies.items()
     )
-    print_line(f"{args.config} is fine: {config.siglip.model}, {sizes}{unchecked}")
+    print_line(f"{args.config} is valid: {config.siglip.model}, {sizes}{unchecked}")
     return 0
 
 
 def _check_labels(config: ServiceConfig) -> str:
-    """Check labels against the checkpoint, and return a note if it is not on this machine."""
+    """Check the labels, and return a note if the checkpoint is not on this machine."""
     if not is_here(config.siglip.model_source, config.revision):
         return NOT_CHECKED
     if lines := label_problems(config):

@@ -1,4 +1,4 @@
-"""`siglip-serve deploy`: applies a configuration to a Ray cluster that is running."""
+"""`siglip-serve deploy`: deploys a configuration to a running Ray cluster."""
 
 import argparse
 import sys
@@ -20,7 +20,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--address", required=True, help="the cluster's dashboard, such as http://127.0.0.1:8265"
     )
     parser.add_argument(
-        "--timeout", type=float, default=START_TIMEOUT_S, help="seconds to wait until it runs"
+        "--timeout",
+        type=float,
+        default=START_TIMEOUT_S,
+        help="seconds to wait until the service runs",
     )
 
 
@@ -28,12 +31,12 @@ def run(args: argparse.Namespace) -> int:
     """Deploy a configuration and wait until it runs.
 
     Raises:
-        ConfigError: It is not valid, cannot work on the cluster's hardware, or does not start.
+        ConfigError: It is not valid, does not fit the cluster's hardware, or does not start.
     """
     config = load_config(args.config)
     cluster = Cluster(args.address)
 
-    # Planned here too, so that what cannot work there is refused before anything is deployed.
+    # also planned here, so that a configuration that does not fit is rejected before deployment
     plan = plan_service(config, hardware_of_cluster(config, cluster))
     for line in plan.advice:
         print_line(f"advice: {line}", file=sys.stderr)
@@ -42,5 +45,5 @@ def run(args: argparse.Namespace) -> int:
     cluster.wait_until_running(
         config.name, args.timeout, lambda state: print_line(state, file=sys.stderr)
     )
-    print_line(f"{config.name} runs at {args.address}")
+    print_line(f"{config.name} is running at {args.address}")
     return 0

@@ -1,4 +1,4 @@
-"""Images encoded in this process, in chunks and with a progress bar."""
+"""Encodes images in this process, in chunks and with a progress bar."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
 
 
 def load_tagger(config: ServiceConfig) -> "LocalTagger":
-    """Return the pipeline of a configuration in this process.
+    """Load the pipeline of a configuration in this process.
 
     Raises:
-        ConfigError: The checkpoint or a setting cannot work.
+        ConfigError: The checkpoint or a setting is not usable.
     """
-    # imports torch, which takes seconds: `--help` and `tag --server` need not wait for it
+    # imports torch, which takes seconds and is not needed for `--help` and `tag --server`
     from serve_app.pipeline.local_tagger import LocalTagger
 
     return LocalTagger(config)
 
 
 def in_chunks(files: Sequence[Path], size: int, description: str) -> Iterator[Sequence[Path]]:
-    """Yield files in chunks, with a progress bar on standard error."""
+    """Yield files in chunks, and show a progress bar on standard error."""
     with progress_bar(len(files), description) as advance:
         for start in range(0, len(files), size):
             chunk = files[start : start + size]
@@ -39,9 +39,9 @@ def in_chunks(files: Sequence[Path], size: int, description: str) -> Iterator[Se
 
 
 def read_chunk(files: Sequence[Path]) -> list[bytes | TaggerError]:
-    """Return the bytes of each file, or the error of reading it.
+    """Return the bytes of each file, or its error.
 
-    A file that cannot be read does not end the command; it is reported like a damaged image.
+    A file that cannot be read does not stop the command; it is reported like a damaged image.
     """
     images: list[bytes | TaggerError] = []
     for file in files:
@@ -54,40 +54,40 @@ def read_chunk(files: Sequence[Path]) -> list[bytes | TaggerError]:
 
 @dataclass(frozen=True, slots=True)
 class EmbeddedFiles:
-    """Embeddings of files, and the errors of files that have none.
+    """Embeddings of files, and the errors of the files that could not be encoded.
 
     Attributes:
-        kept: Index of each file that was encoded.
+        encoded: Indices of the encoded files.
         image_embeds: (n, D) float32, unit norm.
-        problems: The other files, each with its error.
+        failures: The other files with their errors.
     """
 
-    kept: tuple[int, ...]
+    encoded: tuple[int, ...]
     image_embeds: FloatArray
-    problems: tuple[tuple[Path, TaggerError], ...]
+    failures: tuple[tuple[Path, TaggerError], ...]
 
 
 def embed_files(tagger: "LocalTagger", files: Sequence[Path]) -> EmbeddedFiles:
-    """Encode images.
+    """Encode image files.
 
     Raises:
-        InvalidRequest: None of them can be read.
+        InvalidRequest: None of the files can be encoded.
     """
     outcomes: list[FloatArray | TaggerError] = []
     for chunk in in_chunks(files, tagger.batch_size, "Encoding"):
         outcomes += tagger.encode_images(read_chunk(chunk))
 
     rows: list[FloatArray] = []
-    kept: list[int] = []
-    problems: list[tuple[Path, TaggerError]] = []
+    encoded: list[int] = []
+    failures: list[tuple[Path, TaggerError]] = []
     for i, (file, outcome) in enumerate(zip(files, outcomes, strict=True)):
         if isinstance(outcome, TaggerError):
-            problems.append((file, outcome))
+            failures.append((file, outcome))
         else:
-            kept.append(i)
+            encoded.append(i)
             rows.append(outcome)
     if not rows:
         raise InvalidRequest(
-            f"none of the {len(files)} images could be read; the first: {problems[0][1]}"
+            f"none of the {len(files)} images could be read; the first error: {failures[0][1]}"
         )
-    return EmbeddedFiles(tuple(kept), np.stack(rows), tuple(problems))
+    return EmbeddedFiles(tuple(encoded), np.stack(rows), tuple(failures))

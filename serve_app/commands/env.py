@@ -1,4 +1,4 @@
-"""`siglip-serve env`: the environment variables that every Ray node of a cluster needs."""
+"""`siglip-serve env`: prints the environment variables that every Ray node needs."""
 
 import argparse
 
@@ -12,7 +12,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print one `NAME=VALUE` a line."""
+    """Print one `NAME=VALUE` per line."""
     for name, value in node_environment(args.ingress).items():
         print_line(f"{name}={value}")
     return 0

@@ -1,9 +1,9 @@
-"""`siglip-serve evaluate`: how good a configuration's tags are on images with known labels."""
+"""`siglip-serve evaluate`: measures a configuration's tags on images with known labels."""
 
 import argparse
 import dataclasses
 
-from serve_app.commands.arguments import config_of
+from serve_app.commands.arguments import add_flag, config_of
 from serve_app.commands.encoding import load_tagger
 from serve_app.commands.measured_folder import (
     add_folder_arguments,
@@ -24,25 +24,23 @@ from serve_app.terminal.printable import json_text, print_block
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `evaluate`."""
     add_folder_arguments(parser)
-    parser.add_argument(
-        "--per-tag", action="store_true", help="also print each tag's numbers, the worst first"
-    )
-    parser.add_argument("--json", action="store_true", help="print everything as one JSON object")
+    add_flag(parser, "--per-tag", "also print the measures of each tag, the worst first")
+    add_flag(parser, "--json", "print everything as one JSON object")
 
 
 def run(args: argparse.Namespace) -> int:
     """Measure a configuration on a labelled folder and print the result.
 
     Raises:
-        ConfigError: The checkpoint or a setting cannot work, or the labels cannot be read.
+        ConfigError: The checkpoint or a setting is not usable, or the labels cannot be read.
         InvalidRequest: The folder does not exist or is not labelled.
     """
     tagger = load_tagger(config_of(args))
     folder = score_folder(tagger, args.images, args.labels, args.vocabulary)
     if folder.labelled is None:
         raise InvalidRequest(
-            f"nothing is known of the images in {args.images}: "
-            "give --labels, a labels.csv, or a folder for each label."
+            f"the images in {args.images} have no labels; "
+            "pass --labels, add a labels.csv, or make a folder for each label."
         )
     table = folder.scored.table
     own_score = tagger.settings.rule_for(TagOptions(), table).score
@@ -51,15 +49,15 @@ def run(args: argparse.Namespace) -> int:
         for score in _scores_to_measure(table, own_score)
     }
     if args.json:
-        as_json = {score: _as_json(found) for score, found in measures.items()}
+        as_json = {score: _as_json(measured) for score, measured in measures.items()}
         print_block(json_text(as_json, indent=2) + "\n")
         return 0
 
     console = output_console()
     known = int(folder.labelled.known.sum())
     console.print(
-        f"{len(folder.logits):,} images, {known} of {len(table)} tags occur; "
-        "others are not measured"
+        f"{len(folder.logits):,} images; {known} of {len(table)} tags occur in the labels and "
+        "are measured"
     )
     console.print(_settings_line(tagger.settings, measures[own_score], known))
     console.print(summary_table(measures))
@@ -69,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _scores_to_measure(table: TagTable, own_score: Score) -> list[Score]:
-    """Return the scores to compare; the configuration's own one is the last."""
+    """Return the scores to compare; the configuration's own score is the last."""
     comparable: list[Score] = ["sigmoid"]
     if table.lines is not None:
         comparable.append("calibrated")
@@ -79,7 +77,7 @@ def _scores_to_measure(table: TagTable, own_score: Score) -> list[Score]:
 def _settings_line(settings: TagSettings, measures: Measures, known: int) -> str:
     selection = settings.selection
     filtered = known - len(measures.tags)
-    excluded = f"; {filtered} more are filtered out by selection" if filtered else ""
+    excluded = f"; selection filters out {filtered} more" if filtered else ""
     return (
         f"max_tags {settings.max_tags}, min_tags {selection.min_tags}, "
         f"parents {selection.parents}{excluded}\n"

@@ -1,4 +1,4 @@
-"""`siglip-serve fetch`: downloads a checkpoint in advance, for a service that is offline."""
+"""`siglip-serve fetch`: downloads a checkpoint in advance, for an offline service."""
 
 import argparse
 from pathlib import Path
@@ -10,22 +10,24 @@ from serve_app.terminal.printable import print_line
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `fetch`."""
-    parser.add_argument("model", help="a hub id, a short name such as so400m-v2, or a folder")
+    parser.add_argument(
+        "model", help="a Hugging Face model ID, a short name such as so400m-v2, or a folder"
+    )
     parser.add_argument("--revision", help="branch, tag or commit; default: the main branch")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Download a checkpoint unless it is here, check its files, and print its folder and commit.
+    """Download a checkpoint if it is missing, check it, and print its folder and commit.
 
     Raises:
-        ConfigError: It does not exist or cannot be downloaded; says what to do.
+        ConfigError: The checkpoint does not exist or cannot be downloaded.
     """
     settings = {"labels": ["image"], "plugins": {"siglip": {"model": args.model}}}
     plugin = parse_config(settings).siglip
     checkpoint = load_checkpoint(plugin.model_source, args.revision)
     print_line(f"{plugin.model_shown} is in {checkpoint.folder}")
 
-    # Folders of the hub's cache are named by their commits; a folder of the user's is not.
+    # a folder in the hub's cache is named by its commit; a folder of the user is not
     if not Path(plugin.model_source).expanduser().is_dir():
         print_line(f"revision: {checkpoint.folder.name}")
     return 0

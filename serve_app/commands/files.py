@@ -1,6 +1,4 @@
-"""Files on the command line: which pictures they are, how they are shown, and the bar that counts
-them.
-"""
+"""Image files on the command line: lists them, prints their names, and shows a progress bar."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -12,42 +10,40 @@ from serve_app.terminal.console import error_console, progress
 from serve_app.untrusted.image_files import SUFFIXES, pictures_in
 
 PROGRESS_FROM = 3
-"""Fewer pictures than this are done before a progress bar can be read."""
+"""Minimum number of images for a progress bar; fewer are done before it can be read."""
 
 
-def expand(photos: Sequence[Path]) -> list[Path]:
-    """Return the pictures that some paths name: themselves, whatever their suffix, or those in a
-    folder.
+def expand(paths: Sequence[Path]) -> list[Path]:
+    """Return the image files that paths name, with each folder replaced by the images in it.
 
-    A path that is not there is returned if others are: reading it gives an error of its own.
+    A file that is named explicitly is returned whatever its suffix. A path that does not exist is
+    returned as long as another one exists; reading it fails later, with an error of its own.
 
     Raises:
-        InvalidRequest: No path is there, or there are no pictures.
+        InvalidRequest: None of the paths exists, or there are no images.
     """
-    if not any(os.path.exists(path) for path in photos):
-        raise InvalidRequest(
-            f"{', '.join(map(shown, photos))} {'are' if len(photos) > 1 else 'is'} not there."
-        )
+    names = ", ".join(map(printable_path, paths))
+    if not any(os.path.exists(path) for path in paths):
+        raise InvalidRequest(f"{names} {'do' if len(paths) > 1 else 'does'} not exist.")
+
     files: list[Path] = []
-    for path in photos:
+    for path in paths:
         files += pictures_in(path) if os.path.isdir(path) else [path]
     if not files:
-        raise InvalidRequest(
-            f"no pictures in {', '.join(map(shown, photos))}; read are {', '.join(SUFFIXES)}"
-        )
+        raise InvalidRequest(f"no images in {names}; supported suffixes are {', '.join(SUFFIXES)}")
     return files
 
 
-def shown(path: Path) -> str:
-    """Return a path as text that can be printed and stored, also where its bytes are no Unicode."""
+def printable_path(path: Path) -> str:
+    """Return a path as text for output and files; bytes that are not Unicode are escaped."""
     return str(path).encode(errors="backslashreplace").decode()
 
 
 @contextmanager
 def progress_bar(total: int, description: str) -> Iterator[Callable[[int], None]]:
-    """Show a progress bar on standard error; what is given advances it by so many."""
+    """Show a progress bar on standard error, and yield a function that advances it by a number."""
     console = error_console()
-    # where it is no terminal rich would leave an empty line behind
+    # rich would leave an empty line behind if standard error is not a terminal
     hidden = total < PROGRESS_FROM or not console.is_terminal
     with progress(console, disable=hidden) as bar:
         task = bar.add_task(description, total=total)

@@ -1,4 +1,4 @@
-"""`siglip-serve k8s plan|render`: from configurations to the worker groups of a RayService."""
+"""`siglip-serve k8s plan|render`: makes the worker groups of a RayService from configurations."""
 
 import argparse
 import json
@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from serve_app.commands.arguments import add_flag
 from serve_app.commands.k8s_advice import base_advice
 from serve_app.commands.k8s_changes import changes_of, service_patch
 from serve_app.commands.k8s_plan import ServicePlan, as_json, print_changes, print_plan
@@ -20,10 +21,12 @@ from serve_app.terminal.printable import json_text, print_block, print_line
 
 PLAIN_WIDTH = 160
 """Number of columns if standard output is not a terminal."""
-APPLIED_BYTES = 230 * 2**10
-"""Size of a patch from which on the manifest may exceed what `kubectl apply` can annotate: 256 KiB
-of all annotations. Source: Kubernetes, `TotalAnnotationSizeLimitB` of
-apimachinery/pkg/api/validation."""
+MAX_APPLIED_BYTES = 230 * 2**10
+"""Maximum size of a patch for `kubectl apply`, which stores the manifest in an annotation.
+
+All annotations of an object may have 256 KiB. Source: Kubernetes, `TotalAnnotationSizeLimitB` of
+apimachinery/pkg/api/validation.
+"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,16 +53,16 @@ def _add_config_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         nargs="+",
         metavar="FILE",
-        help="a configuration; several are several applications",
+        help="one or more configurations, each of which becomes an application",
     )
     parser.add_argument(
-        "--gpu", help="kind of GPU instead of the configuration's hardware, such as l4"
+        "--gpu", help="kind of GPU, such as l4; default: the configuration's hardware"
     )
     parser.add_argument(
         "--max-gpus",
         type=int,
         metavar="N",
-        help="with --gpu: the number that the cluster may grow to; default: 1",
+        help="with --gpu: maximum number of GPUs in the cluster; default: 1",
     )
     parser.add_argument(
         "-v", "--verbose", action="store_true", default=argparse.SUPPRESS, help="log more"
@@ -71,28 +74,28 @@ def _add_plan_arguments(parser: argparse.ArgumentParser) -> None:
         "--against",
         type=Path,
         metavar="FILE",
-        help="the running RayService: kubectl get rayservice NAME -o yaml",
+        help="the running RayService, as printed by kubectl get rayservice NAME -o yaml",
     )
     parser.add_argument(
         "--manifest",
         type=Path,
         metavar="FILE",
-        help="with --against: what will be applied, as kubectl kustomize prints it",
+        help="with --against: the manifests to apply, as printed by kubectl kustomize",
     )
     parser.add_argument(
         "--gpu-price",
         type=float,
         metavar="USD",
-        help="price of a pod with a GPU for an hour, to compute the cost of a million images",
+        help="price of one GPU pod per hour, to compute the cost of a million images",
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON object, not tables")
+    add_flag(parser, "--json", "print one JSON object, not tables")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Plan or render.
+    """Run `k8s plan` or `k8s render`.
 
     Raises:
-        ConfigError: A configuration, a manifest or an argument cannot work.
+        ConfigError: A configuration, a manifest or an argument is not valid.
     """
     status: int = args.action(args)
     return status
@@ -104,10 +107,10 @@ def _render(args: argparse.Namespace) -> int:
     for line in base_advice(configs):
         print_line(f"advice: {line}", file=sys.stderr)
     nbytes = len(json.dumps(patch, ensure_ascii=False).encode())
-    if nbytes > APPLIED_BYTES:
+    if nbytes > MAX_APPLIED_BYTES:
         print_line(
-            f"advice: the patch has {nbytes / 2**10:.0f} KiB; kubectl apply keeps a copy of the "
-            "manifest, which may have 256 KiB: apply it with --server-side.",
+            f"advice: the patch has {nbytes / 2**10:.0f} KiB, and kubectl apply stores at most "
+            "256 KiB of a manifest in an annotation; use kubectl apply --server-side.",
             file=sys.stderr,
         )
 
@@ -119,7 +122,7 @@ def _render(args: argparse.Namespace) -> int:
         args.out.write_text(text, encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{args.out} cannot be written: {error.strerror}.") from error
-    print_line(f"{args.out} is written", file=sys.stderr)
+    print_line(f"written: {args.out}", file=sys.stderr)
     return 0
 
 
@@ -145,20 +148,20 @@ def _plan(args: argparse.Namespace) -> int:
 def _check_plan_arguments(args: argparse.Namespace) -> None:
     if args.manifest is not None and args.against is None:
         raise ConfigError(
-            "--manifest says what will be applied, and --against over what; give both."
+            "--manifest needs --against, the running RayService to compare with; pass both."
         )
     if args.gpu_price is not None and not 0 <= args.gpu_price < math.inf:
-        raise ConfigError(f"--gpu-price is {args.gpu_price:g}; a price of 0 or more is needed.")
+        raise ConfigError(f"--gpu-price is {args.gpu_price:g}; it must be 0 or more.")
 
 
 def _configs_of(args: argparse.Namespace) -> Sequence[ServiceConfig]:
     if args.max_gpus is not None and args.gpu is None:
-        raise ConfigError("--max-gpus says how many, and --gpu of which kind; give both.")
+        raise ConfigError("--max-gpus needs --gpu, the kind of GPU; pass both.")
     if args.max_gpus is not None and args.max_gpus < 1:
-        raise ConfigError(f"--max-gpus is {args.max_gpus}; at least 1 is needed.")
+        raise ConfigError(f"--max-gpus is {args.max_gpus}; it must be at least 1.")
     configs = [load_config(path) for path in args.config]
     if len(configs) > 1:
-        render_serve_config(*configs)  # refuses what cannot run side by side
+        render_serve_config(*configs)  # rejects configurations that cannot run side by side
     if args.gpu is None:
         return configs
     if len(configs) > 1:

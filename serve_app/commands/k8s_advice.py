@@ -1,4 +1,4 @@
-"""What an operator should look at before a service goes to Kubernetes, one sentence each."""
+"""Advice for operators before they deploy a service to Kubernetes, one sentence each."""
 
 from collections.abc import Iterable, Sequence
 
@@ -9,13 +9,14 @@ from serve_app.kuberay.groups import CPU, POD_LABEL
 BASE_PORT = 8000
 """Port of the pods of k8s/base."""
 FEEDING = ("preprocessor", "postprocessor")
-"""Deployments that feed the encoders and need no GPU."""
+"""Deployments that feed the encoders and do not need a GPU."""
 
 
 def images_per_second(plan: Plan) -> float:
-    """Return the images a second that encoders process and Preprocessors decode for them."""
-    decoding = plan.deployments["preprocessor"]
-    return min(plan.images_per_second, decoding.max_replicas * decoding.per_second)
+    """Return the images per second of a service, limited by its encoders and Preprocessors."""
+    preprocessor = plan.deployments["preprocessor"]
+    decoded_per_second = preprocessor.max_replicas * preprocessor.per_second
+    return min(plan.images_per_second, decoded_per_second)
 
 
 def service_advice(configs: Sequence[ServiceConfig], plans: Sequence[Plan]) -> list[str]:
@@ -23,27 +24,27 @@ def service_advice(configs: Sequence[ServiceConfig], plans: Sequence[Plan]) -> l
     planned = list(zip(configs, plans, strict=True))
     return [
         *_unpinned(configs),
-        *_open(configs),
+        *_without_api_keys(configs),
         *_single_preprocessors(configs),
-        *(line for config, plan in planned for line in _strays(config, plan)),
+        *(line for config, plan in planned for line in _cpu_deployments_in_gpu_pods(config, plan)),
         *(line for config, plan in planned for line in _slow_decoding(config, plan)),
         *(line for plan in plans for line in plan.advice),
     ]
 
 
 def base_advice(configs: Sequence[ServiceConfig]) -> list[str]:
-    """Return what has to be changed in k8s/base for a configuration."""
+    """Return advice on what k8s/base does not support in the configurations."""
     serving = configs[0].serving
     advice = []
     if serving.port != BASE_PORT:
         advice.append(
-            f"serving.port is {serving.port}, and the pods, the Service and the policies of "
-            f"k8s/base open {BASE_PORT}; leave it out."
+            f"serving.port is {serving.port}, but the pods, the Service and the policies of "
+            f"k8s/base open {BASE_PORT}; remove serving.port."
         )
     if serving.ingress == "python":
         advice.append(
-            "serving.ingress is python, and the pods of k8s/base start HAProxy; "
-            "take its variables out of their environment."
+            "serving.ingress is python, but the pods of k8s/base start HAProxy; "
+            "remove the HAProxy variables from the pods' environment."
         )
     return advice
 
@@ -60,9 +61,10 @@ def _unpinned(configs: Iterable[ServiceConfig]) -> list[str]:
     ]
 
 
-def _open(configs: Iterable[ServiceConfig]) -> list[str]:
+def _without_api_keys(configs: Iterable[ServiceConfig]) -> list[str]:
     return [
-        f"{config.name} asks for no API key (access.api_keys); whoever reaches it may use it."
+        f"{config.name} requires no API key, so every client that reaches it can use it; "
+        "set access.api_keys."
         for config in configs
         if config.access.api_keys is None
     ]
@@ -74,23 +76,23 @@ def _single_preprocessors(configs: Iterable[ServiceConfig]) -> list[str]:
         preprocessor = config.serving.preprocessor
         if preprocessor.min_replicas < 2 and preprocessor.num_replicas in ("auto", 1):
             advice.append(
-                f"{config.name} may run on one Preprocessor, whose end is an outage; "
-                "set serving.preprocessor.min_replicas: 2."
+                f"{config.name} may run on a single Preprocessor, and an outage follows if it "
+                "fails; set serving.preprocessor.min_replicas: 2."
             )
     return advice
 
 
-def _strays(config: ServiceConfig, plan: Plan) -> list[str]:
-    """Return advice on CPU deployments that may take an encoder's place."""
-    loose = [
+def _cpu_deployments_in_gpu_pods(config: ServiceConfig, plan: Plan) -> list[str]:
+    """Return advice on CPU deployments that may occupy the CPUs of an encoder."""
+    unpinned = [
         name
         for name in FEEDING
         if getattr(config.serving, name).label_selector.get(POD_LABEL) != CPU
     ]
-    if plan.precision.device != "cuda" or not loose:
+    if plan.precision.device != "cuda" or not unpinned:
         return []
     return [
-        f"{' and '.join(loose)} of {config.name} may stand in GPU pods and take the CPUs of their "
+        f"{' and '.join(unpinned)} of {config.name} may run in GPU pods and take the CPUs of the "
         f"encoders; set label_selector: {{{POD_LABEL}: {CPU}}}."
     ]
 

@@ -1,4 +1,4 @@
-"""The patch of a RayService, and what applying it does to the RayService that is running."""
+"""The patch of a RayService, and the effects of applying it to the running RayService."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ from serve_app.untrusted.yaml_files import read_documents
 
 
 def service_patch(configs: Sequence[ServiceConfig]) -> list[dict[str, Any]]:
-    """Return the patch that makes the RayService of k8s/base serve some configurations."""
+    """Return the patch that makes the RayService of k8s/base serve the configurations."""
     groups = worker_groups([plan_for(config) for config in configs])
     return ray_service_patch(serve_config_text(*configs), groups, configs)
 
@@ -26,12 +26,12 @@ def changes_of(
     configs: Sequence[ServiceConfig],
     groups: Sequence[WorkerGroup],
 ) -> tuple[Change, ...]:
-    """Return what differs from the running RayService, and what each difference does.
+    """Return the differences from the running RayService, with the effect of each.
 
     Args:
         against: A file with the running RayService.
-        manifest: A file with the RayService that will be applied; None if the patch of `configs`
-            will be applied over the running one.
+        manifest: A file with the RayService to apply; None to apply the patch of `configs` to the
+            running RayService.
         configs: The configurations.
         groups: Their worker groups.
 
@@ -47,9 +47,9 @@ def changes_of(
     new_groups = _known_groups([group.name for group in groups])
     if running_groups != new_groups:
         raise ConfigError(
-            f"the running RayService has {_listed(running_groups)}, and the configuration makes "
-            f"{_listed(new_groups)}; give what will be applied by --manifest, "
-            "as kubectl kustomize prints it."
+            f"the running RayService has {_listed(running_groups)}, but the configuration makes "
+            f"{_listed(new_groups)}; pass the manifests that kubectl kustomize prints "
+            "with --manifest."
         )
     return compare(running, apply_patch(applied, service_patch(configs)))
 
@@ -68,12 +68,14 @@ def _listed(names: set[str]) -> str:
 
 
 def _ray_service(path: Path) -> dict[str, Any]:
-    """Return the RayService of a file of manifests."""
-    documents = [one for one in read_documents(path) if isinstance(one, dict)]
-    manifests = [item for one in documents for item in (one.get("items") or [one])]
+    """Return the only RayService of a file of manifests."""
+    documents = [document for document in read_documents(path) if isinstance(document, dict)]
+    manifests = [item for document in documents for item in (document.get("items") or [document])]
     services = [
-        one for one in manifests if isinstance(one, dict) and one.get("kind") == "RayService"
+        manifest
+        for manifest in manifests
+        if isinstance(manifest, dict) and manifest.get("kind") == "RayService"
     ]
     if len(services) != 1:
-        raise ConfigError(f"{path} holds {len(services)} RayServices; one is needed.")
+        raise ConfigError(f"{path} contains {len(services)} RayServices; it must contain one.")
     return services[0]

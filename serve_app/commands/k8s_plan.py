@@ -1,4 +1,4 @@
-"""The plan of a RayService as tables and as JSON: worker groups, replicas, rate, cost, changes."""
+"""Prints the plan of a RayService: worker groups, replicas, rate, cost and changes."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -17,13 +17,13 @@ HOUR_S = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class ServicePlan:
-    """What runs on a cluster.
+    """The plan of all applications on one cluster.
 
     Attributes:
         configs: One configuration for each application.
         plans: The plan of each.
-        groups: The worker groups for all of them.
-        gpu_price: US dollars for an hour of a pod with a GPU; None if unknown.
+        groups: The worker groups for all applications.
+        gpu_price: US dollars per hour of a GPU pod; None if unknown.
     """
 
     configs: tuple[ServiceConfig, ...]
@@ -33,12 +33,12 @@ class ServicePlan:
 
     @property
     def rate(self) -> float:
-        """Images a second with all pods."""
+        """Images per second if all pods run."""
         return sum(images_per_second(plan) for plan in self.plans)
 
     @property
     def million_usd(self) -> float | None:
-        """US dollars for a million images; None without a price or a GPU."""
+        """US dollars per million images; None without a price or a GPU."""
         gpus = sum(group.max_pods * group.gpus for group in self.groups)
         if self.gpu_price is None or not gpus:
             return None
@@ -46,7 +46,7 @@ class ServicePlan:
 
     @property
     def advice(self) -> list[str]:
-        """What to look at, one sentence each."""
+        """Advice for the operator, one sentence each."""
         return [*service_advice(self.configs, self.plans), *base_advice(self.configs)]
 
 
@@ -80,23 +80,23 @@ def print_plan(console: SafeConsole, service: ServicePlan) -> None:
     console.print(_replicas_table(service))
     console.print(
         f"\nabout {service.rate:,.0f} images/s with all pods, "
-        "computed from the data sheet, not measured"
+        "computed from data sheets, not measured"
     )
     if service.million_usd is not None:
         console.print(
             f"about ${service.million_usd:,.2f} for a million images "
-            f"at ${service.gpu_price:g} a GPU pod and hour"
+            f"at ${service.gpu_price:g} per GPU pod and hour"
         )
     for line in service.advice:
         console.print(f"advice: {line}")
 
 
 def print_changes(console: SafeConsole, changes: Sequence[Change]) -> None:
-    """Print what differs from the running RayService."""
+    """Print the differences from the running RayService."""
     if not changes:
-        console.print("\nnothing differs from what runs")
+        console.print("\nno difference from the running RayService")
         return
-    table = SafeTable("what differs", "what it does", "")
+    table = SafeTable("difference", "effect", "reason")
     for change in changes:
         table.add_row(change.where, styled(change.effect, "bold"), change.why)
     console.print()

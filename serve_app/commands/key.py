@@ -9,11 +9,11 @@ from serve_app.terminal.printable import print_line
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `key`."""
-    parser.add_argument("name", help="the client's name, as logs show it")
+    parser.add_argument("name", help="the client's name, which appears in logs")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print a new key on standard output, and what to do with it on standard error.
+    """Print a new key on standard output, and instructions on standard error.
 
     Raises:
         ConfigError: The name is not valid.
@@ -22,7 +22,8 @@ def run(args: argparse.Namespace) -> int:
     print_line(f"Give this key to {args.name}; it is shown only now:", file=sys.stderr)
     print_line(made.key, flush=True)
     print_line(
-        "Add this line to the file of access.api_keys; a running service takes it within seconds:",
+        "Add this line to the file that access.api_keys names; a running service reloads it within "
+        "seconds:",
         file=sys.stderr,
     )
     print_line(made.line, file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Labels of a configuration that its checkpoint cannot work with."""
+"""Finds labels of a configuration that its checkpoint cannot use."""
 
 from collections.abc import Callable
 from functools import partial
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 def label_problems(config: ServiceConfig) -> list[str]:
-    """Return one line for each label that the checkpoint of a configuration cannot work with.
+    """Return one line for each label that the checkpoint of a configuration cannot use.
 
-    These are prompts with more tokens than the checkpoint reads, labels that are the same text to
-    it, and labels of which it reads nothing.
+    These are prompts with more tokens than the checkpoint reads, labels that its tokenizer cannot
+    tell apart, and labels that its tokenizer reads as empty.
 
     Raises:
         ConfigError: The checkpoint cannot be read.

@@ -1,4 +1,4 @@
-"""A folder of images, encoded and scored, and measured if its labels are known."""
+"""Encodes and scores a folder of images, and measures the tags if the labels are known."""
 
 import argparse
 import sys
@@ -36,10 +36,10 @@ def add_folder_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "images",
         type=Path,
-        help="a folder: with labels.csv, with a folder for each label, or of images only",
+        help="a folder with labels.csv, with a folder for each label, or with images only",
     )
     parser.add_argument(
-        "--labels", type=Path, help="a CSV with the columns file and labels (separated by |)"
+        "--labels", type=Path, help="a CSV file with the columns file and labels (separated by |)"
     )
     add_vocabulary_argument(parser)
     add_config_argument(parser)
@@ -47,14 +47,14 @@ def add_folder_arguments(parser: argparse.ArgumentParser) -> None:
 
 @dataclass(frozen=True, slots=True)
 class MeasuredFolder:
-    """Images of a folder, encoded and scored.
+    """The scored images of a folder.
 
     Attributes:
         logits: (B, T) of the images and the tags.
         background: (B, G) logits of the background prompts.
-        labelled: The known labels of the images that can be read; None if nothing is known.
+        labelled: The labels of the images that can be read; None if the folder has none.
         scored: The vocabulary.
-        embedded: The embeddings, and the files that cannot be read.
+        embedded: The embeddings, and the errors of the other files.
     """
 
     logits: FloatArray
@@ -67,7 +67,7 @@ class MeasuredFolder:
 def score_folder(
     tagger: "LocalTagger", images: Path, table: Path | None, vocabulary: str | None
 ) -> MeasuredFolder:
-    """Encode the images of a folder and score them; unreadable ones are reported and left out.
+    """Encode and score the images of a folder; unreadable images are reported and skipped.
 
     Args:
         tagger: The pipeline.
@@ -89,11 +89,11 @@ def score_folder(
     scored = tagger.scorer.registered(name)
     labelled = read_labelled(images, table, scored.table)
     embedded = embed_files(tagger, labelled.files if labelled else expand([images]))
-    for path, problem in embedded.problems:
-        print_line(f"left out: {path}: {problem}", file=sys.stderr)
-    if labelled is not None and embedded.problems:
-        kept = list(embedded.kept)
-        labelled = LabelledImages(tuple(labelled.files[i] for i in kept), labelled.truth[kept])
+    for path, error in embedded.failures:
+        print_line(f"skipped: {path}: {error}", file=sys.stderr)
+    if labelled is not None and embedded.failures:
+        rows = list(embedded.encoded)
+        labelled = LabelledImages(tuple(labelled.files[i] for i in rows), labelled.truth[rows])
 
     logits = pair_logits(
         embedded.image_embeds,
@@ -108,9 +108,9 @@ def score_folder(
 def measure_score(
     logits: FloatArray, labelled: LabelledImages, table: TagTable, score: Score, threshold: float
 ) -> Measures:
-    """Measure one score at its thresholds, over the tags whose truth is known.
+    """Measure one score at its thresholds, for the tags that occur in the labels.
 
-    Nothing but thresholds is applied: `calibrate` compares them before and after.
+    Only thresholds are applied, because `calibrate` compares thresholds before and after.
     """
     rule = SelectionRule(threshold, len(table), score=score)
     known = labelled.known
@@ -121,10 +121,10 @@ def measure_score(
 
 
 def measure_settings(folder: MeasuredFolder, settings: TagSettings, score: Score) -> Measures:
-    """Measure the tags that a configuration returns with one score, over tags of known truth.
+    """Measure the tags that a configuration returns with one score.
 
-    Thresholds, `max_tags` and all of `selection` apply as in a request. Tags that its filters
-    exclude are left out.
+    Only tags that occur in the labels are measured. Thresholds, `max_tags` and `selection` apply as
+    in a request; tags that the filters exclude are not measured.
     """
     assert folder.labelled is not None, "only labelled folders are measured"
     table = folder.scored.table
@@ -145,10 +145,10 @@ def measure_settings(folder: MeasuredFolder, settings: TagSettings, score: Score
 
 
 def half(folder: MeasuredFolder, first: bool) -> tuple[FloatArray, LabelledImages]:
-    """Return one half of a labelled folder's images, the same images at every call."""
-    assert folder.labelled is not None, "only labelled folders are divided"
+    """Return the logits and labels of one half of the images; every call splits them alike."""
+    assert folder.labelled is not None, "only labelled folders are split"
     shuffled = np.random.default_rng(SPLIT_SEED).permutation(len(folder.logits))
     rows = (shuffled < len(folder.logits) / 2) == first
     truth = folder.labelled.truth[rows]
-    files = tuple(file for file, kept in zip(folder.labelled.files, rows, strict=True) if kept)
+    files = tuple(file for file, is_in in zip(folder.labelled.files, rows, strict=True) if is_in)
     return folder.logits[rows], LabelledImages(files, truth, folder.labelled.known)

@@ -1,4 +1,4 @@
-"""Measures as tables: several scores side by side, and each tag of one."""
+"""Tables of measures: several scores side by side, or each tag of one score."""
 
 from collections.abc import Mapping
 
@@ -12,12 +12,12 @@ SUMMARY_COLUMNS = (
     "F1",
     "macro F1",
     "calibration error",
-    "tags an image",
+    "tags per image",
 )
 
 
 def summary_cells(measures: Measures) -> list[str]:
-    """Return the numbers of `SUMMARY_COLUMNS`."""
+    """Return the cells of `SUMMARY_COLUMNS`."""
     numbers = (
         measures.mean_average_precision,
         measures.micro.precision,
@@ -33,14 +33,14 @@ def summary_table(measures: Mapping[str, Measures]) -> SafeTable:
     """Return the measures of several scores side by side."""
     table = SafeTable("score", *SUMMARY_COLUMNS)
     _align_numbers(table)
-    for name, one in measures.items():
-        table.add_row(name, *summary_cells(one))
+    for name, measured in measures.items():
+        table.add_row(name, *summary_cells(measured))
     return table
 
 
 def tag_table(measures: Measures) -> SafeTable:
-    """Return each tag's measures, the worst F1 first."""
-    table = SafeTable("tag", "true", "given", "precision", "recall", "F1", "AP")
+    """Return the measures of each tag, sorted by F1, the worst first."""
+    table = SafeTable("tag", "true", "returned", "precision", "recall", "F1", "AP")
     _align_numbers(table)
     for tag in sorted(measures.tags, key=lambda tag: (tag.rates.f1, tag.label)):
         numbers = (tag.rates.precision, tag.rates.recall, tag.rates.f1, tag.average_precision)

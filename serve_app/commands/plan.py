@@ -1,10 +1,11 @@
-"""`siglip-serve plan`: the plan of a configuration, with the reason for each value."""
+"""`siglip-serve plan`: prints the plan of a configuration, with the reason for each value."""
 
 import argparse
 import dataclasses
 from pathlib import Path
 from typing import Any
 
+from serve_app.commands.arguments import add_flag
 from serve_app.config.service import ServiceConfig, load_config
 from serve_app.graph.deploy import Cluster
 from serve_app.hardware.detection import Hardware, hardware_of_nodes, parse_hardware
@@ -14,7 +15,7 @@ from serve_app.terminal.console import SafeConsole, SafeTable, output_console, s
 from serve_app.terminal.printable import json_text, print_block
 
 PLAIN_WIDTH = 160
-"""Columns where standard output is not a terminal."""
+"""Width if standard output is not a terminal."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     hardware.add_argument(
         "--hardware",
         help="such as l4, l4x2, a100-80gx8+96cpu, gpu24gb or cpu8; "
-        "default: that of the configuration",
+        "default: the configuration's hardware",
     )
     hardware.add_argument(
         "--cluster",
@@ -32,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         const="http://127.0.0.1:8265",
         help="use the hardware of the cluster with this dashboard",
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON object, not tables")
+    add_flag(parser, "--json", "print one JSON object, not tables")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -47,12 +48,12 @@ def print_plan(
 
     Args:
         config: The configuration.
-        hardware: Name of the hardware to plan for, in place of the configuration's.
-        cluster: Address of a cluster's dashboard whose nodes to plan for.
+        hardware: Name of the hardware to plan for, instead of the configuration's.
+        cluster: Address of a dashboard; the plan is for the nodes of its cluster.
         as_json: Whether to print JSON.
 
     Raises:
-        ConfigError: It cannot work; the message says what would.
+        ConfigError: The configuration does not fit the hardware; the message says what would.
     """
     plan = plan_service(config, _hardware(config, hardware, cluster))
     if as_json:
@@ -63,7 +64,10 @@ def print_plan(
 
 
 def hardware_of_cluster(config: ServiceConfig, cluster: Cluster) -> Hardware:
-    """Return the named hardware, or what a dashboard says of its nodes, which cannot be probed."""
+    """Return the configuration's hardware, or if it is `auto`, the hardware of a cluster.
+
+    The dashboard describes the nodes, because this process cannot probe them.
+    """
     if config.hardware != "auto":
         return parse_hardware(config.hardware)
     source = f"the cluster at {cluster.address}"
@@ -71,7 +75,10 @@ def hardware_of_cluster(config: ServiceConfig, cluster: Cluster) -> Hardware:
 
 
 def _hardware(config: ServiceConfig, named: str | None, cluster: str | None) -> Hardware:
-    """Return the named hardware, a cluster's, the configuration's or this machine's."""
+    """Return the hardware to plan for.
+
+    The first of these that is set: `named`, the cluster, the configuration, this machine.
+    """
     if named is not None and named != "auto":
         return parse_hardware(named)
     if named is not None or cluster is not None:
@@ -82,11 +89,11 @@ def _hardware(config: ServiceConfig, named: str | None, cluster: str | None) -> 
 
 
 def _as_json(plan: Plan) -> dict[str, Any]:
-    """Return a plan as one object, with the values of its precision beside the others."""
-    shown: dict[str, Any] = {}
+    """Return a plan as one object, with the fields of `precision` at its top level."""
+    fields: dict[str, Any] = {}
     for key, value in dataclasses.asdict(plan).items():
-        shown |= value if key == "precision" else {key: value}
-    return shown
+        fields |= value if key == "precision" else {key: value}
+    return fields
 
 
 def _print(plan: Plan, console: SafeConsole) -> None:

@@ -1,4 +1,4 @@
-"""`siglip-serve render`: the Serve config of one configuration, or of several side by side."""
+"""`siglip-serve render`: prints the Serve config of one or several configurations."""
 
 import argparse
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The report of a calibration: Markdown, and pictures of what changed."""
+"""Writes the report of a calibration as Markdown, with figures."""
 
 import itertools
 import re
@@ -14,7 +14,13 @@ from serve_app.errors import ConfigError
 from serve_app.siglip.inputs import FloatArray
 from serve_app.siglip.scoring import sigmoid
 from serve_app.tagging.calibration import Calibration
-from serve_app.tagging.evaluation import BoolArray, Measures, precision_recall_curve, reliability
+from serve_app.tagging.evaluation import (
+    CALIBRATION_BINS,
+    BoolArray,
+    Measures,
+    precision_recall_curve,
+    reliability,
+)
 from serve_app.terminal.printable import printable
 
 if TYPE_CHECKING:
@@ -22,40 +28,47 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 REPORT = "report.md"
-CALIBRATION_PICTURE = "reliability.png"
-CURVES_PICTURE = "precision-recall.png"
-COUNTS_PICTURE = "tags-per-image.png"
-_MARKDOWN = re.compile(r"[\\`*_\[\]|>#~]")
+RELIABILITY_FIGURE = "reliability.png"
+CURVES_FIGURE = "precision-recall.png"
+COUNTS_FIGURE = "tags-per-image.png"
+_MARKDOWN_SPECIAL = re.compile(r"[\\`*_\[\]|>#~]")
 SHOWN_TAGS = 20
 DOTS_PER_INCH = 120
-SMALLEST_AXIS = 1e-4
-"""Confidences and frequencies below are drawn there: most pairs of image and tag lie near 0."""
+MIN_AXIS = 1e-4
+"""Lower end of the logarithmic axes. Smaller values are drawn there, because most pairs of an image
+and a tag have a confidence near 0."""
 
 
 @dataclass(frozen=True, slots=True)
 class LabelledReport:
-    """What is shown of a fit to labelled images.
+    """The content of a report on a fit to labelled images.
 
     Attributes:
-        measures: By name, in the order they are shown; the last is what is shipped, the first what
-            was before.
+        measures: By name, in the order of the table. The first one is before the calibration, the
+            last one after it.
         scores: (B, T) logits of the held-out images, by name: `raw` and `calibrated`.
-        truth: (B, T) which tag is true.
-        images: How many there were in all.
-        precision: The wanted one; None for the best F1.
+        truth: (B, T) whether a tag is true of an image.
+        num_images: Number of images, including those that were fitted.
+        precision: Minimum precision that thresholds were chosen for; None for the best F1.
     """
 
     measures: Mapping[str, Measures]
     scores: Mapping[str, FloatArray]
     truth: BoolArray
-    images: int
+    num_images: int
     precision: float | None
 
 
 @dataclass(frozen=True, slots=True)
 class UnlabelledReport:
-    """What is shown of a fit to unlabelled images: which tags (B, T) were given before and
-    after.
+    """The content of a report on a fit to unlabelled images.
+
+    Attributes:
+        before: (B, T) whether an image has a tag without the calibration.
+        after: (B, T) whether an image has a tag with the calibration.
+        calibration: The calibration.
+        threshold: The configuration's `confidence_threshold`, which applies before.
+        percentile: The percentile of each tag's logits that the calibration aligns.
     """
 
     before: BoolArray
@@ -65,7 +78,7 @@ class UnlabelledReport:
     percentile: float
 
     def lines(self) -> list[str]:
-        """Return it in sentences."""
+        """Return the report as sentences."""
         offsets = sorted(self.calibration.tags.items(), key=lambda item: item[1].offset)
         down = ", ".join(
             f"{label} {fit.offset:+.2f}" for label, fit in offsets[:SHOWN_TAGS] if fit.offset < 0
@@ -76,51 +89,50 @@ class UnlabelledReport:
             if fit.offset > 0
         )
         return [
-            f"{len(self.before):,} images, of which nothing is known.",
-            f"Before, at a confidence of {self.threshold:g}: "
-            f"{self.before.sum(axis=1).mean():.2f} tags an image.",
-            f"After, at the suggested {self.calibration.threshold:.4g}: "
-            f"{self.after.sum(axis=1).mean():.2f} tags an image.",
-            f"Each tag's {self.percentile:g}th percentile over images that it is not related to "
-            "was brought to the median tag's.",
-            f"Moved down most, in logits: {down or 'none'}.",
-            f"Moved up most, in logits: {up or 'none'}.",
+            f"{len(self.before):,} unlabelled images.",
+            f"Before, at a confidence threshold of {self.threshold:g}: "
+            f"{self.before.sum(axis=1).mean():.2f} tags per image.",
+            f"After, at the suggested threshold of {self.calibration.threshold:.4g}: "
+            f"{self.after.sum(axis=1).mean():.2f} tags per image.",
+            f"The calibration aligns the {self.percentile:g}th percentile of each tag's logits on "
+            "unrelated images with that of the median tag.",
+            f"Labels that moved down most, in logits: {down or 'none'}.",
+            f"Labels that moved up most, in logits: {up or 'none'}.",
         ]
 
 
 def write_labelled_report(report: LabelledReport, folder: Path) -> Path:
-    """Write the report of a fit to labelled images and return its page.
+    """Write the report on a fit to labelled images, and return the path of its page.
 
     Raises:
         ConfigError: matplotlib is not installed.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    _save(_reliability_figure(report), folder / CALIBRATION_PICTURE)
-    _save(_curves_figure(report), folder / CURVES_PICTURE)
-    goal = (
-        "the best F1"
-        if report.precision is None
-        else f"a precision of at least {report.precision:g}"
-    )
+    _save(_reliability_figure(report), folder / RELIABILITY_FIGURE)
+    _save(_curves_figure(report), folder / CURVES_FIGURE)
+    goal = "the best F1"
+    if report.precision is not None:
+        goal = f"a precision of at least {report.precision:g}"
     lines = [
         "# Calibration",
         "",
-        f"{report.images:,} labelled images. A fit to every other one was measured on the rest, "
-        f"{len(report.truth):,}, which it had not",
-        f"seen; the file itself is fitted to all of them. Thresholds are chosen for {goal}. `raw "
-        "at its best` is the raw sigmoid at",
-        "the one threshold that does best on the images of the fit: what a threshold alone could "
-        "do.",
+        f"The calibration file is fitted to all {report.num_images:,} labelled images. "
+        "The measures below come",
+        f"from a second fit to one half of the images, and from the other {len(report.truth):,} "
+        f"images. Thresholds are chosen for {goal}.",
+        "`raw at its best threshold` is the raw sigmoid at the single threshold that is best for "
+        "the fitted images: it shows what a",
+        "threshold alone can reach.",
         "",
         *_measures_table(report.measures),
         "",
-        f"![Reliability]({CALIBRATION_PICTURE})",
+        f"![Reliability]({RELIABILITY_FIGURE})",
         "",
-        "A point on the diagonal is a confidence that can be taken at its word. Both axes are "
-        "logarithmic; a point's size is the",
-        "logarithm of how many pairs of image and tag it stands for.",
+        "A point on the diagonal is a confidence that equals the observed frequency. Both axes are "
+        "logarithmic. The size of a point is",
+        "the logarithm of its number of pairs of an image and a tag.",
         "",
-        f"![Precision and recall]({CURVES_PICTURE})",
+        f"![Precision and recall]({CURVES_FIGURE})",
         "",
         f"## The {SHOWN_TAGS} tags with the lowest F1 after calibration",
         "",
@@ -130,7 +142,7 @@ def write_labelled_report(report: LabelledReport, folder: Path) -> Path:
 
 
 def write_unlabelled_report(report: UnlabelledReport, folder: Path) -> Path:
-    """Write the report of a fit to unlabelled images and return its page.
+    """Write the report on a fit to unlabelled images, and return the path of its page.
 
     Raises:
         ConfigError: matplotlib is not installed.
@@ -141,18 +153,18 @@ def write_unlabelled_report(report: UnlabelledReport, folder: Path) -> Path:
     bins = [count - 0.5 for count in range(max(int(c.max()) for c in counts.values()) + 2)]
     for name, count in counts.items():
         axes[0].hist(count, bins=bins, alpha=0.6, label=name)
-    axes[0].set(xlabel="tags an image", ylabel="images")
+    axes[0].set(xlabel="tags per image", ylabel="images")
     axes[0].legend()
-    _save(figure, folder / COUNTS_PICTURE)
+    _save(figure, folder / COUNTS_FIGURE)
     sentences = [text for line in report.lines() for text in (_markdown(line), "")]
-    return _write(["# Calibration", "", *sentences, f"![Tags an image]({COUNTS_PICTURE})"], folder)
+    return _write(["# Calibration", "", *sentences, f"![Tags per image]({COUNTS_FIGURE})"], folder)
 
 
 def _markdown(text: str) -> str:
-    """Return text that a Markdown page shows as it is: no table cell, link or HTML begins or ends
-    in it.
-    """
-    return _MARKDOWN.sub(r"\\\g<0>", printable(text).replace("&", "&amp;").replace("<", "&lt;"))
+    """Escape text for Markdown, so that a label cannot contain a table cell, a link or HTML."""
+    return _MARKDOWN_SPECIAL.sub(
+        r"\\\g<0>", printable(text).replace("&", "&amp;").replace("<", "&lt;")
+    )
 
 
 def _measures_table(measures: Mapping[str, Measures]) -> list[str]:
@@ -161,8 +173,8 @@ def _measures_table(measures: Mapping[str, Measures]) -> list[str]:
         "| " + " | ".join(columns) + " |",
         "|---|" + "---:|" * len(SUMMARY_COLUMNS),
     ]
-    for name, one in measures.items():
-        rows.append("| " + " | ".join([name, *summary_cells(one)]) + " |")
+    for name, measured in measures.items():
+        rows.append("| " + " | ".join([name, *summary_cells(measured)]) + " |")
     return rows
 
 
@@ -195,10 +207,10 @@ def _tags_table(measures: Mapping[str, Measures]) -> list[str]:
 def _reliability_figure(report: LabelledReport) -> "Figure":
     figure, axes = _figure(len(report.scores))
     for axis, (name, scores) in zip(axes, report.scores.items(), strict=True):
-        bins = _even_bins(sigmoid(scores), report.truth)
-        axis.plot([SMALLEST_AXIS, 1], [SMALLEST_AXIS, 1], color="grey", linewidth=1, linestyle="--")
+        bins = _reliability_bins(sigmoid(scores), report.truth)
+        axis.plot([MIN_AXIS, 1], [MIN_AXIS, 1], color="grey", linewidth=1, linestyle="--")
         points = np.maximum(
-            [(confidence, frequency) for _, confidence, frequency in bins], SMALLEST_AXIS
+            [(confidence, frequency) for _, confidence, frequency in bins], MIN_AXIS
         )
         axis.scatter(
             points[:, 0],
@@ -207,23 +219,24 @@ def _reliability_figure(report: LabelledReport) -> "Figure":
             color="#1f6fb4",
         )
         axis.set(xscale="log", yscale="log", xlabel="confidence", title=name)
-    axes[0].set_ylabel("how often it is true")
+    axes[0].set_ylabel("frequency of true tags")
     return figure
 
 
-def _even_bins(confidences: FloatArray, truth: BoolArray) -> list[tuple[int, float, float]]:
-    """Return (count, confidence, frequency) of parts of [0, 1] that are equally wide, and of parts
-    of the first that are narrower.
+def _reliability_bins(confidences: FloatArray, truth: BoolArray) -> list[tuple[int, float, float]]:
+    """Return (count, confidence, frequency) of the bins of [0, 1] that are not empty.
+
+    The bins have equal widths, except that the first one is split into narrower ones.
     """
-    shown = [(b.count, b.confidence, b.frequency) for b in reliability(confidences, truth)[1:]]
-    edges = np.geomspace(SMALLEST_AXIS, 1 / 15, 8)
+    bins = [(b.count, b.confidence, b.frequency) for b in reliability(confidences, truth)[1:]]
+    edges = np.geomspace(MIN_AXIS, 1 / CALIBRATION_BINS, 8)
     for low, high in itertools.pairwise(edges):
         inside = (confidences >= low) & (confidences < high)
         if inside.any():
-            shown.append(
+            bins.append(
                 (int(inside.sum()), float(confidences[inside].mean()), float(truth[inside].mean()))
             )
-    return shown
+    return bins
 
 
 def _curves_figure(report: LabelledReport) -> "Figure":
@@ -242,19 +255,17 @@ def _curves_figure(report: LabelledReport) -> "Figure":
 
 def _figure(columns: int) -> "tuple[Figure, list[Axes]]":
     try:
-        from matplotlib.figure import Figure  # here, because it is an extra that only this needs
+        # imported here, because matplotlib is an optional dependency that only the report needs
+        from matplotlib.figure import Figure
     except ImportError as error:
-        raise ConfigError(
-            "--report draws with matplotlib; install siglip-serve[report]."
-        ) from error
+        raise ConfigError("--report needs matplotlib; install siglip-serve[report].") from error
     figure = Figure(figsize=(5.5 * columns, 4.5), layout="constrained")
     return figure, list(np.ravel(figure.subplots(1, columns)))
 
 
 def _save(figure: "Figure", path: Path) -> None:
-    figure.savefig(
-        path, dpi=DOTS_PER_INCH, metadata={"Software": None}
-    )  # the same figure gives the same bytes
+    # without the version of matplotlib, the same figure results in the same bytes
+    figure.savefig(path, dpi=DOTS_PER_INCH, metadata={"Software": None})
 
 
 def _write(lines: list[str], folder: Path) -> Path:

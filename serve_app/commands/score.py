@@ -11,8 +11,8 @@ from serve_app.commands.arguments import (
     config_of,
     labels_of,
 )
+from serve_app.commands.embeddings_file import read_embeddings
 from serve_app.commands.json_lines import json_line
-from serve_app.commands.stored import read_embeddings
 from serve_app.config.service import ServiceConfig
 from serve_app.errors import InvalidRequest
 from serve_app.pipeline.local_scorer import LocalScorer
@@ -45,20 +45,20 @@ def score_file(path: Path, config: ServiceConfig, options: TagOptions) -> int:
     """Print the tags of stored embeddings, one JSON object a line.
 
     Raises:
-        ConfigError: The checkpoint or a setting cannot work.
+        ConfigError: The checkpoint or a setting is not usable.
         InvalidRequest: The file cannot be read, or its embeddings are from another checkpoint.
     """
     stored = read_embeddings(path)
     scorer = LocalScorer(config)
     if stored.checkpoint not in (None, scorer.fingerprint):
         raise InvalidRequest(
-            f"{path} was made with the checkpoint {stored.checkpoint}, and the configuration's is "
-            f"{scorer.fingerprint}; embeddings of different checkpoints cannot be compared."
+            f"{path} was encoded with the checkpoint {stored.checkpoint}, but the configuration "
+            f"uses {scorer.fingerprint}; embeddings of different checkpoints cannot be compared."
         )
     scoring = scorer.scoring_for(options)
     for start in range(0, len(stored.names), EMBEDDINGS_PER_CALL):
         end = start + EMBEDDINGS_PER_CALL
         tags = scoring.tag(stored.image_embeds[start:end])
-        for name, found in zip(stored.names[start:end], tags, strict=True):
-            print_line(json_line(name, found, scoring.by.include_raw_scores))
+        for name, image_tags in zip(stored.names[start:end], tags, strict=True):
+            print_line(json_line(name, image_tags, scoring.by.include_raw_scores))
     return 0

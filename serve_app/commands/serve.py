@@ -1,4 +1,4 @@
-"""`siglip-serve serve`: a Ray node and the service on it, until Ctrl-C."""
+"""`siglip-serve serve`: runs a Ray node with the service until Ctrl-C."""
 
 import argparse
 import signal
@@ -25,7 +25,8 @@ from serve_app.terminal.console import SafeConsole, error_console, styled
 from serve_app.terminal.printable import print_line
 from serve_app.untrusted.problems import problem_sentence
 
-WATCH_S = 0.25
+POLL_INTERVAL_S = 0.25
+"""Seconds between two looks at the request log."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,7 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Serve a configuration; a program does it in a child process, so that nothing is left behind.
+    """Serve a configuration.
+
+    As a program, it serves in a child process, so that no process of Ray is left behind.
 
     Raises:
         ConfigError: The configuration is not valid, or the service does not start.
@@ -54,28 +57,28 @@ def _serve(args: argparse.Namespace) -> int:
 
 
 def serve_locally(config: ServiceConfig, timeout_s: float) -> int:
-    """Start the service on this machine, report when it is ready, and end it on a signal.
+    """Start the service on this machine, report when it is ready, and stop it on a signal.
 
-    SIGINT, SIGTERM and SIGHUP end the service and its Ray node.
+    SIGINT, SIGTERM and SIGHUP stop the service and its Ray node.
 
     Raises:
-        ConfigError: It cannot start.
+        ConfigError: The service cannot start.
     """
     console = error_console()
-    config = _on_unknown_gpus(config)
+    config = _with_unknown_gpus(config)
     stop = threading.Event()
     _stop_on_signals(stop)
     with local_node(config) as node:
-        _stop_on_signals(stop)  # again: ray.init takes SIGTERM for itself
+        _stop_on_signals(stop)  # again, because ray.init replaces the handler of SIGTERM
         if not stop.is_set():
             _deploy(config, node, timeout_s, console, stop)
         if not stop.is_set():
-            print_line(_ready_line(config, node.cluster), flush=True)
+            print_line(_ready_message(config, node.cluster), flush=True)
             console.print(
                 f"For ray and serve commands in another terminal: . {node.folder.environment_file}"
             )
         _wait(stop, FollowedRequests(node.logs))
-        console.print("Ending …")
+        console.print("Stopping …")
     return 0
 
 
@@ -86,7 +89,7 @@ def _deploy(
     console: SafeConsole,
     stop: threading.Event,
 ) -> None:
-    """Deploy the service, and wait until it runs or has to stop."""
+    """Deploy the service, and wait until it runs or `stop` is set."""
     loading = f"Loading {config.siglip.model} …"
     try:
         node.cluster.deploy(serve_config_here(config))
@@ -103,7 +106,7 @@ def _deploy(
 
 
 def listening_at(config: ServiceConfig, host: str | None, port: int | None) -> ServiceConfig:
-    """Return a configuration with the host and port of the command line.
+    """Return a configuration with the host and port of the command line, if they are set.
 
     Raises:
         ConfigError: The port is not valid.
@@ -117,20 +120,20 @@ def listening_at(config: ServiceConfig, host: str | None, port: int | None) -> S
     return config.model_copy(update={"serving": serving})
 
 
-def _on_unknown_gpus(config: ServiceConfig) -> ServiceConfig:
-    """Return a configuration that names GPUs by their memory where only that is known.
+def _with_unknown_gpus(config: ServiceConfig) -> ServiceConfig:
+    """Return a configuration that names an unknown GPU by its memory.
 
-    Ray would report a name to `build_app` that the planner does not know.
+    Otherwise Ray would report a name to `build_app` that the planner does not know.
     """
     if config.hardware != "auto":
         return config
-    found = detect_machine()
-    if found.accelerator is None or not found.accelerator.name.startswith(GENERIC):
+    detected = detect_machine()
+    if detected.accelerator is None or not detected.accelerator.name.startswith(GENERIC):
         return config
-    return config.model_copy(update={"hardware": found.written})
+    return config.model_copy(update={"hardware": detected.written})
 
 
-def _ready_line(config: ServiceConfig, cluster: Cluster) -> str:
+def _ready_message(config: ServiceConfig, cluster: Cluster) -> str:
     parts = [f"{ingress_profile(config.serving.ingress)} ingress"]
     if config.access.page:
         parts.append("page at /")
@@ -139,7 +142,7 @@ def _ready_line(config: ServiceConfig, cluster: Cluster) -> str:
     parts.append(f"cluster {cluster.address}")
     return (
         f"Ready: http://{_shown_host(config)}:{config.serving.port} tags with "
-        f"{config.siglip.model} ({'; '.join(parts)}). Ctrl-C ends it."
+        f"{config.siglip.model} ({'; '.join(parts)}). Press Ctrl-C to stop."
     )
 
 
@@ -155,21 +158,20 @@ def _stop_on_signals(stop: threading.Event) -> None:
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         if interrupted.is_set():
-            sys.exit(130)  # a second Ctrl-C: do not wait for a graceful end
+            sys.exit(130)  # after a second Ctrl-C, do not wait for a graceful stop
         interrupted.set()
         stop.set()
 
     def terminate(number: int, frame: FrameType | None) -> None:
         stop.set()
 
-    # The supervisor sends SIGINT for every signal that it gets, and the kernel does when the
-    # supervisor dies. SIGTERM arrives too if all processes of a container or a systemd unit are
-    # ended.
+    # The supervisor sends SIGINT for every signal that it receives, and the kernel sends it if the
+    # supervisor dies. SIGTERM arrives too if a container or a systemd unit stops all its processes.
     signal.signal(signal.SIGINT, interrupt)
     signal.signal(signal.SIGTERM, terminate)
 
 
 def _wait(stop: threading.Event, requests: FollowedRequests) -> None:
-    """Show answered requests until the service has to stop."""
-    while not stop.wait(WATCH_S):
+    """Print the request log until `stop` is set."""
+    while not stop.wait(POLL_INTERVAL_S):
         requests.show(lambda line: print_line(line, flush=True))

@@ -1,6 +1,6 @@
-"""`siglip-serve tag`: tags images, in this process or by a running service.
+"""`siglip-serve tag`: tags images, in this process or with a running service.
 
-Not here: how each of the two does it (`tag_local.py`, `tag_remote.py`).
+`tag_local.py` and `tag_remote.py` do the two kinds of work.
 """
 
 import argparse
@@ -10,6 +10,7 @@ from serve_app.client.base_client import CONCURRENCY
 from serve_app.client.options import Options
 from serve_app.commands.arguments import (
     add_config_argument,
+    add_flag,
     add_labels_argument,
     add_quality_argument,
     add_threshold_argument,
@@ -32,13 +33,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_labels_argument(parser)
     add_threshold_argument(parser)
     add_config_argument(parser)
-    parser.add_argument("--json", action="store_true", help="one line of JSON for each image")
+    add_flag(parser, "--json", "print one line of JSON for each image")
     add_quality_argument(parser)
     parser.add_argument(
         "--save-embeddings",
         type=Path,
         metavar="FILE",
-        help="store the embeddings (safetensors) for `score`",
+        help="store the embeddings in this file (safetensors) for `score`",
     )
     _add_server_arguments(parser.add_argument_group("with a running service"))
 
@@ -47,7 +48,7 @@ def _add_server_arguments(server: argparse._ArgumentGroup) -> None:
     server.add_argument(
         "--server",
         metavar="URL",
-        help="tag there instead of in this process, such as http://127.0.0.1:8000",
+        help="address of a running service that tags the images, such as http://127.0.0.1:8000",
     )
     server.add_argument(
         "--api-key-file",
@@ -65,7 +66,7 @@ def _add_server_arguments(server: argparse._ArgumentGroup) -> None:
         "--out",
         type=Path,
         metavar="FILE",
-        help="write JSON lines to this file, and skip the images that it already has",
+        help="write JSON lines to this file, and skip the images that it already contains",
     )
 
 
@@ -74,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
 
     Raises:
         InvalidRequest: Two arguments exclude each other.
-        TaggerError: Whatever fails for all images.
+        TaggerError: No image can be tagged, such as if the service is unavailable.
     """
     options: Options = {
         "labels": labels_of(args),

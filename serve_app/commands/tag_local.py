@@ -1,4 +1,4 @@
-"""Tags images in this process, and prints a table or JSON lines."""
+"""Tags images in this process, and prints their tags as a table or as JSON lines."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from serve_app.commands.embeddings_file import StoredEmbeddings, write_embeddings
 from serve_app.commands.encoding import in_chunks, load_tagger, read_chunk
-from serve_app.commands.files import expand, shown
+from serve_app.commands.files import expand, printable_path
 from serve_app.commands.json_lines import json_line
-from serve_app.commands.stored import StoredEmbeddings, write_embeddings
 from serve_app.commands.tags_table import print_table
 from serve_app.config.service import ServiceConfig
 from serve_app.errors import TaggerError
@@ -35,33 +35,35 @@ def tag_files(
     Args:
         photos: Images, and folders of images.
         config: The configuration.
-        options: The requested tags.
-        as_json: Print one JSON object a line instead of a table.
-        embeddings: Where to store the embeddings, to be tagged later by `siglip-serve score`.
+        options: How to score and select tags.
+        as_json: Whether to print JSON lines instead of a table.
+        embeddings: File for the embeddings, which `siglip-serve score` reads.
 
     Raises:
-        ConfigError: The checkpoint or a setting cannot work.
-        InvalidRequest: None of the paths exists, or an option cannot work.
+        ConfigError: The checkpoint or a setting is not usable.
+        InvalidRequest: None of the paths exists, or an option is not valid.
     """
     files = expand(photos)
     tagger = load_tagger(config)
     raw_scores = tagger.settings.shows_raw_scores(options)
-    found: dict[Path, TagOutcome] = {}
-    kept: dict[str, FloatArray] = {}
+    outcomes: dict[Path, TagOutcome] = {}
+    embeds: dict[str, FloatArray] = {}
     for path, image in _tag(tagger, files, options):
-        found[path] = image.outcome
+        outcomes[path] = image.outcome
         if image.embed is not None:
-            kept[shown(path)] = image.embed
+            embeds[printable_path(path)] = image.embed
         if as_json:
-            print_line(json_line(shown(path), image.outcome, raw_scores), flush=True)
+            print_line(json_line(printable_path(path), image.outcome, raw_scores), flush=True)
     if not as_json:
-        print_table(found, raw_scores)
-    if embeddings is not None and kept:
+        print_table(outcomes, raw_scores)
+    if embeddings is not None and embeds:
         write_embeddings(
-            StoredEmbeddings(tuple(kept), np.stack(list(kept.values())), tagger.scorer.fingerprint),
+            StoredEmbeddings(
+                tuple(embeds), np.stack(list(embeds.values())), tagger.scorer.fingerprint
+            ),
             embeddings,
         )
-    return int(any(isinstance(outcome, TaggerError) for outcome in found.values()))
+    return int(any(isinstance(outcome, TaggerError) for outcome in outcomes.values()))
 
 
 def _tag(

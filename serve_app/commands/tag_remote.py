@@ -1,4 +1,4 @@
-"""Tags images by a running service, with the same output as in this process."""
+"""Tags images with a running service, and prints the same output as `tag_local.py`."""
 
 import asyncio
 import sys
@@ -14,10 +14,10 @@ from serve_app.client import AsyncClient, Tagged, TaggedFile
 from serve_app.client.base_client import CONCURRENCY
 from serve_app.client.options import Options
 from serve_app.commands.api_key import read_api_key
-from serve_app.commands.files import expand, progress_bar, shown
-from serve_app.commands.json_lines import ShownOutcome, json_line
-from serve_app.commands.line_file import keep_done
-from serve_app.commands.stored import StoredEmbeddings, write_embeddings
+from serve_app.commands.embeddings_file import StoredEmbeddings, write_embeddings
+from serve_app.commands.files import expand, printable_path, progress_bar
+from serve_app.commands.json_lines import PrintableOutcome, json_line
+from serve_app.commands.resume_file import keep_tagged
 from serve_app.commands.tags_table import print_table
 from serve_app.errors import (
     InvalidRequest,
@@ -32,12 +32,12 @@ from serve_app.terminal.printable import print_line
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """Where pictures are tagged.
+    """The service that tags the images.
 
     Attributes:
         url: The service's address.
-        api_key_file: A file that holds the key; the environment's key if left out.
-        concurrency: Pictures under way at the same time.
+        api_key_file: A file with the API key; None to use the environment variable.
+        concurrency: Number of images in flight.
     """
 
     url: str
@@ -45,18 +45,22 @@ class Server:
     concurrency: int = CONCURRENCY
 
     def client(self) -> AsyncClient:
-        """Return a client of it; raises `ConfigError` if the address or the key cannot work."""
+        """Return a client of the service.
+
+        Raises:
+            ConfigError: The address or the key is not valid, or the key file cannot be read.
+        """
         return AsyncClient(self.url, read_api_key(self.api_key_file))
 
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """Where the outcomes go.
+    """Format and destination of the outcomes.
 
     Attributes:
-        as_json: One JSON object a line on standard output, instead of a table.
-        out: A file for the lines instead, which a run that was broken off goes on with.
-        embeddings: Where to store the embeddings.
+        as_json: Whether to print JSON lines on standard output instead of a table.
+        out: File for the JSON lines instead of standard output; a later run resumes from it.
+        embeddings: File for the embeddings.
     """
 
     as_json: bool = False
@@ -65,64 +69,67 @@ class Output:
 
 
 class _Results:
-    """What has come in so far, as much of it as the output needs: a run over many pictures keeps
-    none of them.
+    """Writes outcomes as lines, or collects them for a table.
+
+    Outcomes that are written as lines are not kept in memory, so a run may have many images.
     """
 
     def __init__(self, output: Output, lines: TextIO | None) -> None:
         self._lines = lines
-        self._output = output
-        self.failed = self.tagged = 0
-        self.tables: dict[Path, ShownOutcome] = {}
+        self._with_embeddings = output.embeddings is not None
+        self.num_failed = 0
+        self.num_tagged = 0
+        self.outcomes: dict[Path, PrintableOutcome] = {}
         self.embeddings: dict[str, tuple[float, ...]] = {}
 
-    def take(self, file: TaggedFile) -> None:
-        """Write or keep one outcome."""
-        outcome: ShownOutcome = (
-            file.outcome.tags if isinstance(file.outcome, Tagged) else file.outcome
-        )
-        self.failed += isinstance(outcome, TaggerError)
-        self.tagged += not isinstance(outcome, TaggerError)
-        if self._lines is None:
-            self.tables[file.path] = outcome
+    def add(self, file: TaggedFile) -> None:
+        """Write or collect the outcome of one file."""
+        outcome: PrintableOutcome
+        if isinstance(file.outcome, Tagged):
+            self.num_tagged += 1
+            outcome = file.outcome.tags
+            if self._with_embeddings and file.outcome.embedding is not None:
+                self.embeddings[printable_path(file.path)] = file.outcome.embedding
         else:
-            print_line(json_line(shown(file.path), outcome), file=self._lines, flush=True)
-        if (
-            self._output.embeddings is not None
-            and isinstance(file.outcome, Tagged)
-            and file.outcome.embedding is not None
-        ):
-            self.embeddings[shown(file.path)] = file.outcome.embedding
+            self.num_failed += 1
+            outcome = file.outcome
+
+        if self._lines is None:
+            self.outcomes[file.path] = outcome
+        else:
+            line = json_line(printable_path(file.path), outcome)
+            print_line(line, file=self._lines, flush=True)
 
 
-def tag_on_server(photos: Sequence[Path], server: Server, options: Options, output: Output) -> int:
-    """Tag files and print what they show; return 1 if one of them could not be tagged, else 0.
+def tag_on_server(paths: Sequence[Path], server: Server, options: Options, output: Output) -> int:
+    """Tag files and print their tags; return 1 if one of them could not be tagged, else 0.
 
     Raises:
-        ConfigError: The address or the key cannot work.
-        InvalidRequest: A file is not there, or an option cannot work.
-        TaggerError: The service is not there, or refuses whatever is sent.
+        ConfigError: The address or the key is not valid.
+        InvalidRequest: None of the paths exists, or an option is not valid.
+        TaggerError: The service is unavailable, or rejects every request.
     """
     if output.out is not None and output.embeddings is not None:
         raise InvalidRequest(
             "--save-embeddings cannot be resumed, so it does not go with --out; "
             "leave one of them out."
         )
-    files = expand(photos)
+    files = expand(paths)
     client = server.client()
     if output.out is not None:
-        return _go_on(files, client, server, options, output, output.out)
+        return _resume(files, client, server, options, output, output.out)
+
     results = _Results(output, sys.stdout if output.as_json else None)
     _run(client, server, files, options, results, output)
     if not output.as_json:
-        print_table(results.tables)
+        print_table(results.outcomes)
     if output.embeddings is not None and results.embeddings:
         rows = np.array(list(results.embeddings.values()), np.float32)
         write_embeddings(StoredEmbeddings(tuple(results.embeddings), rows, None), output.embeddings)
-    return int(results.failed > 0)
+    return int(results.num_failed > 0)
 
 
-def _go_on(
+def _resume(
     files: Sequence[Path],
     client: AsyncClient,
     server: Server,
@@ -130,21 +137,22 @@ def _go_on(
     output: Output,
     out: Path,
 ) -> int:
-    done = keep_done(out)
-    left = [file for file in files if shown(file) not in done]
+    """Tag the files that `out` has no tags of yet, and append their lines to it."""
+    tagged = keep_tagged(out)
+    remaining = [file for file in files if printable_path(file) not in tagged]
     try:
         lines = out.open("a", encoding="utf-8")
     except OSError as error:
         raise InvalidRequest(f"{out} cannot be written: {error.strerror}.") from error
     with lines:
         results = _Results(output, lines)
-        _run(client, server, left, options, results, output)
+        _run(client, server, remaining, options, results, output)
     print_line(
-        f"{results.tagged} tagged, {results.failed} failed, "
-        f"{len(files) - len(left)} were there already: {out}",
+        f"{results.num_tagged} tagged, {results.num_failed} failed, "
+        f"{len(files) - len(remaining)} already tagged: {out}",
         file=sys.stderr,
     )
-    return int(results.failed > 0)
+    return int(results.num_failed > 0)
 
 
 def _run(
@@ -156,29 +164,30 @@ def _run(
     output: Output,
 ) -> None:
     async def run() -> None:
-        """Tag every file, unless every other one would fare as badly."""
+        """Tag every file; stop at the first error that all other files would have too."""
         async with client:
-            found = client.tag_files(
+            tagged_files = client.tag_files(
                 files,
                 concurrency=server.concurrency,
                 in_order=True,
                 return_embedding=output.embeddings is not None,
                 **options,
             )
-            async with aclosing(found):
-                async for file in found:
-                    if _concerns_all(file.outcome):
+            async with aclosing(tagged_files):
+                async for file in tagged_files:
+                    if _affects_all(file.outcome):
                         raise file.outcome
-                    results.take(file)
+                    results.add(file)
                     advance(1)
 
     with progress_bar(len(files), "Tagging") as advance:
         asyncio.run(run())
 
 
-def _concerns_all(outcome: Tagged | TaggerError) -> TypeGuard[TaggerError]:
-    """Whether every other picture would fare the same: the service is gone, or refuses the key, the
-    path or an option.
+def _affects_all(outcome: Tagged | TaggerError) -> TypeGuard[TaggerError]:
+    """Return whether every other image would fail with the same error.
+
+    This is so if the service is unavailable, or rejects the key, the path or an option.
     """
     return (
         isinstance(outcome, InvalidRequest | Unauthorized | UnknownVocabulary | Unavailable)

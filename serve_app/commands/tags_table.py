@@ -1,4 +1,4 @@
-"""What pictures show, as a table for people."""
+"""Prints the tags of images as a table."""
 
 import os
 from collections.abc import Mapping
@@ -7,39 +7,38 @@ from pathlib import Path
 
 from rich.text import Text
 
-from serve_app.commands.files import shown
-from serve_app.commands.json_lines import ShownOutcome, ShownTag
+from serve_app.commands.files import printable_path
+from serve_app.commands.json_lines import PrintableOutcome, PrintableTag
 from serve_app.errors import TaggerError
 from serve_app.terminal.console import SafeTable, output_console, styled
 
 
-def print_table(found: Mapping[Path, ShownOutcome], raw_scores: bool = True) -> None:
-    """Print one row for each tag; names are relative to the folder that the images share.
+def print_table(outcomes: Mapping[Path, PrintableOutcome], raw_scores: bool = True) -> None:
+    """Print one row for each tag, with file names relative to the images' common folder.
 
-    Raw scores have a column of their own if they are to be shown and a tag has one.
+    The table has a column of raw scores if `raw_scores` is set and at least one tag has one.
     """
-    output_console().print(_table(found, raw_scores and any(map(_has_raw_scores, found.values()))))
+    has_column = raw_scores and any(map(_has_raw_scores, outcomes.values()))
+    output_console().print(_table(outcomes, has_column))
 
 
-def _has_raw_scores(outcome: ShownOutcome) -> bool:
+def _has_raw_scores(outcome: PrintableOutcome) -> bool:
     return not isinstance(outcome, TaggerError) and any(
         tag.raw_score is not None for tag in outcome
     )
 
 
-def _table(found: Mapping[Path, ShownOutcome], raw_scores: bool) -> SafeTable:
-    shared_folder = (
-        os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in found])
-        if len(found) > 1
-        else ""
-    )
-    table = SafeTable("picture", "tag", "confidence", *(("raw score",) if raw_scores else ()))
+def _table(outcomes: Mapping[Path, PrintableOutcome], raw_scores: bool) -> SafeTable:
+    table = SafeTable("image", "tag", "confidence", *(("raw score",) if raw_scores else ()))
     for column in table.columns[2:]:
         column.justify = "right"
-    for path, outcome in found.items():
-        name = shown(
-            Path(os.path.relpath(os.path.abspath(path), shared_folder)) if shared_folder else path
-        )
+
+    folder = _common_folder(outcomes)
+    for path, outcome in outcomes.items():
+        shown_path = path
+        if folder is not None:
+            shown_path = Path(os.path.relpath(os.path.abspath(path), folder))
+        name = printable_path(shown_path)
         if isinstance(outcome, TaggerError):
             table.add_row(name, styled(outcome.message, "red"))
             continue
@@ -48,9 +47,16 @@ def _table(found: Mapping[Path, ShownOutcome], raw_scores: bool) -> SafeTable:
     return table
 
 
-def _cells(tag: ShownTag | None, raw_scores: bool) -> list[str | Text]:
+def _common_folder(paths: Mapping[Path, PrintableOutcome]) -> str | None:
+    """Return the folder that contains all paths; None for a single path, which is shown whole."""
+    if len(paths) <= 1:
+        return None
+    return os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])
+
+
+def _cells(tag: PrintableTag | None, raw_scores: bool) -> list[str | Text]:
     if tag is None:
-        return [styled("nothing above the threshold", "dim")]
+        return [styled("no tag above the threshold", "dim")]
     cells: list[str | Text] = [tag.label, _rounded_down(tag.confidence)]
     if raw_scores:
         cells.append("" if tag.raw_score is None else f"{tag.raw_score:.3f}")
@@ -58,10 +64,12 @@ def _cells(tag: ShownTag | None, raw_scores: bool) -> list[str | Text]:
 
 
 def _rounded_down(confidence: float) -> str:
-    """Return a confidence to three digits, rounded down: as a threshold it keeps the tag."""
+    """Return a confidence with three decimals, or two digits if it is small.
+
+    It is rounded down, so that the printed number, used as a threshold, keeps the tag.
+    """
     digits = Decimal(f"{confidence:.6g}")
-    step = (
-        Decimal("0.001") if abs(confidence) >= 0.001 else Decimal(1).scaleb(digits.adjusted() - 1)
-    )
-    shown = digits.quantize(step, ROUND_FLOOR)
-    return f"{shown:f}" if abs(confidence) >= 0.001 else f"{shown:.1e}"
+    if abs(confidence) >= 0.001:
+        return f"{digits.quantize(Decimal('0.001'), ROUND_FLOOR):f}"
+    step = Decimal(1).scaleb(digits.adjusted() - 1)
+    return f"{digits.quantize(step, ROUND_FLOOR):.1e}"

@@ -18,9 +18,11 @@ from serve_app.terminal.console import SafeConsole, SafeTable, output_console
 from serve_app.terminal.printable import print_line
 
 MAX_NEAR = 50
+"""Maximum number of pairs that `--near` lists."""
 NEAR_COSINE = 0.95
 """Default of `--near`."""
 MAX_EXAMPLE_CHARACTERS = 60
+"""Maximum length of a category's examples."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         nargs="?",
         const=NEAR_COSINE,
-        help="also list tags that mean the same to the model, from this cosine on",
+        help="also list pairs of similar tags, whose embeddings have at least this cosine",
     )
     build_parser.set_defaults(action=_build)
 
@@ -44,8 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     diff_parser = actions.add_parser(
         "diff",
-        help="what changed from one vocabulary file to another, and what the change costs; "
-        "exit status 1 if anything changed",
+        help="compare two vocabulary files, and count the prompts to encode; "
+        "exit status 1 if they differ",
     )
     diff_parser.add_argument("before", type=Path)
     diff_parser.add_argument("after", type=Path)
@@ -56,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     """Build, show or compare vocabularies.
 
     Raises:
-        ConfigError: A configuration, a vocabulary file or the checkpoint cannot work.
+        ConfigError: A configuration, a vocabulary file or the checkpoint is not usable.
         InvalidRequest: A label has more tokens than the checkpoint reads, or a category is unknown.
     """
     status: int = args.action(args)
@@ -64,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _build(args: argparse.Namespace) -> int:
-    """Encode what is not stored yet of every vocabulary, and print where it is stored."""
+    """Encode the prompts of every vocabulary that are not stored yet, and print a summary."""
     scorer = LocalScorer(load_config(args.config))
     store = scorer.known.store
     table = SafeTable("vocabulary", "tags", "prompts", "encoded now", "fingerprint")
@@ -84,7 +86,10 @@ def _build(args: argparse.Namespace) -> int:
 
     console = output_console()
     console.print(table)
-    console.print("kept nowhere: tag_banks is null" if store is None else f"kept in {store.folder}")
+    if store is None:
+        console.print("not stored, because tag_banks is null")
+    else:
+        console.print(f"stored in {store.folder}")
     if args.near is not None:
         _print_near(console, banks, args.near)
     return 0
@@ -94,13 +99,15 @@ def _print_near(console: SafeConsole, banks: dict[str, TagBank], min_cosine: flo
     for name, bank in banks.items():
         for left, right, cosine in near_tags(bank, min_cosine):
             console.print(
-                f"{name}: {left!r} and {right!r} are nearly one to the model (cosine {cosine:.3f})"
+                f"{name}: {left!r} and {right!r} are nearly the same to the model "
+                f"(cosine {cosine:.3f})"
             )
 
 
 def near_tags(bank: TagBank, min_cosine: float) -> list[tuple[str, str, float]]:
-    """Return up to `MAX_NEAR` pairs of tags with similar embeddings and their cosines, most similar
-    first.
+    """Return pairs of similar tags with their cosines, the most similar first.
+
+    At most `MAX_NEAR` pairs are returned.
 
     Args:
         bank: The tags.
@@ -116,7 +123,7 @@ def near_tags(bank: TagBank, min_cosine: float) -> list[tuple[str, str, float]]:
 
 
 def _show(args: argparse.Namespace) -> int:
-    """Print the categories of a vocabulary file, or the tags of one."""
+    """Print the categories of a vocabulary file, or the tags of one category."""
     vocabulary = _read(args.file)
     if args.category is None:
         _print_categories(args.file, vocabulary)
@@ -135,9 +142,9 @@ def _print_categories(path: Path, vocabulary: TagVocabulary) -> None:
         f"{path}: {len(tags):,} tags, {prompts:,} with a prompt, {aliases:,} aliases, "
         f"{parents:,} with parents"
     )
-    console.print(f"said as: {', '.join(vocabulary.prompt_templates)}")
+    console.print(f"prompt templates: {', '.join(vocabulary.prompt_templates)}")
 
-    table = SafeTable("category", "tags", "for example")
+    table = SafeTable("category", "tags", "examples")
     for name, count in Counter(tag.category or "" for tag in tags).most_common():
         examples = ", ".join(tag.label for tag in tags if (tag.category or "") == name)
         table.add_row(name or "none", f"{count:,}", examples[:MAX_EXAMPLE_CHARACTERS])
@@ -149,7 +156,7 @@ def _print_category(path: Path, vocabulary: TagVocabulary, category: str) -> Non
     if not tags:
         known = sorted({tag.category for tag in vocabulary.tags if tag.category})
         raise InvalidRequest(f"{path} has no category {category!r}; it has {', '.join(known)}.")
-    table = SafeTable("label", "said as", "aliases", "parents", "threshold", "bias")
+    table = SafeTable("label", "prompt", "aliases", "parents", "threshold", "bias")
     for tag in tags:
         table.add_row(
             tag.label,
@@ -163,7 +170,7 @@ def _print_category(path: Path, vocabulary: TagVocabulary, category: str) -> Non
 
 
 def _diff(args: argparse.Namespace) -> int:
-    """Print what changed between two vocabulary files; return 1 if anything did."""
+    """Print the differences between two vocabulary files; return 1 if there are any."""
     old = _read(args.before)
     new = _read(args.after)
     _print_changed_tags(old, new)

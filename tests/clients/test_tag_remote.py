@@ -108,7 +108,7 @@ def test_a_second_run_with_the_same_out_does_what_is_left(
     good = (folder / "red-circle.jpg").read_bytes()
     (folder / "red-circle.jpg").write_bytes(b"no picture")
     printed, said = run(capsys, folder, "--server", server, "--out", out, status=1)
-    assert (printed, said) == ("", f"5 tagged, 1 failed, 0 were there already: {out}\n")
+    assert (printed, said) == ("", f"5 tagged, 1 failed, 0 already tagged: {out}\n")
     assert "error" in lines_of(out.read_text())["red-circle.jpg"]
 
     (folder / "red-circle.jpg").write_bytes(good)
@@ -118,14 +118,14 @@ def test_a_second_run_with_the_same_out_does_what_is_left(
     for name in ("blue-square-and-yellow-star.jpg", "green-triangle-and-purple-cross.jpg"):
         (folder / name).write_bytes(b"damaged since")
     _, said = run(capsys, folder, "--server", server, "--out", out)
-    assert said == f"3 tagged, 0 failed, 3 were there already: {out}\n"
+    assert said == f"3 tagged, 0 failed, 3 already tagged: {out}\n"
     found = lines_of(out.read_text())
     assert set(found) == {path.name for path in folder.iterdir()} | {"white-cross.jpg"}
     assert not any("error" in entry for entry in found.values())
     assert len(out.read_text().splitlines()) == len(found)
 
     _, said = run(capsys, folder, "--server", server, "--out", out)
-    assert said == f"0 tagged, 0 failed, 6 were there already: {out}\n"
+    assert said == f"0 tagged, 0 failed, 6 already tagged: {out}\n"
 
 
 @pytest.mark.parametrize(

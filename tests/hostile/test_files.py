@@ -33,8 +33,8 @@ from serve_app.batch.storage import Storage, url_of
 from serve_app.batch.tar_members import MAX_EXTENDED_BYTES, Damage, Member, read_members
 from serve_app.cli import main
 from serve_app.client import AsyncClient, Client
-from serve_app.commands.line_file import keep_done
-from serve_app.commands.stored import read_embeddings
+from serve_app.commands.embeddings_file import read_embeddings
+from serve_app.commands.resume_file import keep_tagged
 from serve_app.config.service import load_config
 from serve_app.errors import (
     ConfigError,
@@ -284,8 +284,8 @@ def test_a_file_of_lines_with_a_deep_one_is_refused(tmp_path: Path) -> None:
         (tmp_path / "out.jsonl").write_text(
             '{"file": "' * (tail[0] != "7") + '{"file": ' * (tail[0] == "7") + tail + "\n"
         )
-        with pytest.raises(InvalidRequest, match=r"holds a line|holds no lines"):
-            keep_done(tmp_path / "out.jsonl")
+        with pytest.raises(InvalidRequest, match=r"contains a line|was not written by"):
+            keep_tagged(tmp_path / "out.jsonl")
 
 
 # Vocabularies
@@ -345,7 +345,7 @@ def test_a_hostile_array_is_refused_before_memory_is_taken(
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 1
     assert "e.npy" in said[0]
-    assert ("announces" in said[0]) == (name in ("954 GiB", "cut off", "a huge header"))
+    assert ("declares" in said[0]) == (name in ("954 GiB", "cut off", "a huge header"))
 
 
 def test_arrays_of_both_orders_are_read(tmp_path: Path) -> None:

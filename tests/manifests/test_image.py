@@ -350,7 +350,7 @@ def test_the_command_runs(built: Built) -> None:
         "--host",
         "0.0.0.0",
     ]  # a published port reaches no loopback address of the container
-    assert f"{config} is fine" in built.run("siglip-serve", "check", config)
+    assert f"{config} is valid" in built.run("siglip-serve", "check", config)
 
 
 def test_a_checkpoint_can_be_put_inside(built: Built) -> None:

@@ -20,7 +20,7 @@ from ray.serve.schema import ServeDeploySchema
 
 from serve_app import __version__
 from serve_app.cli import main
-from serve_app.commands.k8s import APPLIED_BYTES
+from serve_app.commands.k8s import MAX_APPLIED_BYTES
 from serve_app.graph import profiles
 from serve_app.graph.profiles import node_environment
 from serve_app.hardware.detection import parse_hardware
@@ -145,7 +145,7 @@ def test_render_warns_before_kubectl_refuses(overlay: str) -> None:
     """
     service = service_of(overlay)
     del service["spec"]["serveConfigV2"]
-    assert len(json.dumps(service)) < ANNOTATIONS_BYTES - APPLIED_BYTES
+    assert len(json.dumps(service)) < ANNOTATIONS_BYTES - MAX_APPLIED_BYTES
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from serve_app.cli import main
-from serve_app.commands.files import expand, shown
+from serve_app.commands.files import expand, printable_path
 from serve_app.errors import InvalidRequest
 from tests.odd_names import LITTER, ODD_NAMES, make_obstacles, make_unreadable, write
 
@@ -41,7 +41,7 @@ def test_a_folder_with_odd_names_is_tagged(
     make_unreadable(folder / "unreadable.png")
     found = tagged(capsys, folder, status=1)
     assert found.pop(f"{folder}/unreadable.png") == "source_unavailable"
-    assert set(found) == {shown(folder / os.fsdecode(name)) for name in ODD_NAMES}
+    assert set(found) == {printable_path(folder / os.fsdecode(name)) for name in ODD_NAMES}
     assert set(found.values()) == {"circle"}
     assert caplog.text.count("skipped") == 1
     assert f"hidden or system files and folders: {len(LITTER)}" in caplog.text
@@ -68,12 +68,14 @@ def test_what_is_named_is_tagged_and_what_is_not_there_is_an_error_of_its_own(
 
 def test_nothing_to_tag_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Whether nothing is there, or nothing of it is an image."""
-    with pytest.raises(InvalidRequest, match="gone is not there"):
+    with pytest.raises(InvalidRequest, match="gone does not exist"):
         expand([tmp_path / "gone"])
-    with pytest.raises(InvalidRequest, match=r"gone, .*x+ are not there"):
+    with pytest.raises(InvalidRequest, match=r"gone, .*x+ do not exist"):
         expand([tmp_path / "gone", tmp_path / ("x" * 300)])
     write(tmp_path, "notes.txt")
-    with pytest.raises(InvalidRequest, match=r"no pictures in .*; read are \.jpg, .*\.avif"):
+    with pytest.raises(
+        InvalidRequest, match=r"no images in .*; supported suffixes are \.jpg, .*\.avif"
+    ):
         expand([tmp_path])
     assert "files of other types: 1 (.txt)" in caplog.text
 

@@ -83,7 +83,7 @@ def test_the_tables_show_pods_and_replicas(typed: Typed, config: Path) -> None:
         "preprocessor",
         "postprocessor",
     ]
-    assert "images/s with all pods, computed from the data sheet, not measured" in out
+    assert "images/s with all pods, computed from data sheets, not measured" in out
     assert "advice" not in out
     assert "$" not in out
 
@@ -112,7 +112,7 @@ def test_what_a_million_images_cost(typed: Typed, config: Path) -> None:
     cost = 2 * 0.9 / (3600 * told["images_per_second"]) * 1_000_000
     assert told["usd_per_million_images"] == pytest.approx(cost)
     _, out, _ = typed("k8s", "plan", "--config", config, "--gpu-price", 0.9)
-    assert f"about ${cost:.2f} for a million images at $0.9 a GPU pod and hour" in out
+    assert f"about ${cost:.2f} for a million images at $0.9 per GPU pod and hour" in out
     on_cpu = written(config, with_keys(CONFIG, hardware="cpu16"))
     _, out, _ = typed("k8s", "plan", "--config", on_cpu, "--gpu-price", 0.9, "--json")
     assert "usd_per_million_images" not in json.loads(out)
@@ -159,24 +159,24 @@ def test_gpus_instead_of_the_hardware(typed: Typed, config: Path) -> None:
             "google/siglip2-so400m-patch16-384 has no revision; "
             "`siglip-serve fetch google/siglip2-so400m-patch16-384`",
         ),
-        ({"access": {}}, "tags asks for no API key"),
+        ({"access": {}}, "tags requires no API key"),
         (
             {"serving__preprocessor": PODS},
-            "tags may run on one Preprocessor, whose end is an outage",
+            "tags may run on a single Preprocessor, and an outage follows if it fails",
         ),
         (
             {"serving__postprocessor": {}},
-            "postprocessor of tags may stand in GPU pods and take the CPUs of their encoders; "
+            "postprocessor of tags may run in GPU pods and take the CPUs of the encoders; "
             "set label_selector",
         ),
         (
             {"serving__port": 9000},
             "serving.port is 9000, "
-            "and the pods, the Service and the policies of k8s/base open 8000",
+            "but the pods, the Service and the policies of k8s/base open 8000",
         ),
         (
             {"serving__ingress": "python"},
-            "serving.ingress is python, and the pods of k8s/base start HAProxy",
+            "serving.ingress is python, but the pods of k8s/base start HAProxy",
         ),
     ],
 )
@@ -227,7 +227,7 @@ def test_rendering_prints_the_patch_and_writes_it(
     assert typed("k8s", "render", "--config", config, "--out", out) == (
         0,
         "",
-        f"{out} is written\n",
+        f"written: {out}\n",
     )
     assert out.read_text(encoding="utf-8") == printed
     serve_config = typed("render", config)[1]
@@ -245,7 +245,7 @@ def test_a_large_vocabulary_needs_the_servers_apply(typed: Typed, config: Path) 
         written(config, with_keys(CONFIG, labels=[f"{'猫' * 76}{at:04d}" for at in range(labels)]))
         status, _, err = typed("k8s", "render", "--config", config)
         assert status == 0
-        assert ("apply it with --server-side" in err) == advised
+        assert ("use kubectl apply --server-side" in err) == advised
 
 
 def running_of(typed: Typed, config: Path, tmp_path: Path) -> Path:
@@ -264,7 +264,7 @@ def test_against_what_runs(typed: Typed, config: Path, tmp_path: Path) -> None:
     running = running_of(typed, config, tmp_path)
     status, out, err = typed("k8s", "plan", "--config", config, "--against", running)
     assert (status, err) == (0, "")
-    assert out.rstrip().endswith("nothing differs from what runs")
+    assert out.rstrip().endswith("no difference from the running RayService")
     written(config, with_keys(CONFIG, labels=["bird"]))
     _, out, _ = typed("k8s", "plan", "--config", config, "--against", running)
     assert out.rstrip().splitlines()[-1].split("  ")[0] == "tags: Postprocessor.user_config"
@@ -332,8 +332,8 @@ def test_a_configuration_of_other_groups_needs_the_manifest(
     status, out, err = typed("k8s", "plan", "--config", config, "--against", running)
     assert (status, out) == (1, "")
     assert (
-        "has the worker groups cpu and gpu, and the configuration makes the worker groups cpu; "
-        "give what will be applied by --manifest" in err
+        "has the worker groups cpu and gpu, but the configuration makes the worker groups cpu; "
+        "pass the manifests that kubectl kustomize prints with --manifest" in err
     )
 
 
@@ -343,17 +343,23 @@ def test_a_configuration_of_other_groups_needs_the_manifest(
         (None, "running.yaml does not exist."),
         (b"\xff\xff", "running.yaml:1: not UTF-8; save the file as UTF-8."),
         (b"a: [\n", "running.yaml:2: not YAML: did not find expected node content."),
-        (b"", "running.yaml holds 0 RayServices; one is needed."),
-        (b"- 1\n- 2\n", "running.yaml holds 0 RayServices; one is needed."),
-        (b"kind: List\nitems: []\n", "running.yaml holds 0 RayServices; one is needed."),
-        (b"kind: List\nitems: [1]\n", "running.yaml holds 0 RayServices; one is needed."),
+        (b"", "running.yaml contains 0 RayServices; it must contain one."),
+        (b"- 1\n- 2\n", "running.yaml contains 0 RayServices; it must contain one."),
+        (
+            b"kind: List\nitems: []\n",
+            "running.yaml contains 0 RayServices; it must contain one.",
+        ),
+        (
+            b"kind: List\nitems: [1]\n",
+            "running.yaml contains 0 RayServices; it must contain one.",
+        ),
         (
             b"kind: RayService\n---\nkind: RayService\n",
-            "running.yaml holds 2 RayServices; one is needed.",
+            "running.yaml contains 2 RayServices; it must contain one.",
         ),
         (
             b"kind: RayService\n",
-            "has no worker groups, and the configuration makes the worker groups cpu and gpu",
+            "has no worker groups, but the configuration makes the worker groups cpu and gpu",
         ),
     ],
 )
@@ -375,16 +381,16 @@ def test_files_that_are_no_ray_service(
     [
         (
             ["plan", "--max-gpus", "2"],
-            "--max-gpus says how many, and --gpu of which kind; give both.",
+            "--max-gpus needs --gpu, the kind of GPU; pass both.",
         ),
-        (["plan", "--gpu", "l4", "--max-gpus", "0"], "--max-gpus is 0; at least 1 is needed."),
+        (["plan", "--gpu", "l4", "--max-gpus", "0"], "--max-gpus is 0; it must be at least 1."),
         (["plan", "--gpu", "l5"], "accelerator 'l5x1' is not known; known are t4,"),
         (
             ["plan", "--manifest", "x.yaml"],
-            "--manifest says what will be applied, and --against over what; give both.",
+            "--manifest needs --against, the running RayService to compare with; pass both.",
         ),
-        (["plan", "--gpu-price", "-1"], "--gpu-price is -1; a price of 0 or more is needed."),
-        (["plan", "--gpu-price", "nan"], "--gpu-price is nan; a price of 0 or more is needed."),
+        (["plan", "--gpu-price", "-1"], "--gpu-price is -1; it must be 0 or more."),
+        (["plan", "--gpu-price", "nan"], "--gpu-price is nan; it must be 0 or more."),
         (
             ["render", "--out", "nowhere/service.yaml"],
             "nowhere/service.yaml cannot be written: No such file or directory.",

@@ -108,7 +108,7 @@ def test_vocabularies_are_built_once(capsys: pytest.CaptureFixture[str], tmp_pat
     )
     grown = run(capsys, "vocab", "build", config, "--near", "-1")
     assert grown.splitlines()[1].split()[1:4] == ["4", "10", "1"]
-    assert grown.count("nearly one to the model") == 6
+    assert grown.count("nearly the same to the model") == 6
 
 
 def test_vocabularies_are_shown_and_compared(
@@ -224,8 +224,8 @@ def test_calibration_without_labels(
     )
     assert main([str(a) for a in ("calibrate", unlabelled, *arguments)]) == 0
     captured = capsys.readouterr()
-    assert "left out" in captured.err
-    assert "5.50 tags an image" in captured.out
+    assert "skipped" in captured.err
+    assert "5.50 tags per image" in captured.out
     assert (tmp_path / "report" / "tags-per-image.png").is_file()
     measured = json.loads(
         run(
@@ -306,7 +306,7 @@ def test_evaluate_measures_what_the_configuration_gives(
     measured = json.loads(run(capsys, "evaluate", pictures, "--config", filtered, "--json"))
     assert list(measured) == ["sigmoid", "margin"]
     assert [tag["label"] for tag in measured["margin"]["tags"]] == ["red", "blue"]
-    assert "filtered out by selection" in run(capsys, "evaluate", pictures, "--config", filtered)
+    assert "selection filters out" in run(capsys, "evaluate", pictures, "--config", filtered)
 
 
 def test_a_calibration_of_another_checkpoint_is_refused(
@@ -344,7 +344,7 @@ def test_check_names_the_line_of_a_label_that_would_be_cut(
     ("arguments", "said"),
     [
         (("evaluate", "nowhere"), "is not a folder"),
-        (("evaluate", str(ROOT / "serve_app/demo/samples")), "nothing is known"),
+        (("evaluate", str(ROOT / "serve_app/demo/samples")), "have no labels"),
         (
             ("evaluate", str(ROOT / "serve_app/demo/samples"), "--vocabulary", "x"),
             "there is no vocabulary 'x'",

@@ -1,4 +1,4 @@
-"""Stored image embeddings: a safetensors file with `image_embeds` (n, D) float16 and names."""
+"""Reads and writes image embeddings: `image_embeds` (n, D) float16 and names, as safetensors."""
 
 import json
 import math
@@ -23,19 +23,23 @@ NPY_HEADERS = {
     (1, 0): ("<H", npy_format.read_array_header_1_0),
     (2, 0): ("<I", npy_format.read_array_header_2_0),
 }
-"""By version: how the length of the header is written, and what reads it.
+"""Format of the header's length, and the function that reads the header, by format version.
 
 Source: `numpy.lib.format`.
 """
 MAX_NPY_HEADER_BYTES = 10_000
 MAX_EMBEDDING_BYTES = 8 * 2**30
-"""Bytes of one file: 3.7 million embeddings of the largest SigLIP as float16."""
+"""Maximum size of a file: 3.7 million embeddings of the largest SigLIP as float16."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoredEmbeddings:
-    """Names of n images, their embeddings (n, D) float32, unit norm, and the fingerprint of the
-    checkpoint that made them.
+    """Embeddings of n images.
+
+    Attributes:
+        names: Names of the images.
+        image_embeds: (n, D) float32, unit norm.
+        checkpoint: Fingerprint of the checkpoint that encoded them; None if it is unknown.
     """
 
     names: tuple[str, ...]
@@ -44,7 +48,7 @@ class StoredEmbeddings:
 
 
 def write_embeddings(stored: StoredEmbeddings, path: Path) -> None:
-    """Store embeddings as float16: half the bytes, and cosines right to 0.0005.
+    """Write embeddings as float16, which halves the size and changes cosines by at most 0.0005.
 
     Raises:
         InvalidRequest: The file cannot be written.
@@ -60,21 +64,18 @@ def write_embeddings(stored: StoredEmbeddings, path: Path) -> None:
 
 
 def read_embeddings(path: Path) -> StoredEmbeddings:
-    """Read embeddings from a file of ours, or from `.npy` or a safetensors file that others wrote.
+    """Read embeddings from a `.npy` or safetensors file, of this program or of another.
 
     Raises:
-        InvalidRequest: It cannot be read, is larger than `MAX_EMBEDDING_BYTES`, or holds something
-            else.
+        InvalidRequest: The file cannot be read, is larger than `MAX_EMBEDDING_BYTES`, or contains
+            something other than embeddings.
     """
     try:
-        values, metadata = (
-            (_read_npy(path), {}) if path.suffix == ".npy" else _read_safetensors(path)
-        )
-        names = (
-            _names(metadata["names"], path)
-            if "names" in metadata
-            else tuple(str(i) for i in range(len(values)))
-        )
+        values, metadata = _read_array(path)
+        if "names" in metadata:
+            names = _names(metadata["names"], path)
+        else:
+            names = tuple(str(i) for i in range(len(values)))
     except (OSError, ValueError, struct.error, ConfigError) as error:
         raise InvalidRequest(f"{path} cannot be read as .npy or safetensors: {error}") from error
     if (
@@ -83,50 +84,57 @@ def read_embeddings(path: Path) -> StoredEmbeddings:
         or len(names) != len(values)
     ):
         raise InvalidRequest(
-            f"{path} holds {values.dtype} of the shape {values.shape}; "
+            f"{path} contains {values.dtype} of shape {values.shape}; "
             "expected (n, D) floating-point numbers."
         )
     return StoredEmbeddings(names, stored_embeddings(values), metadata.get("checkpoint") or None)
 
 
-def _read_safetensors(path: Path) -> tuple[np.ndarray, dict[str, str]]:
-    found = read_tensors(path, (TENSOR,), MAX_EMBEDDING_BYTES)
-    if TENSOR not in found:
-        raise InvalidRequest(f"{path} holds no tensor {TENSOR}.")
-    return found[TENSOR], read_header(path).metadata
+def _read_array(path: Path) -> tuple[np.ndarray, dict[str, str]]:
+    """Return the array of a file and the file's metadata."""
+    if path.suffix == ".npy":
+        return _read_npy(path), {}
+    tensors = read_tensors(path, (TENSOR,), MAX_EMBEDDING_BYTES)
+    if TENSOR not in tensors:
+        raise InvalidRequest(f"{path} contains no tensor named {TENSOR}.")
+    return tensors[TENSOR], read_header(path).metadata
 
 
 def _read_npy(path: Path) -> np.ndarray:
-    """Return the array of a `.npy` file whose header fits the file; numpy would allocate what the
-    header announces.
+    """Return the array of a `.npy` file.
+
+    The header is checked first, because numpy allocates as much memory as the header declares.
 
     Raises:
-        ValueError: It is something else.
-        ConfigError: It cannot be read.
+        ValueError: The file is not a valid `.npy` file, or does not contain (n, D) numbers.
+        ConfigError: The file cannot be read.
     """
     with open_regular(path) as file:
         status = os.fstat(file.fileno())
         version = npy_format.read_magic(file)
         if version not in NPY_HEADERS:
-            raise ValueError(f"version {version} of the format is not read here.")
+            raise ValueError(f"version {version} of the format is not supported.")
         length, read_header_of = NPY_HEADERS[version]
         (header_bytes,) = struct.unpack(length, file.peek(4)[: struct.calcsize(length)])
-        if header_bytes > MAX_NPY_HEADER_BYTES:  # numpy takes the memory that a header announces
-            raise ValueError(f"it announces a header of {header_bytes:,} bytes.")
+        if header_bytes > MAX_NPY_HEADER_BYTES:
+            raise ValueError(
+                f"it declares a header of {header_bytes:,} bytes; "
+                f"at most {MAX_NPY_HEADER_BYTES:,} are supported."
+            )
         try:
             shape, column_major, dtype = read_header_of(file)
-        except Exception as error:  # numpy lets errors of Python's own tokenizer through
-            raise ValueError("its header is not one of numpy's.") from error
+        except Exception as error:  # numpy does not catch errors of Python's own tokenizer
+            raise ValueError("its header is not a valid .npy header.") from error
         nbytes = math.prod(shape) * dtype.itemsize
         if dtype.hasobject or len(shape) != 2 or min(shape) < 0:
             raise ValueError(
-                f"it holds {dtype} of the shape {shape}; expected (n, D) floating-point numbers."
+                f"it contains {dtype} of shape {shape}; expected (n, D) floating-point numbers."
             )
-        if nbytes != status.st_size - file.tell() or nbytes > MAX_EMBEDDING_BYTES:
-            left = status.st_size - file.tell()
+        data_bytes = status.st_size - file.tell()
+        if nbytes != data_bytes or nbytes > MAX_EMBEDDING_BYTES:
             raise ValueError(
-                f"its header announces {nbytes:,} bytes and it has {left:,}; "
-                f"at most {MAX_EMBEDDING_BYTES:,} are read."
+                f"its header declares {nbytes:,} bytes of data, but the file has {data_bytes:,}; "
+                f"at most {MAX_EMBEDDING_BYTES:,} are supported."
             )
         return np.fromfile(file, dtype).reshape(shape, order="F" if column_major else "C")
 
@@ -134,5 +142,5 @@ def _read_npy(path: Path) -> np.ndarray:
 def _names(text: str, path: Path) -> tuple[str, ...]:
     names = parse_json(text, f"{path}: names")
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise ValueError("its names are not a list of texts.")
+        raise ValueError("its names are not a list of strings.")
     return tuple(names)
