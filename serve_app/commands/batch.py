@@ -5,8 +5,8 @@
 
 import argparse
 import os
-from pathlib import Path
 
+from serve_app.commands.api_key import add_api_key_argument
 from serve_app.commands.arguments import (
     add_config_argument,
     add_flag,
@@ -128,12 +128,7 @@ def _add_service_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="URL",
         help="tag the images with a running service, which uses its own configuration",
     )
-    parser.add_argument(
-        "--api-key-file",
-        type=Path,
-        metavar="FILE",
-        help="a file with the service's API key; default: the environment variable SIGLIP_API_KEY",
-    )
+    add_api_key_argument(parser)
     parser.add_argument(
         "--concurrency",
         type=int,
@@ -170,7 +165,7 @@ def _starts_ray(args: argparse.Namespace) -> bool:
 
 
 def _check_engine(args: argparse.Namespace) -> None:
-    """Raise `ConfigError` if arguments need Ray and others need a running service."""
+    """Raise `ConfigError` if an argument needs `--through-service`, or does not go with it."""
     local = {
         "--config": args.config,
         "--address": args.address,

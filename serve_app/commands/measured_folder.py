@@ -145,7 +145,7 @@ def measure_settings(folder: MeasuredFolder, settings: TagSettings, score: Score
 
 
 def half(folder: MeasuredFolder, first: bool) -> tuple[FloatArray, LabelledImages]:
-    """Return the logits and labels of one half of the images; every call splits them alike."""
+    """Return the logits and labels of one half of the images; the split is always the same."""
     assert folder.labelled is not None, "only labelled folders are split"
     shuffled = np.random.default_rng(SPLIT_SEED).permutation(len(folder.logits))
     rows = (shuffled < len(folder.logits) / 2) == first

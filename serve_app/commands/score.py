@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Score a file of embeddings; see `score_file`."""
+    """Score the embeddings of a file; see `score_file`."""
     options = tag_options(
         labels=labels_of(args),
         vocabulary=args.vocabulary,
@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def score_file(path: Path, config: ServiceConfig, options: TagOptions) -> int:
-    """Print the tags of stored embeddings, one JSON object a line.
+    """Print the tags of stored embeddings, one JSON object per line.
 
     Raises:
         ConfigError: The checkpoint or a setting is not usable.

@@ -43,7 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Serve a configuration.
 
-    As a program, it serves in a child process, so that no process of Ray is left behind.
+    If `args.is_program` is set, it serves in a child process, so that no process of Ray is left
+    behind.
 
     Raises:
         ConfigError: The configuration is not valid, or the service does not start.

@@ -1,6 +1,6 @@
 """`siglip-serve tag`: tags images, in this process or with a running service.
 
-`tag_local.py` and `tag_remote.py` do the two kinds of work.
+`tag_local.py` tags images in this process, and `tag_remote.py` with a service.
 """
 
 import argparse
@@ -8,6 +8,7 @@ from pathlib import Path
 
 from serve_app.client.base_client import CONCURRENCY
 from serve_app.client.options import Options
+from serve_app.commands.api_key import add_api_key_argument
 from serve_app.commands.arguments import (
     add_config_argument,
     add_flag,
@@ -50,12 +51,7 @@ def _add_server_arguments(server: argparse._ArgumentGroup) -> None:
         metavar="URL",
         help="address of a running service that tags the images, such as http://127.0.0.1:8000",
     )
-    server.add_argument(
-        "--api-key-file",
-        type=Path,
-        metavar="FILE",
-        help="a file with the API key; default: the environment variable SIGLIP_API_KEY",
-    )
+    add_api_key_argument(server)
     server.add_argument(
         "--concurrency",
         type=int,
@@ -75,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
 
     Raises:
         InvalidRequest: Two arguments exclude each other.
-        TaggerError: No image can be tagged, such as if the service is unavailable.
+        TaggerError: An error affects all images, such as an unavailable service.
     """
     options: Options = {
         "labels": labels_of(args),
