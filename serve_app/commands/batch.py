@@ -53,6 +53,7 @@ def _add_input_arguments(parser: argparse.ArgumentParser) -> None:
         "--input-format",
         choices=("auto", "images", "manifest", "table", "webdataset"),
         default="auto",
+        help="format of INPUT; auto detects it",
     )
     parser.add_argument(
         "--uri-column", metavar="NAME", help="the column of a manifest that names the images"

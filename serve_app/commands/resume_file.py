@@ -65,4 +65,4 @@ def _tagged_lines(path: Path, content: bytes) -> dict[str, bytes]:
 
 
 def _quoted(line: bytes) -> str:
-    return line[:MAX_QUOTED_BYTES].decode(errors="replace")
+    return line.rstrip(b"\n")[:MAX_QUOTED_BYTES].decode(errors="replace")
