@@ -129,7 +129,7 @@ class Preprocessor:
 
     def check_health(self) -> None:
         """Return freed memory when idle; Serve calls this every 3 seconds."""
-        self._freed.look(is_idle=self._admission.is_idle)
+        self._freed.update(is_idle=self._admission.is_idle)
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """Report the load to `graph/autoscaling.py`; Serve calls this a few times a second."""
