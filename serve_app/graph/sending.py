@@ -51,7 +51,7 @@ class Encoded:
     index: int = 0
 
     async def tagged(self) -> TaggedImage:
-        """Return its tags when the scoring call has ended; other views may wait for the same call."""
+        """Return its tags after the scoring call, which other views may wait for too."""
         assert self.call is not None, "a view with options is scored with its micro-batch"
         images = await asyncio.shield(self.call)
         return images[self.index]
