@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 
 from serve_app.client.answers import Tagged
 from serve_app.errors import ConfigError, TaggerError
-from serve_app.untrusted.image_files import pictures_in
+from serve_app.untrusted.image_files import images_in
 
 AHEAD = 4
 """In the order of input: answers held back at most, as multiples of the concurrency, while the one
@@ -40,7 +40,7 @@ def files_of(paths: Paths) -> Iterator[Path]:
     for given in (paths,) if isinstance(paths, str | os.PathLike) else paths:
         path = Path(given)
         if os.path.isdir(path):
-            yield from pictures_in(path)
+            yield from images_in(path)
         else:
             yield path
 

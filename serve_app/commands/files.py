@@ -9,7 +9,7 @@ from pathlib import Path
 
 from serve_app.errors import InvalidRequest
 from serve_app.terminal.console import error_console, progress
-from serve_app.untrusted.image_files import SUFFIXES, pictures_in
+from serve_app.untrusted.image_files import SUFFIXES, images_in
 
 PROGRESS_FROM = 3
 """Fewer pictures than this are done before a progress bar can be read."""
@@ -30,7 +30,7 @@ def expand(photos: Sequence[Path]) -> list[Path]:
         )
     files: list[Path] = []
     for path in photos:
-        files += pictures_in(path) if os.path.isdir(path) else [path]
+        files += images_in(path) if os.path.isdir(path) else [path]
     if not files:
         raise InvalidRequest(
             f"no pictures in {', '.join(map(shown, photos))}; read are {', '.join(SUFFIXES)}"

@@ -1,7 +1,7 @@
 """Builds the Serve graph from a configuration and its plan.
 
-This module is the only caller of `serve.deployment(...)(Class).bind(...)`. Deployments are named after
-their classes, and their options have the names that Serve uses.
+This module is the only caller of `serve.deployment(...)(Class).bind(...)`. Deployments are named
+after their classes, and their options have the names that Serve uses.
 """
 
 from collections.abc import Callable

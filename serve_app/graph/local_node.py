@@ -192,10 +192,10 @@ def _check_gpus(plan: Plan, gpus: int) -> None:
 
 
 def _shut_down_serve(processes: list[psutil.Process]) -> None:
-    """End the replicas in order if the raylet still runs; otherwise kill all processes of the node.
+    """End the replicas in order if the raylet still runs; else kill the node's processes.
 
-    Serve and Ray would wait up to a minute for a dead raylet. The raylet dies first if all processes
-    of a container or a systemd unit receive SIGTERM.
+    Serve and Ray would wait up to a minute for a dead raylet. The raylet dies first if all
+    processes of a container or a systemd unit receive SIGTERM.
     """
     deadline_s = time.monotonic() + SERVE_SHUTDOWN_S
     ending = threading.Thread(target=_end_serve, name="serve-shutdown", daemon=True)

@@ -54,11 +54,12 @@ class BatchLimits:
 class MicroBatcher(Generic[Item, Result]):
     """Feeds items from many callers to one batch function.
 
-    A full batch is sent if fewer than two calls per receiver are in progress, so that one call runs
-    while another one is queued. A batch that is not full is sent in two cases:
+    A full batch is sent if fewer than two calls per receiver are in progress, so that one call
+    runs while another one is queued. Otherwise a batch is sent after its oldest item has waited
+    `wait_s`, in two cases:
 
-    - A receiver is idle and the oldest item has waited `wait_s`.
-    - The running call is expected to end in `lead_s`. The batch then arrives when the receiver
+    - A receiver is idle.
+    - A running call is expected to end in `lead_s`. The batch then arrives when the receiver
       becomes free, so that the receiver does not wait for the message.
 
     Attributes:
