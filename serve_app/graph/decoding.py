@@ -12,7 +12,7 @@ from serve_app.fairness.budgets import SharedBudget
 from serve_app.fairness.queues import FairQueue
 from serve_app.graph.rates import Rates
 from serve_app.siglip.images.cost import DecodeCost
-from serve_app.telemetry import record as observed
+from serve_app.telemetry import record as telemetry
 from serve_app.telemetry.record import StageTimes
 
 Prepared = TypeVar("Prepared")
@@ -102,7 +102,7 @@ class DecodingThreads:
                 its share of them.
             Exception: Any error of `prepare`.
         """
-        record = observed.current()
+        record = telemetry.current()
         client = record.client if record is not None else ""
         seconds = cost.usual * SECONDS_OF_COST
         if not self._waiting.take(client, seconds):

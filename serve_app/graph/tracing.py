@@ -10,7 +10,7 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 from serve_app.errors import ConfigError
-from serve_app.telemetry import record as observed
+from serve_app.telemetry import record as telemetry
 from serve_app.telemetry.record import AnsweredRequest
 
 _TRACER = "siglip-serve"
@@ -19,7 +19,7 @@ _TRACER = "siglip-serve"
 def trace_stages(request: AnsweredRequest) -> None:
     """Add the stages of every image of a finished request to its trace."""
     span = trace.get_current_span()
-    record = observed.current()
+    record = telemetry.current()
     if record is None or not span.is_recording():
         return
     tracer = trace.get_tracer(_TRACER)
