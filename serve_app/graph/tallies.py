@@ -10,7 +10,7 @@ from serve_app.errors import DeadlineExceeded
 from serve_app.graph import metrics
 from serve_app.pipeline.tagged_image import ImageInput, TaggedImage
 from serve_app.siglip.images.formats import signature_of
-from serve_app.telemetry.record import AnsweredRequest, StageTimes
+from serve_app.telemetry.record import FinishedRequest, StageTimes
 
 OK = "ok"
 """Outcome of an image that was tagged or embedded; other outcomes are error codes."""
@@ -74,7 +74,7 @@ class RequestTally:
         self._seconds = metrics.request_seconds()
         self._images = images
 
-    def note(self, request: AnsweredRequest) -> None:
+    def note(self, request: FinishedRequest) -> None:
         """Count a finished request and record its duration."""
         method = request.method if request.method in ("GET", "HEAD", "POST", "OPTIONS") else "other"
         self._requests.add(request.route, method, str(request.status))

@@ -11,12 +11,12 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 from serve_app.errors import ConfigError
 from serve_app.telemetry import record as telemetry
-from serve_app.telemetry.record import AnsweredRequest
+from serve_app.telemetry.record import FinishedRequest
 
 _TRACER = "siglip-serve"
 
 
-def trace_stages(request: AnsweredRequest) -> None:
+def trace_stages(request: FinishedRequest) -> None:
     """Add the stages of every image of a finished request to its trace."""
     span = trace.get_current_span()
     record = telemetry.current()

@@ -86,7 +86,7 @@ class RequestRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class AnsweredRequest:
+class FinishedRequest:
     """A finished request, as observers receive it.
 
     Attributes:
@@ -118,7 +118,7 @@ class AnsweredRequest:
     unread: tuple[str, ...] = ()
 
 
-Observer = Callable[[AnsweredRequest], None]
+Observer = Callable[[FinishedRequest], None]
 """Callback for every finished request: logs, metrics or traces."""
 
 _current: ContextVar[RequestRecord | None] = ContextVar("siglip_request", default=None)
