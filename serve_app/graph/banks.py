@@ -125,7 +125,7 @@ def bank_builder(
 
     Args:
         calls: Calls to the TextEncoder.
-        known: Rows that are already known.
+        known: Cached and stored rows.
         canonicalize: Returns a prompt as the checkpoint's tokenizer sees it.
         on_rows: Called with the number of a request's rows that are cached or in progress, and the
             number of rows that have to be encoded.

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from serve_app.towers.tower import ImageTower, TextTower
 
 MERGE_WAIT_S = 0.0
-"""Serve's batcher takes what is waiting; the `MicroBatcher` before it decides what waits."""
+"""Serve's batcher does not wait, because a `MicroBatcher` has already filled the batch."""
 MAX_WAITING_BYTES = 2**30
 MAX_FAILURES_IN_A_ROW = 8
 """Consecutive failed forward passes before the replica reports itself unhealthy and Serve replaces

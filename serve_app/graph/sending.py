@@ -83,9 +83,9 @@ class Sender:
         """Start with nothing to send.
 
         Args:
-            encode: Calls of the ImageEncoder.
-            score: Calls of the Postprocessor.
-            limits: Limits of a micro-batch, and of what may wait for one.
+            encode: Calls to the ImageEncoder.
+            score: Calls to the Postprocessor.
+            limits: Limits on a micro-batch, and on the waiting views.
             max_nbytes: Maximum size of one prepared view in bytes.
         """
         self._encode = encode
