@@ -1,4 +1,4 @@
-"""Serve's import path: `serve_app.app:build_app`, which Serve configs name and clusters call."""
+"""The import path in Serve configs, `serve_app.app:build_app`, which clusters call."""
 
 import json
 from typing import Any

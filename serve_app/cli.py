@@ -1,8 +1,8 @@
 """`siglip-serve`: the root of the command line, and the table of its commands.
 
 Each command is a module of `commands/` with two functions: `add_arguments`, which fills its parser,
-and `run`, which does the work. A module is imported when its command is chosen, so that
-`siglip-serve --help` needs neither time nor the packages that only some commands need.
+and `run`, which does the work. A module is imported only when its command is chosen, so that
+`siglip-serve --help` is fast and works without the packages that only some commands need.
 """
 
 import argparse
@@ -19,11 +19,11 @@ from serve_app.terminal.printable import print_line, printable
 
 
 class Command(NamedTuple):
-    """A command as the table lists it; its module is `serve_app.commands.<name>`.
+    """An entry in the table of commands; its module is `serve_app.commands.<name>`.
 
     Attributes:
         summary: One sentence for `--help`.
-        extra: The extra of the package that installs what the command needs.
+        extra: The extra of this package that installs the command's dependencies.
     """
 
     summary: str
@@ -31,27 +31,29 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
-    "serve": Command("Start the service on this machine; Ctrl-C ends it.", "serve"),
-    "tag": Command("Tag images in this process, or by a running service.", "local"),
+    "serve": Command("Start the service on this machine; stop it with Ctrl-C.", "serve"),
+    "tag": Command("Tag images in this process or with a running service.", "local"),
     "batch": Command(
-        "Tag a folder, a bucket or a table into Parquet, and resume where it ended.", "serve,batch"
+        "Tag a folder, a bucket or a table into Parquet; stopped jobs resume.", "serve,batch"
     ),
-    "score": Command("Tag stored embeddings, without pixels.", "local"),
+    "score": Command("Tag stored embeddings without decoding the images again.", "local"),
     "vocab": Command("Build, show or compare vocabularies.", "local"),
-    "calibrate": Command("Fit a vocabulary's scores to images, labelled or not.", "local"),
-    "evaluate": Command("Measure tags on images whose labels are known.", "local"),
-    "render": Command(
-        "Print the Serve config of a configuration, or of several side by side.", "serve"
+    "calibrate": Command(
+        "Calibrate a vocabulary's scores on images, with or without labels.", "local"
     ),
+    "evaluate": Command("Measure the quality of tags on labelled images.", "local"),
+    "render": Command("Print the Serve config for one or more configurations.", "serve"),
     "k8s": Command("Plan and render the RayService of a Kubernetes cluster.", "serve"),
-    "fetch": Command("Download a checkpoint in advance, and print its commit.", "local"),
+    "fetch": Command("Download a checkpoint in advance and print its commit.", "local"),
     "deploy": Command("Apply a configuration to a running Ray cluster.", "serve"),
     "plan": Command(
-        "Print dtype, batch, GPU shares and replicas for some hardware, and why.", "serve"
+        "Print the planned dtype, batch size, GPU shares and replicas, with reasons.", "serve"
     ),
-    "check": Command("Report what is wrong with a configuration, one line a problem.", "local"),
+    "check": Command("Report the problems of a configuration, one per line.", "local"),
     "key": Command("Create an API key for a client.", "serve"),
-    "env": Command("Print the environment that every Ray node of a cluster needs.", "serve"),
+    "env": Command(
+        "Print the environment variables that every Ray node of a cluster needs.", "serve"
+    ),
 }
 
 
@@ -59,9 +61,9 @@ def main(arguments: Sequence[str] | None = None, *, is_program: bool = False) ->
     """Run a command and return its exit status: 0, or 1 with the error on standard error.
 
     Args:
-        arguments: Of the command line; default: those of the process.
-        is_program: Whether the process does nothing else. Then a command that starts Ray may run in
-            a child process, so that nothing is left behind.
+        arguments: Command-line arguments; default: those of this process.
+        is_program: Whether this process only runs the command. Then a command that starts Ray may
+            run it in a child process and kill the processes that the child leaves.
     """
     words = sys.argv[1:] if arguments is None else arguments
     chosen = words[0] if words else ""
@@ -86,8 +88,8 @@ def build_parser(loaded: Iterable[str]) -> argparse.ArgumentParser:
     """Return the parser of the command line.
 
     Args:
-        loaded: The commands whose modules are imported, so that they have their arguments; the
-            others have only a line in the help.
+        loaded: Commands whose modules are imported to add their arguments. The other commands only
+            have a line in the help.
     """
     parser = _Parser(prog="siglip-serve", description="Tag images with SigLIP and SigLIP 2.")
     parser.add_argument("--version", action="version", version=f"siglip-serve {__version__}")
@@ -105,20 +107,20 @@ def build_parser(loaded: Iterable[str]) -> argparse.ArgumentParser:
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser whose messages escape hidden characters of an argument, such as a file name."""
+    """A parser that escapes hidden characters of arguments, such as file names, in messages."""
 
     def error(self, message: str) -> NoReturn:
         super().error(printable(message))
 
 
 def _print_error(error: TaggerError) -> None:
-    # splitlines would also split at characters inside a name
+    # not splitlines, which would also split at characters inside a name
     for line in str(error).split("\n"):
         print_line(f"siglip-serve: {line}", file=sys.stderr)
 
 
 def _missing_package(name: str, error: ModuleNotFoundError) -> ConfigError:
-    """Return the error for a package that is not installed; raise others, which are our bugs."""
+    """Return the error for a package that is not installed; re-raise errors that are our bugs."""
     if name not in COMMANDS or (error.name or "").split(".")[0] == "serve_app":
         raise error
     return ConfigError(

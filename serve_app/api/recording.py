@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve_app.api.body_progress import BodyProgress
 from serve_app.telemetry import record as telemetry
-from serve_app.telemetry.record import AnsweredRequest, Observer, RequestRecord
+from serve_app.telemetry.record import FinishedRequest, Observer, RequestRecord
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class RecordRequests:
         finally:
             self._report(exchange.answered())
 
-    def _report(self, answered: AnsweredRequest) -> None:
+    def _report(self, answered: FinishedRequest) -> None:
         """Call every observer. One that fails, such as on a full disk, fails nothing else."""
         for observer in self._observers:
             try:
@@ -95,11 +95,11 @@ class _Exchange:
         if message["type"] == "http.response.body" and not message.get("more_body", False):
             self._has_ended = True
 
-    def answered(self) -> AnsweredRequest:
+    def answered(self) -> FinishedRequest:
         """Return the outcome for the observers."""
         record = self.record
         status = self._outcome()
-        return AnsweredRequest(
+        return FinishedRequest(
             request_id=record.request_id,
             key=record.key,
             method=self._scope["method"],

@@ -7,7 +7,7 @@ import sys
 from datetime import UTC, datetime
 from typing import TextIO
 
-from serve_app.telemetry.record import AnsweredRequest, Observer
+from serve_app.telemetry.record import FinishedRequest, Observer
 from serve_app.terminal.printable import json_text, printable
 
 
@@ -21,7 +21,7 @@ def request_log(style: str, out: TextIO | None = None) -> Observer:
     """
     line = json_line if style == "json" else console_line
 
-    def write(answered: AnsweredRequest) -> None:
+    def write(answered: FinishedRequest) -> None:
         """Write one line at once, so that processes that share the file do not mix their lines."""
         stream = out or sys.__stdout__
         if stream is not None:  # it is None under pythonw
@@ -32,7 +32,7 @@ def request_log(style: str, out: TextIO | None = None) -> Observer:
     return write
 
 
-def json_line(answered: AnsweredRequest, now: datetime) -> str:
+def json_line(answered: FinishedRequest, now: datetime) -> str:
     """Return a request as one JSON object; times are milliseconds."""
     entry = {
         "time": now.isoformat(timespec="milliseconds"),
@@ -51,7 +51,7 @@ def json_line(answered: AnsweredRequest, now: datetime) -> str:
     return json_text({name: value for name, value in entry.items() if value is not None})
 
 
-def console_line(answered: AnsweredRequest, now: datetime) -> str:
+def console_line(answered: FinishedRequest, now: datetime) -> str:
     """Return a request as one line for people."""
     stages = "".join(f" {stage}={_ms(seconds):g}" for stage, seconds in answered.stages.items())
     code = f" {answered.code}" if answered.code else ""

@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 
 from serve_app.client.responses import Tagged
 from serve_app.errors import ConfigError, TaggerError
-from serve_app.untrusted.image_files import pictures_in
+from serve_app.untrusted.image_files import images_in
 
 AHEAD = 4
 """Maximum number of files in the window, as a multiple of the concurrency.
@@ -43,7 +43,7 @@ def files_of(paths: Paths) -> Iterator[Path]:
     for entry in (paths,) if isinstance(paths, str | os.PathLike) else paths:
         path = Path(entry)
         if os.path.isdir(path):
-            yield from pictures_in(path)
+            yield from images_in(path)
         else:
             yield path
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from serve_app.errors import InvalidRequest
 from serve_app.terminal.console import error_console, progress
-from serve_app.untrusted.image_files import SUFFIXES, pictures_in
+from serve_app.untrusted.image_files import SUFFIXES, images_in
 
 PROGRESS_FROM = 3
 """Minimum number of images for a progress bar; fewer are done before it can be read."""
@@ -28,7 +28,7 @@ def expand(paths: Sequence[Path]) -> list[Path]:
 
     files: list[Path] = []
     for path in paths:
-        files += pictures_in(path) if os.path.isdir(path) else [path]
+        files += images_in(path) if os.path.isdir(path) else [path]
     if not files:
         raise InvalidRequest(f"no images in {names}; supported suffixes are {', '.join(SUFFIXES)}")
     return files

@@ -1,9 +1,8 @@
-"""Scenes of coloured shapes on textured backgrounds: what the demo checkpoint is trained and
-measured on.
+"""Draws scenes of coloured shapes, which train and evaluate the demo checkpoint.
 
-A `Scene` says what is in a picture, `draw` paints it, and `labels_in` names what is true of it.
-Everything is drawn from a `numpy.random.Generator`, so that one seed always gives the same
-pictures.
+A `Scene` describes the content of an image, `draw` paints the image, and `labels_in` returns its
+true labels. All random values come from a `numpy.random.Generator`, so that one seed always gives
+the same images.
 
 Not here: the training (`tools/demo_training`).
 """
@@ -42,30 +41,34 @@ UNSEEN: tuple[Combination, ...] = (
     ("blue", "cross"),
     ("purple", "square"),
 )
-"""Combinations that training never shows and never names.
-
-Each of the six shapes loses one colour.
-"""
+"""Combinations that do not occur in the training images and labels: one per shape."""
 SEEN: tuple[Combination, ...] = tuple(c for c in COMBINATIONS if c not in UNSEEN)
 
 MAX_OBJECTS = 3
 MIN_RADIUS = 0.17
 MAX_RADIUS = 0.29
-"""Bounds of an object's radius, as a fraction of the picture's shorter side."""
+"""Bounds of an object's radius, as a fraction of the image's shorter side."""
 UNNAMED_DISTANCE = 75
 UNNAMED_CHROMA = 60
-"""How far (of 255, in RGB) a colour without a name is from every named one, and from grey."""
+"""Minimum distance (of 255, in RGB) of a colour without a name from every named colour and grey."""
 MAX_ROTATION_RAD = math.radians(20)
-"""Shapes lean at most this far to either side; any angle takes a model of this size several times
-longer to learn."""
+"""Maximum rotation of a shape to either side. With arbitrary angles, a model of this size takes
+several times longer to learn."""
 SUPERSAMPLING = 2
-"""Shapes are painted this many times larger and reduced, for smooth edges."""
+"""Shapes are painted this many times larger and then reduced, for smooth edges."""
 
 
 @dataclass(frozen=True, slots=True)
 class SceneObject:
-    """One shape: its colour's name, None for a colour without one; centre and radius as fractions;
-    rotation in radians.
+    """One shape.
+
+    Attributes:
+        color: Name of its colour; None for a colour without a name.
+        shape: One of `SHAPES`.
+        x: Horizontal position of its centre, as a fraction of the width.
+        y: Vertical position of its centre, as a fraction of the height.
+        radius: Radius as a fraction of the shorter side.
+        angle: Rotation in radians.
     """
 
     color: str | None
@@ -77,30 +80,30 @@ class SceneObject:
 
     @property
     def label(self) -> str:
-        """What a person calls it: `red circle`."""
+        """The label that describes it, such as `red circle`."""
         return f"{self.color} {self.shape}" if self.color else self.shape
 
     @property
     def labels(self) -> set[str]:
-        """Every label that is true of it alone: its colour, its shape, and both together."""
+        """Its true labels: its colour, its shape, and both together."""
         return {self.shape, self.label} | ({self.color} if self.color else set())
 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """What one picture shows; `seed` fixes its background and the shades of its colours."""
+    """The content of one image; `seed` determines its background and the shades of its colours."""
 
     objects: tuple[SceneObject, ...]
     seed: int
 
     @property
     def name(self) -> str:
-        """A file name that says what the picture shows: `red-circle-and-blue-star`."""
+        """A file name that describes the image, such as `red-circle-and-blue-star`."""
         return "-and-".join(o.label.replace(" ", "-") for o in self.objects)
 
 
 def combination_labels(combinations: Sequence[Combination]) -> list[str]:
-    """Return the labels of colour-shape combinations, `red circle` for `("red", "circle")`."""
+    """Return the labels of combinations, such as `red circle` for `("red", "circle")`."""
     return [f"{color} {shape}" for color, shape in combinations]
 
 
@@ -110,14 +113,15 @@ def attribute_labels() -> list[str]:
 
 
 def pair_labels() -> list[str]:
-    """Return a label for every colour and shape that are both in a picture, on one object or on
-    two: `red and circle`.
+    """Return the labels for a colour and a shape in one image, such as `red and circle`.
+
+    The colour and the shape may belong to one object or to two.
     """
     return [f"{color} and {shape}" for color in COLORS for shape in SHAPES]
 
 
 def labels_in(scene: Scene) -> set[str]:
-    """Return every label that is true of a scene: colours, shapes, their combinations and pairs."""
+    """Return the true labels of a scene: colours, shapes, their combinations and pairs."""
     pairs = {f"{a.color} and {b.shape}" for a in scene.objects for b in scene.objects if a.color}
     return set().union(pairs, *(o.labels for o in scene.objects))
 
@@ -125,15 +129,15 @@ def labels_in(scene: Scene) -> set[str]:
 def sample_scene(
     rng: np.random.Generator, combinations: Sequence[Combination], unnamed_share: float = 0.0
 ) -> Scene:
-    """Draw a scene of one to three objects that do not overlap, each one of `combinations`.
+    """Sample a scene of one to three objects that do not overlap, each one of `combinations`.
 
-    With `unnamed_share` that part of the objects gets a colour far from all that have a name.
+    A fraction `unnamed_share` of the objects gets a colour that is far from all named colours.
     """
     count = int(rng.integers(1, MAX_OBJECTS + 1))
     objects: list[SceneObject] = []
     while len(objects) < count:
         placed = _place(rng, objects)
-        if placed is None:  # no room left for one more: start again
+        if placed is None:  # there is no room for another object: start again
             objects.clear()
             continue
         x, y, radius = placed
@@ -150,24 +154,23 @@ def sample_scene(
 def sample_scenes(
     seed: int, count: int, combinations: Sequence[Combination], unnamed_share: float = 0.0
 ) -> Iterator[Scene]:
-    """Yield `count` scenes, the same ones for the same seed."""
+    """Yield `count` scenes, which are the same for the same seed."""
     rng = np.random.default_rng(seed)
     for _ in range(count):
         yield sample_scene(rng, combinations, unnamed_share)
 
 
 def object_grid(scene: Scene, width: int, height: int, cells: int) -> npt.NDArray[np.int8]:
-    """Return (cells, cells) int8: which object of the scene covers each cell's centre, -1 for the
-    background.
+    """Return (cells, cells) int8: the index of the object at each cell's centre, or -1 for none.
 
-    The grid spans the whole picture of `width` × `height`; an object counts as the disc of 0.8 of
-    its radius.
+    The grid covers the whole image of `width` × `height`. An object covers a disc of 0.8 times its
+    radius.
     """
     y, x = (np.mgrid[0:cells, 0:cells] + 0.5) / cells
     side = min(width, height)
     grid = np.full((cells, cells), -1, np.int8)
-    for index, o in enumerate(scene.objects):
-        grid[np.hypot((x - o.x) * width, (y - o.y) * height) < 0.8 * o.radius * side] = index
+    for i, o in enumerate(scene.objects):
+        grid[np.hypot((x - o.x) * width, (y - o.y) * height) < 0.8 * o.radius * side] = i
     return grid
 
 
@@ -184,15 +187,14 @@ def _place(
 
 def draw(scene: Scene, width: int, height: int) -> Image.Image:
     """Paint a scene at `width` × `height` pixels and return it as an RGB image."""
-    shade_rng, background_rng = np.random.default_rng(scene.seed).spawn(
-        2
-    )  # shades must not depend on the size
+    # two generators, so that the shades do not depend on the size
+    shade_rng, background_rng = np.random.default_rng(scene.seed).spawn(2)
     big_width = width * SUPERSAMPLING
     big_height = height * SUPERSAMPLING
-    picture = Image.fromarray(_background(background_rng, width, height)).resize(
+    image = Image.fromarray(_background(background_rng, width, height)).resize(
         (big_width, big_height), Image.Resampling.BILINEAR
     )
-    canvas = ImageDraw.Draw(picture)
+    canvas = ImageDraw.Draw(image)
     side = min(big_width, big_height)
     for o in scene.objects:
         paint = np.array(COLORS[o.color]) if o.color else _unnamed_color(shade_rng)
@@ -202,13 +204,11 @@ def draw(scene: Scene, width: int, height: int) -> Image.Image:
         canvas.polygon(
             [(float(x), float(y)) for x, y in outline], fill=tuple(int(v) for v in shade)
         )
-    return picture.reduce(SUPERSAMPLING)
+    return image.reduce(SUPERSAMPLING)
 
 
 def _unnamed_color(rng: np.random.Generator) -> npt.NDArray[np.float64]:
-    """Return a colour that nobody would call by a name of `COLORS`, and that stands out from a grey
-    background.
-    """
+    """Return a colour that is far from every named colour and from a grey background."""
     while True:
         color = rng.uniform(0, 255, size=3)
         distances = [np.linalg.norm(color - np.array(named)) for named in COLORS.values()]
@@ -217,9 +217,7 @@ def _unnamed_color(rng: np.random.Generator) -> npt.NDArray[np.float64]:
 
 
 def _background(rng: np.random.Generator, width: int, height: int) -> npt.NDArray[np.uint8]:
-    """Return a mid-grey texture (height, width, 3) of blotches, stripes and grain with a slight
-    tint.
-    """
+    """Return a slightly tinted grey texture (height, width, 3) of blotches, stripes and grain."""
     base = rng.uniform(95, 165) + rng.uniform(-12, 12, size=3)
     cells = int(rng.integers(3, 9))
     coarse = rng.uniform(-1, 1, size=(cells, cells)).astype(np.float32)
@@ -235,14 +233,12 @@ def _background(rng: np.random.Generator, width: int, height: int) -> npt.NDArra
     texture = (
         rng.uniform(0, 26) * blotches + rng.uniform(0, 14) * stripes + rng.uniform(0, 6) * grain
     )
-    picture: npt.NDArray[np.uint8] = np.clip(base + texture[..., None], 0, 255).astype(np.uint8)
-    return picture
+    image: npt.NDArray[np.uint8] = np.clip(base + texture[..., None], 0, 255).astype(np.uint8)
+    return image
 
 
 def _outline(shape: str, angle: float) -> npt.NDArray[np.float64]:
-    """Return the corners (n, 2) of a shape of radius 1 around the origin, rotated by `angle`
-    radians.
-    """
+    """Return the corners (n, 2) of a shape of radius 1 at the origin, rotated by `angle`."""
     match shape:
         case "circle":
             points = _ring(48, 0.88)
@@ -262,7 +258,7 @@ def _outline(shape: str, angle: float) -> npt.NDArray[np.float64]:
             y = 13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t)
             points = np.stack([16 * np.sin(t) ** 3, -y - 2.5], axis=1) / 16.5
         case _:
-            raise ValueError(f"no outline is known for {shape!r}")
+            raise ValueError(f"unknown shape {shape!r}")
     return np.asarray(points @ _rotation(angle).T)
 
 

@@ -11,12 +11,12 @@ ROUNDING = 1e-9
 
 
 class SharedBudget:
-    """A capacity, and how much of it each client holds.
+    """A capacity, and the amount that each client holds.
 
-    Every client may take more while less than `1 - RESERVE` of the capacity is held. Above that,
-    only a client below its share may: the capacity divided by the number of clients plus one. A
-    single client can therefore use nearly everything, and clients that hold little are refused
-    last.
+    While less than `1 - RESERVE` of the capacity is held, every client may take more. Above that,
+    only a client below its share may take more. The share is the capacity divided by the number of
+    clients plus one. A single client can therefore use nearly all of it, and clients that hold
+    little are refused last.
     """
 
     def __init__(self, capacity: float) -> None:
@@ -44,7 +44,7 @@ class SharedBudget:
         return True
 
     def add(self, client: str, amount: float) -> None:
-        """Record an amount that is held already, whether or not it fits."""
+        """Record an amount that is already held, even if it does not fit."""
         self.held += amount
         self._by_client[client] = self._by_client.get(client, 0.0) + amount
 

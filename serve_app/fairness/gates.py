@@ -1,4 +1,4 @@
-"""A gate that runs a few pieces of heavy work at the same time; clients take turns."""
+"""A gate that limits how much heavy work runs at the same time; clients take turns."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -9,9 +9,9 @@ from serve_app.telemetry import record as telemetry
 
 
 class FairGate:
-    """Runs up to `slots` pieces of work at the same time, in the order of a `FairQueue`.
+    """Lets at most `slots` tasks run at the same time, in the order of a `FairQueue`.
 
-    Without a gate, heavy work would take a share of the interpreter in proportion to its amount.
+    Without a gate, a client with more heavy work would get a larger share of the interpreter.
     """
 
     def __init__(self, slots: int) -> None:
@@ -35,7 +35,7 @@ class FairGate:
         try:
             await turn
         except asyncio.CancelledError:
-            # the request may have ended at the moment when it got the slot
+            # the request may have been cancelled just after it got the slot
             if turn.done() and not turn.cancelled():
                 self._end()
             raise

@@ -1,7 +1,8 @@
-"""A queue in which clients take turns, and so do the requests of each client. No Ray, no clock.
+"""A queue in which clients take turns, and the requests of each client take turns.
 
-The client that has received the least work is next. A client that joins starts behind the work that
-was done last, so that leaving and joining again gives no advantage.
+The client that has received the least work is next. A client that joins starts with the amount of
+work of the last turn, so that it gains nothing by leaving and joining again. This module uses
+neither Ray nor a clock.
 
 Source: self-clocked fair queueing, S. J. Golestani, "A Self-Clocked Fair Queueing Scheme for
 Broadband Applications", INFOCOM 1994.
@@ -19,7 +20,7 @@ Member = TypeVar("Member")
 
 @dataclass(order=True, slots=True)
 class _Turn(Generic[Member]):
-    """The turn of a member, ordered by the work that it has received."""
+    """The position of a member, ordered by the work that it has received."""
 
     work: float
     number: int
@@ -27,7 +28,7 @@ class _Turn(Generic[Member]):
 
 
 class _Turns(Generic[Member]):
-    """Members that take turns."""
+    """Members that take turns, ordered by the work that they have received."""
 
     def __init__(self) -> None:
         self._heap: list[_Turn[Member]] = []
@@ -38,7 +39,7 @@ class _Turns(Generic[Member]):
         return bool(self._heap)
 
     def join(self, member: Member) -> None:
-        """Add a member; one that was away has no accumulated credit."""
+        """Add a member; a member that was absent has no credit."""
         self._joined += 1
         heapq.heappush(self._heap, _Turn(self._work, self._joined, member))
 
@@ -47,14 +48,14 @@ class _Turns(Generic[Member]):
         return self._heap[0].member
 
     def count(self, work: float) -> None:
-        """Count work for the member whose turn it is, which moves it back in the order."""
+        """Count work for the member whose turn it is, which delays its next turn."""
         turn = self._heap[0]
         self._work = max(self._work, turn.work)
         turn.work += work
         heapq.heapreplace(self._heap, turn)
 
     def leave(self, work: float) -> None:
-        """Remove the member whose turn it is. Whoever joins next starts behind its work."""
+        """Remove the member whose turn it is; members that join later start with its work."""
         turn = heapq.heappop(self._heap)
         self._work = max(self._work, turn.work + work)
 
@@ -73,13 +74,13 @@ class _Client(Generic[Item]):
 
 
 class FairQueue(Generic[Item]):
-    """Waiting items, and which of them is next."""
+    """Waiting items in a fair order."""
 
     def __init__(self, is_dropped: Callable[[Item], bool]) -> None:
         """Start empty.
 
         Args:
-            is_dropped: Returns whether an item is no longer wanted; such items are skipped.
+            is_dropped: Returns whether an item is no longer needed; such items are skipped.
         """
         self._is_dropped = is_dropped
         self._clients: dict[str, _Client[Item]] = {}
@@ -89,13 +90,13 @@ class FairQueue(Generic[Item]):
         return bool(self._clients)
 
     def push(self, item: Item, cost: float, client: str, request: str) -> None:
-        """Add an item that takes some work.
+        """Add an item.
 
         Args:
             item: The item.
-            cost: Its work, in any unit.
-            client: Its client; all clients get equal shares.
-            request: Its request; the requests of a client share the client's part equally.
+            cost: Its amount of work, in any unit.
+            client: Name of its client; all clients get equal shares.
+            request: Name of its request; the requests of a client get equal parts of its share.
         """
         owner = self._clients.get(client)
         if owner is None:
@@ -108,7 +109,7 @@ class FairQueue(Generic[Item]):
         own.items.append((item, cost))
 
     def peek(self) -> Item | None:
-        """Return the item that is next, without taking it; None if there is none."""
+        """Return the next item without removing it; None if the queue is empty."""
         while self._turns:
             item, _ = self._turns.next().turns.next().items[0]
             if not self._is_dropped(item):
@@ -117,7 +118,7 @@ class FairQueue(Generic[Item]):
         return None
 
     def pop(self) -> Item | None:
-        """Take the item that is next; None if there is none."""
+        """Remove and return the next item; None if the queue is empty."""
         item = self.peek()
         if item is not None:
             _, cost = self._turns.next().turns.next().items[0]
@@ -125,7 +126,7 @@ class FairQueue(Generic[Item]):
         return item
 
     def _take(self, work: float) -> None:
-        """Remove the item that is next and count its work for its request and its client."""
+        """Remove the next item, and count its work for its request and its client."""
         client = self._turns.next()
         request = client.turns.next()
         request.items.popleft()

@@ -1,9 +1,9 @@
 """Serve's application-level autoscaling policy.
 
-It reads the metrics that replicas report, and returns the numbers of `hardware/scaling.py`. Serve's
-controller calls it ten times a second, so it only adds up a few numbers. Serve applies the bounds
-of each deployment's `autoscaling_config` again, and starts a deployment without replicas itself
-when a request waits.
+It reads the metrics that replicas report, and returns the numbers of replicas that
+`hardware/scaling.py` computes. Serve's controller calls it ten times a second, so it only adds up a
+few numbers. Serve also applies the bounds of each deployment's `autoscaling_config`. If a request
+waits for a deployment without replicas, Serve starts one itself.
 """
 
 import time
@@ -23,7 +23,7 @@ PER_ENCODER = "images_encodable_per_second"
 
 
 class GraphScaling:
-    """The policy of an application, which Serve calls with the state of its deployments."""
+    """The policy of one application, which Serve calls with the state of its deployments."""
 
     def __init__(self, scale_down_delay_s: float = HOLD_S) -> None:
         self._hold_s = scale_down_delay_s
@@ -32,9 +32,9 @@ class GraphScaling:
         self, contexts: Mapping[Any, AutoscalingContext]
     ) -> tuple[dict[Any, int], dict[Any, dict[str, Any]]]:
         """Return the number of replicas of each deployment, and its state for the next call."""
-        named = {context.deployment_name: context for context in contexts.values()}
+        by_name = {context.deployment_name: context for context in contexts.values()}
         wanted = wanted_replicas(
-            _load(named), {name: _bounds(context) for name, context in named.items()}
+            _load(by_name), {name: _bounds(context) for name, context in by_name.items()}
         )
         targets: dict[Any, int] = {}
         states: dict[Any, dict[str, Any]] = {}
@@ -59,22 +59,24 @@ def _bounds(context: AutoscalingContext) -> Bounds:
     )
 
 
-def _load(named: Mapping[str, AutoscalingContext]) -> Load:
-    text = named.get("TextEncoder")
-    arriving = _reported(named, "Preprocessor", ARRIVALS)
+def _load(by_name: Mapping[str, AutoscalingContext]) -> Load:
+    text = by_name.get("TextEncoder")
+    arriving = _reported(by_name, "Preprocessor", ARRIVALS)
     return Load(
         arrivals=sum(arriving),
-        waiting=sum(_reported(named, "Preprocessor", WAITING)),
-        undecoded=sum(_reported(named, "Preprocessor", UNDECODED)),
-        per_encoder=_mean(_reported(named, "ImageEncoder", PER_ENCODER)),
-        per_preprocessor=_mean(_reported(named, "Preprocessor", PER_PREPROCESSOR)),
+        waiting=sum(_reported(by_name, "Preprocessor", WAITING)),
+        undecoded=sum(_reported(by_name, "Preprocessor", UNDECODED)),
+        per_encoder=_mean(_reported(by_name, "ImageEncoder", PER_ENCODER)),
+        per_preprocessor=_mean(_reported(by_name, "Preprocessor", PER_PREPROCESSOR)),
         text_calls=text.total_num_requests if text else 0.0,
     )
 
 
-def _reported(named: Mapping[str, AutoscalingContext], deployment: str, metric: str) -> list[float]:
+def _reported(
+    by_name: Mapping[str, AutoscalingContext], deployment: str, metric: str
+) -> list[float]:
     """Return the values of a metric by replica, averaged by Serve over its look-back period."""
-    context = named.get(deployment)
+    context = by_name.get(deployment)
     return list((context.aggregated_metrics or {}).get(metric, {}).values()) if context else []
 
 

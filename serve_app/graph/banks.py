@@ -1,4 +1,4 @@
-"""Building banks in a Postprocessor: the TextEncoder encodes prompts, and requests share rows.
+"""Builds banks in a Postprocessor: the TextEncoder encodes prompts, and requests share rows.
 
 Not here: the building itself (`pipeline/banks.py`).
 """
@@ -17,18 +17,18 @@ from serve_app.tagging.known_rows import KnownRows
 from serve_app.tagging.tag_bank import RowKey
 
 PROMPTS_PER_CALL = 64
-"""Prompts in one call of a TextEncoder: some seconds of work for a large tower on a CPU, and a
-reply of 0.4 MiB."""
+"""Number of prompts in one call to the TextEncoder. They take a large tower some seconds on a CPU,
+and the reply has 0.4 MiB."""
 DIGESTS_PER_CALL = 2_000
-"""Prompts tokenized in one call of a TextEncoder, which takes up to a second."""
+"""Number of prompts tokenized in one call to the TextEncoder, which takes up to a second."""
 VOCABULARY_TIMEOUT_S = 900.0
-"""Timeout of one such call for a registered vocabulary: the TextEncoder may have to start first."""
+"""Timeout of a call for a registered vocabulary; the TextEncoder may have to start first."""
 MAX_REQUESTS_ENCODING = 4
-"""Requests whose labels are encoded at the same time; the next one waits."""
+"""Maximum number of requests whose labels are encoded at the same time; the next request waits."""
 
 
 class RemoteTexts:
-    """The `Texts` of the graph: calls of a TextEncoder."""
+    """Implements `Texts` by calling the TextEncoder."""
 
     max_prompts = PROMPTS_PER_CALL
 
@@ -39,7 +39,7 @@ class RemoteTexts:
         """Encode prompts; see `Texts.encode`. Registered vocabularies refuse prompts that are cut.
 
         Raises:
-            ServiceError: The TextEncoder does not answer.
+            ServiceError: The TextEncoder does not respond.
         """
         timeout_s = VOCABULARY_TIMEOUT_S if refuse_cut else None
         embeds: list[FloatArray] = []
@@ -58,29 +58,29 @@ class RemoteTexts:
 
 
 class SharedRows:
-    """Has rows of requests encoded; a row that several requests need at once is encoded once."""
+    """Encodes rows for requests, and each row once if several requests need it at the same time."""
 
     def __init__(self, encode_rows: EncodeRows, on_rows: Callable[[int, int], None]) -> None:
-        """Start with nothing under way.
+        """Start with no rows in progress.
 
         Args:
             encode_rows: Encodes rows.
-            on_rows: Called with the number of rows that were under way already, and the number of
-                rows that have to be encoded.
+            on_rows: Called with the number of rows that are already being encoded, and the number
+                of rows that have to be encoded.
         """
         self._encode_rows = encode_rows
         self._on_rows = on_rows
         self._turns = asyncio.Semaphore(MAX_REQUESTS_ENCODING)
-        # Serve cancels what a request has started when its client leaves. Other requests may wait
+        # Serve cancels the tasks of a request when its client disconnects. Other requests may wait
         # for the same rows, so they are encoded in the context of no request.
         self._context = contextvars.copy_context()
         self._pending: dict[RowKey, asyncio.Task[Rows]] = {}
 
     async def rows(self, keys: Sequence[RowKey]) -> Rows:
-        """Return rows, encoding those that no other request waits for.
+        """Return rows, and encode those that no other request has started.
 
         Raises:
-            ServiceError: The TextEncoder does not answer.
+            ServiceError: The TextEncoder does not respond.
         """
         new = [key for key in keys if key not in self._pending]
         self._on_rows(len(keys) - len(new), len(new))
@@ -89,7 +89,7 @@ class SharedRows:
 
         rows: Rows = {}
         for task in {self._pending[key]: None for key in keys}:
-            rows |= await asyncio.shield(task)  # others may wait for it too
+            rows |= await asyncio.shield(task)  # other requests may wait for it too
         return rows
 
     def _start(self, keys: Sequence[RowKey]) -> None:
@@ -109,7 +109,7 @@ class RowTally:
         self._rows = metrics.text_rows()
 
     def note(self, hits: int, misses: int) -> None:
-        """Count rows that were cached or under way, and rows that have to be encoded."""
+        """Count rows that are cached or in progress, and rows that have to be encoded."""
         for result, count in (("hit", hits), ("miss", misses)):
             if count:
                 self._rows.inc(count, tags={"result": result})
@@ -121,14 +121,14 @@ def bank_builder(
     canonicalize: Callable[[str], str] = str,
     on_rows: Callable[[int, int], None] = lambda hits, misses: None,
 ) -> BankBuilder:
-    """Return what builds a Postprocessor's banks.
+    """Return the bank builder of a Postprocessor.
 
     Args:
-        calls: Calls of the TextEncoder.
-        known: Where rows may be found.
+        calls: Calls to the TextEncoder.
+        known: Cached and stored rows.
         canonicalize: Returns a prompt as the checkpoint's tokenizer sees it.
-        on_rows: Called with numbers of a request's rows: those that are cached or under way, and
-            those that have to be encoded.
+        on_rows: Called with the number of a request's rows that are cached or in progress, and the
+            number of rows that have to be encoded.
     """
     encoder = RowEncoder(RemoteTexts(calls), known)
     shared = SharedRows(encoder.for_request, on_rows)

@@ -1,7 +1,7 @@
-"""From a configuration and its plan to the Serve graph.
+"""Builds the Serve graph from a configuration and its plan.
 
-This is the only caller of `serve.deployment(...)(Class).bind(...)`. Deployments are named after
-their classes; their options are Serve's, spelled as Serve spells them.
+This module is the only caller of `serve.deployment(...)(Class).bind(...)`. Deployments are named
+after their classes, and their options have the names that Serve uses.
 """
 
 from collections.abc import Callable
@@ -28,10 +28,11 @@ KEEP_FREED_MEMORY = {
     "MALLOC_TRIM_THRESHOLD_": str(256 * 2**20),
     "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
 }
-"""Keeps up to this much freed memory in a replica.
+"""Makes the allocator keep up to this much freed memory in a replica.
 
-By default glibc returns the temporaries of every forward pass to the kernel, which zeroes them for
-the next one: a quarter of the page faults and 10 to 15 % of the time of a small model on a CPU.
+By default, glibc returns the temporary buffers of every forward pass to the kernel, which zeroes
+them for the next pass. This causes a quarter of the page faults, and takes 10 to 15 % of the time
+of a small model on a CPU.
 """
 WITHOUT_GPUS = {"CUDA_VISIBLE_DEVICES": ""}
 """Hides the node's GPUs: Ray leaves the variable unset for `num_gpus: 0`."""
@@ -50,11 +51,10 @@ def build_graph(
     """Bind the four deployments.
 
     Args:
-        config: The whole configuration, or its frozen part: live values then come with
-            `user_config`.
+        config: The whole configuration, or its frozen part if live values come with `user_config`.
         plan: Device, dtype, attention, batch size, resources and replicas.
-        image_encoder: The class of the ImageEncoder deployment; benchmarks put another one in the
-            model's place.
+        image_encoder: The class of the ImageEncoder deployment; benchmarks replace it with one
+            that runs no model.
     """
     live = user_config(config)
     deploy = {
@@ -81,7 +81,7 @@ def deployment_scales(config: ServiceConfig) -> dict[str, DeploymentScale]:
 def user_config(config: ServiceConfig) -> dict[str, dict[str, Any]]:
     """Return the `user_config` of each deployment that has one.
 
-    A frozen part has no vocabularies, so there is none for its Postprocessor.
+    The frozen part of a configuration has no vocabularies, so its Postprocessor has none.
     """
     live: dict[str, dict[str, Any]] = {
         "Preprocessor": live_batching(config).model_dump(mode="json")
@@ -95,8 +95,8 @@ def live_options(scale: DeploymentScale) -> dict[str, Any]:
     """Return the deployment options that Serve changes without restarting replicas.
 
     A fixed number of replicas is written as equal bounds. Every deployment has an
-    `autoscaling_config`, because adding or removing one restarts replicas, and because our policy
-    sees only deployments that have one.
+    `autoscaling_config`: adding or removing it would restart replicas, and our policy sees only
+    deployments that have one.
     """
     options = _queue_options(scale)
     if scale.num_replicas == "auto":
@@ -112,7 +112,7 @@ def _queue_options(scale: DeploymentScale) -> dict[str, Any]:
 
 
 def _bounds(min_replicas: int, max_replicas: int) -> dict[str, Any]:
-    """Return an `autoscaling_config`; `graph/autoscaling.py` decides the number within it."""
+    """Return an `autoscaling_config`; `graph/autoscaling.py` selects a number within its bounds."""
     return {
         "min_replicas": min_replicas,
         "max_replicas": max_replicas,

@@ -1,9 +1,9 @@
 """Calls from one deployment to another: by value, with retries, and errors mapped in one place.
 
-Encoding and scoring change nothing, so a call whose replica died can be retried; Serve itself does
-not retry once a replica has accepted the request. What a replica raises arrives as a `RayTaskError`
-whose text has paths, addresses and a traceback. Only errors of our own tree are passed on;
-everything else becomes `InferenceFailed`.
+Encoding and scoring change no state, so a call can be retried if its replica died. Serve itself
+does not retry after a replica has accepted the request. An error of a replica arrives as a
+`RayTaskError` whose text has paths, addresses and a traceback. Only errors of this package are
+passed on; every other error becomes `InferenceFailed`.
 """
 
 import asyncio
@@ -22,9 +22,9 @@ logger = logging.getLogger(__name__)
 
 MAX_TRIES = 3
 RETRY_PAUSE_S = 0.2
-RESTARTING = "A part of the service is restarting. Try again in a few seconds."
+RESTARTING = "A part of the service is restarting. Retry in a few seconds."
 DEFAULT_MESSAGE_BYTES = 4 * 2**20
-"""Serve's own limit for a message by value.
+"""Serve's default limit on the size of a message by value.
 
 Source: `RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH`, ray/serve constants.
 """
@@ -39,41 +39,43 @@ class InnerCalls:
         timeout_s: float,
         on_retry: Callable[[], None] = lambda: None,
     ) -> None:
-        # `_by_reference=False` sends a gRPC message, which takes a third of the object store's CPU
-        # for messages of this size
+        # `_by_reference=False` sends a gRPC message. For messages of this size, it takes a third of
+        # the CPU that the object store takes.
         self._handle = handle.options(_by_reference=False)
         self._timeout_s = timeout_s
         self._on_retry = on_retry
 
     async def __call__(self, method: str, *args: Any, timeout_s: float | None = None) -> Any:
-        """Call a method of some replica and return its result.
+        """Call a method of one replica and return its result.
 
         Raises:
             Overloaded: The deployment's queue is full.
-            Unavailable: Its replicas died, one after the other, or it has none.
-            DeadlineExceeded: The time limit is over.
-            TaggerError: The replica's error if it is one of ours, else `InferenceFailed`.
+            Unavailable: The deployment has no replica, or a replica died in every attempt.
+            DeadlineExceeded: The call took longer than the time limit.
+            TaggerError: The replica's error if it is one of this package, else `InferenceFailed`.
         """
         try:
             async with asyncio.timeout(timeout_s or self._timeout_s):
-                return await self._call_until_answered(method, args)
+                return await self._call_with_retries(method, args)
         except TimeoutError as error:
-            raise DeadlineExceeded("The service took too long to answer. Try again.") from error
+            raise DeadlineExceeded("The service took too long to respond. Retry.") from error
 
-    async def _call_until_answered(self, method: str, args: tuple[Any, ...]) -> Any:
+    async def _call_with_retries(self, method: str, args: tuple[Any, ...]) -> Any:
         for remaining in reversed(range(MAX_TRIES)):
             try:
                 return await getattr(self._handle, method).remote(*args)
             except Exception as error:
-                known = to_tagger_error(error)
-                if not isinstance(known, Unavailable) or not remaining:
-                    raise known from None
+                mapped = to_tagger_error(error)
+                if not isinstance(mapped, Unavailable) or not remaining:
+                    raise mapped from None
                 logger.warning(
-                    "a replica died during %s, calling another (%s)", method, type(error).__name__
+                    "a replica died during %s; retrying with another one (%s)",
+                    method,
+                    type(error).__name__,
                 )
                 self._on_retry()
                 await asyncio.sleep(RETRY_PAUSE_S)
-        raise AssertionError("the last try either returns or raises")
+        raise AssertionError("the last attempt either returns or raises")
 
 
 _REFUSALS = {
@@ -83,28 +85,28 @@ _REFUSALS = {
 }
 
 
-def _call_was_cut(error: grpc.aio.AioRpcError) -> bool:
-    """Whether the connection broke during a call; False if the call itself was refused.
+def _is_connection_error(error: grpc.aio.AioRpcError) -> bool:
+    """Return whether the connection broke during a call; False if the call itself was refused.
 
     Serve turns only `UNAVAILABLE` into an error of its own (ray/serve/_private/replica_result.py).
-    A process that is killed while it answers also ends calls with `UNKNOWN`, `INTERNAL` or
+    If a process is killed during a call, the call also ends with `UNKNOWN`, `INTERNAL` or
     `CANCELLED`.
     """
     return error.code() not in _REFUSALS
 
 
 def to_tagger_error(error: BaseException) -> TaggerError:
-    """Return the error of our own tree for an error of Ray's, without any of its text."""
+    """Return this package's error for an error of Ray, without the text of Ray's error."""
     if isinstance(error, RayTaskError):
         error = error.cause if isinstance(error.cause, Exception) else error
     match error:
         case TaggerError() if not isinstance(error, RayTaskError):
             return error
         case BackPressureError():
-            return Overloaded("Every queue of the service is full. Try again in a second.")
+            return Overloaded("Every queue of the service is full. Retry in one second.")
         case RayActorError() | DeploymentUnavailableError():  # ActorDied, ActorUnavailable
             return Unavailable(RESTARTING)
-        case grpc.aio.AioRpcError() if _call_was_cut(error):
+        case grpc.aio.AioRpcError() if _is_connection_error(error):
             return Unavailable(RESTARTING)
         case RayError() | RayServeException():
             logger.error("an inner call failed: %s", error)

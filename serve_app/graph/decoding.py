@@ -1,4 +1,4 @@
-"""The threads that decode images: fair turns, a memory budget and load statistics."""
+"""The threads that decode images, with fair turns, a memory budget and load statistics."""
 
 import asyncio
 import time
@@ -12,14 +12,14 @@ from serve_app.fairness.budgets import SharedBudget
 from serve_app.fairness.queues import FairQueue
 from serve_app.graph.rates import Rates
 from serve_app.siglip.images.cost import DecodeCost
-from serve_app.telemetry import record as observed
+from serve_app.telemetry import record as telemetry
 from serve_app.telemetry.record import StageTimes
 
 Prepared = TypeVar("Prepared")
 Prepare = Callable[[bytes, StageTimes], Prepared]
 
 SECONDS_OF_COST = 0.075
-"""CPU seconds for a cost of 1, which is a 12-megapixel JPEG.
+"""CPU seconds for a cost of 1, the cost of a 12-megapixel JPEG.
 
 Measured on an EPYC at 2.6 GHz (bench/decode_cost.py).
 """
@@ -35,10 +35,10 @@ class DecodingBudget:
 
     Attributes:
         threads: Number of images that are decoded at the same time.
-        cpus: CPUs of the replica; if there are more threads, they share these CPUs.
-        max_bytes: Predicted memory of the images being decoded; a single image that needs more is
+        cpus: CPUs of the replica, which all threads share.
+        max_bytes: Maximum predicted memory of the images being decoded; an image that needs more is
             decoded alone.
-        max_waiting_s: Seconds that all CPUs together may need for the waiting images.
+        max_waiting_s: Maximum time in seconds that all CPUs together need for the waiting images.
     """
 
     threads: int
@@ -69,8 +69,8 @@ class DecodingThreads:
 
     Clients take turns, and the load is measured for autoscaling.
 
-    An image whose request has ended is dropped before its turn. A thread cannot be stopped, so the
-    cost of every image is checked before it gets here.
+    An image whose request has ended is dropped before its turn. A thread cannot be stopped, so
+    callers check the cost of every image first.
     """
 
     def __init__(self, budget: DecodingBudget, has_room: Callable[[], bool] = lambda: True) -> None:
@@ -95,13 +95,14 @@ class DecodingThreads:
     async def run(
         self, prepare: "Prepare[Prepared]", data: bytes, times: StageTimes, cost: DecodeCost
     ) -> "Prepared":
-        """Prepare one image in a thread, and note how long it waited; raises what `prepare` raises.
+        """Prepare one image in a thread, and record how long it waited.
 
         Raises:
             Overloaded: More images wait than can be decoded in time, and this client already has
                 its share of them.
+            Exception: Any error of `prepare`.
         """
-        record = observed.current()
+        record = telemetry.current()
         client = record.client if record is not None else ""
         seconds = cost.usual * SECONDS_OF_COST
         if not self._waiting.take(client, seconds):
@@ -110,9 +111,8 @@ class DecodingThreads:
         self._rates.arrive(1)
         self.undecoded += 1
         try:
-            self._queue.push(
-                job, cost.cost, client, record.request_id if record is not None else ""
-            )
+            request_id = record.request_id if record is not None else ""
+            self._queue.push(job, cost.cost, client, request_id)
             self.dispatch()
             prepared: Prepared = await job.done
             return prepared
@@ -122,7 +122,7 @@ class DecodingThreads:
             self._waiting.give_back(client, seconds)
 
     def dispatch(self) -> None:
-        """Start all images that may start now."""
+        """Start to decode images while threads, memory and room allow it."""
         while self._running < self._budget.threads and self._has_room():
             job = self._queue.peek()
             if job is None:
@@ -133,9 +133,9 @@ class DecodingThreads:
             self._start(job)
 
     def read(self) -> tuple[float, float | None]:
-        """Return images per second: those that arrive, and those that all cores could prepare.
+        """Return arriving images per second, and the rate that all cores could prepare.
 
-        The second number is None while it is unknown.
+        The second rate is None while it is unknown.
         """
         arriving, per_busy_second = self._rates.read(time.monotonic())
         return arriving, per_busy_second * self._cores if per_busy_second else None
@@ -145,8 +145,7 @@ class DecodingThreads:
         self._running_bytes += job.cost.nbytes
         loop = asyncio.get_running_loop()
         future = self._executor.submit(self._timed, job)
-        # the thread keeps running when the request has ended, and holds its memory until it
-        # finishes
+        # the thread continues after the request has ended, and holds its memory until it finishes
         future.add_done_callback(lambda ended: loop.call_soon_threadsafe(self._end, job, ended))
 
     def _end(self, job: _Job, future: "Future[Any]") -> None:

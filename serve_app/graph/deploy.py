@@ -1,4 +1,4 @@
-"""Deploying a Serve config to a running cluster through its dashboard."""
+"""Deploys a Serve config to a running cluster through its dashboard."""
 
 import contextlib
 import os
@@ -18,7 +18,7 @@ from serve_app.untrusted.bounded_http import ACCEPTED_ENCODINGS, read_response
 APPLICATIONS_PATH = "/api/serve/applications/"
 NODES_PATH = "/api/v0/nodes?detail=1&limit=1000"
 HTTP_TIMEOUT_S = 30.0
-"""Maximum silence of the dashboard."""
+"""Maximum time in which the dashboard sends no byte."""
 RESPONSE_TIMEOUT_S = 60.0
 """Maximum time for one whole response, even if bytes keep arriving."""
 POLL_S = 0.5
@@ -30,22 +30,22 @@ MAX_TOKEN_BYTES = 4096
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """A Ray cluster, by the address of its dashboard such as `http://127.0.0.1:8265`."""
+    """A Ray cluster, identified by the URL of its dashboard, such as `http://127.0.0.1:8265`."""
 
     address: str
 
     def deploy(self, serve_config: dict[str, Any]) -> None:
         """Send a Serve config to the cluster, and return before it is applied.
 
-        Applications with other names stay as they are.
+        Applications with other names do not change.
 
         Raises:
-            Unavailable: The dashboard does not answer.
+            Unavailable: The dashboard does not respond.
             ConfigError: The cluster refuses the config.
         """
         applications = serve_config["applications"]
         ours = {application["name"] for application in applications}
-        # Serve deletes applications that a config does not name, so it names the others again
+        # Serve deletes applications that a config does not list, so list the others again
         others = [
             application["deployed_app_config"]
             for name, application in self._applications().items()
@@ -54,15 +54,15 @@ class Cluster:
         self._send("PUT", json=serve_config | {"applications": [*others, *applications]})
 
     def application(self, name: str) -> dict[str, Any]:
-        """Return what Serve reports about an application; empty if there is none of that name."""
+        """Return what Serve reports about an application; empty if it does not exist."""
         found: dict[str, Any] = self._applications().get(name, {})
         return found
 
     def nodes(self) -> list[dict[str, Any]]:
-        """Return resources and labels of the living nodes.
+        """Return the resources and labels of the living nodes.
 
         Raises:
-            Unavailable: The dashboard does not answer.
+            Unavailable: The dashboard does not respond.
         """
         found: Any = self._content("GET", NODES_PATH)
         for key in ("data", "result", "result"):
@@ -92,17 +92,17 @@ class Cluster:
         on_change: Callable[[str], None],
         stopped: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Wait until an application runs, or until `stopped`.
+        """Wait until an application runs, or until `stopped` returns True.
 
         Args:
             name: Name of the application.
             timeout_s: Maximum time in seconds.
             on_change: Called with each new state of its deployments.
-            stopped: Whether to stop waiting.
+            stopped: Returns whether to stop waiting.
 
         Raises:
-            ConfigError: It cannot be deployed; the message is Serve's.
-            Unavailable: It does not run within `timeout_s`.
+            ConfigError: The application cannot be deployed; the message has Serve's reason.
+            Unavailable: The application does not run within `timeout_s`.
         """
         deadline = time.monotonic() + timeout_s
         last_state = ""
@@ -125,12 +125,12 @@ class Cluster:
             )
 
     def _content(self, method: str, path: str = APPLICATIONS_PATH) -> dict[str, Any]:
-        """Return the JSON object that the dashboard answers."""
+        """Return the JSON object in the dashboard's response."""
         try:
             content = self._send(method, path).json()
         except (ValueError, RecursionError) as error:
             raise Unavailable(
-                f"{self.address} does not answer in JSON; is it the dashboard of a Ray cluster?"
+                f"{self.address} does not respond with JSON; is it the dashboard of a Ray cluster?"
             ) from error
         return content if isinstance(content, dict) else {}
 
@@ -143,17 +143,17 @@ class Cluster:
             )
         except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
             raise Unavailable(
-                f"no Ray dashboard answers at {self.address} ({type(error).__name__}); "
+                f"no Ray dashboard responds at {self.address} ({type(error).__name__}); "
                 "is the cluster running?"
             ) from error
         if response.status_code in (401, 403):
             raise ConfigError(
-                f"the cluster at {self.address} wants a token; "
+                f"the cluster at {self.address} requires a token; "
                 "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN."
             )
         if response.is_error:
             raise ConfigError(
-                f"the cluster refuses ({response.status_code}): "
+                f"the cluster refused the request ({response.status_code}): "
                 f"{response.text[:MAX_MESSAGE_CHARACTERS]}"
             )
         return response
@@ -169,8 +169,8 @@ def _exchange(
 def _authorization(address: str) -> dict[str, str]:
     """Return the header for a cluster with token authentication.
 
-    The token is that of a service of this user on this machine, else it comes from the places where
-    Ray itself looks, in their order.
+    If this user runs the service on this machine, its token is used. Otherwise the token comes from
+    the variables and the file that Ray itself reads, in the same order.
     """
     token = token_for(address) or ""
     if not token and os.environ.get("RAY_AUTH_MODE") == "token":
@@ -191,10 +191,13 @@ def _summary(application: dict[str, Any]) -> str:
 
 
 def _reason(application: dict[str, Any]) -> str:
-    """Return the last error of ours in Serve's message, else the end of the message."""
+    """Return the last error of this package in Serve's message, or else the end of the message."""
     messages = [
         application.get("message", ""),
-        *(d.get("message", "") for d in application.get("deployments", {}).values()),
+        *(
+            deployment.get("message", "")
+            for deployment in application.get("deployments", {}).values()
+        ),
     ]
     text: str = max(messages, key=len)
     ours = [line for line in text.splitlines() if "serve_app.errors." in line]

@@ -1,8 +1,8 @@
-"""The model replicas: one deployment for each tower, which returns embeddings and never scores.
+"""The model replicas: one deployment per tower, which returns embeddings and never scores.
 
-A replica's constructor returns only when its tower is loaded, warmed up and has passed its
-self-check, so Serve sends it no request before. Forward passes run in one executor thread, which
-keeps the event loop, and with it the health check, free.
+A replica's constructor returns only after its tower is loaded, warmed up and has passed its
+self-check, so Serve sends no request before that. Forward passes run in one executor thread, so
+that the event loop stays free, for example for health checks.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from serve_app.towers.tower import ImageTower, TextTower
 
 MERGE_WAIT_S = 0.0
-"""Serve's batcher takes what is waiting; a `MicroBatcher` before it decides what that is."""
+"""Serve's batcher does not wait, because a `MicroBatcher` has already filled the batch."""
 MAX_WAITING_BYTES = 2**30
 MAX_FAILURES_IN_A_ROW = 8
 """Consecutive failed forward passes before the replica reports itself unhealthy and Serve replaces
@@ -40,16 +40,16 @@ it."""
 
 @dataclass(frozen=True, slots=True)
 class EncoderSpec:
-    """What an encoder replica loads and how it runs.
+    """Settings of an encoder replica.
 
     Attributes:
         model: Folder or hub id.
         revision: Revision of a hub id.
-        max_num_patches: Patches of the largest NaFlex image.
-        precision: What the tower runs as.
+        max_num_patches: Number of patches of the largest NaFlex image.
+        precision: Device, dtype, attention and quantization of the tower.
         batch_size: Maximum number of items in one forward pass.
-        num_threads: CPU threads of a forward pass.
-        gpu_share: Fraction of a GPU of this replica; its memory is capped to that part.
+        num_threads: Number of CPU threads of a forward pass.
+        gpu_share: Fraction of a GPU that this replica has; its GPU memory is capped accordingly.
         model_shown: Name of the model in metrics.
     """
 
@@ -64,7 +64,7 @@ class EncoderSpec:
 
 
 class _Replica:
-    """What both encoders have in common: one thread for the model, and counts."""
+    """Base of both encoders: one thread for the model, and metrics."""
 
     def __init__(self, spec: EncoderSpec) -> None:
         configure_replica_logging()
@@ -100,15 +100,15 @@ class _Replica:
             self._gpu_memory.set(size, tags={"kind": kind})
 
     async def check_health(self) -> None:
-        """Raise when the model has stopped working, as after a sticky CUDA error.
+        """Raise if the model has stopped working, for example after a sticky CUDA error.
 
         Serve then replaces this replica.
         """
         if self._failures_in_a_row >= MAX_FAILURES_IN_A_ROW:
-            raise RuntimeError(f"{self._failures_in_a_row} forward passes in a row failed")
+            raise RuntimeError(f"{self._failures_in_a_row} consecutive forward passes failed")
 
     def record_autoscaling_stats(self) -> dict[str, float]:
-        """Return what `graph/autoscaling.py` reads; Serve calls this a few times a second."""
+        """Report the load to `graph/autoscaling.py`; Serve calls this a few times a second."""
         self._show_model_and_memory()
         _, per_busy_second = self._rates.read(time.monotonic())
         return {PER_ENCODER: per_busy_second} if per_busy_second else {}
@@ -126,19 +126,19 @@ class _Replica:
 
 
 def count_images(batches: Sequence[ImageBatch]) -> int:
-    """Return the images in micro-batches, which Serve's batcher fills up to the batch size."""
+    """Return the number of images in micro-batches, by which Serve's batcher limits a batch."""
     return sum(len(batch) for batch in batches)
 
 
 def _tower_starting() -> ModuleType:
-    # The builder imports this module too, and has no use for torch, which takes seconds.
+    # imported here, because the builder imports this module too, and importing torch takes seconds
     from serve_app.towers import starting
 
     return starting
 
 
 class ImageEncoder(_Replica):
-    """The vision tower behind a queue of micro-batches."""
+    """Deployment of the vision tower, with a queue of micro-batches."""
 
     def __init__(self, spec: EncoderSpec) -> None:
         super().__init__(spec)
@@ -151,15 +151,15 @@ class ImageEncoder(_Replica):
         self._loaded(self._tower)
         self.merged.set_max_batch_size(spec.batch_size)
         limits = BatchLimits(spec.batch_size, MAX_WAITING_BYTES, MAX_WAITING_BYTES)
-        self._late = MicroBatcher[ImageBatch, EncodedImages](self._merge, limits, wait_s=0.0)
+        self._batcher = MicroBatcher[ImageBatch, EncodedImages](self._merge, limits, wait_s=0.0)
 
     async def encode(self, batch: ImageBatch) -> EncodeReply:
-        """Encode one micro-batch, together with waiting ones of other Preprocessors."""
-        images = await self._late.submit(batch, batch.pixel_values.nbytes, len(batch))
+        """Encode one micro-batch, together with waiting micro-batches of other Preprocessors."""
+        images = await self._batcher.submit(batch, batch.pixel_values.nbytes, len(batch))
         return EncodeReply(images, serve.get_replica_context().world_size)
 
     async def _merge(self, batches: Sequence[ImageBatch]) -> Sequence[EncodedImages | Exception]:
-        """Hand micro-batches to Serve's batcher together, so that it takes them as one."""
+        """Pass micro-batches to Serve's batcher together, so that it merges them into one batch."""
         merged: list[EncodedImages] = await asyncio.gather(
             *[self.merged(batch) for batch in batches]
         )
@@ -167,11 +167,11 @@ class ImageEncoder(_Replica):
 
     @serve.batch(max_batch_size=1, batch_wait_timeout_s=MERGE_WAIT_S, batch_size_fn=count_images)  # type: ignore[untyped-decorator]
     async def merged(self, batches: list[ImageBatch]) -> list[EncodedImages]:
-        """Encode the micro-batches that Serve gathered in one forward pass."""
+        """Encode the micro-batches that Serve gathered, in one forward pass."""
         return await self.encode_together(batches)
 
     async def encode_together(self, batches: Sequence[ImageBatch]) -> list[EncodedImages]:
-        """Encode several micro-batches as one, and return the part of each."""
+        """Encode several micro-batches as one, and return the embeddings of each."""
         return await asyncio.get_running_loop().run_in_executor(
             self._executor, self._forward, batches
         )
@@ -198,7 +198,7 @@ class ImageEncoder(_Replica):
 
 
 class TextEncoder(_Replica):
-    """The text tower: prompts to unit embeddings, cut into batches of the model's size."""
+    """Deployment of the text tower, which encodes prompts in batches of the model's size."""
 
     def __init__(self, spec: EncoderSpec) -> None:
         super().__init__(spec)
@@ -210,12 +210,12 @@ class TextEncoder(_Replica):
         self.merged.set_max_batch_size(spec.batch_size)
 
     async def encode(self, prompts: list[str], refuse_cut: bool = False) -> FloatArray:
-        """Return text_embeds (n, D) float32, unit norm, of finished prompts.
+        """Return text_embeds (n, D) float32, unit norm, of rendered prompts.
 
         Prompts of waiting calls are encoded together.
 
         Raises:
-            InvalidRequest: `refuse_cut`, and a prompt has more tokens than the tower reads.
+            InvalidRequest: `refuse_cut` is set, and a prompt has more tokens than the tower reads.
         """
         if refuse_cut:
             self._tower.text_inputs.check_whole(prompts)
@@ -233,7 +233,7 @@ class TextEncoder(_Replica):
         return await self.encode_together(requests)
 
     async def encode_together(self, requests: Sequence[list[str]]) -> list[FloatArray]:
-        """Encode the prompts of several calls, equal ones once, and return each call's own."""
+        """Encode the distinct prompts of several calls, and return the rows of each call."""
         return await asyncio.get_running_loop().run_in_executor(
             self._executor, self._forward, requests
         )

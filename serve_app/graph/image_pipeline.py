@@ -1,6 +1,6 @@
-"""`ImagePipeline`: one image of a request through decoding, encoding and scoring.
+"""`ImagePipeline`: decodes, encodes and scores one image of a request.
 
-Not here: what is decided for a request as a whole (`preprocessor.py`).
+Not here: decisions about a request as a whole (`preprocessor.py`).
 """
 
 import asyncio
@@ -36,16 +36,16 @@ class ImagePipeline:
         self._score = score
 
     async def tag(self, image: ImageInput, options: TagOptions, share: int) -> TaggedImage:
-        """Tag one image; its tags may take `share` bytes of the response.
+        """Tag one image; its tags may take at most `share` bytes of the response.
 
-        An image that fails has its error in the result.
+        If the image fails, the result has its error.
         """
         if isinstance(image, TaggerError):
             return TaggedImage(error=image)
         stages = new_image()
-        tag_data = self._tag_views if options.quality == "high" else self._tag_whole
+        tag_with = self._tag_views if options.quality == "high" else self._tag_whole
         try:
-            return await tag_data(image, options, share, stages)
+            return await tag_with(image, options, share, stages)
         except TaggerError as error:
             return TaggedImage(error=error, stages=stages)
 
@@ -65,7 +65,7 @@ class ImagePipeline:
     async def _tag_whole(
         self, data: bytes, options: TagOptions, share: int, stages: StageTimes
     ) -> TaggedImage:
-        """Tag an image by the whole of it, which is scored with its micro-batch."""
+        """Tag an image from a single view, which is scored with its micro-batch."""
         cost = self._preparer.cost_of(data, views=False)
         prepared = await self._decoding.run(self._preparer.prepare, data, stages, cost)
         encoded = await self._sender.encode(prepared, options, stages, share)
@@ -76,7 +76,7 @@ class ImagePipeline:
     async def _tag_views(
         self, data: bytes, options: TagOptions, share: int, stages: StageTimes
     ) -> TaggedImage:
-        """Tag an image by the whole of it and its tiles, which are scored together."""
+        """Tag an image from the whole image and its tiles, which are scored together."""
         cost = self._preparer.cost_of(data, views=True)
         views = await self._decoding.run(self._preparer.prepare_views, data, stages, cost)
         encoded = await asyncio.gather(*[self._sender.encode(view, None, stages) for view in views])

@@ -1,4 +1,4 @@
-"""`LabelsAhead`: a request's own labels are encoded while its images are decoded and encoded."""
+"""`LabelsAhead`: encodes a request's own labels while its images are decoded and encoded."""
 
 import asyncio
 from collections import OrderedDict
@@ -9,7 +9,7 @@ from serve_app.graph.calls import InnerCalls
 from serve_app.tagging.options import RequestedVocabulary
 
 MAX_REMEMBERED = 1_024
-"""Vocabularies of requests that are remembered as sent to the Postprocessor."""
+"""Maximum number of requested vocabularies that are remembered as sent."""
 
 
 class LabelsAhead:
@@ -20,10 +20,10 @@ class LabelsAhead:
         score: InnerCalls,
         spawn: Callable[[Coroutine[Any, Any, Any]], "asyncio.Task[Any]"],
     ) -> None:
-        """Start with nothing sent.
+        """Start with no vocabularies sent.
 
         Args:
-            score: Calls of the Postprocessor.
+            score: Calls to the Postprocessor.
             spawn: Starts a call that belongs to no request.
         """
         self._score = score
@@ -31,7 +31,7 @@ class LabelsAhead:
         self._sent: OrderedDict[RequestedVocabulary, None] = OrderedDict()
 
     def send(self, requested: RequestedVocabulary) -> None:
-        """Have what is new of a request's vocabulary encoded."""
+        """Send the vocabulary of a request to be encoded, unless it is registered."""
         if requested.is_registered:
             return
         if requested not in self._sent:

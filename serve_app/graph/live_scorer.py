@@ -1,8 +1,8 @@
-"""`LiveScorer`: the scorer of the newest configuration that works.
+"""`LiveScorer`: the scorer of the newest valid configuration.
 
-A new configuration is built aside, its labels encoded, and swapped in at once. One that cannot work
-is refused and the last good one stays active, because a `reconfigure` that raises kills the
-replica.
+The scorer of a new configuration is built in the background: its labels are encoded, and then it
+replaces the current scorer in one step. An invalid configuration is refused and the previous one
+stays active, because Serve kills a replica whose `reconfigure` raises.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from serve_app.tagging.settings import TagSettings
 logger = logging.getLogger(__name__)
 
 RETRY_PAUSE_S = 2.0
-"""Pause before labels are encoded again that the TextEncoder could not encode."""
+"""Pause before the next attempt to encode labels that the TextEncoder could not encode."""
 
 
 class LiveScorer:
@@ -43,49 +43,49 @@ class LiveScorer:
 
     @property
     def current(self) -> Scorer:
-        """The scorer of requests that come now."""
+        """The scorer for new requests."""
         assert self._scorer is not None, "Serve calls reconfigure before it sends requests"
         return self._scorer
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
-        """Take new `TagSettings`, or keep the last good ones if the new ones cannot work.
+        """Apply new `TagSettings`, or keep the previous ones if the new ones are invalid.
 
         If the labels cannot be encoded now, for example while the TextEncoder restarts, this is
-        retried until it works or a newer configuration comes.
+        retried until it succeeds or a newer configuration arrives.
 
         Raises:
-            Exception: The first configuration cannot work.
+            Exception: The first configuration is invalid.
         """
         self._num_received += 1
         number = self._num_received
         try:
             settings = TagSettings.from_user_config(user_config)
-            await self._take(settings, number)
+            await self._apply(settings, number)
         except ServiceError:
             if self._scorer is None:
                 raise
-            self._retry = asyncio.create_task(self._take_later(settings, number))
+            self._retry = asyncio.create_task(self._apply_later(settings, number))
         except Exception as error:
             if self._scorer is None:
                 raise
             self._refuse(error)
 
-    async def _take(self, settings: TagSettings, number: int) -> None:
-        """Build the new scorer aside and swap it in, unless a newer configuration came."""
+    async def _apply(self, settings: TagSettings, number: int) -> None:
+        """Build the new scorer, and make it current unless a newer configuration has arrived."""
         scorer = self._make_scorer(settings)
         await scorer.every_registered(self._scorer.banks if self._scorer else [])
         if self._is_newest(number):
             self._scorer = scorer
             self.refused = None
 
-    async def _take_later(self, settings: TagSettings, number: int) -> None:
+    async def _apply_later(self, settings: TagSettings, number: int) -> None:
         while self._is_newest(number):
-            logger.warning("the new labels cannot be encoded yet; trying again")
+            logger.warning("the new labels cannot be encoded yet; retrying")
             await asyncio.sleep(RETRY_PAUSE_S)
             if not self._is_newest(number):
                 return
             try:
-                await self._take(settings, number)
+                await self._apply(settings, number)
             except ServiceError:
                 continue
             except Exception as error:
@@ -99,4 +99,4 @@ class LiveScorer:
     def _refuse(self, error: Exception) -> None:
         self.refused = str(error)
         self._refusals.inc()
-        logger.error("the new configuration is refused, the last one stays: %s", error)
+        logger.error("refused the new configuration; the previous one stays active: %s", error)

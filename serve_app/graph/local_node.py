@@ -1,4 +1,4 @@
-"""A Ray node for `siglip-serve serve`, which ends with everything that it started."""
+"""Runs the Ray node of `siglip-serve serve`, and ends every process that it started."""
 
 import contextlib
 import logging
@@ -30,7 +30,7 @@ from serve_app.processes.private_ray import PrivateFolder, private_folder, priva
 logger = logging.getLogger(__name__)
 
 LOCAL_ENVIRONMENT = {
-    # one machine and one user: nobody waits to be drained for longer than its requests take
+    # on one machine with one user, draining need not take longer than the running requests
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
     "RAY_SERVE_LOG_TO_STDERR": "0",
     "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "1",
@@ -42,18 +42,18 @@ FIXED_PORTS = (
     "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT",
     "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT",
 )
-"""Ports that are the same for every service by default. HAProxy falls back to one of them, so if
-two services shared it, the clients of one would get responses from the other."""
+"""Variables of ports that are the same for every service by default. HAProxy falls back to one of
+them. If two services shared it, clients of one service would get responses from the other."""
 FIRST_FIXED_PORT = 8
-"""Index into the ports of the run; the ports before it are Ray's own."""
+"""Index of the first such port in the ports of the run; Ray uses the ports before it."""
 FIRST_REPLICA_PORT = 16
 """Index of the first port that replicas use."""
 MAX_CONNECTIONS = 20_000
-"""Maximum number of HAProxy connections if the process may open enough files."""
+"""Maximum number of HAProxy connections, if the limit on open files allows it."""
 FILES_FOR_EACH_CONNECTION = 3
 SERVE_SHUTDOWN_S = 7.0
 END_TIMEOUT_S = 3.0
-"""Times for ending in order; together with Ray's own they stay below the supervisor's."""
+"""Timeouts of an orderly shutdown. Together with Ray's own, they are below the supervisor's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +61,8 @@ class LocalNode:
     """A running node of this machine.
 
     Attributes:
-        cluster: Its dashboard.
-        folder: Logs, token and sockets of this run.
+        cluster: The cluster, which is addressed through its dashboard.
+        folder: The folder with logs, token and sockets of this run.
     """
 
     cluster: Cluster
@@ -78,14 +78,14 @@ class LocalNode:
 def local_node(
     config: ServiceConfig, resources: Mapping[str, int] | None = None
 ) -> Iterator["LocalNode"]:
-    """Start a Ray node on this machine; on the way out end it and every process that it started.
+    """Start a Ray node on this machine, and end every process that it started afterwards.
 
     The environment is set before Ray is imported, because Serve reads its settings at import in
     every process.
 
     Args:
-        config: The configuration to serve on it.
-        resources: `num_cpus` and `num_gpus` of the node, in place of what Ray detects.
+        config: The configuration to serve.
+        resources: `num_cpus` and `num_gpus` of the node, instead of what Ray detects.
 
     Raises:
         ConfigError: The port is taken, or this machine cannot run the configuration.
@@ -95,7 +95,7 @@ def local_node(
 
 
 def _running_node(config: ServiceConfig, resources: Mapping[str, int]) -> Iterator["LocalNode"]:
-    # planned before Ray starts, so that what cannot work is refused early
+    # plan before Ray starts, so that a configuration that cannot work is refused early
     plan = plan_service(config, hardware_here(config.hardware, config.siglip))
     _check_gpus(plan, resources.get("num_gpus", detect_machine().gpus))
     num_cpus = max(os.cpu_count() or 1, math.ceil(plan.min_cpus))
@@ -117,7 +117,7 @@ def _running_node(config: ServiceConfig, resources: Mapping[str, int]) -> Iterat
                         p for p in psutil.Process().children(recursive=True) if p.pid not in before
                     ]
                     _shut_down_serve(started)
-        finally:  # also when a second Ctrl-C cuts the first one's work short
+        finally:  # also if a second Ctrl-C interrupts the shutdown
             _end(
                 started
                 or [p for p in psutil.Process().children(recursive=True) if p.pid not in before]
@@ -129,7 +129,7 @@ def serve_config_here(config: ServiceConfig) -> dict[str, Any]:
 
     Behind HAProxy the replicas listen on loopback, and HAProxy listens on the service's address.
     """
-    # imports Ray, which reads the environment that `local_node` has set
+    # imported here, because Ray reads the environment that `local_node` sets when it is imported
     from serve_app.graph.render import render_serve_config
 
     rendered = render_serve_config(config)
@@ -144,14 +144,14 @@ def listening_host(config: ServiceConfig) -> str:
 
 
 def _own_serve(folder: PrivateFolder, config: ServiceConfig) -> dict[str, str]:
-    """Return the settings that keep the Serve instances of one machine apart."""
+    """Return settings that separate the Serve instances on one machine."""
     ports = folder.ports
     own = {name: str(ports[FIRST_FIXED_PORT + i]) for i, name in enumerate(FIXED_PORTS)}
     own["RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT"] = str(ports[FIRST_REPLICA_PORT])
     own["RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT"] = str(ports[-1])
     if ingress_profile(config.serving.ingress) != "haproxy":
         return own
-    home = folder.path / "h"  # one letter: the path of a socket has at most 97 characters
+    home = folder.path / "h"  # one letter, because socket paths have at most 97 characters
     home.mkdir(mode=0o700)
     program = home / "haproxy"
     program.write_text(haproxy.launcher(sys.executable), encoding="utf-8")
@@ -175,7 +175,7 @@ def _own_serve(folder: PrivateFolder, config: ServiceConfig) -> dict[str, str]:
 def _max_connections() -> int:
     """Return the maximum number of HAProxy connections.
 
-    Each needs two files, and splicing pipes need up to half a file more.
+    Each connection needs two files, and pipes for splicing need up to half a file more.
     """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     files = MAX_CONNECTIONS * FILES_FOR_EACH_CONNECTION if hard == resource.RLIM_INFINITY else hard
@@ -185,17 +185,17 @@ def _max_connections() -> int:
 def _check_gpus(plan: Plan, gpus: int) -> None:
     if plan.min_gpus > gpus + 1e-6:
         raise ConfigError(
-            f"the plan for {plan.hardware.described} takes {plan.min_gpus:g} GPU at least, "
-            f"and this machine has {gpus}; set hardware to auto, "
-            "or deploy to a cluster that has them."
+            f"the plan for {plan.hardware.described} needs at least {plan.min_gpus:g} GPUs, "
+            f"but this machine has {gpus}; set hardware to auto, "
+            "or deploy to a cluster with enough GPUs."
         )
 
 
 def _shut_down_serve(processes: list[psutil.Process]) -> None:
-    """End the replicas in order if the raylet still runs; kill what is left of a node without one.
+    """End the replicas in order if the raylet still runs; else kill the node's processes.
 
-    Serve and Ray would wait for a dead raylet, for up to a minute. It dies first if somebody sends
-    SIGTERM to all processes of a container or a systemd unit.
+    Serve and Ray would wait up to a minute for a dead raylet. The raylet dies first if all
+    processes of a container or a systemd unit receive SIGTERM.
     """
     deadline_s = time.monotonic() + SERVE_SHUTDOWN_S
     ending = threading.Thread(target=_end_serve, name="serve-shutdown", daemon=True)
@@ -216,24 +216,24 @@ def _has_raylet(processes: list[psutil.Process]) -> bool:
 
 
 def _end_serve() -> None:
-    # Ray reads the environment of `local_node` at import
+    # imported here, because Ray reads the environment that `local_node` sets when it is imported
     from ray import is_initialized, serve
 
     if is_initialized():
-        # at INFO it logs that there is nothing to shut down
+        # at INFO, Serve logs that there is nothing to shut down
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
         try:
             serve.shutdown()
-        except Exception as error:  # a half-started Serve must not keep the rest from ending
+        except Exception as error:  # a half-started Serve must not prevent the rest of the shutdown
             logger.warning("Serve did not shut down: %s", error)
 
 
 def _end(processes: list[psutil.Process], timeout_s: float = END_TIMEOUT_S) -> None:
-    """End what Ray left behind, by process id: HAProxy outlives the actor that started it.
+    """End the processes that Ray left, such as HAProxy, which outlives the actor that started it.
 
     Args:
-        processes: What is to end.
-        timeout_s: Time that they get for ending after SIGTERM.
+        processes: The processes to end.
+        timeout_s: Time to wait after SIGTERM before they are killed.
     """
     _, alive = psutil.wait_procs(processes, timeout=1.0)
     for process in alive:

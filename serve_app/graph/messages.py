@@ -1,4 +1,4 @@
-"""What crosses from one deployment to another: frozen dataclasses of numpy arrays and plain values.
+"""Messages between deployments: frozen dataclasses of numpy arrays and plain values.
 
 Images are sent as `siglip.inputs.ImageBatch`, prompts as a list of text.
 """
@@ -21,9 +21,9 @@ from serve_app.tagging.options import TagOptions
 
 
 def max_message_bytes() -> int:
-    """Return the most pixels or embeddings in bytes that one message may carry.
+    """Return the maximum size in bytes of the pixels or embeddings in one message.
 
-    This is Serve's limit, less a tenth for the rest of the message.
+    This is Serve's limit minus a tenth for the rest of the message.
     """
     limit = int(os.environ.get("RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH", DEFAULT_MESSAGE_BYTES))
     return limit * 9 // 10
@@ -39,17 +39,17 @@ class EncodeReply:
 
 @dataclass(frozen=True, slots=True)
 class ScoreRequest:
-    """Embeddings to be tagged.
+    """A request to tag embeddings.
 
-    Images of one request share one `TagOptions` object, which a pickle holds once.
+    Images of one request share one `TagOptions` object, which is pickled only once.
 
     Attributes:
         image_embeds: (V, D) float32, unit norm: every view of every image, whole images first.
         options: Options of each of the B images.
         views: B numbers of views, which sum up to V; None if each image has one.
         max_bytes: Limit on the JSON bytes of the tags of all images; None for no limit.
-        shares: Limit on the JSON bytes of each image's tags, B of them; None for no limit. An image
-            has an equal share of its request's response.
+        shares: B limits on the JSON bytes of each image's tags; None for no limit. The images of a
+            request have equal shares of its response.
     """
 
     image_embeds: FloatArray
@@ -59,7 +59,7 @@ class ScoreRequest:
     shares: tuple[int, ...] | None = None
 
     def part(self, images: Sequence[int]) -> "ScoreRequest":
-        """Return the request for some of its images, given by their indices in order."""
+        """Return the request for some of its images, selected by their ascending indices."""
         num_images = len(self.options)
         if len(images) == num_images:
             return self
@@ -76,12 +76,12 @@ class ScoreRequest:
 
 @dataclass(frozen=True, slots=True)
 class ScoreReply:
-    """What a Postprocessor returns for a `ScoreRequest`.
+    """A Postprocessor's reply to a `ScoreRequest`.
 
     Attributes:
-        outcomes: Tags or error of each of the B images; empty while they are packed.
-        scored: What each of the B images was scored against; None for one that failed.
-        packed: The outcomes as `graph/replies.py` packs them if there are many tags.
+        outcomes: Tags or error of each of the B images; empty if they are packed.
+        scored: What each of the B images was scored against; None for an image that failed.
+        packed: The outcomes, packed by `graph/replies.py` if there are many tags.
     """
 
     outcomes: tuple[TagOutcome, ...]
@@ -91,7 +91,7 @@ class ScoreReply:
 
 @dataclass(frozen=True, slots=True)
 class PackedVocabulary:
-    """A vocabulary with its tags, which `graph/replies.py` packs."""
+    """A vocabulary with its tags, which are packed by `graph/replies.py`."""
 
     card: VocabularyCard
     packed: tuple[bytes, ...]
@@ -114,8 +114,8 @@ class PostprocessorState:
 
     Attributes:
         vocabularies: Names and size of its vocabularies.
-        shown: What `GET /v1/config` shows of its live settings.
-        refused: Why it rejected the last configuration; None if it did not.
+        shown: Its live settings as `GET /v1/config` shows them.
+        refused: Why it refused the last configuration; None if it accepted it.
     """
 
     vocabularies: VocabularyState

@@ -27,7 +27,7 @@ def encoder_batch_size() -> metrics.Histogram:
     """Number of images or prompts in one forward pass of a tower."""
     return metrics.Histogram(
         "siglip_encoder_batch_size",
-        description="Items in one forward pass.",
+        description="Images or prompts in one forward pass.",
         boundaries=BATCH_BUCKETS,
     )
 
@@ -36,7 +36,7 @@ def encoder_batch_seconds() -> metrics.Histogram:
     """Duration of one forward pass, including transfers."""
     return metrics.Histogram(
         "siglip_encoder_batch_duration_seconds",
-        description="Time of one forward pass.",
+        description="Duration of one forward pass.",
         boundaries=SECONDS_BUCKETS,
     )
 
@@ -50,9 +50,9 @@ def encoder_batches() -> metrics.Counter:
 
 
 def encoder_items() -> metrics.Counter:
-    """Number of images or prompts that went through a tower."""
+    """Number of images or prompts that a tower encoded."""
     return metrics.Counter(
-        "siglip_encoder_items_total", description="Items that went through a tower."
+        "siglip_encoder_items_total", description="Images or prompts encoded by a tower."
     )
 
 
@@ -67,7 +67,7 @@ def encoder_busy_seconds() -> metrics.Counter:
 
 
 def model_loads() -> metrics.Counter:
-    """Number of times that a tower was loaded in this process."""
+    """Number of times that this process loaded a tower."""
     return metrics.Counter("siglip_model_loads_total", description="Times a tower was loaded.")
 
 
@@ -84,7 +84,7 @@ def stage_seconds() -> metrics.Histogram:
     """Duration of each stage of an image; the stages are those of `Server-Timing`."""
     return metrics.Histogram(
         "siglip_stage_duration_seconds",
-        description="Time of a stage of an image.",
+        description="Duration of one stage of an image.",
         boundaries=SECONDS_BUCKETS,
         tag_keys=("stage",),
     )
@@ -93,10 +93,10 @@ def stage_seconds() -> metrics.Histogram:
 def waiting_images() -> metrics.Gauge:
     """Number of images in a Preprocessor that wait for decoding or for a micro-batch, by stage.
 
-    Images that are being decoded count as waiting for it.
+    Images that are being decoded count as waiting for decoding.
     """
     return metrics.Gauge(
-        "siglip_waiting_images", description="Images that wait, by what for.", tag_keys=("stage",)
+        "siglip_waiting_images", description="Waiting images by stage.", tag_keys=("stage",)
     )
 
 
@@ -104,7 +104,7 @@ def requests() -> metrics.Counter:
     """Number of requests by route, method and status; 499 means that the client disconnected."""
     return metrics.Counter(
         "siglip_http_requests_total",
-        description="Requests answered.",
+        description="Finished requests.",
         tag_keys=("route", "method", "status"),
     )
 
@@ -113,7 +113,7 @@ def request_seconds() -> metrics.Histogram:
     """Duration of a request, including the arrival of its body."""
     return metrics.Histogram(
         "siglip_http_request_duration_seconds",
-        description="Time of a request.",
+        description="Duration of a request.",
         boundaries=SECONDS_BUCKETS,
         tag_keys=("route",),
     )
@@ -123,7 +123,7 @@ def refusals() -> metrics.Counter:
     """Number of error responses, by error code."""
     return metrics.Counter(
         "siglip_refusals_total",
-        description="Requests answered with an error.",
+        description="Error responses by error code.",
         tag_keys=("route", "code"),
     )
 
@@ -140,7 +140,8 @@ def text_rows() -> metrics.Counter:
 def gpu_memory() -> metrics.Gauge:
     """Memory of this replica on its GPU in bytes, by kind.
 
-    `allocated` is in tensors, `reserved` is taken from the driver, `limit` is its share.
+    `allocated` is used by tensors, `reserved` is allocated from the driver, and `limit` is the
+    replica's share.
     """
     return metrics.Gauge(
         "siglip_gpu_memory_bytes", description="GPU memory of a replica.", tag_keys=("kind",)
@@ -177,12 +178,12 @@ def model_tags(model: str, checkpoint: Checkpoint, runtime: Precision) -> dict[s
 def inner_retries() -> metrics.Counter:
     """Number of inner calls that were retried because a replica died."""
     return metrics.Counter(
-        "siglip_inner_retries_total", description="Inner calls made again after a replica died."
+        "siglip_inner_retries_total", description="Inner calls retried after a replica died."
     )
 
 
 def config_refusals() -> metrics.Counter:
     """Number of live configurations that were refused; the previous one stays active."""
     return metrics.Counter(
-        "siglip_config_refusals_total", description="Live configurations refused."
+        "siglip_config_refusals_total", description="Refused live configurations."
     )

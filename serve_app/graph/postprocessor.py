@@ -1,6 +1,6 @@
 """`Postprocessor`: scores embeddings against tag banks and chooses tags.
 
-Not here: how the configuration changes live (`live_scorer.py`), what is scored (`pipeline/`).
+Not here: live changes of the configuration (`live_scorer.py`), the scoring itself (`pipeline/`).
 """
 
 import asyncio
@@ -54,16 +54,16 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ScoringSpec:
-    """What a Postprocessor is built from.
+    """Settings of a Postprocessor replica.
 
     Attributes:
         model: Folder or hub id.
         revision: Revision of a hub id.
-        dtype: The text tower's dtype, as it was requested.
-        quantization: The text tower's quantization.
-        max_labels: Limit on the labels of one request.
+        dtype: Requested dtype of the text tower.
+        quantization: Quantization of the text tower.
+        max_labels: Maximum number of labels in one request.
         cache_bytes: Size of the cache for text embeddings of requests.
-        tag_banks: Where banks of registered vocabularies are stored; None for nowhere.
+        tag_banks: Location that stores banks of registered vocabularies; None to store none.
         timeout_s: Timeout of one call to the TextEncoder for a request.
     """
 
@@ -78,7 +78,7 @@ class ScoringSpec:
 
 
 class Postprocessor:
-    """Tag banks and what is done with them."""
+    """Deployment that holds tag banks and scores embeddings against them."""
 
     def __init__(self, spec: ScoringSpec, texts: DeploymentHandle) -> None:
         configure_replica_logging()
@@ -95,16 +95,16 @@ class Postprocessor:
 
     def check_health(self) -> None:
         """Return freed memory when idle; Serve calls this every 3 seconds."""
-        self._freed.look(is_idle=not self._scoring)
+        self._freed.update(is_idle=not self._scoring)
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
-        """Take new `TagSettings`; see `LiveScorer.reconfigure`."""
+        """Apply new `TagSettings`; see `LiveScorer.reconfigure`."""
         await self._live.reconfigure(user_config)
 
     async def score(self, request: ScoreRequest) -> ScoreReply:
-        """Tag a micro-batch of embeddings, each with its own options and all by one configuration.
+        """Tag a micro-batch of embeddings, each with its own options, with one configuration.
 
-        An image whose options cannot work has their error as its outcome.
+        If the options of an image are invalid, its outcome is the error.
         """
         self._scoring += 1
         try:
@@ -117,18 +117,18 @@ class Postprocessor:
             self._scoring -= 1
 
     async def prepare(self, requested: RequestedVocabulary) -> None:
-        """Encode a request's labels while its images are encoded; `score` reports problems."""
+        """Encode a request's labels while its images are encoded; `score` reports errors."""
         try:
             await self._live.current.bank_for(requested)
         except TaggerError as error:
             logger.info("labels were not prepared: %s", error.code)
 
     async def embed_texts(self, texts: tuple[str, ...]) -> FloatArray:
-        """Return embeddings (n, D) float32, unit norm, of texts as they are, without a template."""
+        """Return embeddings (n, D) float32, unit norm, of texts without a prompt template."""
         return await self._builder.embed_texts(texts)
 
     async def vocabularies(self) -> tuple[VocabularyCard, ...]:
-        """Return the vocabularies that are scored."""
+        """Return the registered vocabularies."""
         scorer = self._live.current
         return vocabulary_cards(scorer.settings, await scorer.every_registered())
 
@@ -178,7 +178,7 @@ class Postprocessor:
 
 
 def _images_by_options(options: Sequence[TagOptions]) -> dict[TagOptions, list[int]]:
-    """Return the indices of the images that have each of some options."""
+    """Group the indices of images by their options."""
     images: dict[TagOptions, list[int]] = {}
     for i, own in enumerate(options):
         images.setdefault(own, []).append(i)

@@ -1,7 +1,7 @@
 """`Preprocessor`: the HTTP ingress, which decodes images and calls the rest of the graph.
 
-It is a `Tagger`; the HTTP face on top of it (`serve_app/api`) does not use Ray. It never imports
-torch.
+It implements `Tagger`. The HTTP API on top of it (`serve_app/api`) does not use Ray. This module
+never imports torch.
 
 Not here: the steps of one image (`image_pipeline.py`), micro-batches (`sending.py`).
 """
@@ -70,13 +70,13 @@ logger = logging.getLogger(__name__)
 STATE_TIMEOUT_S = 5.0
 SWITCH_INTERVAL_S = 0.0005
 """Interval at which Python switches threads. With the default of 5 ms, a decoding thread waits that
-long for the event loop whenever it returns from Pillow's C code, up to ten times an image."""
-LATE = "The request was not answered in time. Retry, or send fewer images."
-LATE_EMBEDDINGS = "The request was not answered in time. Retry, or send fewer embeddings."
+long for the event loop whenever it returns from Pillow's C code, up to ten times per image."""
+TIMED_OUT = "The request timed out. Retry, or send fewer images."
+EMBEDDINGS_TIMED_OUT = "The request timed out. Retry, or send fewer embeddings."
 
 
 class Preprocessor:
-    """Ingress, decoder and sender of micro-batches."""
+    """Deployment that receives requests, decodes images and sends micro-batches."""
 
     def __init__(
         self, config: ServiceConfig, plan: Plan, images: DeploymentHandle, post: DeploymentHandle
@@ -113,23 +113,23 @@ class Preprocessor:
         self._freed = FreedMemory()
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
-        """Return the HTTP face; Serve calls this once the constructor is through."""
+        """Return the HTTP API; Serve calls this after the constructor."""
         observers = (self._requests.note, trace_stages)
         return create_app(
             self, self._config, observers, admission=self._admission, behind_serve=True
         )
 
     def reconfigure(self, user_config: dict[str, Any]) -> None:
-        """Take a new `LiveBatching`; one that cannot work is refused and the last one stays."""
+        """Apply a new `LiveBatching`; refuse an invalid one and keep the previous one."""
         try:
             self._sender.wait_s = LiveBatching.from_user_config(user_config).batch_wait_timeout_s
         except Exception as error:
             self._refusals.inc()
-            logger.error("the new configuration is refused, the last one stays: %s", error)
+            logger.error("refused the new configuration; the previous one stays active: %s", error)
 
     def check_health(self) -> None:
         """Return freed memory when idle; Serve calls this every 3 seconds."""
-        self._freed.look(is_idle=self._admission.is_idle)
+        self._freed.update(is_idle=self._admission.is_idle)
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """Report the load to `graph/autoscaling.py`; Serve calls this a few times a second."""
@@ -138,7 +138,7 @@ class Preprocessor:
         undecoded = self._decoding.undecoded
         self._waiting.set(undecoded, tags={"stage": "decode"})
         self._waiting.set(waiting, tags={"stage": "encode"})
-        if not self._sender.has_room:  # they wait undecoded, but for an encoder
+        if not self._sender.has_room:  # undecoded images wait for an encoder too
             waiting += undecoded
             undecoded = 0
         load = {ARRIVALS: arriving, WAITING: float(waiting), UNDECODED: float(undecoded)}
@@ -156,12 +156,12 @@ class Preprocessor:
             async with asyncio.timeout(self._config.serving.request_timeout_s):
                 tagged = await self._tag_all(images, options, share)
         except TimeoutError as error:
-            self._images.note_late(images)
-            raise DeadlineExceeded(LATE) from error
+            self._images.note_timed_out(images)
+            raise DeadlineExceeded(TIMED_OUT) from error
 
         self._images.note_all(images, tagged)
         for image in tagged:
-            # the options are the same for all images, so an error about them is the request's
+            # all images have the same options, so an error about them applies to the request
             if image.stages is not None and isinstance(
                 image.error, InvalidRequest | UnknownVocabulary
             ):
@@ -169,41 +169,41 @@ class Preprocessor:
         return tuple(tagged)
 
     async def score(self, image_embeds: FloatArray, options: TagOptions) -> tuple[TaggedImage, ...]:
-        """Tag stored embeddings; many of them wait for their turn. See `Tagger.score`."""
+        """Tag stored embeddings; large requests take turns. See `Tagger.score`."""
         check_width(image_embeds, self._checkpoint.embedding_width)
         try:
             async with asyncio.timeout(self._config.serving.request_timeout_s):
                 return await self._stored.tag(image_embeds, options)
         except TimeoutError as error:
-            raise DeadlineExceeded(LATE_EMBEDDINGS) from error
+            raise DeadlineExceeded(EMBEDDINGS_TIMED_OUT) from error
 
     async def embed_images(
         self, images: Sequence[ImageInput]
     ) -> tuple[FloatArray | TaggerError, ...]:
-        """Encode images in everybody's micro-batches; see `Tagger.embed_images`."""
+        """Encode images in micro-batches that all requests share; see `Tagger.embed_images`."""
         try:
             async with asyncio.timeout(self._config.serving.request_timeout_s):
                 embedded = await asyncio.gather(*[self._pipeline.embed(image) for image in images])
         except TimeoutError as error:
-            self._images.note_late(images)
-            raise DeadlineExceeded(LATE) from error
+            self._images.note_timed_out(images)
+            raise DeadlineExceeded(TIMED_OUT) from error
         self._images.note_all(images, embedded)
         return tuple(_embedding_of(image) for image in embedded)
 
     async def embed_texts(self, texts: Sequence[str]) -> FloatArray:
-        """Have texts encoded; see `Tagger.embed_texts`."""
+        """Encode texts; see `Tagger.embed_texts`."""
         embeds: FloatArray = await self._score("embed_texts", tuple(texts))
         return embeds
 
     async def vocabularies(self) -> tuple[VocabularyCard, ...]:
-        """Ask a Postprocessor; see `Tagger.vocabularies`."""
+        """Return the vocabularies of a Postprocessor; see `Tagger.vocabularies`."""
         cards: tuple[VocabularyCard, ...] = await self._score(
             "vocabularies", timeout_s=STATE_TIMEOUT_S
         )
         return cards
 
     async def vocabulary(self, name: str) -> VocabularyDetail:
-        """Ask a Postprocessor; see `Tagger.vocabulary`."""
+        """Return a vocabulary of a Postprocessor; see `Tagger.vocabulary`."""
         packed: PackedVocabulary = await self._score("vocabulary", name, timeout_s=STATE_TIMEOUT_S)
         return await asyncio.to_thread(unpacked_vocabulary, packed)
 
@@ -213,7 +213,7 @@ class Preprocessor:
         return show_config(self._config, post.shown, self._plan.shown())
 
     async def describe(self) -> ModelCard:
-        """Ask the other deployments what they run; see `Tagger.describe`."""
+        """Return what the other deployments run; see `Tagger.describe`."""
         try:
             encoder: EncoderState
             post: PostprocessorState
@@ -222,9 +222,7 @@ class Preprocessor:
                 self._score("state", timeout_s=STATE_TIMEOUT_S),
             )
         except TaggerError as error:
-            raise Unavailable(
-                "The models are not ready yet. Try again in a few seconds."
-            ) from error
+            raise Unavailable("The models are not ready yet. Retry in a few seconds.") from error
         return make_model_card(
             self._config,
             self._checkpoint,
@@ -236,8 +234,8 @@ class Preprocessor:
     async def _tag_all(
         self, images: Sequence[ImageInput], options: TagOptions, share: int
     ) -> Sequence[TaggedImage]:
-        """Tag the images of a request, all by one vocabulary."""
-        if len(images) == 1:  # the usual request needs no task of its own
+        """Tag the images of a request, all with the same version of a vocabulary."""
+        if len(images) == 1:  # the usual request, which needs no separate task
             return [await self._pipeline.tag(images[0], options, share)]
         tagged = await asyncio.gather(
             *[self._pipeline.tag(image, options, share) for image in images]
@@ -251,7 +249,7 @@ class Preprocessor:
     ) -> list[TaggedImage]:
         """Score all images of a request again in one call.
 
-        This is needed if a new vocabulary came between their micro-batches.
+        This is needed if the vocabulary changed between their micro-batches.
         """
         encoded = [i for i, image in enumerate(tagged) if image.view_embeds is not None]
         views = [embeds for image in tagged if (embeds := image.view_embeds) is not None]

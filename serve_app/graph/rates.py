@@ -1,6 +1,6 @@
-"""The work of one replica as rates, which `graph/autoscaling.py` reads.
+"""Measures the work of one replica as rates, which `graph/autoscaling.py` reads.
 
-No Ray, and the clock comes in as an argument.
+This module does not use Ray, and takes the time as an argument.
 """
 
 import threading
@@ -9,9 +9,9 @@ import threading
 class Rates:
     """Counters of one replica that are read as rates since the last reading.
 
-    The rate of a busy second counts full batches only, once there was one. An encoder processes
-    fewer images per second in small batches; if those counted, more encoders would make the batches
-    smaller and so ask for more encoders.
+    After the first full batch, the rate per busy second counts only full batches. An encoder
+    processes fewer images per second in small batches. If these counted, more encoders would make
+    the batches smaller, and autoscaling would add even more encoders.
     """
 
     def __init__(self, now_s: float) -> None:
@@ -24,7 +24,7 @@ class Rates:
         self._per_busy_second: float | None = None
 
     def arrive(self, images: int) -> None:
-        """Count images that arrived."""
+        """Count arrived images."""
         with self._lock:
             self._arrived += images
 
@@ -33,8 +33,8 @@ class Rates:
 
         Args:
             images: Number of images.
-            busy_s: Time that they took in seconds.
-            full: Whether it was about as much as this replica takes at once.
+            busy_s: Time in seconds that they took.
+            full: Whether the batch was about as large as this replica's maximum.
         """
         with self._lock:
             if full and not self._seen_full:
@@ -48,7 +48,7 @@ class Rates:
     def read(self, now_s: float) -> tuple[float, float | None]:
         """Return arrivals per second since the last reading, and the last known rate when busy.
 
-        The counters start again.
+        This resets the counters.
         """
         with self._lock:
             arrived = self._arrived

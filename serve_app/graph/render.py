@@ -1,8 +1,9 @@
-"""From a configuration to the Serve config that `serve deploy` and a RayService take.
+"""Renders the Serve config that `serve deploy` and a RayService accept.
 
 Serve ignores unknown keys, restarts every replica when `args` change, and replaces override blocks
-instead of merging them. So our own strict schema checks the configuration first, `deployments`
-holds only what Serve changes in place, and the live part stays out of `args`.
+instead of merging them. Therefore our own strict schema checks the configuration first,
+`deployments` contains only options that Serve changes in place, and `args` does not contain live
+settings.
 """
 
 import math
@@ -19,15 +20,15 @@ from serve_app.graph.builder import deployment_scales, live_options, user_config
 
 IMPORT_PATH = "serve_app.app:build_app"
 REQUEST_TIMEOUT_MARGIN_S = 5.0
-"""Time by which Serve's own timeout exceeds the service's, so that clients see our error."""
+"""Serve's timeout exceeds the service's by this much, so that clients receive our error."""
 EVERY_ADDRESS = "0.0.0.0"
 """Address that nodes of a cluster listen on, because clients and proxies are on other machines."""
 CLUSTER_KEYS = ("host", "port", "request_timeout_s")
-"""Keys of `serving` that Serve has once for all applications."""
+"""Keys of `serving` that apply to the whole cluster."""
 
 
 def render_serve_config(*configs: ServiceConfig) -> dict[str, Any]:
-    """Return the Serve config (`ServeDeploySchema`) of one service or several on one cluster.
+    """Return the Serve config (`ServeDeploySchema`) of one or more services on one cluster.
 
     Raises:
         ConfigError: The configurations cannot share a cluster.
@@ -50,7 +51,7 @@ def render_serve_config(*configs: ServiceConfig) -> dict[str, Any]:
 def serve_config_text(*configs: ServiceConfig) -> str:
     """Return the Serve config as YAML with each tag on one line.
 
-    That keeps a vocabulary of thousands small enough for a manifest.
+    This keeps a vocabulary of thousands of tags small enough for a manifest.
 
     Raises:
         ConfigError: See `render_serve_config`.
@@ -65,7 +66,7 @@ def serve_config_text(*configs: ServiceConfig) -> str:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes each item of a list on one line, and no aliases."""
+    """Writes each item of a list on one line, and writes no aliases."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -95,8 +96,8 @@ def _application(config: ServiceConfig) -> dict[str, Any]:
         "route_prefix": config.serving.route_prefix,
         "import_path": IMPORT_PATH,
         "args": {"config": frozen_part(config)},
-        # a log line per request costs as much as scoring it; metrics count requests, and errors are
-        # logged
+        # a log line per request costs as much as scoring it; metrics count requests, and the
+        # service logs errors
         "logging_config": {"enable_access_log": False},
         "autoscaling_policy": {
             "policy_function": POLICY,
@@ -107,25 +108,25 @@ def _application(config: ServiceConfig) -> dict[str, Any]:
 
 
 def _check_side_by_side(configs: Sequence[ServiceConfig]) -> None:
-    """Raise `ConfigError` for applications that share a name, or differ in a key of the cluster."""
+    """Raise `ConfigError` if applications share a name or differ in a setting of the cluster."""
     own = {
         "name": [config.name for config in configs],
         "serving.route_prefix": [config.serving.route_prefix for config in configs],
     }
     for what, values in own.items():
-        if doubled := {value for value in values if values.count(value) > 1}:
+        if repeated := {value for value in values if values.count(value) > 1}:
             raise ConfigError(
-                f"{what} {', '.join(sorted(doubled))} stands in more than one configuration; "
+                f"{what} {', '.join(sorted(repeated))} is used by more than one configuration; "
                 "each application needs its own."
             )
     for key in CLUSTER_KEYS:
         if len({getattr(config.serving, key) for config in configs}) > 1:
             raise ConfigError(
-                f"serving.{key} is the whole cluster's and differs between the configurations; "
-                "write the same in each."
+                f"serving.{key} applies to the whole cluster, but differs between the "
+                "configurations; set the same value in each."
             )
     if len({config.telemetry.tracing for config in configs}) > 1:
         raise ConfigError(
-            "telemetry.tracing is the whole cluster's and differs between the configurations; "
-            "write the same in each."
+            "telemetry.tracing applies to the whole cluster, but differs between the "
+            "configurations; set the same value in each."
         )

@@ -1,7 +1,7 @@
-"""Postprocessor replies with many tags are packed.
+"""Packs Postprocessor replies that have many tags.
 
-A million tags take 200 MB and one second to pickle, which would hold the GIL. So they are pickled
-in parts, in a thread that other requests use in between.
+A million tags take 200 MB and one second to pickle, which would hold the GIL. They are therefore
+pickled in parts, in a thread that other requests use in between.
 
 Not here: limits on the size of the tags (`pipeline/bounded_tags.py`).
 """
@@ -20,7 +20,7 @@ from serve_app.pipeline.tagger import VocabularyDetail
 from serve_app.tagging.vocabulary import Tag
 
 TAGS_AT_ONCE = 1_000
-"""Tags in one pickle, which takes about 1 ms. Replies with fewer tags are not packed."""
+"""Number of tags in one pickle, which takes about 1 ms. Replies with fewer tags are not packed."""
 
 
 def is_large(reply: ScoreReply) -> bool:
@@ -43,7 +43,7 @@ def unpacked(reply: ScoreReply) -> ScoreReply:
 def pickles(outcomes: Sequence[TagOutcome]) -> Iterator[bytes]:
     """Yield `ScoreReply.packed`: pickled lists of images with tags.
 
-    Each list is short, because a pickle holds the GIL. An image with many tags is in several lists.
+    Each list is short, because pickling holds the GIL. An image with many tags is in several lists.
     """
     part: list[tuple[int, TagOutcome]] = []
     num_tags = 0
@@ -63,7 +63,7 @@ def pickles(outcomes: Sequence[TagOutcome]) -> Iterator[bytes]:
 
 
 def packed_vocabulary(detail: VocabularyDetail) -> PackedVocabulary:
-    """Return a vocabulary in short pickles: one of 20,000 tags would take 0.1 s to read."""
+    """Return a vocabulary in short pickles; a single pickle of 20,000 tags takes 0.1 s to read."""
     pickles = [
         pickle.dumps(detail.tags[start : start + TAGS_AT_ONCE], pickle.HIGHEST_PROTOCOL)
         for start in range(0, len(detail.tags), TAGS_AT_ONCE)
@@ -80,7 +80,7 @@ def unpacked_vocabulary(vocabulary: PackedVocabulary) -> VocabularyDetail:
 
 
 async def score_tags(score: InnerCalls, request: ScoreRequest) -> tuple[TaggedImage, ...]:
-    """Have a Postprocessor tag embeddings; a large reply is unpacked in a worker thread."""
+    """Tag embeddings with a Postprocessor; a large reply is unpacked in a worker thread."""
     reply: ScoreReply = await score("score", request)
     if reply.packed:
         reply = await asyncio.to_thread(unpacked, reply)

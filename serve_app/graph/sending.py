@@ -1,7 +1,7 @@
-"""Sending views to the encoder in micro-batches, and their embeddings on to be scored.
+"""Sends views to the encoder in micro-batches, and their embeddings to the Postprocessor.
 
-Many requests share a micro-batch, so the calls here belong to no request: Serve cancels the calls
-that a request has made when its client leaves.
+Serve cancels the calls of a request when its client disconnects. Many requests share a micro-batch,
+so its calls run in the context of no request.
 """
 
 import asyncio
@@ -25,8 +25,8 @@ from serve_app.telemetry.record import StageTimes
 logger = logging.getLogger(__name__)
 
 LEAD_S = 0.02
-"""A micro-batch is sent this long before the encoder is expected to be free: a hop takes 5 to 15 ms
-on a busy machine."""
+"""A micro-batch is sent this long before the encoder is expected to be free, because a message
+takes 5 to 15 ms on a busy machine."""
 
 ScoreCall = asyncio.Task[Sequence[TaggedImage]]
 """A call that scores images of a micro-batch."""
@@ -38,23 +38,23 @@ class Encoded:
 
     Attributes:
         embed: Its embedding (D,).
-        started_s: When the call of the encoder began.
-        ended_s: When that call ended.
-        call: The call that scores it; None for one view of several, which are scored together.
-        place: Its index in that call.
+        started_s: Start time of the call to the encoder.
+        ended_s: End time of that call.
+        call: The call that scores it; None if it is scored later, together with other views.
+        index: Its index in that call.
     """
 
     embed: FloatArray
     started_s: float
     ended_s: float
     call: ScoreCall | None = None
-    place: int = 0
+    index: int = 0
 
     async def tagged(self) -> TaggedImage:
-        """Wait for its tags; others may wait for the same call."""
+        """Return its tags after the scoring call, which other views may wait for too."""
         assert self.call is not None, "a view with options is scored with its micro-batch"
         images = await asyncio.shield(self.call)
-        return images[self.place]
+        return images[self.index]
 
 
 class _View(NamedTuple):
@@ -62,8 +62,8 @@ class _View(NamedTuple):
 
     Attributes:
         prepared: The view.
-        options: How it is scored; None for one view of several, which are scored together.
-        share: Bytes of the response that its tags may take.
+        options: Options for scoring it; None if it is scored later, together with other views.
+        share: Maximum size of its tags in the response, in bytes.
     """
 
     prepared: PreparedImage
@@ -72,9 +72,9 @@ class _View(NamedTuple):
 
 
 class Sender:
-    """Gathers views, has them encoded, and starts their scoring.
+    """Gathers views, sends them to the encoder, and starts to score their embeddings.
 
-    Views of an image that has several are not scored here, but together.
+    If an image has several views, the caller scores them together.
     """
 
     def __init__(
@@ -83,10 +83,10 @@ class Sender:
         """Start with nothing to send.
 
         Args:
-            encode: Calls of the ImageEncoder.
-            score: Calls of the Postprocessor.
-            limits: Limits of a micro-batch, and of what may wait for one.
-            max_nbytes: Size of one prepared view.
+            encode: Calls to the ImageEncoder.
+            score: Calls to the Postprocessor.
+            limits: Limits on a micro-batch, and on the waiting views.
+            max_nbytes: Maximum size of one prepared view in bytes.
         """
         self._encode = encode
         self._score = score
@@ -99,19 +99,19 @@ class Sender:
 
     @property
     def waiting(self) -> int:
-        """Views that are in no call yet."""
+        """Number of views that are not in a call yet."""
         return self._batcher.waiting
 
     @property
     def has_room(self) -> bool:
         """Whether so few views wait that more may be decoded.
 
-        Decoded views are sent in the order in which they came, so clients take turns before that.
+        Decoded views are sent in order of arrival, so clients take turns before decoding.
         """
         return self._batcher.has_room
 
     def call_on_room(self, call: Callable[[], None]) -> None:
-        """Have a function called when views were sent."""
+        """Register a function to call after views are sent."""
         self._batcher.on_room = call
 
     @property
@@ -126,14 +126,14 @@ class Sender:
     async def encode(
         self, view: PreparedImage, options: TagOptions | None, stages: StageTimes, share: int = 0
     ) -> Encoded:
-        """Have a view encoded in some micro-batch, and note how long each step took.
+        """Encode a view in a micro-batch, and record how long each step took.
 
         Args:
             view: The prepared view.
-            options: How it is scored with its micro-batch; None for one view of several, which are
-                scored together.
-            stages: Where the times are noted.
-            share: Bytes of the response that its tags may take.
+            options: Options for scoring it with its micro-batch; None if the caller scores it
+                together with other views.
+            stages: The record of the image's stages.
+            share: Maximum size of its tags in the response, in bytes.
         """
         submitted_s = time.perf_counter()
         encoded = await self._batcher.submit(_View(view, options, share), self._max_nbytes)
@@ -156,7 +156,7 @@ class Sender:
     async def _encode_batch(self, views: Sequence[_View]) -> list[Encoded | Exception]:
         """Encode a micro-batch, and start its scoring.
 
-        Nobody waits here for the scoring, so the encoder gets its next micro-batch.
+        This does not wait for the scoring, so that the encoder gets its next micro-batch.
         """
         started_s = time.perf_counter()
         batch = collate([view.prepared for view in views])
@@ -172,8 +172,8 @@ class Sender:
         for rows in _scored_together(views, results):
             part = embeds if len(rows) == len(views) else embeds[rows]
             call = self._start_scoring(part, [views[i] for i in rows])
-            for place, i in enumerate(rows):
-                results[i] = Encoded(embeds[i], started_s, ended_s, call, place)
+            for index, i in enumerate(rows):
+                results[i] = Encoded(embeds[i], started_s, ended_s, call, index)
         return results
 
     def _start_scoring(self, image_embeds: FloatArray, views: Sequence[_View]) -> ScoreCall:
@@ -185,10 +185,10 @@ class Sender:
 def _scored_together(
     views: Sequence[_View], results: Sequence[Encoded | Exception]
 ) -> list[list[int]]:
-    """Return the indices of encoded views that are scored in one call each.
+    """Return groups of indices of encoded views; each group is scored in one call.
 
-    Labels that came with a request are scored apart, because other requests must not wait until
-    these labels are encoded.
+    Views with labels of their own request are separate groups, because other requests must not wait
+    until these labels are encoded.
     """
     groups: dict[RequestedVocabulary | None, list[int]] = {}
     for i, (view, result) in enumerate(zip(views, results, strict=True)):

@@ -1,4 +1,4 @@
-"""`StoredEmbeddings`: tags for embeddings that a client stored, in calls of the Postprocessor."""
+"""`StoredEmbeddings`: tags embeddings that a client stored, by calling the Postprocessor."""
 
 import asyncio
 
@@ -12,16 +12,16 @@ from serve_app.siglip.inputs import FloatArray
 from serve_app.tagging.options import TagOptions
 
 MAX_TRIES = 3
-"""Tries of a request that needs several calls, if a new vocabulary comes between them."""
+"""Attempts for a request that needs several calls, if the vocabulary changes between them."""
 FEW_EMBEDDINGS = 16
-"""Embeddings of a request that are scored at once: as many as an ordinary micro-batch has."""
+"""Maximum number of embeddings that are scored without waiting, as in an ordinary micro-batch."""
 MAX_LARGE_REQUESTS = 2
-"""Larger requests that one Preprocessor scores at the same time; images of other requests are
-scored in between."""
+"""Maximum number of larger requests that one Preprocessor scores at the same time. Images of other
+requests are scored in between."""
 
 
 class StoredEmbeddings:
-    """Scores stored embeddings; large requests wait for their turn."""
+    """Scores stored embeddings; large requests take turns."""
 
     def __init__(self, score: InnerCalls, max_message_bytes: int, max_response_bytes: int) -> None:
         self._score = score
@@ -30,11 +30,11 @@ class StoredEmbeddings:
         self._large = FairGate(MAX_LARGE_REQUESTS)
 
     async def tag(self, image_embeds: FloatArray, options: TagOptions) -> tuple[TaggedImage, ...]:
-        """Tag embeddings (B, D) by one vocabulary.
+        """Tag embeddings (B, D) with one vocabulary.
 
         Raises:
             Unavailable: The vocabulary is being replaced.
-            TaggerError: The options cannot work, or nothing could be scored.
+            TaggerError: The options are invalid, or the embeddings cannot be scored.
         """
         if len(image_embeds) <= FEW_EMBEDDINGS:
             return await self._tag_all(image_embeds, options)
@@ -44,7 +44,7 @@ class StoredEmbeddings:
     async def _tag_all(
         self, image_embeds: FloatArray, options: TagOptions
     ) -> tuple[TaggedImage, ...]:
-        """Tag embeddings in as many calls as their bytes take."""
+        """Tag embeddings in calls that do not exceed the message size."""
         max_rows = max(1, self._max_message_bytes // (4 * image_embeds.shape[1]))
         parts = [
             image_embeds[start : start + max_rows]
@@ -57,7 +57,7 @@ class StoredEmbeddings:
                 raise images[0].error
             if len({image.scored for image in images}) == 1:
                 return images
-        raise Unavailable("The vocabulary is being replaced. Try again in a second.")
+        raise Unavailable("The vocabulary is being replaced. Retry in one second.")
 
     async def _tag_part(
         self, image_embeds: FloatArray, options: TagOptions

@@ -1,4 +1,4 @@
-"""Counts of images and requests in a Preprocessor, which go to the metrics once a second."""
+"""Counts images and requests in a Preprocessor, and adds them to the metrics once a second."""
 
 import asyncio
 from collections import Counter
@@ -10,15 +10,15 @@ from serve_app.errors import DeadlineExceeded
 from serve_app.graph import metrics
 from serve_app.pipeline.tagged_image import ImageInput, TaggedImage
 from serve_app.siglip.images.formats import signature_of
-from serve_app.telemetry.record import AnsweredRequest, StageTimes
+from serve_app.telemetry.record import FinishedRequest, StageTimes
 
 OK = "ok"
-"""Outcome of an image that was tagged or embedded; any other is an error's code."""
+"""Outcome of an image that was tagged or embedded; other outcomes are error codes."""
 FLUSH_S = 1.0
 
 
 class Tally:
-    """Counts in this process and passes the sums on: one increment a second and not hundreds."""
+    """Sums events, so that a metric is incremented once a second instead of hundreds of times."""
 
     def __init__(self, counter: serve_metrics.Counter, *tags: str) -> None:
         self._counter = counter
@@ -26,7 +26,7 @@ class Tally:
         self._pending: Counter[tuple[str, ...]] = Counter()
 
     def add(self, *values: str) -> None:
-        """Count one event with these values of the tags; called on the event loop."""
+        """Count one event with these tag values; call this on the event loop."""
         if not self._pending:
             asyncio.get_running_loop().call_later(FLUSH_S, self._flush)
         self._pending[values] += 1
@@ -39,14 +39,14 @@ class Tally:
 
 
 class ImageTally:
-    """Images by outcome and format, and the time of their stages."""
+    """Counts images by outcome and format, and records the duration of their stages."""
 
     def __init__(self) -> None:
         self._images = Tally(metrics.images(), "outcome", "format")
         self._stages = metrics.stage_seconds()
 
     def note(self, outcome: str, data: bytes, stages: StageTimes | None) -> None:
-        """Count an image that is done."""
+        """Count a finished image."""
         self._images.add(outcome, signature_of(data).lower())
         for stage, seconds in stages.seconds().items() if stages else ():
             self._stages.observe(seconds, tags={"stage": stage})
@@ -58,15 +58,15 @@ class ImageTally:
                 outcome = OK if result.error is None else result.error.code
                 self.note(outcome, image, result.stages)
 
-    def note_late(self, images: Sequence[ImageInput]) -> None:
-        """Count the images of a request that was not answered in time."""
+    def note_timed_out(self, images: Sequence[ImageInput]) -> None:
+        """Count the images of a request that timed out."""
         for image in images:
             if isinstance(image, bytes):
                 self.note(DeadlineExceeded.code, image, None)
 
 
 class RequestTally:
-    """Requests by route, method and status, their time, and refusals by code."""
+    """Counts requests by route, method and status, and error responses by code."""
 
     def __init__(self, images: ImageTally) -> None:
         self._requests = Tally(metrics.requests(), "route", "method", "status")
@@ -74,14 +74,12 @@ class RequestTally:
         self._seconds = metrics.request_seconds()
         self._images = images
 
-    def note(self, answered: AnsweredRequest) -> None:
-        """Count a request that has its response."""
-        method = (
-            answered.method if answered.method in ("GET", "HEAD", "POST", "OPTIONS") else "other"
-        )
-        self._requests.add(answered.route, method, str(answered.status))
-        if answered.code is not None:
-            self._refusals.add(answered.route, answered.code)
-        for code in answered.unread:
+    def note(self, request: FinishedRequest) -> None:
+        """Count a finished request and record its duration."""
+        method = request.method if request.method in ("GET", "HEAD", "POST", "OPTIONS") else "other"
+        self._requests.add(request.route, method, str(request.status))
+        if request.code is not None:
+            self._refusals.add(request.route, request.code)
+        for code in request.unread:
             self._images.note(code, b"", None)
-        self._seconds.observe(answered.seconds, tags={"route": answered.route})
+        self._seconds.observe(request.seconds, tags={"route": request.route})

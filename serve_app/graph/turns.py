@@ -1,51 +1,51 @@
-"""How long calls take, and when a receiver of calls is expected to be free.
+"""Measures how long calls take, and predicts when a receiver of calls is free.
 
-No Ray, and no clock of its own.
+This module does not use Ray, and takes the time as an argument.
 """
 
 from collections import deque
 
 NEWEST_WEIGHT = 0.2
-"""Weight of the last call in the moving mean of durations."""
+"""Weight of the latest call in the moving mean of durations."""
 
 
 class Turns:
-    """The calls under way to some receivers that each work on one call at a time.
+    """The calls in progress to several receivers, each of which works on one call at a time.
 
-    It is assumed that as many calls as there are receivers have begun, that one more begins
-    whenever one ends, and that the oldest ends first: which receiver has which call is not known.
+    Which receiver has which call is not known. This class assumes that each receiver works on a
+    call, that a queued call begins when another one ends, and that the oldest call ends first.
     """
 
     def __init__(self) -> None:
         self._begun_s: deque[float] = deque()
-        self._behind = 0
+        self._queued = 0
         self.seconds: float | None = None
 
     def __len__(self) -> int:
-        return len(self._begun_s) + self._behind
+        return len(self._begun_s) + self._queued
 
     def start(self, now_s: float, receivers: int) -> None:
-        """Note that a call is sent."""
+        """Record that a call is sent."""
         if len(self._begun_s) < receivers:
             self._begun_s.append(now_s)
         else:
-            self._behind += 1
+            self._queued += 1
 
     def end(self, now_s: float, succeeded: bool) -> None:
-        """Note that a call ended; only calls that succeeded count for the mean duration."""
-        taken_s = now_s - self._begun_s.popleft()
+        """Record that a call ended; only successful calls count for the mean duration."""
+        duration_s = now_s - self._begun_s.popleft()
         if succeeded:
-            mean_s = taken_s if self.seconds is None else self.seconds
-            self.seconds = mean_s + NEWEST_WEIGHT * (taken_s - mean_s)
-        if self._behind:
-            self._behind -= 1
+            mean_s = duration_s if self.seconds is None else self.seconds
+            self.seconds = mean_s + NEWEST_WEIGHT * (duration_s - mean_s)
+        if self._queued:
+            self._queued -= 1
             self._begun_s.append(now_s)
 
     def next_end_s(self) -> float | None:
-        """Return when a receiver is expected to be free for one more call; None if unknown.
+        """Return when a receiver is expected to be free for another call; None if unknown.
 
-        Calls that wait already come first.
+        Calls that are already queued come first.
         """
-        if self.seconds is None or self._behind >= len(self._begun_s):
+        if self.seconds is None or self._queued >= len(self._begun_s):
             return None
-        return self._begun_s[self._behind] + self.seconds
+        return self._begun_s[self._queued] + self.seconds

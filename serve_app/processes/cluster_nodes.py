@@ -1,7 +1,7 @@
 """The hardware of the Ray cluster that this process is connected to.
 
-Ray knows the sizes of its nodes. Whether a CPU computes bfloat16 and whether flash-attn is
-installed is probed on the nodes themselves, so that the plan says what every replica can run.
+Ray knows the resources of its nodes. A task on each node probes whether its CPU computes bfloat16
+and whether flash-attn is installed, so that every replica can run the plan.
 """
 
 import dataclasses
@@ -25,15 +25,15 @@ from serve_app.hardware.detection import (
 logger = logging.getLogger(__name__)
 
 PROBE_TIMEOUT_S = 60.0
-"""Maximum time for the probe of a node; a node that does not answer is left out."""
-WAITING_PART = 0.01
-"""Part of a CPU or GPU of the task that waits for a node which has one."""
-WAIT_S = 2.0
-"""Period in seconds of looking for such a node."""
+"""Maximum time for probing a node; a node that does not respond is skipped."""
+PLACEHOLDER_FRACTION = 0.01
+"""Fraction of a CPU or GPU that the placeholder task requests while no node has one."""
+POLL_S = 2.0
+"""Seconds between two checks for such a node."""
 
 
-def cluster_hardware(named: str, plugin: SiglipPlugin) -> Hardware:
-    """Return what the cluster has, or named GPUs and CPUs, with what its nodes can run.
+def cluster_hardware(requested: str, plugin: SiglipPlugin) -> Hardware:
+    """Return the hardware of the cluster, or the requested one, with the features of its nodes.
 
     Nodes of a cluster may differ. A feature counts if every living node has it, because Serve may
     place or restart a replica on any of them, and all replicas must compute the same embeddings:
@@ -43,18 +43,18 @@ def cluster_hardware(named: str, plugin: SiglipPlugin) -> Hardware:
     CPUs of a mixed cluster, set `dtype: bfloat16` and select their nodes by `label_selector`.
 
     Args:
-        named: The configuration's `hardware`.
+        requested: The configuration's `hardware`.
         plugin: The configuration's plugin block.
 
     Raises:
-        ConfigError: The GPUs are of several kinds, or the named hardware cannot be read.
+        ConfigError: The GPUs are of several kinds, or `requested` cannot be parsed.
     """
     with_gpus = plugin.device != "cpu"
-    if named == "auto":
+    if requested == "auto":
         hardware = hardware_of_nodes(_living_nodes(), "this cluster", with_gpus)
     else:
-        hardware = parse_hardware(named)
-    if hardware.cpus <= 0:  # the planner refuses it
+        hardware = parse_hardware(requested)
+    if hardware.cpus <= 0:  # the planner refuses such hardware
         return hardware
 
     if plugin.dtype == "auto":
@@ -92,7 +92,7 @@ def _probe(resource: str) -> list[NodeFeatures]:
 
 
 def _start_probe(node_id: str) -> Any:
-    """Start the probe of a node; None for the node of this process, which needs no task."""
+    """Start the probe of a node; return None for this node, which needs no task."""
     if not ray_client.is_connected() and node_id == ray.get_runtime_context().get_node_id():
         return None
     on_node = NodeAffinitySchedulingStrategy(node_id, soft=False)
@@ -105,7 +105,7 @@ def _features(node_id: str, probe: Any) -> NodeFeatures | None:
         return detect_features()
     try:
         features: NodeFeatures = ray.get(probe, timeout=PROBE_TIMEOUT_S)
-    except RayError as error:  # it died, or did not answer in time
+    except RayError as error:  # the node died or did not respond in time
         logger.warning("node %s could not be probed: %s", node_id, type(error).__name__)
         return None
     return features
@@ -116,11 +116,11 @@ def _nodes_with(resource: str) -> list[str]:
 
 
 def _wait_for_node(resource: str) -> None:
-    """Wait until the cluster has a node with a resource; a task makes an autoscaler start one."""
+    """Wait for a node with a resource; the placeholder task makes an autoscaler start one."""
     logger.warning("waiting for a node with a %s", resource)
-    amount = {"num_cpus": 0.0, "num_gpus": 0.0, f"num_{resource.lower()}s": WAITING_PART}
+    amount = {"num_cpus": 0.0, "num_gpus": 0.0, f"num_{resource.lower()}s": PLACEHOLDER_FRACTION}
     task = ray.remote(detect_features).options(**amount).remote()
-    ray.wait([task], timeout=WAIT_S)
+    ray.wait([task], timeout=POLL_S)
     while not _nodes_with(resource):
-        ray.wait([task], timeout=WAIT_S)
+        ray.wait([task], timeout=POLL_S)
     ray.cancel(task)

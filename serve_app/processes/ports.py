@@ -1,6 +1,4 @@
-"""Ports of this machine that a run has for itself: a block for Ray and Serve, and the address that
-the service listens on.
-"""
+"""Reserves ports for one run: a block for Ray and Serve, and the address of the service."""
 
 import contextlib
 import errno
@@ -16,19 +14,19 @@ HIGHEST_PORT = 29_900
 """The range is below Serve's own range for replicas (30,000) and the kernel's for outgoing
 connections (32,768)."""
 PORTS = 64
-"""Number of consecutive ports of a block. Blocks begin at multiples of it from the lowest port, so
-two runs have either the same block or no port in common."""
+"""Number of consecutive ports in a block. Blocks start at multiples of this number above the lowest
+port, so two different blocks have no port in common."""
 
-EVERYWHERE = ("0.0.0.0", "::", "127.0.0.1", "::1", "localhost")
-"""Hosts of which only one service at a time may have a port: all addresses, and those that they are
-most often mixed up with."""
+SHARED_HOSTS = ("0.0.0.0", "::", "127.0.0.1", "::1", "localhost")
+"""Hosts that share one lock per port: the wildcard addresses, and the loopback names that are often
+used in their place."""
 
 
 @contextlib.contextmanager
 def reserved_block() -> Iterator[range]:
-    """Reserve consecutive free ports, so that two services on one machine never use each other's.
+    """Reserve consecutive free ports, so that two services on one machine use different ports.
 
-    The first port of the block stays bound, so that a run which starts at the same moment takes
+    The first port of the block stays bound, so that a run that starts at the same time takes
     another block.
 
     Yields:
@@ -57,26 +55,26 @@ def reserved_block() -> Iterator[range]:
 
 @contextlib.contextmanager
 def reserved_address(host: str, port: int) -> Iterator[None]:
-    """Keep other services of this machine from taking an address before this one listens there.
+    """Prevent other services on this machine from taking an address before this one listens on it.
 
-    A free port is not enough: HAProxy and Serve's proxies share a port with others of the same user
-    (`SO_REUSEPORT`), so two services that start at the same moment would both listen, and each
-    would get some of the other's requests.
+    Checking that the port is free is not enough. HAProxy and Serve's proxies share a port with
+    other processes of the same user (`SO_REUSEPORT`). Two services that start at the same time
+    would both listen, and each would receive some of the other's requests.
 
     Raises:
-        ConfigError: Something listens there already or is about to, it is no address of this
-            machine, or this user may not listen there.
+        ConfigError: The address is in use or reserved, is not an address of this machine, or needs
+            permissions that this user does not have.
     """
     with contextlib.ExitStack() as stack:
         if sys.platform == "linux" and port:
             lock = stack.enter_context(socket.socket(socket.AF_UNIX))
-            place = "" if host in EVERYWHERE else f"-{host}"
+            place = "" if host in SHARED_HOSTS else f"-{host}"
+            # in the abstract namespace, so that the name disappears with the process
+            name = f"\0siglip-serve-port-{port}{place}"
             try:
-                lock.bind(
-                    f"\0siglip-serve-port-{port}{place}"
-                )  # a name in the abstract namespace, which ends with the process
+                lock.bind(name)
             except OSError as error:
-                raise ConfigError(_why_not(error, host, port)) from error
+                raise ConfigError(_bind_problem(error, host, port)) from error
         _check_free(host, port)
         yield
 
@@ -86,20 +84,19 @@ def _check_free(host: str, port: int) -> None:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except (socket.gaierror, UnicodeError) as error:
         raise ConfigError(
-            f"serving.host: {host!r} is no address and no known name; use 127.0.0.1, or 0.0.0.0 "
-            "for all."
+            f"serving.host: {host!r} is not an address or a known host name; use 127.0.0.1, or "
+            "0.0.0.0 for all addresses."
         ) from error
     with socket.socket(family) as probe:
-        probe.setsockopt(
-            socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
-        )  # connections that just ended do not matter
+        # ignore connections that have just ended
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(address)
         except OSError as error:
-            raise ConfigError(_why_not(error, host, port)) from error
+            raise ConfigError(_bind_problem(error, host, port)) from error
 
 
-def _why_not(error: OSError, host: str, port: int) -> str:
+def _bind_problem(error: OSError, host: str, port: int) -> str:
     match error.errno:
         case errno.EADDRINUSE:
             return (
@@ -108,15 +105,15 @@ def _why_not(error: OSError, host: str, port: int) -> str:
             )
         case errno.EADDRNOTAVAIL:
             return (
-                f"serving.host: {host} is no address of this machine; "
-                "use 127.0.0.1, or 0.0.0.0 for all."
+                f"serving.host: {host} is not an address of this machine; "
+                "use 127.0.0.1, or 0.0.0.0 for all addresses."
             )
         case errno.EACCES:
             return (
-                f"port {port} needs more rights than this user has; "
+                f"this user may not listen on port {port}; "
                 "set serving.port or --port to 1024 or more."
             )
-    return f"the service cannot listen at {host}, port {port}: {error.strerror}."
+    return f"the service cannot listen on {host}, port {port}: {error.strerror}."
 
 
 def _is_free(port: int) -> bool:

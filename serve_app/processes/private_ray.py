@@ -42,24 +42,23 @@ STALE_AFTER_S = 24 * 3600.0
 """Age after which a later run removes the folder of a run that was killed."""
 
 _LOOPBACK = {
-    # Ray's own switch for machines without a network: the node's address becomes 127.0.0.1, and
-    # GCS, raylet, workers,
-    # agents and dashboard bind to it. Source: `get_node_ip_address` in ray/_private/services.py.
+    # Ray's switch for machines without a network: the node's address becomes 127.0.0.1, and GCS,
+    # raylet, workers, agents and dashboard bind to it.
+    # Source: `get_node_ip_address` in ray/_private/services.py.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 _OTHER_CLUSTER = ("RAY_AUTH_TOKEN", "RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_TMPDIR")
-"""Variables removed from the environment: they belong to another cluster."""
+"""Variables that are removed from the environment, because they name another cluster."""
 
 
 @dataclass(frozen=True, slots=True)
 class PrivateFolder:
-    """The folder of one run: readable by its user only (mode 0700).
+    """The folder of one run, which only its user can read (mode 0700).
 
     Attributes:
-        path: Where logs, sockets, the token and HAProxy's files are.
-        ports: Consecutive ports that no other run has, and on which nothing listened when the run
-            began.
+        path: Path of the folder, which holds logs, sockets, the token and HAProxy's files.
+        ports: Consecutive ports that are reserved for this run and were free when it started.
     """
 
     path: Path
@@ -91,7 +90,9 @@ class PrivateRay:
 
 @contextlib.contextmanager
 def private_folder() -> Iterator[PrivateFolder]:
-    """Create the folder of a run with a new token; it is kept, without the token, after an error.
+    """Create the folder of a run with a new token; remove it afterwards.
+
+    After an error, only the token is removed.
 
     Raises:
         ConfigError: The temporary folder cannot be used.
@@ -105,7 +106,7 @@ def private_folder() -> Iterator[PrivateFolder]:
         try:
             yield folder
         except BaseException:
-            # the logs stay, so that the user can find the cause
+            # keep the logs, so that the user can find the cause
             folder.token_file.unlink(missing_ok=True)
             raise
         shutil.rmtree(folder.path, ignore_errors=True)
@@ -118,17 +119,17 @@ def private_ray(
     fixed: Mapping[str, str] | None = None,
     **options: Any,
 ) -> Iterator[PrivateRay]:
-    """Start a Ray node and end it on the way out.
+    """Start a Ray node and stop it when the block ends.
 
     Args:
         folder: The folder of this run.
-        environment: Variables for this process and its children while the node runs; what the user
-            has set stays.
-        fixed: Variables that replace what the user has set.
+        environment: Variables for this process and its children while the node runs; variables
+            that the user has set take precedence.
+        fixed: Variables that override what the user has set.
         options: Options of `ray.init`, such as `num_cpus`.
 
     Raises:
-        ConfigError: Ray does not start.
+        ConfigError: Ray cannot start.
     """
     with private_environment(folder, environment, fixed):
         import ray  # here, because Ray reads the variables above when it is imported
@@ -148,14 +149,14 @@ def _start_ray(ray: ModuleType, folder: PrivateFolder, options: Mapping[str, Any
     own = {"log_to_driver": False, "logging_level": logging.ERROR, "include_dashboard": False}
     try:
         return ray.init(
-            "local",  # without it Ray joins a cluster that happens to run on this machine
+            "local",  # otherwise Ray would join a cluster that already runs on this machine
             **(own | dict(options)),
             dashboard_host="127.0.0.1",
             _temp_dir=str(folder.path / "ray"),
         )
-    except Exception as error:  # Ray raises bare `Exception`, too
+    except Exception as error:  # Ray also raises bare `Exception`
         raise ConfigError(
-            f"Ray does not start on this machine: {error} Its logs are in "
+            f"Ray cannot start on this machine: {error} See its logs in "
             f"{folder.path}/ray/session_latest/logs."
         ) from error
 
@@ -166,17 +167,17 @@ def token_for(address: str) -> str | None:
     Args:
         address: URL of its dashboard, such as `http://127.0.0.1:8265`.
     """
-    wanted = address.rstrip("/").replace("://localhost:", "://127.0.0.1:")
+    dashboard = address.rstrip("/").replace("://localhost:", "://127.0.0.1:")
     for folder in _own_folders():
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             described = json.loads((folder / CLUSTER_FILE).read_text(encoding="utf-8"))
-            if described["dashboard"] == wanted and _is_running(described):
+            if described["dashboard"] == dashboard and _is_running(described):
                 return (folder / TOKEN_FILE).read_text(encoding="utf-8")
     return None
 
 
 def _describe(folder: PrivateFolder, dashboard: str | None) -> None:
-    """Write which process the folder belongs to, and which cluster its token is for."""
+    """Record the process that owns the folder, and the cluster that its token is for."""
     described = {
         "dashboard": dashboard,
         "pid": os.getpid(),
@@ -186,7 +187,7 @@ def _describe(folder: PrivateFolder, dashboard: str | None) -> None:
 
 
 def _is_running(described: Mapping[str, Any]) -> bool:
-    """Return whether the process that made a folder still runs; its id may have been reused."""
+    """Return whether the process that created a folder still runs; its id may have been reused."""
     try:
         started_s = psutil.Process(described["pid"]).create_time()
     except psutil.NoSuchProcess:
@@ -208,7 +209,7 @@ def _write_environment(folder: PrivateFolder, dashboard: str | None, gcs_address
 
 
 def _new_folder() -> Path:
-    """Return a new folder of this user's, with a path short enough for the sockets in it."""
+    """Create a folder with a path that is short enough for the sockets in it."""
     for base in dict.fromkeys((tempfile.gettempdir(), "/tmp")):
         if len(base) + len(f"/{PREFIX}12345678") > MAX_FOLDER_CHARACTERS:
             continue
@@ -219,14 +220,13 @@ def _new_folder() -> Path:
             logger.warning("cannot create a folder in %s: %s", base, error)
     raise ConfigError(
         f"cannot create a folder for this run in {tempfile.gettempdir()} or /tmp; set TMPDIR to "
-        "a writable folder "
-        f"with a path of at most {MAX_FOLDER_CHARACTERS - len(PREFIX) - 9} characters (sockets "
-        "need short paths)."
+        "a writable folder with a path of at most "
+        f"{MAX_FOLDER_CHARACTERS - len(PREFIX) - 9} characters (sockets need short paths)."
     )
 
 
 def _own_folders(base: Path | None = None) -> Iterator[Path]:
-    """Yield the folders of this user's runs; skip look-alikes that another user created."""
+    """Yield the folders of this user's runs; skip similar folders that another user created."""
     for parent in dict.fromkeys((base,) if base else (Path(tempfile.gettempdir()), Path("/tmp"))):
         for folder in parent.glob(f"{PREFIX}*"):
             with contextlib.suppress(OSError):
@@ -258,8 +258,8 @@ def private_environment(
 
     Args:
         folder: The folder of the run.
-        environment: Variables that the user may have set to something else.
-        fixed: Variables that replace what the user has set: paths and ports of this run.
+        environment: Variables that the user may override.
+        fixed: Paths and ports of this run, which override what the user has set.
     """
     before = dict(os.environ)
     for name in _OTHER_CLUSTER:
@@ -276,17 +276,17 @@ def private_environment(
             "DASHBOARD_METRIC_PORT": str(folder.ports[1]),
         }
     )
-    _read_again(loopback=True)
+    _reload_authentication(loopback=True)
     try:
         yield
     finally:
         os.environ.clear()
         os.environ.update(before)
-        _read_again(loopback=False)
+        _reload_authentication(loopback=False)
 
 
-def _read_again(*, loopback: bool) -> None:
-    """Make Ray reload the authentication variables, which it reads only once, at import."""
+def _reload_authentication(*, loopback: bool) -> None:
+    """Make Ray reload the authentication variables, which it reads only once, when imported."""
     if "ray" not in sys.modules:
         return
     # here, because Ray must not be imported before the variables are set

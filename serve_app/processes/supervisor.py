@@ -1,18 +1,17 @@
-"""A small process that runs a service in another session and leaves nothing behind, however either
-of them ends.
+"""Runs a service in a child process and kills every process that it leaves behind.
 
-`timeout`, systemd and terminals send signals to a whole process group. Without a supervisor they
-would reach Ray's processes at the same time as the one that has to end them in order. HAProxy
-outlives the actor that starts it, and would go on listening.
+`timeout`, systemd and terminals send signals to a whole process group. Without a supervisor, a
+signal would reach Ray's processes at the same time as the process that shuts them down in order.
+HAProxy outlives the actor that starts it, and would continue to listen.
 
     siglip-serve serve (supervisor)
-    └── siglip-serve serve (session of its own: ends Ray in order)
+    └── siglip-serve serve (has its own session, and shuts Ray down in order)
         └── gcs_server, raylet, replicas, HAProxy, …
 
-Only Linux has the two calls that make this complete (`prctl(2)`); elsewhere the service is ended in
-order, and what an ended process leaves behind is not found.
+Only Linux has the two `prctl(2)` calls that make this complete. On other systems, the service is
+shut down in order, but processes that it leaves behind are not found.
 
-Not here: ending a Ray node in order (`graph/local_node.py`).
+Not here: shutting down a Ray node in order (`graph/local_node.py`).
 """
 
 import contextlib
@@ -30,10 +29,10 @@ from serve_app.terminal.printable import print_line
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 STOP_TIMEOUT_S = 12.0
-"""Time that the service has for ending in order; what is left of it then is killed."""
+"""Time in which the service must shut down; afterwards, its processes are killed."""
 KILL_TIMEOUT_S = 2.0
-"""Time after which killed processes that still exist are given up: one that waits for a driver or a
-dead disk cannot end."""
+"""Maximum time to wait for killed processes: one that waits for a driver or a dead disk cannot
+end."""
 POLL_S = 0.1
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -41,39 +40,38 @@ _PR_SET_CHILD_SUBREAPER = 36
 
 
 def supervised(run: Callable[[], int]) -> int:
-    """Run a function in a child process with a session of its own, and end all of its processes
-    when either ends.
+    """Run a function in a child process with its own session, and leave no process behind.
 
     The first SIGINT, SIGTERM or SIGHUP is passed to the child as SIGINT, and the child should shut
-    down in order. A second one should make it exit at once. Call this before the process starts
-    threads.
+    down in order. A second one should make it exit immediately. Call this function before the
+    process starts threads.
 
     Returns:
-        In the child what `run` returns; in the parent the child's exit status, 128 and the signal's
-        number if one ended it.
+        In the child, what `run` returns. In the parent, the child's exit status, or 128 plus the
+        signal number if a signal ended it.
     """
     parent = os.getpid()
     child = os.fork()
     if child == 0:
         os.setsid()
         _prctl(_PR_SET_PDEATHSIG, signal.SIGINT)
-        if os.getppid() != parent:  # it ended before the line above
+        if os.getppid() != parent:  # the parent ended before prctl was called
             return 128 + signal.SIGINT
         return run()
-    _prctl(_PR_SET_CHILD_SUBREAPER, 1)  # orphans become children of this process, so they are found
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)  # orphans become children of this process
     return _Supervisor(child).wait()
 
 
 class _Supervisor:
-    """Passes signals on to a child, reaps what dies below it, and kills what is left after it."""
+    """Passes signals to a child, reaps its descendants, and kills those that outlive it."""
 
     def __init__(self, child: int) -> None:
         self._child = child
         self._deadline_s: float | None = None
         self._status: int | None = None
         for number in STOP_SIGNALS:
-            # nohup ignores SIGHUP; shells ignore SIGINT for background jobs, which `kill -INT`
-            # should end all the same
+            # keep ignoring SIGHUP under nohup; shells also ignore SIGINT for background jobs, but
+            # `kill -INT` should end those
             if number is not signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self._pass_on)
 
@@ -83,7 +81,7 @@ class _Supervisor:
             os.kill(self._child, signal.SIGINT)
 
     def wait(self) -> int:
-        """Wait for the end of the child, end what it left behind, and return its exit status."""
+        """Wait for the child, kill the processes that it left, and return its exit status."""
         while self._status is None:
             self._reap()
             if self._deadline_s is not None and time.monotonic() > self._deadline_s:
@@ -101,9 +99,7 @@ class _Supervisor:
         return self._status
 
     def _reap(self) -> None:
-        """Take the exit status of every child that has ended, also of orphans that became children
-        of this process.
-        """
+        """Collect the exit status of every child that has ended, including adopted orphans."""
         with contextlib.suppress(ChildProcessError):
             while True:
                 ended, status = os.waitpid(-1, os.WNOHANG)

@@ -1,4 +1,4 @@
-"""Places in object storage as a configuration names them: one URI with everything in it.
+"""Locations in object storage, each written as one URI with all its options.
 
     s3://bucket/prefix?region=eu-west-1&endpoint=http://minio:9000
     s3://KEY:SECRET@bucket/prefix
@@ -6,7 +6,7 @@
     abfss://container@account.dfs.core.windows.net/prefix
 
 Options in the query have obstore's names. The names of `pyarrow.fs`, which earlier versions used,
-are accepted too: `endpoint_override` with `scheme`, and `anonymous@` in front of a bucket.
+are also accepted: `endpoint_override` with `scheme`, and `anonymous@` before a bucket.
 """
 
 import os
@@ -23,7 +23,7 @@ REGION_TIMEOUT_S = 5.0
 _REGION_VARIABLES = ("AWS_REGION", "AWS_DEFAULT_REGION")
 _ENDPOINT_VARIABLES = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 _UNUSED = ("allow_bucket_creation", "allow_bucket_deletion", "retry_limit_seconds")
-"""Options of pyarrow's that have no meaning here: buckets are neither created nor deleted."""
+"""Ignored options of pyarrow: this package neither creates nor deletes buckets."""
 
 
 class Location(NamedTuple):
@@ -34,11 +34,11 @@ class Location(NamedTuple):
 
 
 def parse_location(uri: str, aws: str = AWS) -> Location:
-    """Return the place that a URI names.
+    """Return the location of a URI.
 
     Args:
-        uri: See the module's docstring.
-        aws: Address that knows the regions of buckets.
+        uri: A URI in one of the forms above.
+        aws: Endpoint that returns the region of a bucket.
     """
     parts = urlsplit(uri)
     options = {name: value for name, value in parse_qsl(parts.query) if name not in _UNUSED}
@@ -61,11 +61,11 @@ def shown_location(uri: str) -> str:
 
 
 def bucket_region(bucket: str, aws: str = AWS) -> str | None:
-    """Return the region of a bucket, as AWS tells everybody; None if it does not answer."""
+    """Return the region of a bucket, which AWS publishes; None if AWS does not respond."""
     try:
         response = httpx.head(f"{aws}/{bucket}", timeout=REGION_TIMEOUT_S)
     except httpx.HTTPError:
-        return None  # obstore's error says more when the bucket is used
+        return None  # obstore raises a more specific error when the bucket is used
     region: str | None = response.headers.get(REGION_HEADER)
     return region
 
@@ -79,7 +79,7 @@ def _translate_endpoint(options: dict[str, str]) -> None:
 
 
 def _user_options(parts: SplitResult) -> dict[str, str]:
-    """Return the options that stand in front of a bucket as user and password."""
+    """Return the options that are written before a bucket as user and password."""
     if not parts.username:
         return {}
     if parts.username == "anonymous":

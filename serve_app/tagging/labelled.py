@@ -18,7 +18,7 @@ from serve_app.tagging.evaluation import BoolArray
 from serve_app.tagging.tag_table import TagTable
 from serve_app.tagging.vocabulary_tables import LIST_SEPARATOR
 from serve_app.untrusted.bounded_files import read_text
-from serve_app.untrusted.image_files import is_litter, pictures_in
+from serve_app.untrusted.image_files import images_in, is_litter
 from serve_app.untrusted.problems import MAX_PROBLEMS, label_hint, raise_problems
 
 TABLE = "labels.csv"
@@ -142,7 +142,7 @@ def _from_folders(folders: Sequence[Path], tags: TagTable) -> LabelledImages:
         [f"{folder}: {problem}" for folder in folders if (problem := _unknown(folder.name, tags))]
     )
     return _labelled(
-        {file: [folder.name] for folder in folders for file in pictures_in(folder)},
+        {file: [folder.name] for folder in folders for file in images_in(folder)},
         tags,
         folders[0].parent,
     )

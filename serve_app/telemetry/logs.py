@@ -1,6 +1,6 @@
-"""The logging set-up of commands and replicas: one line for each event, warnings and errors only.
+"""Configures the logging of commands and replicas: one line per event, at level WARNING.
 
-Commands with `--verbose` also log information.
+Commands with `--verbose` also log at level INFO.
 """
 
 import logging
@@ -18,20 +18,20 @@ NOISY = ("httpx", "transformers", "huggingface_hub", "PIL")
 class SafeFormatter(logging.Formatter):
     """Writes every event as one line with hidden characters escaped, and indents its traceback.
 
-    A label or a file name with a newline in it could otherwise write lines that look like events.
+    Otherwise, a label or a file name that contains a newline could imitate log lines.
     """
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802, logging's name
-        """Return an event's line."""
+        """Return the line of an event."""
         return printable(super().formatMessage(record))
 
     def formatException(self, ei: Any) -> str:  # noqa: N802
-        """Return a traceback, indented."""
+        """Return an indented traceback."""
         return textwrap.indent(printable_lines(super().formatException(ei)), "  ")
 
 
 def configure_logging(verbose: bool) -> None:
-    """Set up the root logger of a command: warnings, or this package's own logs with `verbose`."""
+    """Configure a command's root logger: warnings, and with `verbose` this package's INFO logs."""
     handler = logging.StreamHandler()
     handler.setFormatter(SafeFormatter(FORMAT))
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
@@ -43,10 +43,10 @@ def configure_logging(verbose: bool) -> None:
 
 
 def configure_replica_logging() -> None:
-    """Set up this package's logger in a replica: warnings, to the process's original stderr.
+    """Configure this package's logger in a replica: warnings, to the process's original stderr.
 
-    Serve may replace `sys.stderr` by a logger of its own that buffers a thousand lines, so errors
-    would be written too late or never.
+    Serve may replace `sys.stderr` with a logger that buffers a thousand lines, so errors would be
+    written too late or never.
     """
     logger = logging.getLogger("serve_app")
     if logger.handlers:

@@ -1,8 +1,8 @@
-"""The record of one request: its id, its client, what went wrong, and how long each stage took.
+"""The record of one request: its id, its client, its error, and the duration of each stage.
 
-The HTTP face begins a record for each request. Code that works on the request adds to the record
-without knowing who reads it. Logs, metrics and the `Server-Timing` header are made from it. A
-record never contains image content, API keys or URLs.
+The HTTP API begins a record for each request, and code that processes the request adds to it. Logs,
+metrics and the `Server-Timing` header are derived from the record. A record never contains image
+content, API keys or URLs.
 """
 
 import time
@@ -12,15 +12,16 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 STAGES = ("decode", "preprocess", "queue", "encode", "score")
-"""The stages of an image: read its pixels, resize them for the model, wait for a thread or a batch,
-call the encoder, call the Postprocessor. `Server-Timing`, metrics and traces use the same names."""
+"""The stages of an image: decode its pixels, resize them for the model, wait for a thread or a
+batch, call the encoder, call the Postprocessor. `Server-Timing`, metrics and traces use these
+names."""
 
 
 @dataclass(slots=True)
 class StageTimes:
-    """When the stages of one image began and ended, by `time.perf_counter`.
+    """Start and end times of the stages of one image, by `time.perf_counter`.
 
-    A stage may come more than once.
+    A stage may occur more than once.
     """
 
     spans: list[tuple[str, float, float]] = field(default_factory=list)
@@ -31,7 +32,7 @@ class StageTimes:
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
-        """Record the block as a stage, also when it raises."""
+        """Record the block as a stage, even if it raises."""
         started_s = time.perf_counter()
         try:
             yield
@@ -42,7 +43,7 @@ class StageTimes:
         """Return the seconds of each stage; overlapping spans of a stage are counted once."""
         total: dict[str, float] = {}
         until: dict[str, float] = {}
-        # the views of one image are encoded at the same time, so their spans overlap
+        # the views of one image are encoded concurrently, so their spans overlap
         for stage, started_s, ended_s in sorted(self.spans, key=lambda span: span[1]):
             counted_s = max(started_s, until.get(stage, started_s))
             total[stage] = total.get(stage, 0.0) + max(0.0, ended_s - counted_s)
@@ -52,17 +53,16 @@ class StageTimes:
 
 @dataclass(slots=True)
 class RequestRecord:
-    """One request while it is being answered.
+    """The record of one request in progress.
 
     Attributes:
-        request_id: The id that the client sent, or one that was made here.
+        request_id: The id that the client sent, or a generated one.
         key: Name of the API key, if keys are required.
-        client: Who shares the budgets of the process with others: the key's name, or the address
-            that the request came from.
-        code: Code of the error that the request was answered with.
-        images: Stage times of each image that was worked on.
+        client: The client that budgets are shared by: the name of its key, or else its address.
+        code: Error code of the response; None without an error.
+        images: Stage times of each image that was processed.
         unread: Codes of the images that could not be fetched or unpacked.
-        started_s: When the request began, by `time.perf_counter`.
+        started_s: Start time of the request, by `time.perf_counter`.
     """
 
     request_id: str
@@ -76,7 +76,7 @@ class RequestRecord:
     def longest(self) -> dict[str, float]:
         """Return the seconds of each stage for the image in which it took longest.
 
-        Images are worked on at the same time, so a sum would exceed the request's own time.
+        Images are processed concurrently, so a sum would exceed the duration of the request.
         """
         longest: dict[str, float] = {}
         for image in self.images:
@@ -86,20 +86,20 @@ class RequestRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class AnsweredRequest:
-    """A request that has ended, as observers see it.
+class FinishedRequest:
+    """A finished request, as observers receive it.
 
     Attributes:
-        request_id: The id that the client sent, or one that was made here.
+        request_id: The id that the client sent, or a generated one.
         key: Name of the API key, if keys are required.
         method: GET, POST, …
         route: The path as documented, such as `/v1/vocabularies/{name}`; `other` for a path without
             a route.
-        status: Status of the response; 499 if the client left or Serve cut the request off, 500 if
-            the response broke off.
-        code: Code of the error, if it is one.
+        status: Status of the response; 499 if the client disconnected or Serve cancelled the
+            request, 500 if the response was interrupted.
+        code: Error code of the response; None without an error.
         seconds: Time from the head of the request to the end of the response.
-        bytes_in: Size of the body.
+        bytes_in: Size of the request body.
         images: Number of images in the request.
         stages: Seconds of each stage, for the image in which it took longest.
         unread: Codes of the images that could not be fetched or unpacked.
@@ -118,14 +118,14 @@ class AnsweredRequest:
     unread: tuple[str, ...] = ()
 
 
-Observer = Callable[[AnsweredRequest], None]
-"""Is called with every finished request: the log, the metrics, the traces."""
+Observer = Callable[[FinishedRequest], None]
+"""Callback for every finished request: logs, metrics or traces."""
 
 _current: ContextVar[RequestRecord | None] = ContextVar("siglip_request", default=None)
 
 
 def begin(record: RequestRecord) -> None:
-    """Make a record current in this task and in the tasks that it starts."""
+    """Set the current record in this task and in the tasks that it starts."""
     _current.set(record)
 
 
@@ -135,7 +135,7 @@ def current() -> RequestRecord | None:
 
 
 def note_code(code: str) -> None:
-    """Record the error that the current request is answered with."""
+    """Record the error code of the current request's response."""
     record = _current.get()
     if record is not None:
         record.code = code

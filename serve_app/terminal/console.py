@@ -1,8 +1,8 @@
-"""Tables, status lines and progress bars for a terminal that are safe to use with untrusted text.
+"""Tables, status lines and progress bars that are safe to use with untrusted text.
 
-rich interprets markup such as `[red]` and `[link=…]` in the text that it prints, and passes escape
-sequences on. The consoles made here do neither, and they are made nowhere else. Plain lines are
-printed by `printable.py`.
+rich interprets markup such as `[red]` and `[link=…]` in the text that it prints, and does not
+remove escape sequences. The consoles of this module escape both. No other module creates a console.
+`printable.py` prints plain lines.
 """
 
 from typing import Any
@@ -26,7 +26,7 @@ PLAIN_WIDTH = 120
 
 
 class SafeConsole(Console):
-    """A console that reads no markup and escapes hidden characters in the lines that it prints."""
+    """A console that ignores markup and escapes hidden characters in the lines that it prints."""
 
     def __init__(self, *, stderr: bool, plain_width: int) -> None:
         super().__init__(stderr=stderr, markup=False, emoji=False, highlight=False)
@@ -54,7 +54,7 @@ def error_console() -> SafeConsole:
 
 
 class SafeTable(Table):
-    """A table without lines whose cells are single lines with hidden characters escaped."""
+    """A table without borders, whose cells are single lines with hidden characters escaped."""
 
     def __init__(self, *headers: str) -> None:
         super().__init__(*headers, box=None, pad_edge=False)

@@ -1,8 +1,8 @@
 """Reads untrusted files: only regular files, with limits on size and time.
 
 A configuration may name a pipe that never ends, a device, a file of terabytes, or a file on a
-network share whose server is gone. Every file that a user names is read through this module; files
-that this package or Ray wrote are not.
+network share whose server is unreachable. This module reads every file that a user names. Files
+that this package or Ray wrote are read directly.
 
 Not here: YAML (`yaml_files.py`), responses of servers (`bounded_http.py`), images.
 """
@@ -21,11 +21,11 @@ from typing import Any, TypeVar
 from serve_app.errors import ConfigError
 
 MAX_TEXT_BYTES = 64 * 2**20
-"""Maximum size of a configuration, vocabulary, table or other text that is read whole."""
+"""Maximum size of a configuration, vocabulary, table or other text file."""
 MAX_JSON_BYTES = 16 * 2**20
 """Maximum size of a JSON file of a checkpoint. The index of the largest SigLIP has about 0.1 MB."""
 PART_BYTES = 2**20
-"""Bytes of one read: `read` allocates the requested size before it knows how much there is."""
+"""Size of one read, because `read` allocates the requested size even for a small file."""
 
 T = TypeVar("T")
 
@@ -35,11 +35,11 @@ class FileProblem(ConfigError):
 
 
 class FileMissing(FileProblem):
-    """There is no file of this name."""
+    """A file does not exist."""
 
 
 def open_regular(path: Path) -> BufferedReader:
-    """Open a regular file for reading. Pipes, devices and folders are refused without waiting.
+    """Open a regular file for reading; refuse pipes, devices and folders without waiting.
 
     Args:
         path: The file; a link is followed.
@@ -68,7 +68,7 @@ def read_regular(path: Path, max_bytes: int = MAX_TEXT_BYTES) -> bytes:
 
     Args:
         path: The file; a link is followed.
-        max_bytes: Maximum size; a larger file is refused once this much has been read.
+        max_bytes: Maximum size; reading stops with an error beyond it.
 
     Raises:
         FileMissing: It does not exist.
@@ -77,7 +77,7 @@ def read_regular(path: Path, max_bytes: int = MAX_TEXT_BYTES) -> bytes:
     data = bytearray()
     with open_regular(path) as file:
         try:
-            while part := file.read(PART_BYTES):  # in parts: the file may grow while it is read
+            while part := file.read(PART_BYTES):  # in parts, because the file may grow
                 data += part
                 if len(data) > max_bytes:
                     raise FileProblem(
@@ -90,14 +90,13 @@ def read_regular(path: Path, max_bytes: int = MAX_TEXT_BYTES) -> bytes:
 
 
 def read_text(path: Path, max_bytes: int = MAX_TEXT_BYTES) -> str:
-    """Return the text of a UTF-8 file, with or without a byte order mark, or of a UTF-16 file with
-    one.
+    """Return the text of a UTF-8 file, or of a UTF-16 file with a byte order mark.
 
-    Windows' Notepad and Excel write UTF-16 if they are asked for "Unicode". All line ends become
-    newlines.
+    A UTF-8 file may have a byte order mark. Notepad and Excel on Windows write UTF-16 if the user
+    selects "Unicode". All line ends become newlines.
 
     Raises:
-        FileProblem: See `read_regular`; also if it is not UTF-8.
+        FileProblem: See `read_regular`; also raised if the file is not UTF-8.
     """
     data = read_regular(path, max_bytes)
     is_utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
@@ -113,13 +112,13 @@ def read_json(path: Path, max_bytes: int = MAX_JSON_BYTES) -> Any:
     """Return the content of a JSON file.
 
     Raises:
-        FileProblem: See `read_regular`; also if it is not JSON.
+        FileProblem: See `read_regular`; also raised if the file is not JSON.
     """
     return parse_json(read_regular(path, max_bytes), str(path))
 
 
 def parse_json(data: bytes | str, where: str) -> Any:
-    """Return the content of a JSON document, and refuse numbers that are not finite.
+    """Return the content of a JSON document; refuse numbers that are not finite.
 
     Args:
         data: The document.
@@ -137,14 +136,14 @@ def parse_json(data: bytes | str, where: str) -> Any:
 
 
 def read_within(read: Callable[[], T], timeout_s: float) -> T:
-    """Return the result of a function that may hang, or raise after a timeout.
+    """Return the result of a function that may hang, or raise an error after a timeout.
 
-    The function runs in its own thread. If it hangs, the thread is left running, because Python
-    cannot stop a thread from outside.
+    The function runs in its own thread. If it hangs, the thread continues to run, because Python
+    cannot stop a thread.
 
     Raises:
-        TimeoutError: It did not return within `timeout_s` seconds.
-        Exception: What the function raised.
+        TimeoutError: The function did not return within `timeout_s` seconds.
+        Exception: The error that the function raised.
     """
     outcome: list[T] = []
     failure: list[BaseException] = []
@@ -152,7 +151,7 @@ def read_within(read: Callable[[], T], timeout_s: float) -> T:
     def run() -> None:
         try:
             outcome.append(read())
-        except BaseException as error:  # handed to the caller, whatever it is
+        except BaseException as error:  # re-raised in the caller
             failure.append(error)
 
     thread = threading.Thread(target=run, name="bounded-read", daemon=True)

@@ -1,7 +1,7 @@
 """Reads responses of untrusted servers, with limits on size and time.
 
-httpx reads a response to its end, however long it is, and decompresses it without a limit: 1 MB of
-gzip may become 1 GB. Every HTTP client in this package reads responses with this module, except
+httpx reads a response to its end and decompresses it without a limit, and 1 MB of gzip may become
+1 GB. Every HTTP client in this package reads responses with this module, except
 `api/fetching.py`, which has its own limits for images that are fetched by URL.
 """
 
@@ -11,19 +11,19 @@ import zlib
 import httpx
 
 MAX_RESPONSE_BYTES = 128 * 2**20
-"""Maximum size of a decompressed response, unless a caller needs less. 512 stored embeddings
-scored against 1,000 labels with a threshold of 0 come to about 37 MB."""
+"""Default maximum size of a decompressed response. The tags of 512 stored embeddings, scored
+against 1,000 labels with a threshold of 0, have about 37 MB."""
 MAX_ERROR_BYTES = 2**20
 """Maximum size of a response that reports an error."""
 ACCEPTED_ENCODINGS = "gzip"
-"""Sent as `Accept-Encoding`.
+"""Value of `Accept-Encoding`.
 
-Other encodings are refused: only gzip is decompressed with a limit here.
+Other encodings are refused, because this module limits only the decompression of gzip.
 """
 
 
 class UnboundedResponse(httpx.HTTPError):
-    """A response was abandoned, because reading all of it would take too much."""
+    """Reading a response was stopped, because it exceeds a limit or is not readable."""
 
 
 class ResponseTooLarge(UnboundedResponse):
@@ -31,7 +31,7 @@ class ResponseTooLarge(UnboundedResponse):
 
 
 class ResponseTooSlow(UnboundedResponse):
-    """The response did not end in time, although bytes kept coming."""
+    """The response did not end in time, although bytes kept arriving."""
 
 
 class ResponseNotReadable(UnboundedResponse):
@@ -39,7 +39,7 @@ class ResponseNotReadable(UnboundedResponse):
 
 
 class BoundedBody:
-    """The body of one response while it is read."""
+    """The body of one response while it is being read."""
 
     def __init__(self, response: httpx.Response, max_bytes: int, ends_s: float) -> None:
         """Begin to read a response.
@@ -64,17 +64,17 @@ class BoundedBody:
         """Add bytes as they were received.
 
         Raises:
-            UnboundedResponse: The bytes are too many, too late, or damaged.
+            UnboundedResponse: The body is too large, too slow, or damaged.
         """
         if time.monotonic() > self._ends_s:
             raise ResponseTooSlow("the response did not end in time")
-        left = self._max_bytes - len(self._data)
+        remaining = self._max_bytes - len(self._data)
         if self._unpack is not None:
             try:
-                part = self._unpack.decompress(part, left + 1)
+                part = self._unpack.decompress(part, remaining + 1)
             except zlib.error as error:
                 raise ResponseNotReadable("the response is damaged gzip") from error
-        if len(part) > left:
+        if len(part) > remaining:
             raise ResponseTooLarge(f"the response has more than {self._max_bytes:,} bytes")
         self._data += part
 
@@ -85,24 +85,23 @@ class BoundedBody:
             ResponseNotReadable: The compressed body is truncated.
         """
         if self._unpack is not None and self._data and not self._unpack.eof:
-            raise ResponseNotReadable("the response is cut off in the middle of its gzip stream")
+            raise ResponseNotReadable("the response ends in the middle of its gzip stream")
         return bytes(self._data)
 
 
 def limit_of(response: httpx.Response, max_bytes: int) -> int:
-    """Return the size limit of a response: a lower one if it reports an error."""
+    """Return the size limit of a response, which is lower for an error."""
     return max_bytes if response.is_success else min(max_bytes, MAX_ERROR_BYTES)
 
 
 def read_response(response: httpx.Response, max_bytes: int, timeout_s: float) -> httpx.Response:
-    """Read a streamed response and return it with its content, like a response that was not
-    streamed.
+    """Read a streamed response, and return it like a response that was not streamed.
 
     Args:
         response: From `client.send(..., stream=True)` or `client.stream(...)`; the caller closes
             it.
         max_bytes: Maximum size of the decompressed body.
-        timeout_s: Seconds for the whole body.
+        timeout_s: Maximum time in seconds for the whole body.
 
     Raises:
         UnboundedResponse: It is too large, too slow, or its encoding is not gzip or identity.

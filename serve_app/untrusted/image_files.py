@@ -1,8 +1,8 @@
-"""Which files are images, judged by their names, and which files of a folder are hidden files or
-litter.
+"""Finds the images of a folder by their names, and skips hidden files and system files.
 
-Every command, the client and batch jobs use these rules, so a folder holds the same images for all
-of them. They apply to what a folder contains: a file that is named explicitly is always used.
+Every command, the client and batch jobs use these rules, so all of them find the same images in a
+folder. The rules apply only to the content of folders: a file that is named explicitly is always
+used.
 """
 
 import errno
@@ -26,8 +26,8 @@ SUFFIXES = (
     *(".avif", ".avifs"),
     *(".heic", ".heif", ".hif", ".heics", ".heifs"),
 )
-"""Suffixes of the formats that can be decoded, in lower case. Source: Pillow's and pillow-heif's
-registered extensions, and the further names of JPEG that browsers write."""
+"""Suffixes of the supported formats, in lower case. Source: the registered extensions of Pillow and
+pillow-heif, and additional names that browsers give to JPEG files."""
 
 LITTER = frozenset(
     {
@@ -39,8 +39,8 @@ LITTER = frozenset(
         "lost+found",
     }
 )
-"""Names, in lower case, of files and folders that systems leave among a user's files. Names that
-begin with a dot are left out without being listed here."""
+"""Names, in lower case, of files and folders that operating systems create among a user's files.
+Names that begin with a dot are also skipped."""
 MAX_SHOWN = 3
 """Maximum number of examples in a message."""
 MAX_SHOWN_CHARS = 200
@@ -53,19 +53,19 @@ _SKIPPED_ERRORS = (
     errno.ELOOP,
     errno.ENAMETOOLONG,
 )
-"""Errors of an entry that cannot be read at all. The others, such as ESTALE, EIO and ETIMEDOUT,
-come from the disk or network share: skipping the entry would hide files that are there."""
-_LEADS_NOWHERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
-"""Errors of a link whose target does not exist, or that leads in a circle."""
+"""Errors of an entry that is not accessible, which is skipped. Other errors, such as ESTALE, EIO
+and ETIMEDOUT, come from the disk or network share; skipping the entry would hide existing files."""
+_BROKEN_LINK_ERRORS = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+"""Errors of a link whose target does not exist, or that is part of a loop."""
 
 
 @dataclass(slots=True)
 class Examples:
-    """A number of entries, and the first few of them.
+    """The number of entries, and the first few of them.
 
     Attributes:
-        count: How many there are.
-        shown: At most `MAX_SHOWN` of them.
+        count: Number of entries.
+        shown: The first entries, at most `MAX_SHOWN`.
     """
 
     count: int = 0
@@ -80,14 +80,14 @@ class Examples:
 
 @dataclass(slots=True)
 class Skipped:
-    """Counts what a folder or bucket contains that is not used.
+    """Counts the skipped content of a folder or bucket.
 
     Attributes:
-        hidden: Hidden files and folders, and litter; a folder counts once.
+        hidden: Hidden files and folders, and system files; a folder counts once.
         suffixes: Files of other types, by suffix.
-        links: Links to folders, which are not followed: they may lead in circles or elsewhere.
-        special: Pipes, sockets, devices, and links to nothing.
-        unreadable: Folders and files that cannot be examined, with the reason.
+        links: Links to folders, which are not followed: they may form loops or leave the folder.
+        special: Pipes, sockets, devices, and broken links.
+        unreadable: Folders and files that are not accessible, with the reason.
         keys: Objects of a bucket whose keys cannot be requested, such as `a//b`.
     """
 
@@ -103,7 +103,7 @@ class Skipped:
         self.suffixes[os.path.splitext(name)[1].lower() or "no suffix"] += 1
 
     def summary(self) -> str:
-        """Return what was skipped as one phrase, or an empty text if there is nothing."""
+        """Return what was skipped as one phrase; empty if nothing was skipped."""
         suffixes = [suffix for suffix, _ in self.suffixes.most_common(MAX_SHOWN)]
         counts = [
             (self.hidden, "hidden or system files and folders", []),
@@ -117,7 +117,7 @@ class Skipped:
         return "; ".join(phrases)
 
     def report(self, where: str) -> None:
-        """Log once what was skipped, if anything was."""
+        """Log what was skipped, if anything was."""
         if summary := self.summary():
             logger.warning("%s: skipped %s", _printable(where), summary)
 
@@ -128,15 +128,14 @@ def is_image(name: str) -> bool:
 
 
 def is_litter(path: str) -> bool:
-    """Return whether a relative path is hidden or litter, or lies in such a folder."""
+    """Return whether a relative path is hidden or a system file, or is in such a folder."""
     return any(_is_litter_name(name) for name in path.split("/"))
 
 
-def pictures_in(folder: Path) -> list[Path]:
-    """Return the images of a folder and its subfolders in a fixed order, and report what is
-    skipped.
+def images_in(folder: Path) -> list[Path]:
+    """Return the sorted images of a folder and its subfolders, and log what is skipped.
 
-    A folder that cannot be read is reported like an unreadable subfolder; it holds no images.
+    If the folder itself cannot be read, it is logged like an unreadable subfolder.
 
     Raises:
         ConfigError: See `files_below`.
@@ -157,16 +156,16 @@ def files_below(
 ) -> Iterator[tuple[str, os.stat_result]]:
     """Yield the path and status of every regular file below a folder, in no particular order.
 
-    Links to files are followed, links to folders are not. An entry that is not accessible is
+    Links to files are followed, but links to folders are not. Entries that are not accessible are
     skipped.
 
     Args:
-        folder: Where to start; a link is followed.
-        skipped: Counts what is not yielded.
-        with_litter: Also yield hidden files and litter.
+        folder: The folder; a link is followed.
+        skipped: Counts the skipped entries.
+        with_litter: Whether to yield hidden files and system files too.
 
     Raises:
-        ConfigError: The disk or network share fails, so an unknown number of files is missing.
+        ConfigError: The disk or network share failed, so an unknown number of files is missing.
     """
     waiting = [folder]
     while waiting:
@@ -196,11 +195,11 @@ def files_below(
 
 
 def _status(entry: "os.DirEntry[str]", skipped: Skipped) -> os.stat_result | None:
-    """Return the status of what an entry is or links to; None, and counted, if there is none."""
+    """Return the status of an entry or its link target; on errors, count it and return None."""
     try:
         return entry.stat()
     except OSError as error:
-        if entry.is_symlink() and error.errno in _LEADS_NOWHERE:
+        if entry.is_symlink() and error.errno in _BROKEN_LINK_ERRORS:
             skipped.special += 1
         elif not _is_deleted(error):
             _count_unreadable(entry.path, error, skipped)
@@ -216,11 +215,11 @@ def _count_unreadable(path: str, error: OSError, skipped: Skipped) -> None:
     """Count an entry that is not accessible.
 
     Raises:
-        ConfigError: It may be accessible, but the disk or network share fails.
+        ConfigError: The disk or network share failed.
     """
     if error.errno not in _SKIPPED_ERRORS:
         reason = _printable(_with_reason(path, error))
-        raise ConfigError(f"{reason}. Check the disk or network share, then try again.") from error
+        raise ConfigError(f"{reason}. Check the disk or network share, then retry.") from error
     skipped.unreadable.add(_with_reason(path, error))
 
 
@@ -238,5 +237,5 @@ def _examples(shown: list[str]) -> str:
 
 
 def _printable(text: str) -> str:
-    """Return text for a log line, which may go to a terminal as it is."""
+    """Return text with hidden characters escaped, because a log line may go to a terminal."""
     return text if text.isprintable() else ascii(text)[1:-1]

@@ -1,6 +1,6 @@
-"""Null in a file means the default, as if the key were not there.
+"""Treats null in a file as the default, as if the key were missing.
 
-Keys whose type includes None keep it, because there null is a value of its own, such as
+Keys whose type includes None keep null, because it is a valid value there, such as
 `tag_banks: null` for no storage. Unknown keys keep it too, so that they are refused.
 """
 
@@ -12,10 +12,10 @@ from pydantic import BaseModel, model_validator
 
 
 def without_nulls(model: type[BaseModel], data: Any) -> Any:
-    """Return what a file has for a block, and for the blocks in it, without nulls for defaults.
+    """Return the content of a block and its nested blocks without nulls that mean the default.
 
-    A validator could not do this for strict models: after it, they take JSON lists for Python
-    lists, which are no tuples.
+    A validator cannot do this for strict models: after a validator, they treat JSON lists as Python
+    lists, which are not valid tuples.
     """
     if not isinstance(data, dict):
         return data
@@ -34,14 +34,14 @@ def without_nulls(model: type[BaseModel], data: Any) -> Any:
 
 @cache
 def _keys_with_null(model: type[BaseModel]) -> frozenset[str]:
-    """Return the keys of a block for which null is a value of its own."""
+    """Return the keys of a block for which null is a valid value."""
     return frozenset(
         name for name, field in model.model_fields.items() if NoneType in get_args(field.annotation)
     )
 
 
 class NullIsDefault(BaseModel):
-    """Base of blocks that are not strict: a key that is null has its default."""
+    """Base of blocks that are not strict: null means the default of a key."""
 
     @model_validator(mode="before")
     @classmethod

@@ -1,6 +1,6 @@
-"""Sentences about what is wrong in a file or a request: where, what, and the nearest valid name.
+"""Builds messages about problems in a file or a request: where, what, and the nearest valid name.
 
-Not here: which values are valid (the pydantic models), where a value stands in a file
+Not here: the rules for valid values (the pydantic models), the line of a value in a file
 (`tagging/lined_yaml.py`).
 """
 
@@ -11,7 +11,7 @@ from typing import Any
 from serve_app.errors import ConfigError
 
 MAX_PROBLEMS = 50
-"""Maximum number of lines in one message. More problems in a file usually have one cause."""
+"""Maximum number of lines in one message; more problems in a file usually have one cause."""
 MAX_QUOTED = 200
 """Maximum number of characters of a value that a message repeats."""
 _MESSAGES = {
@@ -21,11 +21,11 @@ _MESSAGES = {
     "model_type": "must be an object with keys",
     "model_attributes_type": "must be an object with keys",
 }
-"""Messages by pydantic's error type, where pydantic's own uses the names of Python types."""
+"""Messages by pydantic's error type, where pydantic's message has the names of Python types."""
 
 
 def raise_problems(problems: Sequence[str]) -> None:
-    """Raise `ConfigError` if there are problems, one line each, at most `MAX_PROBLEMS`."""
+    """Raise `ConfigError` with one line per problem, at most `MAX_PROBLEMS`, if there are any."""
     if not problems:
         return
     more = len(problems) - MAX_PROBLEMS
@@ -43,10 +43,10 @@ def problem_sentence(problem: Mapping[str, Any], where: str, known_keys: Iterabl
     """Return one sentence for one of pydantic's errors.
 
     Args:
-        problem: An item of `ValidationError.errors()`. The value is repeated if it is included and
-            is not an object.
+        problem: An item of `ValidationError.errors()`. The message repeats the value if the item
+            includes it and it is not an object.
         where: The key of the value, or the file and the line.
-        known_keys: Keys that are valid where an unknown one was found.
+        known_keys: The valid keys, if an unknown key was found.
     """
     if problem["type"] == "extra_forbidden":
         return f"{where}: unknown key; {key_hint(str(problem['loc'][-1]), known_keys)}"
@@ -60,7 +60,7 @@ def problem_sentence(problem: Mapping[str, Any], where: str, known_keys: Iterabl
 
 
 def problem_message(problem: Mapping[str, Any]) -> str:
-    """Return what is wrong with a value, in lower case and without Python's words."""
+    """Return what is wrong with a value, in lower case and without Python terms."""
     if problem["type"] in _MESSAGES:
         return _MESSAGES[problem["type"]]
     message = str(problem["msg"]).removeprefix("Value error, ")
@@ -72,10 +72,10 @@ def problem_message(problem: Mapping[str, Any]) -> str:
 def nearest(name: str, known: Iterable[str], cutoff: float = 0.5) -> str | None:
     """Return the known name that is most similar to a name; None if none is similar.
 
-    It takes milliseconds among thousands of names.
+    This takes milliseconds for thousands of names.
 
     Args:
-        name: The unknown name, of which `MAX_QUOTED` characters are compared.
+        name: The unknown name; its first `MAX_QUOTED` characters are compared.
         known: The known names.
         cutoff: Minimum similarity, in [0, 1].
     """
@@ -84,10 +84,10 @@ def nearest(name: str, known: Iterable[str], cutoff: float = 0.5) -> str | None:
 
 
 def key_hint(key: str, known: Iterable[str]) -> str:
-    """Return the hint about an unknown key: the nearest known key, or else all of them."""
+    """Return a hint about an unknown key: the nearest known key, or else all known keys."""
     names = list(known)
     found = nearest(key, names)
-    return f"did you mean {found}?" if found else f"known are {', '.join(names)}."
+    return f"did you mean {found}?" if found else f"use one of {', '.join(names)}."
 
 
 def label_hint(label: str | None, otherwise: str = ".") -> str:
@@ -95,6 +95,6 @@ def label_hint(label: str | None, otherwise: str = ".") -> str:
 
     Args:
         label: The nearest known label; None if there is none.
-        otherwise: The end without one.
+        otherwise: The end of the sentence if there is none.
     """
     return otherwise if label is None else f"; did you mean {label!r}?"

@@ -1,13 +1,13 @@
-"""YAML from files: the only YAML reader of this package, with bounds on size, depth and aliases.
+"""Reads YAML files with limits on size, depth and aliases; this is the package's only YAML reader.
 
-A document is parsed twice. The first pass reads parser events, which come one at a time and need no
-recursion. It refuses documents that would take too much time, memory or stack: a few hundred bytes
-of aliases can expand to a billion values, and libyaml crashes the process at some 100,000 nested
-blocks. The second pass builds the values.
+A document is parsed twice. The first pass reads parser events one at a time, without recursion. It
+refuses documents that would take too much time, memory or stack: a few hundred bytes of aliases can
+expand to a billion values, and libyaml crashes the process at about 100,000 nested blocks. The
+second pass builds the values.
 
 YAML reads some words as something other than text: `no` is false, `007` is 7, `12:30` is 750 and
-`2024-01-01` is a date. As a key, such a word is refused, because every key that this package knows
-is text. Where a value has to be text is decided by those who read it (`unquoted_value`).
+`2024-01-01` is a date. Such a word is refused as a key, because every key that this package knows
+is text. Callers decide which values must be text (`unquoted_value`).
 
 Not here: the line of every value (`tagging/lined_yaml.py`).
 """
@@ -34,9 +34,9 @@ MAX_DEPTH = 64
 MAX_NODES = 1_000_000
 """Maximum number of values in one file. An alias counts as all the values that it expands to."""
 MAX_NUMBER_CHARACTERS = 100
-"""Longer numbers are refused: converting a number of millions of digits takes minutes."""
+"""Longer numbers are refused, because converting a number of millions of digits takes minutes."""
 LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-"""libyaml if it is installed, which is ten times as fast."""
+"""libyaml's loader if it is installed, because it is ten times as fast."""
 _MERGE = "tag:yaml.org,2002:merge"
 _TEXT = "tag:yaml.org,2002:str"
 _VALUE = "tag:yaml.org,2002:value"
@@ -51,12 +51,12 @@ _KINDS = {
     _NULL: "nothing",
     _TIMESTAMP: "a date",
 }
-"""What YAML reads a word as that is not text."""
+"""Names of the types that YAML gives to words that are not text."""
 _CONSTRUCTOR = yaml.constructor.SafeConstructor()
 
 
 class SettingsLoader(LOADER):  # type: ignore[misc]
-    """Reads `1e3` and `1e-3` as numbers, as YAML 1.2 does; PyYAML wants `1.0e+3`."""
+    """Reads `1e3` and `1e-3` as numbers, as YAML 1.2 does; PyYAML requires `1.0e+3`."""
 
 
 SettingsLoader.add_implicit_resolver(
@@ -71,16 +71,17 @@ def read_documents(path: Path) -> list[Any]:
     """Return the documents of a YAML file.
 
     Raises:
-        ConfigError: It cannot be read, is not YAML, or exceeds a bound; names the file and line.
+        ConfigError: The file cannot be read, is not YAML, or exceeds a limit; the message names the
+            file and line.
     """
     return parse_documents(read_text(path, MAX_YAML_BYTES), str(path))
 
 
 def parse_documents(text: str, where: str) -> list[Any]:
-    """Return the documents of a YAML text; `where` names it in messages.
+    """Return the documents of a YAML text; `where` is its name in messages.
 
     Raises:
-        ConfigError: It is not YAML or exceeds a bound; names the line.
+        ConfigError: The text is not YAML or exceeds a limit; the message names the line.
     """
     return [value for _, value in parse_nodes(text, where)]
 
@@ -88,16 +89,16 @@ def parse_documents(text: str, where: str) -> list[Any]:
 def parse_nodes(
     text: str, where: str, loader_class: Any = LOADER
 ) -> list[tuple[yaml.Node | None, Any]]:
-    """Return each document of a YAML text as its root node, which knows its lines, and its value.
+    """Return each document of a YAML text as its root node, which has line numbers, and its value.
 
     Args:
         text: The documents.
         where: Name of the text in messages.
-        loader_class: `LOADER`, or `SettingsLoader` for files of this package's own.
+        loader_class: `LOADER`, or `SettingsLoader` for the package's own files.
 
     Raises:
-        ConfigError: It is not YAML, holds a key twice in one block or one that is not text, or
-            exceeds a bound.
+        ConfigError: The text is not YAML, has a key twice in one block or a key that is not text,
+            or exceeds a limit.
     """
     _check_events(text, where)
     loader = loader_class(text)
@@ -118,7 +119,7 @@ def parse_nodes(
 
 @dataclass(slots=True)
 class _Block:
-    """A list or block that is still open: its anchor, and its size so far."""
+    """An open list or block, with its anchor and its size so far."""
 
     anchor: str | None
     nodes: int = 1
@@ -135,7 +136,7 @@ class _Counted:
     total: int = 0
 
     def add(self, nodes: int, height: int, line: int) -> None:
-        """Count new values; refuse the document if they are too many or nested too deeply."""
+        """Count new values; refuse the document if it has too many or is nested too deeply."""
         self.total += nodes
         if self.total > MAX_NODES:
             raise ConfigError(
@@ -149,7 +150,7 @@ class _Counted:
         self.join(nodes, height)
 
     def join(self, nodes: int, height: int) -> None:
-        """Add values to the block that holds them."""
+        """Add values to the block that contains them."""
         if self.open:
             block = self.open[-1]
             block.nodes += nodes
@@ -157,7 +158,7 @@ class _Counted:
 
 
 def _check_events(text: str, where: str) -> None:
-    """Refuse a text that would take too much to build; see the module's docstring."""
+    """Refuse a text that is too expensive to build; see the module's docstring."""
     counted = _Counted(where)
     try:
         for event in yaml.parse(text, Loader=LOADER):
@@ -185,7 +186,7 @@ def _count(event: yaml.Event, counted: _Counted) -> None:
         case yaml.CollectionStartEvent():
             counted.add(1, 1, line)
             counted.open.append(_Block(event.anchor))
-            if event.anchor:  # until the block ends, an alias to it would be inside it
+            if event.anchor:  # before the block ends, an alias to it would be inside it
                 counted.anchors.pop(event.anchor, None)
         case yaml.CollectionEndEvent():
             block = counted.open.pop()
@@ -240,7 +241,7 @@ def _check_keys(node: yaml.MappingNode, where: str) -> None:
 
 
 def unquoted_value(node: yaml.ScalarNode) -> str | None:
-    """Return why a value is not text, as a sentence that begins with the value, or None."""
+    """Return why a value is not text, as a sentence that begins with the value; None if it is."""
     if node.tag == _TEXT:
         return None
     written = printable(node.value[:MAX_NUMBER_CHARACTERS])
@@ -254,7 +255,7 @@ def unquoted_value(node: yaml.ScalarNode) -> str | None:
 
 
 def _check_readable(node: yaml.Node, where: str) -> None:
-    """Refuse numbers and dates that YAML recognises and cannot build, such as 2024-13-45 or 0x_."""
+    """Refuse numbers and dates that YAML recognises but cannot build, such as 2024-13-45 or 0x_."""
     try:
         _CONSTRUCTOR.yaml_constructors[node.tag](_CONSTRUCTOR, node)
     except (ValueError, OverflowError, yaml.YAMLError) as error:
@@ -262,7 +263,7 @@ def _check_readable(node: yaml.Node, where: str) -> None:
         quoted = json.dumps(printable(str(node.value)[:MAX_NUMBER_CHARACTERS]), ensure_ascii=False)
         kind = _KINDS[node.tag]
         raise ConfigError(
-            f"{where}:{line}: {quoted} is read as {kind} and is none; if it is text, quote it."
+            f"{where}:{line}: {quoted} looks like {kind} but is not valid; if it is text, quote it."
         ) from error
 
 
@@ -281,7 +282,7 @@ def _check_number(node: yaml.Node, where: str) -> None:
 
 
 def _as_float(text: str) -> Iterator[float]:
-    """Yield a number as a float; nothing for YAML's other notations, which are always finite."""
+    """Yield a number as a float; yield nothing for notations that are always finite."""
     plain = text.replace("_", "").lower()
     if plain.lstrip("+-") in (".inf", ".nan"):
         yield math.inf

@@ -50,8 +50,8 @@ def test_landmarks_and_names(page: Page) -> None:
         expect(page.get_by_role(role, name=name)).to_have_count(1)  # type: ignore[arg-type]
     assert page.get_by_role("heading").all_text_contents() == [
         "siglip-serve",
-        "Drop pictures here",
-        "The same with curl",
+        "Drop images here",
+        "Equivalent curl command",
         "Results",
         SIX[0].name,
     ]

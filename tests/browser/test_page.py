@@ -31,7 +31,7 @@ TRANSFER = """([name, type, data]) => {
 def add(page: Page, *files: Path) -> None:
     """Choose files as a person does, and wait until all are answered."""
     with page.expect_file_chooser() as chooser:
-        page.get_by_role("button", name="Choose pictures").click()
+        page.get_by_role("button", name="Choose images").click()
     chooser.value.set_files(files)
     settled(page)
 
@@ -71,7 +71,7 @@ def test_two_actions_give_the_tags(page: Page, gate: Gate) -> None:
     with every tag.
     """
     add(page, RED_CIRCLE)
-    expect(page.get_by_role("status")).to_have_text("1 picture, 3 tags")
+    expect(page.get_by_role("status")).to_have_text("1 image, 3 tags")
     assert set(shown(card(page, "red-circle.jpg"))) == IN_RED_CIRCLE
     expect(page.locator("#threshold-text")).to_have_text("0.5")
     assert asked(gate) == {"confidence_threshold": "0", "max_tags": "200"}
@@ -273,9 +273,9 @@ def test_a_file_that_fails_shows_its_own_error(page: Page, tmp_path: Path) -> No
     expect(card(page, "broken.jpg")).to_contain_text("Check that the whole file was sent.")
     expect(card(page, "broken.jpg")).to_contain_text("invalid_image")
     expect(card(page, "notes.txt")).to_contain_text("unsupported_image")
-    expect(card(page, "notes.txt").get_by_role("button", name="Try again")).to_be_hidden()
+    expect(card(page, "notes.txt").get_by_role("button", name="Retry")).to_be_hidden()
     assert set(shown(card(page, "red-circle.jpg"))) == IN_RED_CIRCLE
-    expect(page.get_by_role("status")).to_have_text("3 pictures, 3 tags, 2 failed")
+    expect(page.get_by_role("status")).to_have_text("3 images, 3 tags, 2 failed")
 
 
 def test_a_picture_that_the_browser_cannot_show_is_tagged(page: Page, tmp_path: Path) -> None:
@@ -427,7 +427,7 @@ def test_a_busy_service_is_asked_again_and_not_for_ever(page: Page, gate: Gate) 
     add(page, RED_CIRCLE)
     expect(card(page, "red-circle.jpg")).to_contain_text("Every queue is full.")
     assert len(gate.queries) == 7
-    card(page, "red-circle.jpg").get_by_role("button", name="Try again").click()
+    card(page, "red-circle.jpg").get_by_role("button", name="Retry").click()
     expect(card(page, "red-circle.jpg").get_by_role("listitem")).to_have_count(3)
 
 
@@ -437,7 +437,7 @@ def test_a_wait_is_told(page: Page, gate: Gate) -> None:
     """
     gate.refusals = [(503, "17")]
     page.locator("#files").set_input_files(RED_CIRCLE)
-    expect(card(page, "red-circle.jpg")).to_contain_text("The service is busy. Next try in 17 s")
+    expect(card(page, "red-circle.jpg")).to_contain_text("The service is busy. Retrying in 17 s")
     page.get_by_role("button", name="Remove red-circle.jpg").click()
     add(page, SAMPLES / "white-cross.jpg")
     expect(page.get_by_role("article")).to_have_count(1)

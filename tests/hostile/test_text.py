@@ -25,7 +25,7 @@ from serve_app.tagging.prompts import DEFAULT_TEMPLATE, check_templates
 from serve_app.tagging.registered import read_registered
 from serve_app.tagging.vocabulary import checked_labels
 from serve_app.telemetry.logs import FORMAT, SafeFormatter
-from serve_app.telemetry.record import AnsweredRequest
+from serve_app.telemetry.record import FinishedRequest
 from serve_app.terminal.console import SafeTable, output_console, styled
 from serve_app.terminal.printable import HIDDEN, json_text, printable
 from tests.conftest import encoded, random_picture
@@ -295,7 +295,7 @@ def test_an_event_is_one_line_of_the_log_and_its_traceback_looks_like_no_event()
 def test_a_request_is_one_line_of_the_request_log(line: object) -> None:
     """Whatever a client could get into a field."""
     harm = "".join(HARMFUL.values())
-    answered = AnsweredRequest(
+    answered = FinishedRequest(
         harm, harm, f"GET{harm}", f"/{harm}", 200, harm, 0.1, 0, 1, {harm: 0.1}
     )
     written = line(answered, datetime.now(UTC))  # type: ignore[operator]

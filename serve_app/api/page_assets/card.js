@@ -1,4 +1,4 @@
-// One picture: its thumbnail, its tags as bars, or what went wrong. Labels and names are shown as text, never as markup.
+// A card shows one image: its thumbnail, and its tags as bars or its error. Labels and names are text, never markup.
 
 import { drawTicks, scaleOf } from "./scale.js";
 
@@ -8,7 +8,7 @@ export class Card {
   constructor(template, file, name) {
     this.file = file;
     this.name = name;
-    this.answer = null; // the service's, with every tag
+    this.response = null; // the service's response with all tags
     this.error = null;
     this.element = template.content.firstElementChild.cloneNode(true);
     this.find("h3").textContent = name;
@@ -42,24 +42,26 @@ export class Card {
     this.find(".error").hidden = true;
   }
 
-  showAnswer(answer, elapsedMs) {
-    this.settle({ answer: { ...answer, tags: [...answer.tags].sort((a, b) => b.confidence - a.confidence) } });
-    const views = answer.metadata?.views;
-    this.find(".took").textContent = `${answer.score} · ${views ? `${views} views · ` : ""}${Math.round(answer.inference_time_ms)} ms`;
-    this.find(".took").title = `${Math.round(answer.inference_time_ms)} ms in the service, ${Math.round(elapsedMs)} ms in all`;
-    drawTicks(this.find(".ticks"), scaleOf(answer.score));
+  showResponse(response, elapsedMs) {
+    const tags = [...response.tags].sort((a, b) => b.confidence - a.confidence);
+    this.settle({ response: { ...response, tags } });
+    const views = response.metadata?.views;
+    this.find(".took").textContent = `${response.score} · ${views ? `${views} views · ` : ""}${Math.round(response.inference_time_ms)} ms`;
+    this.find(".took").title = `${Math.round(response.inference_time_ms)} ms in the service, ${Math.round(elapsedMs)} ms in total`;
+    drawTicks(this.find(".ticks"), scaleOf(response.score));
   }
 
   showError(error) {
     this.settle({ error });
     this.find(".error").hidden = false;
-    this.find(".error .said").textContent = error.message;
+    this.find(".error .message").textContent = error.message;
     this.find(".error code").textContent = error.code;
-    this.find(".again").hidden = !error.passing;
+    this.find(".retry").hidden = !error.isTemporary;
   }
 
-  settle({ answer = null, error = null }) {
-    Object.assign(this, { answer, error });
+  /** Show a response or an error, and clear everything else. */
+  settle({ response = null, error = null }) {
+    Object.assign(this, { response, error });
     this.find("article").removeAttribute("aria-busy");
     this.find(".wait").textContent = "";
     this.find(".error").hidden = !error;
@@ -67,29 +69,30 @@ export class Card {
     this.find(".none").hidden = this.find(".more").hidden = true;
   }
 
-  /** Return the tags at or above a threshold, the best first. */
+  /** Return the tags at or above a threshold, in descending order of their scores. */
   passing(threshold) {
-    const scale = scaleOf(this.answer?.score);
-    return (this.answer?.tags ?? []).filter((tag) => scale.passes(tag.confidence, threshold));
+    const scale = scaleOf(this.response?.score);
+    return (this.response?.tags ?? []).filter((tag) => scale.passes(tag.confidence, threshold));
   }
 
-  showFrom(threshold) {
-    if (!this.answer) return;
-    const scale = scaleOf(this.answer.score);
+  /** Show the tags at or above a threshold. */
+  showTags(threshold) {
+    if (!this.response) return;
+    const scale = scaleOf(this.response.score);
     const tags = this.passing(threshold);
-    this.find(".tags").replaceChildren(...tags.map((tag, at) => tagRow(tag, scale, at >= FIRST_TAGS)));
-    this.find(".tags").style.setProperty("--threshold", scale.placeOfThreshold(threshold));
+    this.find(".tags").replaceChildren(...tags.map((tag, i) => tagRow(tag, scale, i >= FIRST_TAGS)));
+    this.find(".tags").style.setProperty("--threshold", scale.positionOfThreshold(threshold));
     this.find(".ticks").hidden = !tags.length;
     this.showNone(tags, scale, threshold);
     this.showMore(tags.length - FIRST_TAGS);
   }
 
   showNone(tags, scale, threshold) {
-    const best = this.answer.tags[0];
+    const best = this.response.tags[0];
     this.find(".none").hidden = tags.length > 0;
     this.find(".none").textContent = best
       ? `No tag reaches ${scale.thresholdText(threshold)}. The best is “${best.label}” with ${scale.text(best.confidence)}.`
-      : "The service gave no tag.";
+      : "The service returned no tags.";
   }
 
   showMore(hidden) {
@@ -108,16 +111,16 @@ export class Card {
   }
 }
 
-function tagRow(tag, scale, later) {
+function tagRow(tag, scale, isFolded) {
   const row = document.createElement("li");
-  row.classList.toggle("later", later);
+  row.classList.toggle("folded", isFolded);
   for (const [name, text] of [["label", tag.label], ["value", scale.text(tag.confidence)], ["bar", ""]]) {
     const part = document.createElement("span");
     part.className = name;
     part.textContent = text;
     row.append(part, " ");
   }
-  row.querySelector(".bar").style.setProperty("--place", scale.placeOf(tag.confidence));
+  row.querySelector(".bar").style.setProperty("--position", scale.positionOf(tag.confidence));
   row.querySelector(".bar").setAttribute("aria-hidden", "true");
   return row;
 }

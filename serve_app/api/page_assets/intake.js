@@ -1,44 +1,45 @@
-// How pictures come in: dropped anywhere on the page, pasted, or chosen. Files are handed on as they are.
+// Receives images that are dropped anywhere on the page, pasted or chosen, and passes the files on unchanged.
 
-/** Call `take` with files however they come. */
-export function takeFiles(take, { button, input, overlay }) {
+/** Call `onFiles` with every list of files that the user adds. */
+export function listenForFiles(onFiles, { button, input, overlay }) {
   button.addEventListener("click", () => input.click());
   input.addEventListener("change", () => {
-    take([...input.files]);
-    input.value = ""; // the same file may be chosen again
+    onFiles([...input.files]);
+    input.value = ""; // so that the same file can be chosen again
   });
   document.addEventListener("paste", (event) => {
     const files = [...(event.clipboardData?.files ?? [])];
-    if (!files.length) return; // text, which goes where the cursor is
+    if (!files.length) return; // the browser pastes text at the cursor
     event.preventDefault();
-    take(files);
+    onFiles(files);
   });
-  takeDrops(take, overlay);
+  listenForDrops(onFiles, overlay);
 }
 
-function takeDrops(take, overlay) {
-  const holdsFiles = (event) => [...(event.dataTransfer?.types ?? [])].includes("Files");
+function listenForDrops(onFiles, overlay) {
+  const hasFiles = (event) => [...(event.dataTransfer?.types ?? [])].includes("Files");
   document.addEventListener("dragover", (event) => {
-    if (!holdsFiles(event)) return;
+    if (!hasFiles(event)) return;
     event.preventDefault();
     event.dataTransfer.dropEffect = "copy";
     overlay.hidden = false;
   });
   document.addEventListener("dragleave", (event) => {
-    if (!event.relatedTarget) overlay.hidden = true; // left the window
+    if (!event.relatedTarget) overlay.hidden = true; // the pointer left the window
   });
   document.addEventListener("drop", async (event) => {
-    if (!holdsFiles(event)) return;
+    if (!hasFiles(event)) return;
     event.preventDefault();
     overlay.hidden = true;
-    take(await droppedFiles(event.dataTransfer));
+    onFiles(await droppedFiles(event.dataTransfer));
   });
 }
 
-/** Return what was dropped, with the files of folders. */
+/** Return the dropped files, including the images in dropped folders. */
 async function droppedFiles(transfer) {
   const files = [...transfer.files];
-  const entries = [...transfer.items].map((item) => item.webkitGetAsEntry?.()); // to be read before the first await
+  // the items must be read before the first await
+  const entries = [...transfer.items].map((item) => item.webkitGetAsEntry?.());
   if (!entries.some((entry) => entry?.isDirectory)) return files;
   return (await Promise.all(entries.filter(Boolean).map(filesOf))).flat();
 }
@@ -48,9 +49,10 @@ async function filesOf(entry) {
   const reader = entry.createReader();
   const found = [];
   for (;;) {
-    const some = await new Promise((resolve, reject) => reader.readEntries(resolve, reject)); // a hundred at a time
-    if (!some.length) break;
-    found.push(...some);
+    // returns at most a hundred entries per call
+    const part = await new Promise((resolve, reject) => reader.readEntries(resolve, reject));
+    if (!part.length) break;
+    found.push(...part);
   }
   const inside = await Promise.all(found.map(filesOf));
   return inside.flat().filter((file) => file.type.startsWith("image/") || /\.tiff?$/i.test(file.name));

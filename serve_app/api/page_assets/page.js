@@ -1,19 +1,19 @@
-// The page: pictures come in, cards with their tags stand there. What goes over the wire is in request.js and service.js.
+// The page receives images and shows a card with tags for each. request.js and service.js call the service.
 
 import { Card } from "./card.js";
-import { takeFiles } from "./intake.js";
+import { listenForFiles } from "./intake.js";
 import { curlCommand, tagRequest } from "./request.js";
 import { FALLBACK_THRESHOLD, SLIDER_STEPS, drawTicks, scaleOf } from "./scale.js";
-import { ask, hasKey, inTurn, keepKey } from "./service.js";
+import { callService, hasKey, limitConcurrency, storeKey } from "./service.js";
 import { Settings } from "./settings.js";
 
 const get = (id) => document.getElementById(id);
 const cards = [];
 let model = null;
-let scoreShown = "sigmoid"; // of the last answer: what axis the slider has
+let scoreShown = "sigmoid"; // kind of score in the last response, which determines the axis of the slider
 let threshold = FALLBACK_THRESHOLD;
-let thresholdChosen = false; // by hand: then it stays
-let pasted = 0;
+let thresholdChosen = false; // whether the user moved the slider; the page then keeps the threshold
+let pastedCount = 0;
 let starting = true;
 let settings = null;
 
@@ -25,10 +25,10 @@ async function tag(card) {
   card.showWaiting("Waiting …");
   showState();
   try {
-    await inTurn(() => tagNow(card, aborter.signal));
+    await limitConcurrency(() => tagNow(card, aborter.signal));
   } catch (error) {
-    if (aborter.signal.aborted) return; // removed, or asked again with other settings
-    if (error.status === 401) askForKey();
+    if (aborter.signal.aborted) return; // the card was removed, or is tagged again with other settings
+    if (error.status === 401) requestKey();
     card.showError(error);
   }
   showState();
@@ -39,20 +39,20 @@ async function tagNow(card, signal) {
   card.showWaiting("Tagging …");
   const { path, options } = tagRequest(settings.values, card.file);
   const startedMs = performance.now();
-  const waits = (seconds) => card.showWaiting(`The service is busy. Next try in ${seconds} s …`);
-  const answer = await ask(path, { ...options, signal }, waits);
+  const onWait = (seconds) => card.showWaiting(`The service is busy. Retrying in ${seconds} s …`);
+  const response = await callService(path, { ...options, signal }, onWait);
   signal.throwIfAborted();
-  card.showAnswer(answer, performance.now() - startedMs);
-  scoreShown = answer.score;
+  card.showResponse(response, performance.now() - startedMs);
+  scoreShown = response.score;
   showThreshold();
-  card.showFrom(threshold);
+  card.showTags(threshold);
 }
 
 function addFiles(files) {
   const added = files.map((file) => new Card(get("card-template"), file, nameOf(file)));
   for (const card of added) {
     card.find(".remove").addEventListener("click", () => remove(card));
-    card.find(".again").addEventListener("click", () => tag(card));
+    card.find(".retry").addEventListener("click", () => tag(card));
     cards.push(card);
     get("cards").append(card.element);
   }
@@ -60,19 +60,19 @@ function addFiles(files) {
 }
 
 function nameOf(file) {
-  const fromClipboard = /^image\.(\w+)$/.exec(file.name); // what browsers call a pasted picture
-  if (!fromClipboard) return file.name || "picture";
-  pasted += 1;
-  return `pasted-${pasted}.${fromClipboard[1]}`;
+  const fromClipboard = /^image\.(\w+)$/.exec(file.name); // the name that browsers give a pasted image
+  if (!fromClipboard) return file.name || "image";
+  pastedCount += 1;
+  return `pasted-${pastedCount}.${fromClipboard[1]}`;
 }
 
 function remove(card) {
-  const at = cards.indexOf(card);
+  const i = cards.indexOf(card);
   card.aborter?.abort();
-  cards.splice(at, 1);
+  cards.splice(i, 1);
   card.element.remove();
   showState();
-  (cards[Math.min(at, cards.length - 1)]?.find(".remove") ?? get("pick")).focus();
+  (cards[Math.min(i, cards.length - 1)]?.find(".remove") ?? get("pick")).focus();
 }
 
 function clear() {
@@ -86,26 +86,28 @@ function clear() {
 
 function settingsChanged() {
   if (starting) return;
-  if (!thresholdChosen) threshold = ownThreshold();
+  if (!thresholdChosen) threshold = defaultThreshold();
   showThreshold();
   for (const card of cards) tag(card);
 }
 
 // --- threshold
 
-/** Return what the service itself would ask of tags, where that is known. */
-function ownThreshold() {
+/** Return the threshold that the service itself would apply, if it is known. */
+function defaultThreshold() {
   const { score, labels } = settings.values;
-  if (score === "margin") return 0.5; // as likely as nothing in particular
-  const card = labels.length ? settings.vocabularies.find((each) => each.default && !each.calibrated) : settings.vocabulary;
-  return (score && card?.calibrated ? undefined : card?.confidence_threshold) ?? FALLBACK_THRESHOLD;
+  if (score === "margin") return 0.5; // as likely as the background prompts
+  const uncalibratedDefault = settings.vocabularies.find((card) => card.default && !card.calibrated);
+  const vocabulary = labels.length ? uncalibratedDefault : settings.vocabulary;
+  if (score && vocabulary?.calibrated) return FALLBACK_THRESHOLD; // its threshold applies only to the default score
+  return vocabulary?.confidence_threshold ?? FALLBACK_THRESHOLD;
 }
 
 function showThreshold() {
   const scale = scaleOf(settings.values.score || scoreShown);
   const text = scale.thresholdText(threshold);
   drawTicks(get("threshold-ticks"), scale);
-  get("threshold").value = Math.round(scale.placeOfThreshold(threshold) * SLIDER_STEPS);
+  get("threshold").value = Math.round(scale.positionOfThreshold(threshold) * SLIDER_STEPS);
   get("threshold").setAttribute("aria-valuetext", text);
   get("threshold-text").textContent = text;
   showCurl();
@@ -113,29 +115,29 @@ function showThreshold() {
 
 function thresholdMoved() {
   thresholdChosen = true;
-  threshold = scaleOf(settings.values.score || scoreShown).thresholdAt(Number(get("threshold").value) / SLIDER_STEPS);
+  threshold = scaleOf(settings.values.score || scoreShown).thresholdAtPosition(Number(get("threshold").value) / SLIDER_STEPS);
   showThreshold();
-  for (const card of cards) card.showFrom(threshold);
+  for (const card of cards) card.showTags(threshold);
   showState();
 }
 
-// --- what is said and handed out
+// --- status, curl command and download
 
 function showState() {
   get("results").hidden = !cards.length;
   get("main").toggleAttribute("data-empty", !cards.length);
   get("status").textContent = statusText();
-  get("download").disabled = !cards.some((card) => card.answer || card.error);
+  get("download").disabled = !cards.some((card) => card.response || card.error);
   showCurl();
 }
 
 function statusText() {
   const count = (number, noun) => `${number} ${noun}${number === 1 ? "" : "s"}`;
   const failed = cards.filter((card) => card.error).length;
-  const open = cards.filter((card) => card.find("[aria-busy]")).length;
-  if (open) return `Tagging: ${cards.length - open} of ${cards.length} done`;
+  const busy = cards.filter((card) => card.find("[aria-busy]")).length;
+  if (busy) return `Tagging: ${cards.length - busy} of ${cards.length} done`;
   const shown = cards.reduce((sum, card) => sum + card.passing(threshold).length, 0);
-  return `${count(cards.length, "picture")}, ${count(shown, "tag")}${failed ? `, ${failed} failed` : ""}`;
+  return `${count(cards.length, "image")}, ${count(shown, "tag")}${failed ? `, ${failed} failed` : ""}`;
 }
 
 function showCurl() {
@@ -143,15 +145,16 @@ function showCurl() {
 }
 
 async function copyCurl() {
-  const said = await navigator.clipboard?.writeText(get("curl").textContent).then(() => "Copied", () => null);
-  if (!said) getSelection().selectAllChildren(get("curl")); // without https there is no clipboard: it is ready for Ctrl+C
-  get("copy").textContent = said ?? "Press Ctrl+C";
+  const copied = await navigator.clipboard?.writeText(get("curl").textContent).then(() => true, () => false);
+  // browsers have no clipboard without HTTPS, so select the text for Ctrl+C
+  if (!copied) getSelection().selectAllChildren(get("curl"));
+  get("copy").textContent = copied ? "Copied" : "Press Ctrl+C";
   setTimeout(() => (get("copy").textContent = "Copy"), 2000);
 }
 
 function download() {
   const results = cards.map((card) => {
-    if (card.answer) return { file: card.name, ...card.answer, tags: card.passing(threshold) };
+    if (card.response) return { file: card.name, ...card.response, tags: card.passing(threshold) };
     return { file: card.name, error: card.error && { code: card.error.code, message: card.error.message } };
   });
   const content = { model: model?.model ?? null, confidence_threshold: threshold, settings: settings.values, results };
@@ -162,7 +165,7 @@ function download() {
 
 // --- the service
 
-function askForKey() {
+function requestKey() {
   if (!get("key-form").hidden) return;
   get("key-form").hidden = false;
   get("key").focus();
@@ -170,7 +173,7 @@ function askForKey() {
 
 function useKey(event) {
   event.preventDefault();
-  keepKey(get("key").value);
+  storeKey(get("key").value);
   get("key").value = "";
   get("key-form").hidden = true;
   get("pick").focus();
@@ -181,15 +184,16 @@ function useKey(event) {
 async function loadService() {
   get("model").textContent = "";
   try {
-    [model] = await Promise.all([ask("v1/model"), ask("v1/vocabularies").then(({ vocabularies }) => settings.showVocabularies(vocabularies))]);
+    const showVocabularies = ({ vocabularies }) => settings.showVocabularies(vocabularies);
+    [model] = await Promise.all([callService("v1/model"), callService("v1/vocabularies").then(showVocabularies)]);
     get("model").textContent = modelText(model);
   } catch (error) {
     get("model").textContent = error.message;
-    if (error.status === 401) askForKey();
+    if (error.status === 401) requestKey();
   }
-  if (!thresholdChosen) threshold = ownThreshold();
+  if (!thresholdChosen) threshold = defaultThreshold();
   showThreshold();
-  for (const card of cards) card.showFrom(threshold);
+  for (const card of cards) card.showTags(threshold);
   showState();
 }
 
@@ -207,7 +211,7 @@ function setUpTheme() {
     try {
       localStorage.setItem("theme", root.dataset.theme);
     } catch {
-      // it holds until the page is left
+      // without storage, the theme applies until the page is closed
     }
   });
   new MutationObserver(show).observe(root, { attributeFilter: ["data-theme"] });
@@ -226,7 +230,7 @@ function start() {
   setUpWidth();
   settings = new Settings(get("settings"), settingsChanged);
   starting = false;
-  takeFiles(addFiles, { button: get("pick"), input: get("files"), overlay: get("drop-here") });
+  listenForFiles(addFiles, { button: get("pick"), input: get("files"), overlay: get("drop-here") });
   get("threshold").addEventListener("input", thresholdMoved);
   get("download").addEventListener("click", download);
   get("clear").addEventListener("click", clear);

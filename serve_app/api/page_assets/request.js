@@ -1,7 +1,7 @@
-// What is asked of the service for the settings of the page, and the same as a curl command.
+// Builds requests to the service from the settings of the page, and equivalent curl commands.
 
 export const MAX_TAGS = 200;
-const MAX_QUERY = 4000; // longer lists of labels travel in a form: proxies bound the first line of a request
+const MAX_QUERY = 4000; // longer lists of labels are sent in a form, because proxies limit the length of a URL
 
 /** Return the parameters of `POST /v1/tag` as pairs. */
 export function parametersOf(settings, threshold) {
@@ -13,7 +13,7 @@ export function parametersOf(settings, threshold) {
   return pairs;
 }
 
-/** Return path and options for `fetch`: every tag is asked for, since the threshold is applied in the page. */
+/** Return the path and options for `fetch`. The request has no threshold, because the page applies it. */
 export function tagRequest(settings, file) {
   const pairs = parametersOf(settings, 0);
   const query = queryOf(pairs);
@@ -26,7 +26,7 @@ export function tagRequest(settings, file) {
   return { path: "v1/tag", options: { method: "POST", body } };
 }
 
-/** Return a command for a POSIX shell that gives what the page shows of a file. */
+/** Return a command for a POSIX shell that returns the tags that the page shows for a file. */
 export function curlCommand(settings, threshold, fileName, withKey) {
   const url = new URL("v1/tag", document.baseURI).href;
   const pairs = parametersOf(settings, threshold);

@@ -1,11 +1,11 @@
-// Calls of this service: its errors, the key it may ask for, patience when it is busy, a few calls at once.
+// Calls the service: errors, the API key, retries when it is busy, and a limit on concurrent calls.
 
 const KEY = "siglip-serve-api-key";
 const MAX_ATTEMPTS = 4;
 const MAX_WAIT_S = 20;
-const MAX_AT_ONCE = 4;
+const MAX_CONCURRENT = 4;
 
-/** What went wrong, in the service's own words; `status` is 0 where there was no answer. */
+/** An error with the service's message; `status` is 0 if there was no response. */
 export class ServiceError extends Error {
   constructor(status, code, message) {
     super(message);
@@ -14,21 +14,21 @@ export class ServiceError extends Error {
   }
 
   /** Whether the same request may succeed later. */
-  get passing() {
+  get isTemporary() {
     return this.status === 0 || [401, 403, 408, 429].includes(this.status) || this.status >= 500;
   }
 }
 
 export const hasKey = () => Boolean(sessionStorage.getItem(KEY));
-export const keepKey = (key) => sessionStorage.setItem(KEY, key);
+export const storeKey = (key) => sessionStorage.setItem(KEY, key);
 
-/** Return the answer's JSON; waits and asks again where the service is busy (429) or starting (503). */
-export async function ask(path, options = {}, onWait = () => {}) {
+/** Return the JSON of a response. Retry if the service is busy (429) or starting (503). */
+export async function callService(path, options = {}, onWait = () => {}) {
   for (let attempt = 1; ; attempt += 1) {
     const response = await send(path, options);
     if (response.ok) return response.json();
     if (![429, 503].includes(response.status) || attempt === MAX_ATTEMPTS) throw await errorOf(response);
-    const seconds = waitOf(response);
+    const seconds = retryAfterSeconds(response);
     onWait(seconds);
     await pause(seconds, options.signal);
   }
@@ -41,24 +41,24 @@ async function send(path, options) {
     return await fetch(new URL(path, document.baseURI), { ...options, headers });
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new ServiceError(0, "no_answer", "The service gave no answer. Is it still running, and can the file still be read?");
+    throw new ServiceError(0, "no_response", "The service did not respond. Check that it is running and that the file still exists.");
   }
 }
 
 async function errorOf(response) {
-  let said = {};
+  let error = {};
   try {
-    said = (await response.json()).error ?? {};
+    error = (await response.json()).error ?? {};
   } catch {
-    // a proxy's page, not the service's own words
+    // the response comes from a proxy and is not JSON
   }
-  const message = said.message ?? `The service answered with status ${response.status}.`;
-  return new ServiceError(response.status, said.code ?? `http_${response.status}`, message);
+  const message = error.message ?? `The service responded with status ${response.status}.`;
+  return new ServiceError(response.status, error.code ?? `http_${response.status}`, message);
 }
 
-function waitOf(response) {
-  const said = response.headers.get("Retry-After") ?? "1";
-  const seconds = /^\d+$/.test(said) ? Number(said) : (Date.parse(said) - Date.now()) / 1000;
+function retryAfterSeconds(response) {
+  const retryAfter = response.headers.get("Retry-After") ?? "1";
+  const seconds = /^\d+$/.test(retryAfter) ? Number(retryAfter) : (Date.parse(retryAfter) - Date.now()) / 1000;
   return Math.min(MAX_WAIT_S, Math.max(0, Math.ceil(seconds) || 0));
 }
 
@@ -66,7 +66,7 @@ function pause(seconds, signal) {
   return new Promise((resolve, reject) => {
     const stop = () => {
       clearTimeout(timer);
-      reject(new DOMException("No longer wanted.", "AbortError"));
+      reject(new DOMException("The request was cancelled.", "AbortError"));
     };
     const timer = setTimeout(() => {
       signal?.removeEventListener("abort", stop);
@@ -79,14 +79,14 @@ function pause(seconds, signal) {
 let running = 0;
 const waiting = [];
 
-/** Run a call when fewer than `MAX_AT_ONCE` run; what is first comes first. */
-export async function inTurn(call) {
-  if (running >= MAX_AT_ONCE) await new Promise((go) => waiting.push(go));
+/** Run a call when fewer than `MAX_CONCURRENT` calls run; calls start in the order in which they arrive. */
+export async function limitConcurrency(call) {
+  if (running >= MAX_CONCURRENT) await new Promise((start) => waiting.push(start));
   else running += 1;
   try {
     return await call();
   } finally {
-    const next = waiting.shift(); // a turn that is handed on stays counted
+    const next = waiting.shift(); // the next call takes this slot, so `running` does not change
     if (next) next();
     else running -= 1;
   }

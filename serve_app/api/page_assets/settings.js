@@ -1,22 +1,22 @@
-// The settings beside the pictures: what will be asked of the service.
+// The settings beside the images, from which requests to the service are built.
 
 const SCORE_HINTS = {
-  "": "Calibrated where the vocabulary has a calibration, else sigmoid, unless the service is set otherwise.",
-  sigmoid: "The model’s own probability. A right tag may well have a few hundredths.",
-  calibrated: "After a line fitted for each tag, so that one threshold fits all.",
-  margin: "0.5 is as likely as nothing in particular.",
-  softmax: "Shares that sum to 1 over all tags: for exactly one right label.",
-  logit: "The bare logit, which may be any number.",
+  "": "Calibrated if the vocabulary has a calibration, and otherwise sigmoid, unless the service is configured differently.",
+  sigmoid: "The model’s probability. A correct tag may have a probability of only 0.02.",
+  calibrated: "Corrected by a line that is fitted for each tag, so that one threshold works for all tags.",
+  margin: "0.5 means that the tag is as likely as a neutral prompt such as “a photo.”.",
+  softmax: "Scores that sum to 1 over all tags. Choose it if exactly one label is correct.",
+  logit: "The raw logit, which can be any number.",
 };
 const TYPING_PAUSE_MS = 600;
 
 export class Settings {
-  /** Read the settings' controls below `root`; `changed` is called when pictures have to be tagged again. */
-  constructor(root, changed) {
+  /** Read the controls below `root`, and call `onChange` when images have to be tagged again. */
+  constructor(root, onChange) {
     this.find = (selector) => root.querySelector(selector);
-    this.changed = changed;
+    this.onChange = onChange;
     this.vocabularies = [];
-    this.asked = "";
+    this.lastValues = "";
     for (const control of root.querySelectorAll("select, input")) control.addEventListener("change", () => this.settle());
     const labels = this.find("#labels");
     labels.addEventListener("input", () => this.settleSoon());
@@ -34,7 +34,7 @@ export class Settings {
     };
   }
 
-  /** The vocabulary that holds, as `GET /v1/vocabularies` lists it; undefined for own labels. */
+  /** The selected vocabulary, as `GET /v1/vocabularies` lists it; undefined if the user entered labels. */
   get vocabulary() {
     const { labels, vocabulary } = this.values;
     return labels.length ? undefined : this.vocabularies.find((card) => (vocabulary ? card.name === vocabulary : card.default));
@@ -55,18 +55,18 @@ export class Settings {
     this.timer = setTimeout(() => this.settle(), TYPING_PAUSE_MS);
   }
 
-  /** Offer what goes together, and tell of a change if there is one. */
+  /** Disable options that cannot be combined, and call `onChange` if a value changed. */
   settle() {
     clearTimeout(this.timer);
-    const own = this.values.labels.length > 0;
-    this.find("#vocabulary").disabled = own;
+    const hasLabels = this.values.labels.length > 0;
+    this.find("#vocabulary").disabled = hasLabels;
     const calibrated = this.find("#score option[value=calibrated]");
-    calibrated.disabled = own || !this.vocabulary?.calibrated;
+    calibrated.disabled = hasLabels || !this.vocabulary?.calibrated;
     if (calibrated.disabled && calibrated.selected) this.find("#score").value = "";
     this.find("#score-hint").textContent = SCORE_HINTS[this.find("#score").value];
-    const asked = JSON.stringify(this.values);
-    if (asked === this.asked) return;
-    this.asked = asked;
-    this.changed();
+    const values = JSON.stringify(this.values);
+    if (values === this.lastValues) return;
+    this.lastValues = values;
+    this.onChange();
   }
 }

@@ -19,7 +19,7 @@ from serve_app.api.recording import CLIENT_LEFT
 from serve_app.api.routes import ApiRoute, RouteTable
 from serve_app.config.limits import Limits
 from serve_app.errors import Overloaded
-from serve_app.telemetry.record import AnsweredRequest, Observer
+from serve_app.telemetry.record import FinishedRequest, Observer
 
 TIMES = {"body_timeout_s": 1.0, "write_timeout_s": 0.1}
 
@@ -174,7 +174,7 @@ async def test_large_responses_that_nobody_reads_are_given_up() -> None:
     """After the time to write it is as if the client had left, its bytes are free again, and no
     error is logged as ours.
     """
-    seen: list[AnsweredRequest] = []
+    seen: list[FinishedRequest] = []
     body = b"x" * (SMALL_WRITE_BYTES + 1)
     budget = budgets()
     app = behind(PlainTextResponse(body.decode()), budget, seen.append)

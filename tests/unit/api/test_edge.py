@@ -23,7 +23,7 @@ from serve_app.api.routes import RouteTable
 from serve_app.config.service import ServiceConfig, parse_config
 from serve_app.errors import InvalidRequest
 from serve_app.pipeline.local_tagger import LocalTagger
-from serve_app.telemetry.record import AnsweredRequest, StageTimes
+from serve_app.telemetry.record import FinishedRequest, StageTimes
 from tests.conftest import encoded, random_picture
 
 PICTURE = encoded(random_picture(60, 40), "JPEG")
@@ -49,7 +49,7 @@ class Face:
     """An application with some settings, and what its observer was told."""
 
     def __init__(self, tagger: LocalTagger, config: ServiceConfig) -> None:
-        self.seen: list[AnsweredRequest] = []
+        self.seen: list[FinishedRequest] = []
         self.app = create_app(tagger, config, (self.seen.append,))
         self.client = TestClient(self.app, raise_server_exceptions=False)
 
@@ -367,7 +367,7 @@ async def test_an_answer_that_broke_off_is_our_fault_and_not_the_clients(
     """An error after the answer has begun is noted as 500 and goes on to the server, which closes
     the connection.
     """
-    seen: list[AnsweredRequest] = []
+    seen: list[FinishedRequest] = []
 
     async def breaks(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
@@ -386,9 +386,9 @@ async def test_an_observer_that_fails_takes_no_answer_with_it(
     """A full disk under the log is told in the log of the replica, and the next observer is told
     all the same.
     """
-    seen: list[AnsweredRequest] = []
+    seen: list[FinishedRequest] = []
 
-    def full(_: AnsweredRequest) -> None:
+    def full(_: FinishedRequest) -> None:
         raise OSError("No space left on device")
 
     app = create_app(tagger, parse_config(settings(tiny)), (full, seen.append))
@@ -419,7 +419,7 @@ def test_stages_that_come_at_once_are_counted_once() -> None:
     assert times.seconds() == pytest.approx({"encode": 1.5, "queue": 0.35})
 
 
-ANSWERED = AnsweredRequest(
+ANSWERED = FinishedRequest(
     "id-1", "alice", "POST", "/v1/tag", 422, "invalid_image", 0.0123, 1000, 1, {"decode": 0.0015}
 )
 

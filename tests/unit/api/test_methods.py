@@ -12,7 +12,7 @@ from serve_app.config.access import Access
 from serve_app.demo.settings import demo_config
 from serve_app.errors import Unavailable
 from serve_app.pipeline.local_tagger import LocalTagger
-from serve_app.telemetry.record import AnsweredRequest
+from serve_app.telemetry.record import FinishedRequest
 from tests.http_face import served
 
 PARAMETERS = {"{name}": "default", "{model:path}": "demo", "{model}": "demo"}
@@ -25,13 +25,13 @@ def tagger() -> LocalTagger:
 
 
 @pytest.fixture(scope="module")
-def answered() -> list[AnsweredRequest]:
+def answered() -> list[FinishedRequest]:
     """What observers were told of."""
     return []
 
 
 @pytest.fixture(scope="module")
-def client(tagger: LocalTagger, answered: list[AnsweredRequest]) -> Iterator[TestClient]:
+def client(tagger: LocalTagger, answered: list[FinishedRequest]) -> Iterator[TestClient]:
     with TestClient(create_app(tagger, demo_config(), (answered.append,))) as client:
         yield client
 
@@ -97,7 +97,7 @@ def test_other_methods_are_refused_with_those_that_there_are(client: TestClient)
 
 
 def test_logs_name_the_method_and_the_route(
-    client: TestClient, answered: list[AnsweredRequest]
+    client: TestClient, answered: list[FinishedRequest]
 ) -> None:
     """HEAD is not logged as GET, and keeps its route."""
     answered.clear()

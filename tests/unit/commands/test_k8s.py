@@ -433,7 +433,7 @@ def test_several_configurations(typed: Typed, config: Path, tmp_path: Path) -> N
         status, _, err = typed("k8s", command, "--config", one, one)
         assert (status, err) == (
             1,
-            "siglip-serve: name one stands in more than one configuration; "
+            "siglip-serve: name one is used by more than one configuration; "
             "each application needs its own.\n",
         )
         status, _, err = typed("k8s", command, "--config", one, two, "--gpu", "l4")

@@ -25,9 +25,9 @@ for thread in threads:
     thread.join()
 peak = memory._resident_bytes()
 blocks.clear()
-freed.look(is_idle=False)
+freed.update(is_idle=False)
 busy = memory._resident_bytes()
-freed.look(is_idle=True)
+freed.update(is_idle=True)
 freed._thread.join()
 print(before, peak, busy, memory._resident_bytes())
 """

@@ -95,21 +95,24 @@ def test_several_applications_stand_side_by_side() -> None:
     [
         (
             {"name": "one"},
-            "name one stands in more than one configuration; each application needs its own",
+            "name one is used by more than one configuration; each application needs its own",
         ),
         (
             {"serving": {"route_prefix": "/one"}},
-            "serving.route_prefix /one stands in more than one configuration",
+            "serving.route_prefix /one is used by more than one configuration",
         ),
-        ({"serving": {"port": 9000}}, "serving.port is the whole cluster's and differs"),
-        ({"serving": {"host": "127.0.0.1"}}, "serving.host is the whole cluster's and differs"),
+        ({"serving": {"port": 9000}}, "serving.port applies to the whole cluster, but differs"),
+        (
+            {"serving": {"host": "127.0.0.1"}},
+            "serving.host applies to the whole cluster, but differs",
+        ),
         (
             {"serving": {"request_timeout_s": 5}},
-            "serving.request_timeout_s is the whole cluster's and differs",
+            "serving.request_timeout_s applies to the whole cluster, but differs",
         ),
         (
             {"telemetry": {"tracing": {"enabled": True}}},
-            "telemetry.tracing is the whole cluster's and differs",
+            "telemetry.tracing applies to the whole cluster, but differs",
         ),
     ],
 )

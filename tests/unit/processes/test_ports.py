@@ -67,9 +67,9 @@ def test_two_addresses_of_a_machine_may_have_the_same_port() -> None:
 @pytest.mark.parametrize(
     ("host", "reason"),
     [
-        ("nowhere.invalid", "no known name"),
-        ("." * 70, "no known name"),
-        ("192.0.2.200", "no address of this machine"),
+        ("nowhere.invalid", "not an address or a known host name"),
+        ("." * 70, "not an address or a known host name"),
+        ("192.0.2.200", "not an address of this machine"),
     ],
 )
 def test_a_host_that_is_not_here_is_not_called_a_taken_port(host: str, reason: str) -> None:

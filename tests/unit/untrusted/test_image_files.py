@@ -18,9 +18,9 @@ from serve_app.untrusted.image_files import (
     SUFFIXES,
     Skipped,
     files_below,
+    images_in,
     is_image,
     is_litter,
-    pictures_in,
 )
 from tests.odd_names import LITTER, ODD_NAMES, make_obstacles, write
 
@@ -57,7 +57,7 @@ def test_odd_names_end_no_listing_and_are_listed(
         write(folder, name)
     write(folder, "notes.txt")
     make_obstacles(folder, tmp_path / "outside")
-    found = pictures_in(folder)
+    found = images_in(folder)
     expected = {os.fsdecode(prefix + name) for name in ODD_NAMES for prefix in (b"", b"sub/")}
     assert {str(path.relative_to(folder)) for path in found} == expected
     assert found == sorted(found)
@@ -79,16 +79,16 @@ def test_a_hidden_folder_that_is_named_is_listed(tmp_path: Path) -> None:
     """Only what is below it may be hidden."""
     write(tmp_path, ".thumbnails/a.png")
     write(tmp_path, ".thumbnails/.b.png")
-    assert pictures_in(tmp_path / ".thumbnails") == [tmp_path / ".thumbnails/a.png"]
+    assert images_in(tmp_path / ".thumbnails") == [tmp_path / ".thumbnails/a.png"]
     (tmp_path / "link").symlink_to(".thumbnails")
-    assert pictures_in(tmp_path / "link") == [tmp_path / "link/a.png"]
+    assert images_in(tmp_path / "link") == [tmp_path / "link/a.png"]
 
 
 def test_a_folder_that_cannot_be_read_holds_nothing(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """And is reported like a subfolder."""
-    assert pictures_in(tmp_path / "gone") == []
+    assert images_in(tmp_path / "gone") == []
     assert "No such file or directory" in caplog.text
 
 
@@ -105,9 +105,9 @@ def test_a_failing_disk_or_share_ends_the_listing(
     with pytest.raises(
         ConfigError,
         match=rf"sub: {re.escape(os.strerror(code))}. "
-        r"Check the disk or network share, then try again.",
+        r"Check the disk or network share, then retry.",
     ):
-        pictures_in(tmp_path)
+        images_in(tmp_path)
 
 
 @pytest.mark.parametrize("code", [errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ELOOP])

@@ -44,7 +44,7 @@ class Outer(BaseModel):
     [
         ({}, "name is missing."),
         ({"name": "a", "label": []}, "label: unknown key; did you mean labels?"),
-        ({"name": "a", "x": 1}, "x: unknown key; known are name, labels, inner, weights."),
+        ({"name": "a", "x": 1}, "x: unknown key; use one of name, labels, inner, weights."),
         ({"name": "a", "labels": 3}, "labels: must be a list (got 3)."),
         ({"name": "a", "weights": 3}, "weights: must be an object with keys (got 3)."),
         ({"name": "a", "inner": 3}, "inner: must be an object with keys (got 3)."),
@@ -90,7 +90,7 @@ def test_the_nearest_name_is_a_hint() -> None:
     """And without a similar one, keys are listed and labels are not."""
     assert nearest("treshold", ["threshold", "labels"]) == "threshold"
     assert nearest("zzz", ["threshold", "labels"]) is None
-    assert key_hint("zzz", ["a", "b"]) == "known are a, b."
+    assert key_hint("zzz", ["a", "b"]) == "use one of a, b."
     assert label_hint("dog") == "; did you mean 'dog'?"
     assert label_hint(None) == "."
     assert label_hint(None, otherwise="; add it.") == "; add it."
