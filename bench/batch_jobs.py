@@ -36,8 +36,8 @@ from serve_app.batch.storage import url_of
 from serve_app.batch.tagging_job import run_job
 from serve_app.config.service import ServiceConfig, parse_config
 from serve_app.demo import settings as demo_settings
+from serve_app.images.limits import ImageLimits
 from serve_app.processes.private_ray import private_folder, private_ray
-from serve_app.siglip.images.limits import ImageLimits
 
 LABELS = [
     "a cat",

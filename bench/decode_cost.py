@@ -2,7 +2,7 @@
 
 Run with `python -m bench.decode_cost`. Processor time is compared with a 12-megapixel baseline JPEG
 that is measured in the same run; memory is the growth of the process's peak. The constants of
-`serve_app/siglip/images/cost.py` come from this table.
+`serve_app/images/cost.py` come from this table.
 """
 
 import argparse
@@ -14,12 +14,12 @@ import numpy as np
 from PIL import Image
 
 from serve_app.errors import ImageTooLarge
-from serve_app.siglip.images.cost import Resizing
-from serve_app.siglip.images.formats import FORMATS
-from serve_app.siglip.images.header import ImageHeader
-from serve_app.siglip.images.headers import read_header
-from serve_app.siglip.images.limits import ImageLimits
-from serve_app.siglip.images.plan import plan_decoding
+from serve_app.images.cost import Resizing
+from serve_app.images.decoding_plan import plan_decoding
+from serve_app.images.formats import FORMATS
+from serve_app.images.header import ImageHeader
+from serve_app.images.header_reading import read_header
+from serve_app.images.limits import ImageLimits
 from serve_app.siglip.prepare import ImagePreparer
 from tests.hostile import encoded as make
 from tests.hostile.measured import Unit, measure, preparer

@@ -2,7 +2,7 @@
 
 Run with `python -m bench.decoding`. Each 12-megapixel JPEG is prepared with `image_decoding: fast`
 and with `exact`, interleaved, for checkpoints of 224, 384 and 512 pixels. `--base` encodes both
-with a base-size checkpoint of random weights. The constants of `serve_app/siglip/images/plan.py`
+with a base-size checkpoint of random weights. The constants of `serve_app/images/decoding_plan.py`
 and `detail.py` come from these tables.
 """
 
@@ -17,9 +17,9 @@ from PIL import Image, ImageDraw
 
 from bench.base_checkpoint import build_base_checkpoint
 from serve_app.config.service import parse_config
+from serve_app.images.detail import finest_detail
+from serve_app.images.limits import ImageLimits
 from serve_app.pipeline.local_scorer import LocalScorer
-from serve_app.siglip.images.detail import finest_detail
-from serve_app.siglip.images.limits import ImageLimits
 from serve_app.siglip.inputs import collate
 from serve_app.siglip.precision import Precision
 from serve_app.siglip.prepare import ImagePreparer

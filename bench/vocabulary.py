@@ -22,10 +22,10 @@ from transformers import pipeline
 from bench.base_checkpoint import build_base_checkpoint
 from serve_app.config.service import ServiceConfig, parse_config
 from serve_app.demo import scenes
+from serve_app.images.decoding import decode_image
+from serve_app.images.limits import ImageLimits
 from serve_app.pipeline.local_scorer import LocalScorer
 from serve_app.pipeline.local_tagger import LocalTagger
-from serve_app.siglip.images.decoding import decode_image
-from serve_app.siglip.images.limits import ImageLimits
 from serve_app.tagging.calibration import Calibration, Fit
 from serve_app.tagging.selection import SelectionRule, select_tags
 from serve_app.tagging.tag_bank import TagBank, row_keys

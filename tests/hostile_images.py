@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import ExifTags, Image, ImageDraw
 
-from serve_app.siglip.images.formats import readable_formats
+from serve_app.images.formats import readable_formats
 
 MODES = (
     "1",

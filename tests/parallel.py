@@ -53,8 +53,8 @@ FIRST = (
     "manifests/test_monitoring.py",
     "manifests/test_policies.py",
     "unit/commands/test_tagging_commands.py",
-    "unit/siglip/images/test_plan.py",
-    "unit/graph/test_render.py",
+    "unit/images/test_decoding_plan.py",
+    "unit/graph/test_serve_config.py",
     "unit/hardware/test_footprint.py",
 )
 """The units that take longest, the longest first."""

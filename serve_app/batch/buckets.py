@@ -18,7 +18,7 @@ from serve_app.batch.local_files import too_large
 from serve_app.batch.odd_keys import Entry, is_odd_key, list_after, list_around
 from serve_app.batch.store_errors import StoreFailed, why
 from serve_app.storage.opening import Options, open_store
-from serve_app.untrusted.image_files import Skipped
+from serve_app.untrusted.image_names import Skipped
 
 BUFFER_BYTES = 256 * 2**10
 """Minimum number of bytes that one request for a part of an object reads."""

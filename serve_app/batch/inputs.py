@@ -28,8 +28,8 @@ from serve_app.batch.storage import Storage, Stored
 from serve_app.batch.table_rows import ROWS
 from serve_app.batch.urls import is_local, shown_url
 from serve_app.errors import ConfigError
-from serve_app.siglip.images.formats import signature_of
-from serve_app.untrusted.image_files import SUFFIXES, Skipped, is_image
+from serve_app.images.formats import signature_of
+from serve_app.untrusted.image_names import SUFFIXES, Skipped, is_image
 
 TAR = ".tar"
 SIGNATURE_BYTES = 16

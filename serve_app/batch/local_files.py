@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from io import BufferedReader
 
 from serve_app.errors import PayloadTooLarge
-from serve_app.untrusted.image_files import Skipped, files_below
+from serve_app.untrusted.image_names import Skipped, files_below
 
 STAGED = ".siglip-serve-"
 """Beginning of the names of files that are being written."""

@@ -9,12 +9,12 @@ from typing import Any
 import pyarrow as pa
 
 from serve_app.batch.damage import DamagedFiles
+from serve_app.batch.input_rows import DamagedTable, parquet_schema, read_tables
 from serve_app.batch.input_tables import MALFORMED, OWN, own_table
 from serve_app.batch.options import BatchOptions
 from serve_app.batch.storage import Storage, Stored
 from serve_app.batch.store_errors import ObjectUnreadable
 from serve_app.batch.table_rows import Rows
-from serve_app.batch.tables import DamagedTable, parquet_schema, read_tables
 from serve_app.batch.urls import shown_url, url_beside
 from serve_app.errors import ConfigError
 from serve_app.terminal.printable import printable

@@ -24,7 +24,7 @@ import obstore
 import pyarrow.fs
 
 from serve_app.errors import ConfigError
-from serve_app.untrusted.image_files import Skipped
+from serve_app.untrusted.image_names import Skipped
 
 logger = logging.getLogger(__name__)
 

@@ -13,9 +13,9 @@ from serve_app.batch.reading import ReadImage, read_inputs
 from serve_app.batch.rows import ImageFacts, RowError
 from serve_app.batch.storage import Storage
 from serve_app.errors import TaggerError
+from serve_app.images.decoding import image_size
+from serve_app.images.limits import ImageLimits
 from serve_app.siglip.hub import load_checkpoint
-from serve_app.siglip.images.decoding import image_size
-from serve_app.siglip.images.limits import ImageLimits
 from serve_app.siglip.inputs import Int64Array, PreparedImage, collate
 from serve_app.siglip.precision import Precision
 from serve_app.siglip.prepare import ImagePreparer

@@ -21,8 +21,8 @@ from serve_app.batch.reading import ReadImage, read_inputs
 from serve_app.batch.snapshot import Snapshot, read_chunk, snapshot_of_finished
 from serve_app.batch.urls import shown_url
 from serve_app.errors import RequestError
-from serve_app.siglip.images.decoding import decode_image
-from serve_app.siglip.images.limits import ImageLimits
+from serve_app.images.decoding import decode_image
+from serve_app.images.limits import ImageLimits
 from serve_app.terminal.printable import printable
 
 MAX_IMAGES = 60

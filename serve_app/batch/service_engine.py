@@ -26,8 +26,8 @@ from serve_app.errors import (
     Unavailable,
     UnknownVocabulary,
 )
-from serve_app.siglip.images.decoding import image_size
-from serve_app.siglip.images.limits import ImageLimits
+from serve_app.images.decoding import image_size
+from serve_app.images.limits import ImageLimits
 
 DEFAULT_CONCURRENCY = 32
 """Requests under way by default: a few batches of a GPU."""

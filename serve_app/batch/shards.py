@@ -8,16 +8,16 @@ from itertools import islice
 import pyarrow as pa
 
 from serve_app.batch.damage import DamagedFiles
+from serve_app.batch.input_rows import DamagedTable
 from serve_app.batch.input_tables import own_table
 from serve_app.batch.storage import Storage, Stored
 from serve_app.batch.store_errors import ObjectUnreadable, StoreFailed
 from serve_app.batch.table_rows import ROWS
-from serve_app.batch.tables import DamagedTable
 from serve_app.batch.tar_members import Damage, Member, read_members
 from serve_app.batch.urls import shown_url
 from serve_app.errors import ConfigError
 from serve_app.terminal.printable import printable
-from serve_app.untrusted.image_files import is_image, is_litter
+from serve_app.untrusted.image_names import is_image, is_litter
 
 logger = logging.getLogger(__name__)
 

@@ -33,7 +33,7 @@ from serve_app.batch.urls import (
 from serve_app.batch.web import read_web
 from serve_app.errors import ConfigError, PayloadTooLarge, SourceUnavailable
 from serve_app.storage.opening import Options
-from serve_app.untrusted.image_files import Skipped, is_litter
+from serve_app.untrusted.image_names import Skipped, is_litter
 
 __all__ = [
     "ObjectUnreadable",

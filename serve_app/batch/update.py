@@ -23,7 +23,7 @@ from serve_app.batch.urls import shown_url
 from serve_app.errors import ConfigError
 from serve_app.terminal.printable import printable
 from serve_app.untrusted.bounded_files import parse_json
-from serve_app.untrusted.image_files import Skipped
+from serve_app.untrusted.image_names import Skipped
 
 COPIES_PER_TASK = 16
 

@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 
 from serve_app.client.responses import Tagged
 from serve_app.errors import ConfigError, TaggerError
-from serve_app.untrusted.image_files import images_in
+from serve_app.untrusted.image_names import images_in
 
 AHEAD = 4
 """Maximum number of files in the window, as a multiple of the concurrency.

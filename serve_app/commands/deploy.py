@@ -8,7 +8,7 @@ from serve_app.commands.arguments import START_TIMEOUT_S
 from serve_app.commands.plan import hardware_of_cluster
 from serve_app.config.service import load_config
 from serve_app.graph.deploy import Cluster
-from serve_app.graph.render import render_serve_config
+from serve_app.graph.serve_config import render_serve_config
 from serve_app.hardware.planning import plan_service
 from serve_app.terminal.printable import print_line
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from serve_app.errors import InvalidRequest
 from serve_app.terminal.console import error_console, progress
-from serve_app.untrusted.image_files import SUFFIXES, images_in
+from serve_app.untrusted.image_names import SUFFIXES, images_in
 
 PROGRESS_FROM = 3
 """Minimum number of images for a progress bar; fewer are done before it can be read."""

@@ -13,7 +13,7 @@ from serve_app.commands.k8s_changes import changes_of, service_patch
 from serve_app.commands.k8s_plan import ServicePlan, as_json, print_changes, print_plan
 from serve_app.config.service import ServiceConfig, load_config
 from serve_app.errors import ConfigError
-from serve_app.graph.render import render_serve_config
+from serve_app.graph.serve_config import render_serve_config
 from serve_app.kuberay.groups import plan_for, with_gpus, worker_groups
 from serve_app.kuberay.patch import patch_text
 from serve_app.terminal.console import output_console

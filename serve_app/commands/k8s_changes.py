@@ -6,7 +6,7 @@ from typing import Any
 
 from serve_app.config.service import ServiceConfig
 from serve_app.errors import ConfigError
-from serve_app.graph.render import serve_config_text
+from serve_app.graph.serve_config import serve_config_text
 from serve_app.kuberay.changes import as_applied, compare
 from serve_app.kuberay.effects import Change
 from serve_app.kuberay.groups import CPU, GPU, WorkerGroup, plan_for, worker_groups

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from serve_app.config.service import load_config
-from serve_app.graph.render import serve_config_text
+from serve_app.graph.serve_config import serve_config_text
 from serve_app.terminal.printable import print_block
 
 

@@ -4,7 +4,7 @@ An unknown key is an error that names the nearest known key, because Serve itsel
 keys silently.
 
 Not here: the blocks (`plugin.py`, `limits.py`, `serving.py`, `access.py`), what `auto` becomes
-(`hardware/planner.py`), and how the file becomes a Serve config (`graph/render.py`).
+(`hardware/planner.py`), and how the file becomes a Serve config (`graph/serve_config.py`).
 """
 
 import json
@@ -19,7 +19,7 @@ from serve_app.config.plugin import PLUGIN_ALIASES, Plugins, SiglipPlugin
 from serve_app.config.serving import Serving
 from serve_app.config.settings import Settings
 from serve_app.errors import ConfigError
-from serve_app.siglip.images.limits import ImageDecoding, ImageLimits
+from serve_app.images.limits import ImageDecoding, ImageLimits
 from serve_app.tagging.config_files import ConfigFile
 from serve_app.tagging.lined_yaml import LinedYaml, parse_lined_yaml
 from serve_app.tagging.prompts import DEFAULT_TEMPLATE

@@ -9,7 +9,7 @@ import numpy as np
 
 from serve_app.errors import TaggerError
 from serve_app.graph.calls import InnerCalls
-from serve_app.graph.decoding import DecodingThreads
+from serve_app.graph.decoding_threads import DecodingThreads
 from serve_app.graph.messages import ScoreRequest
 from serve_app.graph.replies import score_tags
 from serve_app.graph.sending import Sender

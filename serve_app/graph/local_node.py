@@ -130,7 +130,7 @@ def serve_config_here(config: ServiceConfig) -> dict[str, Any]:
     Behind HAProxy the replicas listen on loopback, and HAProxy listens on the service's address.
     """
     # imported here, because Ray reads the environment that `local_node` sets when it is imported
-    from serve_app.graph.render import render_serve_config
+    from serve_app.graph.serve_config import render_serve_config
 
     rendered = render_serve_config(config)
     behind_haproxy = ingress_profile(config.serving.ingress) == "haproxy"

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from serve_app.errors import InferenceFailed, Overloaded
-from serve_app.graph.turns import Turns
+from serve_app.graph.call_times import Turns
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

@@ -32,7 +32,7 @@ from serve_app.errors import (
 from serve_app.graph import metrics
 from serve_app.graph.autoscaling import ARRIVALS, PER_PREPROCESSOR, UNDECODED, WAITING
 from serve_app.graph.calls import InnerCalls
-from serve_app.graph.decoding import DecodingBudget, DecodingThreads
+from serve_app.graph.decoding_threads import DecodingBudget, DecodingThreads
 from serve_app.graph.image_pipeline import ImagePipeline
 from serve_app.graph.labels_ahead import LabelsAhead
 from serve_app.graph.memory import FreedMemory

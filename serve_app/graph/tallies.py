@@ -8,8 +8,8 @@ from ray.serve import metrics as serve_metrics
 
 from serve_app.errors import DeadlineExceeded
 from serve_app.graph import metrics
+from serve_app.images.formats import signature_of
 from serve_app.pipeline.tagged_image import ImageInput, TaggedImage
-from serve_app.siglip.images.formats import signature_of
 from serve_app.telemetry.record import FinishedRequest, StageTimes
 
 OK = "ok"

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from serve_app.hardware.detection import Hardware
 from serve_app.hardware.feeding import bounded, feed
 from serve_app.hardware.footprint import image_footprint, text_footprint
+from serve_app.hardware.gpu_batch_and_share import target_batch
 from serve_app.hardware.plan import DeploymentPlan, Plan
 from serve_app.hardware.reasons import Reason
-from serve_app.hardware.sharing import target_batch
 from serve_app.hardware.workload import Workload
 
 CPU_FLOPS = {"float32": 40e9, "bfloat16": 80e9}

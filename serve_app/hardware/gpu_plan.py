@@ -8,9 +8,9 @@ from serve_app.hardware.accelerators import Accelerator
 from serve_app.hardware.detection import Hardware
 from serve_app.hardware.feeding import PREPROCESSOR_CPUS, bounded, feed
 from serve_app.hardware.footprint import Footprint
+from serve_app.hardware.gpu_batch_and_share import Sharing, image_seconds, share_gpu
 from serve_app.hardware.plan import DeploymentPlan, Plan, gib
 from serve_app.hardware.reasons import Reason
-from serve_app.hardware.sharing import Sharing, image_seconds, share_gpu
 from serve_app.hardware.workload import Workload
 
 ENCODER_CPUS = 1.0

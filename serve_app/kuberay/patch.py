@@ -41,7 +41,7 @@ def ray_service_patch(
     """Return a JSON patch (RFC 6902) of Serve config, worker groups and checkpoints to fetch.
 
     Args:
-        serve_config: The Serve config as YAML, of `graph/render.py`.
+        serve_config: The Serve config as YAML, of `graph/serve_config.py`.
         groups: The worker groups, in the order of the manifest.
         configs: The configurations of the applications.
     """

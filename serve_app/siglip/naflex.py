@@ -11,7 +11,7 @@ import math
 import numpy as np
 from PIL import Image
 
-from serve_app.siglip.images.conversion import Area
+from serve_app.images.conversion import Area
 from serve_app.siglip.inputs import PreparedImage, Uint8Array
 from serve_app.siglip.tiles import Box
 

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 
 from PIL import Image
 
+from serve_app.images.conversion import upright_area
+from serve_app.images.cost import DecodeCost, Resizing
+from serve_app.images.decoding import decode_as_planned
+from serve_app.images.decoding_plan import MIN_MARGIN, DecodingPlan, plan_decoding
+from serve_app.images.formats import readable_formats
+from serve_app.images.header_reading import read_header
+from serve_app.images.limits import ImageLimits
 from serve_app.siglip.checkpoints import Checkpoint
-from serve_app.siglip.images.conversion import upright_area
-from serve_app.siglip.images.cost import DecodeCost, Resizing
-from serve_app.siglip.images.decoding import decode_as_planned
-from serve_app.siglip.images.formats import readable_formats
-from serve_app.siglip.images.headers import read_header
-from serve_app.siglip.images.limits import ImageLimits
-from serve_app.siglip.images.plan import MIN_MARGIN, DecodingPlan, plan_decoding
 from serve_app.siglip.inputs import PreparedImage
 from serve_app.siglip.naflex import prepare_naflex
 from serve_app.siglip.preprocess import resize_square

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from serve_app.siglip.images.conversion import Area
+from serve_app.images.conversion import Area
 from serve_app.siglip.tiles import Box
 
 

@@ -18,7 +18,7 @@ from serve_app.tagging.evaluation import BoolArray
 from serve_app.tagging.tag_table import TagTable
 from serve_app.tagging.vocabulary_tables import LIST_SEPARATOR
 from serve_app.untrusted.bounded_files import read_text
-from serve_app.untrusted.image_files import images_in, is_litter
+from serve_app.untrusted.image_names import images_in, is_litter
 from serve_app.untrusted.problems import MAX_PROBLEMS, label_hint, raise_problems
 
 TABLE = "labels.csv"

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pillow_heif
 from PIL import Image, ImageDraw, ImageFile, ImageFont
 
-from serve_app.siglip.images.formats import readable_formats
+from serve_app.images.formats import readable_formats
 
 Pixels = npt.NDArray[np.uint8]
 

@@ -19,8 +19,8 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from serve_app.errors import RequestError
+from serve_app.images.limits import ImageLimits
 from serve_app.siglip.checkpoints import Checkpoint
-from serve_app.siglip.images.limits import ImageLimits
 from serve_app.siglip.prepare import ImagePreparer
 
 REFERENCE = "reference.jpg"

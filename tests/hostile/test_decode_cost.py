@@ -16,8 +16,8 @@ import pytest
 from PIL import Image
 
 from serve_app.errors import ImageTooLarge, InvalidImage, RequestError
-from serve_app.siglip.images.decoding import decode_image
-from serve_app.siglip.images.limits import ImageLimits
+from serve_app.images.decoding import decode_image
+from serve_app.images.limits import ImageLimits
 from tests.hostile import encoded as make
 from tests.hostile.measured import REFERENCE, preparer
 

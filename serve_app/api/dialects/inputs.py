@@ -16,7 +16,7 @@ from serve_app.api.long_texts import HEAD_BYTES, LongText
 from serve_app.api.sources import ImageText, data_uri_prefix
 from serve_app.config.limits import Limits
 from serve_app.errors import InvalidRequest, PayloadTooLarge
-from serve_app.siglip.images.formats import signature_of
+from serve_app.images.formats import signature_of
 from serve_app.tagging.prompts import check_text
 
 Modality = Literal["text", "image"]

@@ -11,8 +11,8 @@ from serve_app.batch.inputs import find_inputs
 from serve_app.batch.preparing import Model, Reading, prepare_block
 from serve_app.batch.storage import Storage
 from serve_app.batch.table_rows import join_tables
+from serve_app.images.limits import ImageLimits
 from serve_app.siglip.checkpoints import read_checkpoint
-from serve_app.siglip.images.limits import ImageLimits
 from serve_app.siglip.inputs import FloatArray, ImageBatch, collate
 from serve_app.siglip.precision import Precision
 from serve_app.siglip.prepare import ImagePreparer

@@ -20,7 +20,7 @@ from serve_app.batch.reading import read_inputs
 from serve_app.batch.storage import Storage, joined, url_of
 from serve_app.batch.urls import local_path
 from serve_app.errors import ConfigError
-from serve_app.untrusted.image_files import Skipped
+from serve_app.untrusted.image_names import Skipped
 from tests.conftest import encoded, random_picture
 from tests.object_store import KEY, REGION, SECRET, Bucket, bucket
 from tests.odd_names import LITTER, ODD_NAMES, make_obstacles, make_too_deep, make_unreadable, write

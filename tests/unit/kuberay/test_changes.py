@@ -10,7 +10,7 @@ import yaml
 
 from serve_app.config.service import ServiceConfig, parse_config
 from serve_app.errors import ConfigError
-from serve_app.graph.render import serve_config_text
+from serve_app.graph.serve_config import serve_config_text
 from serve_app.kuberay.changes import LAST_APPLIED, as_applied, compare
 from serve_app.kuberay.effects import Effect
 from serve_app.kuberay.groups import plan_for, worker_groups

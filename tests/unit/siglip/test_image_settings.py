@@ -16,8 +16,8 @@ from PIL import Image
 from transformers import AutoImageProcessor
 
 from serve_app.errors import ConfigError
+from serve_app.images.limits import ImageLimits
 from serve_app.siglip.checkpoints import read_checkpoint
-from serve_app.siglip.images.limits import ImageLimits
 from serve_app.siglip.inputs import collate
 from serve_app.siglip.prepare import ImagePreparer
 from tests.conftest import encoded, random_picture

@@ -12,8 +12,8 @@ from transformers.models.siglip2.image_processing_pil_siglip2 import (
     get_image_size_for_max_num_patches,
 )
 
+from serve_app.images.limits import ImageLimits
 from serve_app.siglip.checkpoints import read_checkpoint
-from serve_app.siglip.images.limits import ImageLimits
 from serve_app.siglip.inputs import collate
 from serve_app.siglip.naflex import fit_patch_grid, prepare_naflex
 from serve_app.siglip.prepare import ImagePreparer

@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel, SiglipConfig, SiglipModel
 
 from serve_app.errors import ConfigError
+from serve_app.images.limits import ImageLimits
 from serve_app.siglip.checkpoints import read_checkpoint
-from serve_app.siglip.images.limits import ImageLimits
 from serve_app.siglip.inputs import ImageBatch, collate, concatenate
 from serve_app.siglip.precision import Precision
 from serve_app.siglip.prepare import ImagePreparer

@@ -12,7 +12,7 @@ from serve_app.config.service import ServiceConfig, load_config, parse_config
 from serve_app.errors import ConfigError
 from serve_app.graph import profiles
 from serve_app.graph.builder import build_graph
-from serve_app.graph.render import render_serve_config, serve_config_text
+from serve_app.graph.serve_config import render_serve_config, serve_config_text
 from serve_app.hardware.planning import hardware_here, plan_service
 
 CONFIGS = sorted((Path(__file__).parents[3] / "configs").glob("*.yaml"))

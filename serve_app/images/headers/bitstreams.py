@@ -8,7 +8,7 @@ Source: AV1 Bitstream and Decoding Process Specification, 5.3 to 5.5; ITU-T H.26
 
 from dataclasses import dataclass
 
-from serve_app.siglip.images.header import damaged
+from serve_app.images.header import damaged
 
 MAX_UNITS = 256
 """Maximum number of OBUs in one coded image; encoders write about four."""

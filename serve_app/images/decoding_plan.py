@@ -11,9 +11,9 @@ Not here: the cost of a decode (`cost.py`), detecting fine detail (`detail.py`).
 import dataclasses
 from dataclasses import dataclass
 
-from serve_app.siglip.images.cost import DecodeCost, Resizing, check, predict
-from serve_app.siglip.images.header import ImageHeader
-from serve_app.siglip.images.limits import ImageLimits
+from serve_app.images.cost import DecodeCost, Resizing, check, predict
+from serve_app.images.header import ImageHeader
+from serve_app.images.limits import ImageLimits
 
 SHARP_MARGIN = 5.4
 """Decoded at this many times the target or more, text and photos differ by at most 4 of 255."""

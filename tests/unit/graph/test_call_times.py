@@ -2,7 +2,7 @@
 
 import pytest
 
-from serve_app.graph.turns import NEWEST_WEIGHT, Turns
+from serve_app.graph.call_times import NEWEST_WEIGHT, Turns
 
 
 def test_nothing_is_expected_before_a_call_came_back() -> None:

@@ -4,7 +4,7 @@ Source: Microsoft's `BITMAPINFOHEADER` and its versions, and Pillow's `BmpImageP
 """
 
 from serve_app.errors import UnsupportedImage
-from serve_app.siglip.images.header import ImageHeader, damaged, fields
+from serve_app.images.header import ImageHeader, damaged, fields
 
 _OS2_HEADER = 12
 _HEADERS = (40, 52, 56, 64, 108, 124)

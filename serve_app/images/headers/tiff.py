@@ -11,9 +11,9 @@ import struct
 from dataclasses import dataclass
 
 from serve_app.errors import ImageTooLarge, UnsupportedImage
-from serve_app.siglip.images.header import ImageHeader, damaged, fields
-from serve_app.siglip.images.jpeg import MAX_SCANS, count_scan_markers
-from serve_app.siglip.images.orientation import ORIENTATION_TAG, upright_if_unknown, xmp_orientation
+from serve_app.images.header import ImageHeader, damaged, fields
+from serve_app.images.headers.jpeg import MAX_SCANS, count_scan_markers
+from serve_app.images.orientation import ORIENTATION_TAG, upright_if_unknown, xmp_orientation
 
 MAX_ENTRIES = 4_096
 MAX_SAMPLES = 8

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from serve_app.siglip.images.formats import FORMATS
+from serve_app.images.formats import FORMATS
 
 ImageDecoding = Literal["fast", "exact"]
-"""Whether JPEGs may be decoded smaller than they are stored (`plan.py`): `fast`, or `exact`."""
+"""Whether JPEGs may be decoded smaller than they are stored: `fast`, or `exact`."""
 
 
 @dataclass(frozen=True, slots=True)

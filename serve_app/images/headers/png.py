@@ -8,8 +8,8 @@ import zlib
 from dataclasses import dataclass, field
 
 from serve_app.errors import ImageTooLarge, UnsupportedImage
-from serve_app.siglip.images.header import ImageHeader, Piece, damaged, fields
-from serve_app.siglip.images.orientation import orientation_of
+from serve_app.images.header import ImageHeader, Piece, damaged, fields
+from serve_app.images.orientation import orientation_of
 
 MAX_CHUNKS = 8_192
 """Maximum number of chunks. libpng writes 8 KiB per chunk, so a PNG of 20 MiB has 2,560."""

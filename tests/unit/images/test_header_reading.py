@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from serve_app.errors import ImageTooLarge, InvalidImage, RequestError, UnsupportedImage
-from serve_app.siglip.images.decoding import decode_image, image_size
-from serve_app.siglip.images.formats import FORMATS
-from serve_app.siglip.images.header import ImageHeader, kept_bytes
-from serve_app.siglip.images.headers import read_header
-from serve_app.siglip.images.limits import ImageLimits
+from serve_app.images.decoding import decode_image, image_size
+from serve_app.images.formats import FORMATS
+from serve_app.images.header import ImageHeader, kept_bytes
+from serve_app.images.header_reading import read_header
+from serve_app.images.limits import ImageLimits
 from tests.hostile import encoded as make
 
 LIMITS = ImageLimits()

@@ -1,6 +1,6 @@
 """Image formats, their signatures and their installed decoders.
 
-Not here: reading headers (`headers.py`), decoding (`decoding.py`).
+Not here: reading headers (`header_reading.py`), decoding (`decoding.py`).
 """
 
 import functools

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import pytest
 
 from serve_app.errors import Overloaded
-from serve_app.graph.decoding import SECONDS_OF_COST, DecodingBudget, DecodingThreads
-from serve_app.siglip.images.cost import DecodeCost
+from serve_app.graph.decoding_threads import SECONDS_OF_COST, DecodingBudget, DecodingThreads
+from serve_app.images.cost import DecodeCost
 from serve_app.telemetry import record as observed
 from serve_app.telemetry.record import RequestRecord, StageTimes
 

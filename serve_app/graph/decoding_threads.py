@@ -11,7 +11,7 @@ from serve_app.errors import Overloaded
 from serve_app.fairness.budgets import SharedBudget
 from serve_app.fairness.queues import FairQueue
 from serve_app.graph.rates import Rates
-from serve_app.siglip.images.cost import DecodeCost
+from serve_app.images.cost import DecodeCost
 from serve_app.telemetry import record as telemetry
 from serve_app.telemetry.record import StageTimes
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from serve_app.siglip.images.header import ImageHeader
+from serve_app.images.header import ImageHeader
 
 Area = tuple[float, float, float, float]
 """Left, upper, right, lower, in pixels and fractions of pixels."""

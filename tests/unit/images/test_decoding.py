@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from serve_app.errors import ImageTooLarge, InvalidImage, UnsupportedImage
-from serve_app.siglip.images.decoding import decode_image
-from serve_app.siglip.images.limits import ImageLimits
+from serve_app.images.decoding import decode_image
+from serve_app.images.limits import ImageLimits
 from tests.conftest import encoded, random_picture
 
 LIMITS = ImageLimits(max_pixels=1_000_000)

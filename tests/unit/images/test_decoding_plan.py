@@ -16,13 +16,8 @@ from transformers import SiglipImageProcessorPil
 
 from serve_app.config.service import parse_config
 from serve_app.errors import ConfigError, ImageTooLarge
-from serve_app.siglip.images.cost import Resizing, predict
-from serve_app.siglip.images.detail import MAX_DETAIL, finest_detail, has_fine_detail
-from serve_app.siglip.images.formats import FORMATS
-from serve_app.siglip.images.header import ImageHeader
-from serve_app.siglip.images.headers import read_header
-from serve_app.siglip.images.limits import ImageLimits
-from serve_app.siglip.images.plan import (
+from serve_app.images.cost import Resizing, predict
+from serve_app.images.decoding_plan import (
     MIN_MARGIN,
     QUICK_MARGIN,
     SHARP_MARGIN,
@@ -30,6 +25,11 @@ from serve_app.siglip.images.plan import (
     draft_scale,
     plan_decoding,
 )
+from serve_app.images.detail import MAX_DETAIL, finest_detail, has_fine_detail
+from serve_app.images.formats import FORMATS
+from serve_app.images.header import ImageHeader
+from serve_app.images.header_reading import read_header
+from serve_app.images.limits import ImageLimits
 from tests.hostile import encoded as make
 from tests.hostile.measured import preparer
 

@@ -3,8 +3,8 @@
 Source: RFC 9649 (container), RFC 6386 (VP8), and the WebP Lossless Bitstream Specification.
 """
 
-from serve_app.siglip.images.header import ImageHeader, damaged, fields
-from serve_app.siglip.images.orientation import orientation_of
+from serve_app.images.header import ImageHeader, damaged, fields
+from serve_app.images.orientation import orientation_of
 
 MAX_CHUNKS = 4_096
 """Maximum number of chunks that are searched for EXIF and XMP, which follow the frames."""

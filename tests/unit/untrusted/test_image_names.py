@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from serve_app.errors import ConfigError
-from serve_app.siglip.images.formats import FORMATS
-from serve_app.untrusted.image_files import (
+from serve_app.images.formats import FORMATS
+from serve_app.untrusted.image_names import (
     SUFFIXES,
     Skipped,
     files_below,

@@ -4,15 +4,15 @@ Not here: the boxes (`boxes.py`), the bitstreams (`bitstreams.py`).
 """
 
 from serve_app.errors import UnsupportedImage
-from serve_app.siglip.images.bitstreams import (
+from serve_app.images.header import ImageHeader, Piece, damaged, fields
+from serve_app.images.headers.bitstreams import (
     HEVC_SPS,
     CodedFrame,
     av1_frame,
     hevc_frame,
     is_first_slice,
 )
-from serve_app.siglip.images.boxes import ItemTable, item_table
-from serve_app.siglip.images.header import ImageHeader, Piece, damaged, fields
+from serve_app.images.headers.boxes import ItemTable, item_table
 
 FORMATS = {b"av01": "AVIF", b"hvc1": "HEIF"}
 """Image format by the type of coded items.

@@ -6,8 +6,8 @@ Source: ITU-T T.81, annex B; libjpeg-turbo's `jdmarker.c` for what decoders skip
 from dataclasses import dataclass, field
 
 from serve_app.errors import ImageTooLarge, UnsupportedImage
-from serve_app.siglip.images.header import ImageHeader, Piece, damaged, fields
-from serve_app.siglip.images.orientation import orientation_of
+from serve_app.images.header import ImageHeader, Piece, damaged, fields
+from serve_app.images.orientation import orientation_of
 
 MAX_SCANS = 100
 """Maximum number of scans. Encoders write about ten; libtiff also refuses more than 100."""

@@ -1,7 +1,7 @@
 """Reads the header of an image in any format, without a decoder.
 
-Time and memory are bounded by the limits in each format's module (`jpeg.py`, `png.py`, ...). Most
-images take tens of microseconds.
+Time and memory are bounded by the limits in each format's module (`headers/`). Most images take
+tens of microseconds.
 
 Not here: the cost of decoding (`cost.py`), decoding (`decoding.py`).
 """
@@ -9,15 +9,15 @@ Not here: the cost of decoding (`cost.py`), decoding (`decoding.py`).
 from collections.abc import Callable
 
 from serve_app.errors import UnsupportedImage
-from serve_app.siglip.images.bmp import read_bmp
-from serve_app.siglip.images.formats import readable_formats, signature_of
-from serve_app.siglip.images.gif import read_gif
-from serve_app.siglip.images.header import ImageHeader, damaged
-from serve_app.siglip.images.heif import read_heif
-from serve_app.siglip.images.jpeg import read_jpeg
-from serve_app.siglip.images.png import read_png
-from serve_app.siglip.images.tiff import read_tiff
-from serve_app.siglip.images.webp import read_webp
+from serve_app.images.formats import readable_formats, signature_of
+from serve_app.images.header import ImageHeader, damaged
+from serve_app.images.headers.bmp import read_bmp
+from serve_app.images.headers.gif import read_gif
+from serve_app.images.headers.heif import read_heif
+from serve_app.images.headers.jpeg import read_jpeg
+from serve_app.images.headers.png import read_png
+from serve_app.images.headers.tiff import read_tiff
+from serve_app.images.headers.webp import read_webp
 
 _READERS: dict[str, Callable[[bytes], ImageHeader]] = {
     "JPEG": read_jpeg,

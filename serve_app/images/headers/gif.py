@@ -6,7 +6,7 @@ Source: the GIF89a specification of CompuServe, 1990.
 from dataclasses import dataclass, field
 
 from serve_app.errors import ImageTooLarge
-from serve_app.siglip.images.header import ImageHeader, Piece, damaged, fields
+from serve_app.images.header import ImageHeader, Piece, damaged, fields
 
 MAX_BLOCKS = 65_536
 """Maximum number of blocks before the first frame.

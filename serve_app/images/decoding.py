@@ -4,8 +4,8 @@ The orientation is applied, transparency is composited on white, and every mode 
 converted to 8-bit RGB. With the hub's `do_convert_rgb: null`, transformers' own processors would
 raise for such images.
 
-Not here: headers (`headers.py`), the choice and the cost of a decode (`plan.py`, `cost.py`),
-resizing (`preprocess.py`).
+Not here: headers (`header_reading.py`), the choice and the cost of a decode (`decoding_plan.py`,
+`cost.py`), resizing (`siglip/preprocess.py`).
 """
 
 import dataclasses
@@ -14,13 +14,13 @@ import io
 from PIL import Image, UnidentifiedImageError
 
 from serve_app.errors import ImageTooLarge, UnsupportedImage
-from serve_app.siglip.images.conversion import has_transparency, on_white, to_rgb, upright
-from serve_app.siglip.images.cost import check, predict
-from serve_app.siglip.images.detail import has_fine_detail
-from serve_app.siglip.images.header import ImageHeader, damaged, kept_bytes
-from serve_app.siglip.images.headers import read_header
-from serve_app.siglip.images.limits import ImageLimits
-from serve_app.siglip.images.plan import DecodingPlan, plan_decoding
+from serve_app.images.conversion import has_transparency, on_white, to_rgb, upright
+from serve_app.images.cost import check, predict
+from serve_app.images.decoding_plan import DecodingPlan, plan_decoding
+from serve_app.images.detail import has_fine_detail
+from serve_app.images.header import ImageHeader, damaged, kept_bytes
+from serve_app.images.header_reading import read_header
+from serve_app.images.limits import ImageLimits
 
 _MODE_NBYTES = {"1": 1, "L": 1, "P": 1}
 

@@ -1,6 +1,6 @@
 """Finds fine detail, such as text, in an image that was decoded smaller than it is stored.
 
-Not here: decoding such an image again (`plan.py`, `decoding.py`).
+Not here: decoding such an image again (`decoding_plan.py`, `decoding.py`).
 """
 
 import numpy as np

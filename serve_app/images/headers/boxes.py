@@ -9,7 +9,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from serve_app.siglip.images.header import damaged, fields
+from serve_app.images.header import damaged, fields
 
 MAX_BOXES = 4_096
 MAX_ITEMS = 1_024

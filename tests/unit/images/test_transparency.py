@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from transformers.image_transforms import convert_to_rgb
 
-from serve_app.siglip.images.decoding import decode_image
-from serve_app.siglip.images.formats import FORMATS
-from serve_app.siglip.images.headers import read_header
-from serve_app.siglip.images.limits import ImageLimits
+from serve_app.images.decoding import decode_image
+from serve_app.images.formats import FORMATS
+from serve_app.images.header_reading import read_header
+from serve_app.images.limits import ImageLimits
 from tests.hostile import encoded as make
 
 Pixels = npt.NDArray[np.uint8]

@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 
 from serve_app.config.service import parse_config
 from serve_app.errors import ImageTooLarge
-from serve_app.siglip.images.cost import Resizing, check, predict
-from serve_app.siglip.images.formats import FORMATS
-from serve_app.siglip.images.header import ImageHeader
-from serve_app.siglip.images.headers import read_header
-from serve_app.siglip.images.limits import ImageLimits
-from serve_app.siglip.images.plan import plan_decoding
+from serve_app.images.cost import Resizing, check, predict
+from serve_app.images.decoding_plan import plan_decoding
+from serve_app.images.formats import FORMATS
+from serve_app.images.header import ImageHeader
+from serve_app.images.header_reading import read_header
+from serve_app.images.limits import ImageLimits
 from tests.hostile import encoded as make
 from tests.hostile.measured import preparer
 

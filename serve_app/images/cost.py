@@ -4,14 +4,15 @@ Every constant was fitted with `python -m bench.decode_cost`; bench/LOG.md of 20
 conditions and the table. The constants are conservative: they come from the most expensive content
 that was found for each coding, so most images cost less than predicted.
 
-Not here: reading headers (`headers.py`), how much smaller JPEGs are decoded (`plan.py`).
+Not here: reading headers (`header_reading.py`), how much smaller JPEGs are decoded
+(`decoding_plan.py`).
 """
 
 from dataclasses import dataclass
 
 from serve_app.errors import ImageTooLarge
-from serve_app.siglip.images.header import ImageHeader
-from serve_app.siglip.images.limits import ImageLimits
+from serve_app.images.header import ImageHeader
+from serve_app.images.limits import ImageLimits
 
 MEGA = 1_000_000
 MEBI = 1 << 20
