@@ -111,9 +111,17 @@ class ServiceError(TaggerError):
 
 
 class Overloaded(ServiceError):
-    """Every queue is full."""
+    """Every queue is full.
+
+    Attributes:
+        retry_after_s: Seconds after which there is likely to be room; None if that is unknown.
+    """
 
     code = "overloaded"
+
+    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class Unavailable(ServiceError):

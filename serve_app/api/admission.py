@@ -5,6 +5,7 @@ Not here: limits on a single request (`bodies.py`, `json_bodies.py`), how client
 """
 
 import asyncio
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -18,6 +19,7 @@ from serve_app.api.routes import RouteTable
 from serve_app.config.limits import HELD_FOR_EACH_BYTE, Limits
 from serve_app.errors import Overloaded
 from serve_app.fairness.budgets import SharedBudget
+from serve_app.fairness.drain_rate import DrainRate
 from serve_app.telemetry.record import current
 
 MAX_PACED = 128
@@ -39,24 +41,43 @@ MIN_HELD_RESPONSE_BYTES = SMALL_WRITE_BYTES + 1
 """Smaller responses are sent without waiting for the client, so their bytes are not held."""
 
 
+class _Budget:
+    """A budget that knows when it will have room again."""
+
+    def __init__(self, capacity: float, refusal: str) -> None:
+        self.shared = SharedBudget(capacity)
+        self._refusal = refusal
+        self._drain = DrainRate()
+
+    def give_back(self, client: str, amount: float) -> None:
+        self.shared.give_back(client, amount)
+        if amount:
+            self._drain.note(amount, time.monotonic())
+
+    def refusal(self) -> Overloaded:
+        """Return the error for a client that has to wait until half of the budget is free."""
+        excess = max(0.0, self.shared.held - self.shared.capacity / 2)
+        return Overloaded(self._refusal, self._drain.seconds_for(excess, time.monotonic()))
+
+
 class Admission:
     """The budgets of one process."""
 
     def __init__(self, limits: Limits) -> None:
         """Start with nothing held."""
-        self._requests = SharedBudget(limits.max_concurrent_requests)
-        self._bytes = SharedBudget(limits.max_held_bytes)
+        self._requests = _Budget(limits.max_concurrent_requests, TOO_MANY_REQUESTS)
+        self._bytes = _Budget(limits.max_held_bytes, TOO_MANY_BYTES)
         self._paced = 0
 
     @property
     def is_idle(self) -> bool:
         """Whether no request is being answered."""
-        return not self._requests.held
+        return not self._requests.shared.held
 
     @property
     def held_bytes(self) -> float:
         """Bytes of bodies and responses that are held now."""
-        return self._bytes.held
+        return self._bytes.shared.held
 
     async def enter(self, client: str, announced: int | None) -> "Admitted":
         """Admit a request; call `leave` on the result when the request ends.
@@ -69,13 +90,13 @@ class Admission:
             Overloaded: Too many requests are in progress, and this client already has its share of
                 them.
         """
-        if self._requests.take(client, 1):
+        if self._requests.shared.take(client, 1):
             return Admitted(self._requests, self._bytes, client)
         is_small = announced is not None and announced <= MAX_PACED_BYTES
         if is_small and self._paced < MAX_PACED:
             with self._pacing():
                 await asyncio.sleep(PACE_S)
-        raise Overloaded(TOO_MANY_REQUESTS)
+        raise self._requests.refusal()
 
     @contextmanager
     def _pacing(self) -> Iterator[None]:
@@ -89,7 +110,7 @@ class Admission:
 class Admitted:
     """An admitted request, and the bytes that it holds."""
 
-    def __init__(self, requests: SharedBudget, held: SharedBudget, client: str) -> None:
+    def __init__(self, requests: _Budget, held: _Budget, client: str) -> None:
         """Hold no bytes yet."""
         self._requests = requests
         self._bytes = held
@@ -102,8 +123,9 @@ class Admitted:
         Raises:
             Overloaded: Its announced size does not fit now.
         """
-        if size <= self._bytes.capacity and not self._bytes.fits(self._client, size):
-            raise Overloaded(TOO_MANY_BYTES)
+        budget = self._bytes.shared
+        if size <= budget.capacity and not budget.fits(self._client, size):
+            raise self._bytes.refusal()
 
     def hold(self, size: float) -> None:
         """Hold more bytes of the body or of the response.
@@ -111,10 +133,11 @@ class Admitted:
         Raises:
             Overloaded: They do not fit now.
         """
-        if not size or size > self._bytes.capacity:
+        budget = self._bytes.shared
+        if not size or size > budget.capacity:
             return  # for too much, a retry would not help; the limit on a single body refuses it
-        if not self._bytes.take(self._client, size):
-            raise Overloaded(TOO_MANY_BYTES)
+        if not budget.take(self._client, size):
+            raise self._bytes.refusal()
         self._held += size
 
     def leave(self) -> None:

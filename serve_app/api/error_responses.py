@@ -38,7 +38,8 @@ def error_response(
     note_code(error.code)
     if status is None:
         status = status_of(error)
-    return JSONResponse(shape(error, status), status, {**headers_of(status), **(headers or {})})
+    own = headers_of(error, status)
+    return JSONResponse(shape(error, status), status, {**own, **(headers or {})})
 
 
 class ErrorResponses:

@@ -1,5 +1,7 @@
 """The HTTP status of each error: one table, looked up along the class's bases."""
 
+import math
+
 from serve_app import errors
 
 STATUSES: dict[type[errors.TaggerError], int] = {
@@ -22,16 +24,30 @@ STATUSES: dict[type[errors.TaggerError], int] = {
     errors.InferenceFailed: 500,
 }
 RETRY_AFTER_S = 1
-"""Sent as `Retry-After` with 429 and 503."""
+"""`Retry-After` of 429 and 503 if it is not known when there will be room, and the least value."""
+MAX_RETRY_AFTER_S = 60
+"""Largest `Retry-After`: the load may have changed by then."""
 
 
-def headers_of(status: int) -> dict[str, str]:
-    """Return the headers of a status: when to retry, or which credentials to send."""
+def headers_of(error: errors.TaggerError, status: int) -> dict[str, str]:
+    """Return the headers of an error's response: when to retry, or which credentials to send.
+
+    Args:
+        error: The error.
+        status: The HTTP status with which it is answered.
+    """
     if status in (429, 503):
-        return {"Retry-After": str(RETRY_AFTER_S)}
+        seconds = error.retry_after_s if isinstance(error, errors.Overloaded) else None
+        return {"Retry-After": str(_whole_seconds(seconds))}
     if status == 401:
         return {"WWW-Authenticate": "Bearer"}
     return {}
+
+
+def _whole_seconds(seconds: float | None) -> int:
+    if seconds is None:
+        return RETRY_AFTER_S
+    return math.ceil(min(max(seconds, RETRY_AFTER_S), MAX_RETRY_AFTER_S))
 
 
 def status_of(error: errors.TaggerError) -> int:

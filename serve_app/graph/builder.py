@@ -10,6 +10,7 @@ from typing import Any
 from ray import serve
 from ray.serve import Application
 
+from serve_app.api.statuses import RETRY_AFTER_S
 from serve_app.config.live import live_batching
 from serve_app.config.service import ServiceConfig
 from serve_app.config.serving import DeploymentScale
@@ -19,7 +20,6 @@ from serve_app.graph.preprocessor import Preprocessor
 from serve_app.hardware.plan import DeploymentPlan, Plan
 from serve_app.siglip.precision import Precision
 
-RETRY_AFTER_S = 1
 HEALTH_CHECK_PERIOD_S = 3.0
 DRAIN_S = 5.0
 LOOK_BACK_S = 12.0

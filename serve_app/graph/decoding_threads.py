@@ -106,7 +106,8 @@ class DecodingThreads:
         client = record.client if record is not None else ""
         seconds = cost.usual * SECONDS_OF_COST
         if not self._waiting.take(client, seconds):
-            raise Overloaded(TOO_MANY_IMAGES)
+            excess_s = self._waiting.held - self._waiting.capacity / 2
+            raise Overloaded(TOO_MANY_IMAGES, retry_after_s=excess_s / self._cores)
         job = _Job(prepare, data, times, cost, client)
         self._rates.arrive(1)
         self.undecoded += 1

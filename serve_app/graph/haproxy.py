@@ -11,6 +11,8 @@ import os
 import sys
 from pathlib import Path
 
+from serve_app.api.statuses import RETRY_AFTER_S
+
 LOOPBACK = "127.0.0.1"
 HEAD_TIMEOUT_S = 10
 """Seconds in which a client must send the head of a request. An idle connection is closed after the
@@ -85,7 +87,8 @@ _DEFAULT_RESPONSE = ("backend default_backend", ["http-request", "return"])
 """Section and first words of the response to requests that match no application."""
 
 _STARTING = (
-    "http-request return status 503 content-type application/json hdr Retry-After 1 string "
+    "http-request return status 503 content-type application/json "
+    f"hdr Retry-After {RETRY_AFTER_S} string "
     '\'{"error":{"code":"unavailable","message":"The service is starting. Retry in one second."}}\''
 )
 """The response while HAProxy knows no replica, for example after it restarted.

@@ -3,6 +3,7 @@ costs.
 """
 
 import asyncio
+import math
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from serve_app.api.admission import MAX_PACED_BYTES, Admission
 from serve_app.api.app import edge
 from serve_app.api.application import wrapped
 from serve_app.api.client_timeouts import SMALL_WRITE_BYTES
+from serve_app.api.error_responses import error_response
 from serve_app.api.recording import CLIENT_LEFT
 from serve_app.api.routes import ApiRoute, RouteTable
 from serve_app.config.limits import Limits
@@ -149,6 +151,33 @@ async def test_refusals_of_small_requests_are_paced_and_large_ones_are_not() -> 
     assert await refused({"transfer-encoding": "chunked"}) < admission.PACE_S / 2
     held.may_end.set()
     await task
+
+
+async def test_retry_after_follows_the_rate_at_which_places_become_free(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With one request ending every 4 s and eight of sixteen places to be freed, 28 to 32 s."""
+    monkeypatch.setattr(admission, "PACE_S", 0.0)
+    now_s = 0.0
+    monkeypatch.setattr(admission.time, "monotonic", lambda: now_s)
+    budget = budgets(max_concurrent_requests=16)
+    for _ in range(14):
+        await budget.enter("a", None)
+    with pytest.raises(Overloaded) as unknown:
+        await budget.enter("a", None)
+    assert unknown.value.retry_after_s is None
+
+    admitted = [await budget.enter(client, None) for client in "bc"]
+    for _ in range(8):
+        now_s += 4.0
+        admitted.pop(0).leave()
+        admitted.append(await budget.enter("b" if len(admitted) % 2 else "c", None))
+    with pytest.raises(Overloaded) as known:
+        await budget.enter("a", None)
+    assert known.value.retry_after_s is not None
+    assert 24.0 <= known.value.retry_after_s <= 36.0
+    headers = error_response(known.value).headers
+    assert headers["retry-after"] == str(math.ceil(known.value.retry_after_s))
 
 
 async def test_bodies_are_bounded_in_sum() -> None:
