@@ -1,4 +1,7 @@
-"""Calls from one deployment to another: by value, with retries, and errors mapped in one place.
+"""Calls from one deployment to another: transport, retries, and errors mapped in one place.
+
+Small arrays go by value, in a gRPC message. Large ones go by reference: the caller writes them to
+Ray's object store, and the replica maps that memory instead of copying it.
 
 Encoding and scoring change no state, so a call can be retried if its replica died. Serve itself
 does not retry after a replica has accepted the request. An error of a replica arrives as a
@@ -8,11 +11,18 @@ passed on; every other error becomes `InferenceFailed`.
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable
 from typing import Any
 
 import grpc
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import (
+    ObjectStoreFullError,
+    OutOfDiskError,
+    RayActorError,
+    RayError,
+    RayTaskError,
+)
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 from ray.serve.handle import DeploymentHandle
 
@@ -38,15 +48,32 @@ class InnerCalls:
         handle: DeploymentHandle,
         timeout_s: float,
         on_retry: Callable[[], None] = lambda: None,
+        by_reference_bytes: float = math.inf,
     ) -> None:
-        # `_by_reference=False` sends a gRPC message. For messages of this size, it takes a third of
-        # the CPU that the object store takes.
-        self._handle = handle.options(_by_reference=False)
+        """Start with no call under way.
+
+        Args:
+            handle: The deployment.
+            timeout_s: Time limit of a call with all its retries.
+            on_retry: Called before a call is retried.
+            by_reference_bytes: Payload from which a call goes by reference; by default none does.
+        """
+        self._by_value = handle.options(_by_reference=False)
+        self._by_reference = handle.options(_by_reference=True)
+        self._by_reference_bytes = by_reference_bytes
         self._timeout_s = timeout_s
         self._on_retry = on_retry
 
-    async def __call__(self, method: str, *args: Any, timeout_s: float | None = None) -> Any:
-        """Call a method of one replica and return its result.
+    async def __call__(
+        self, method: str, *args: Any, timeout_s: float | None = None, nbytes: int = 0
+    ) -> Any:
+        """Call a method of some replica and return its result.
+
+        Args:
+            method: Name of the method.
+            args: Its arguments.
+            timeout_s: Time limit of this call; None for that of all calls.
+            nbytes: Size of the arrays in `args`, which decides how they are sent.
 
         Raises:
             Overloaded: The deployment's queue is full.
@@ -56,14 +83,14 @@ class InnerCalls:
         """
         try:
             async with asyncio.timeout(timeout_s or self._timeout_s):
-                return await self._call_with_retries(method, args)
+                return await self._call_with_retries(method, args, nbytes)
         except TimeoutError as error:
             raise DeadlineExceeded("The service took too long to respond. Retry.") from error
 
-    async def _call_with_retries(self, method: str, args: tuple[Any, ...]) -> Any:
+    async def _call_with_retries(self, method: str, args: tuple[Any, ...], nbytes: int) -> Any:
         for remaining in reversed(range(MAX_TRIES)):
             try:
-                return await getattr(self._handle, method).remote(*args)
+                return await self._call_once(method, args, nbytes)
             except Exception as error:
                 mapped = to_tagger_error(error)
                 if not isinstance(mapped, Unavailable) or not remaining:
@@ -77,7 +104,23 @@ class InnerCalls:
                 await asyncio.sleep(RETRY_PAUSE_S)
         raise AssertionError("the last attempt either returns or raises")
 
+    async def _call_once(self, method: str, args: tuple[Any, ...], nbytes: int) -> Any:
+        if nbytes < self._by_reference_bytes:
+            return await getattr(self._by_value, method).remote(*args)
+        try:
+            return await getattr(self._by_reference, method).remote(*args)
+        except _STORE_FULL as error:
+            logger.warning(
+                "The object store cannot take %d bytes (%s). They are sent by value, which is "
+                "slower. Give the node more object_store_memory or a larger /dev/shm.",
+                nbytes,
+                type(error).__name__,
+            )
+            return await getattr(self._by_value, method).remote(*args)
 
+
+_STORE_FULL = (ObjectStoreFullError, OutOfDiskError)
+"""The object store is full, and nothing can be spilled to disk either."""
 _REFUSALS = {
     grpc.StatusCode.RESOURCE_EXHAUSTED,
     grpc.StatusCode.UNIMPLEMENTED,

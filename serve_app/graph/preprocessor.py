@@ -88,8 +88,9 @@ class Preprocessor:
         self._checkpoint = load_checkpoint(config.siglip.model_source, config.revision)
         retries = metrics.inner_retries()
         timeout_s = config.serving.request_timeout_s
-        self._encode = InnerCalls(images, timeout_s, retries.inc)
-        self._score = InnerCalls(post, timeout_s, retries.inc)
+        by_reference_bytes = config.serving.by_reference_bytes
+        self._encode = InnerCalls(images, timeout_s, retries.inc, by_reference_bytes)
+        self._score = InnerCalls(post, timeout_s, retries.inc, by_reference_bytes)
 
         preparer = ImagePreparer(
             self._checkpoint, config.image_limits(), config.siglip.max_num_patches

@@ -81,7 +81,7 @@ def unpacked_vocabulary(vocabulary: PackedVocabulary) -> VocabularyDetail:
 
 async def score_tags(score: InnerCalls, request: ScoreRequest) -> tuple[TaggedImage, ...]:
     """Tag embeddings with a Postprocessor; a large reply is unpacked in a worker thread."""
-    reply: ScoreReply = await score("score", request)
+    reply: ScoreReply = await score("score", request, nbytes=request.image_embeds.nbytes)
     if reply.packed:
         reply = await asyncio.to_thread(unpacked, reply)
     return tuple(map(TaggedImage.of, reply.outcomes, reply.scored))

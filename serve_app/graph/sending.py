@@ -160,7 +160,7 @@ class Sender:
         """
         started_s = time.perf_counter()
         batch = collate([view.prepared for view in views])
-        reply: EncodeReply = await self._encode("encode", batch)
+        reply: EncodeReply = await self._encode("encode", batch, nbytes=batch.nbytes)
         ended_s = time.perf_counter()
         self._batcher.receivers = max(1, reply.replicas)
 

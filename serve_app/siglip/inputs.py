@@ -55,6 +55,12 @@ class ImageBatch:
     def __len__(self) -> int:
         return len(self.pixel_values)
 
+    @property
+    def nbytes(self) -> int:
+        """Size of the arrays in bytes."""
+        arrays = (self.pixel_values, self.pixel_attention_mask, self.spatial_shapes)
+        return sum(array.nbytes for array in arrays if array is not None)
+
     def split(self) -> list[PreparedImage]:
         """Return the single images without padding."""
         if self.spatial_shapes is None:

@@ -37,7 +37,7 @@ class Others:
         self.refusal = refusal
         self.scored: list[ScoreRequest] = []
 
-    async def __call__(self, method: str, request: Any, timeout_s: float | None = None) -> Any:
+    async def __call__(self, method: str, request: Any, **options: Any) -> Any:
         if method == "encode":
             assert isinstance(request, ImageBatch)
             return EncodeReply(
