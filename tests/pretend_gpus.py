@@ -10,34 +10,39 @@ import dataclasses
 import json
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from serve_app.config.plugin import Plugins
 from serve_app.config.service import ServiceConfig, load_config
-from serve_app.graph.encoders import ImageEncoder
+from serve_app.graph.encoders import EncoderSpec, ImageEncoder
 from serve_app.graph.local_node import local_node, serve_config_here
 from serve_app.hardware.detection import parse_hardware
 from serve_app.hardware.plan import Plan
 from serve_app.hardware.planning import plan_service
 from serve_app.siglip.inputs import ImageBatch
-from serve_app.siglip.outcomes import EncodedImages
+from serve_app.towers.tower import ImageTower
+from serve_app.towers.transfer import Fetch
 
 PLANNED_MODEL = "google/siglip-base-patch16-224"
 HARDWARE = "l4x2+16cpu"
 BATCH_S = 0.5
 
 
-class SlowImageEncoder(ImageEncoder):
-    """The ImageEncoder deployment with a forward pass that takes half a second more."""
+class SlowTower(ImageTower):
+    """The vision tower with a forward pass that takes half a second more."""
 
-    def _forward(self, batches: Sequence[ImageBatch]) -> list[EncodedImages]:
+    def encode_later(self, batch: ImageBatch) -> Fetch:
         time.sleep(BATCH_S)
-        encoded = super()._forward(batches)
-        full = 2 * sum(len(batch) for batch in batches) >= self._full_batch
-        self._rates.work(0, BATCH_S, full)  # the sleep is part of what a batch takes
-        return encoded
+        return super().encode_later(batch)
+
+
+class SlowImageEncoder(ImageEncoder):
+    """The ImageEncoder deployment on a `SlowTower`."""
+
+    def __init__(self, spec: EncoderSpec) -> None:
+        super().__init__(spec)
+        self._tower.__class__ = SlowTower
 
 
 def plan_for_pretend_gpus(config: ServiceConfig) -> Plan:

@@ -1,8 +1,8 @@
 """The model replicas: one deployment per tower, which returns embeddings and never scores.
 
 A replica's constructor returns only after its tower is loaded, warmed up and has passed its
-self-check, so Serve sends no request before that. Forward passes run in one executor thread, so
-that the event loop stays free, for example for health checks.
+self-check, so Serve sends no request before that. Forward passes run in threads, so that the event
+loop stays free, for example for health checks.
 """
 
 import asyncio
@@ -18,12 +18,13 @@ from ray import serve
 
 from serve_app.graph import metrics
 from serve_app.graph.autoscaling import PER_ENCODER
+from serve_app.graph.forward_passes import MAX_STARTED, ForwardPasses
 from serve_app.graph.messages import EncodeReply, EncoderState
 from serve_app.graph.microbatch import BatchLimits, MicroBatcher
 from serve_app.graph.rates import Rates
 from serve_app.siglip.hub import load_checkpoint
-from serve_app.siglip.inputs import FloatArray, ImageBatch, concatenate
-from serve_app.siglip.outcomes import EncodedImages, encode_apart
+from serve_app.siglip.inputs import FloatArray, ImageBatch
+from serve_app.siglip.outcomes import EncodedImages
 from serve_app.siglip.precision import Precision
 from serve_app.telemetry.logs import configure_replica_logging
 
@@ -64,11 +65,10 @@ class EncoderSpec:
 
 
 class _Replica:
-    """Base of both encoders: one thread for the model, and metrics."""
+    """Base of both encoders: their metrics and health."""
 
     def __init__(self, spec: EncoderSpec) -> None:
         configure_replica_logging()
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="forward")
         self._batches = 0
         self._items = 0
         self._loads = 0
@@ -152,6 +152,8 @@ class ImageEncoder(_Replica):
         self.merged.set_max_batch_size(spec.batch_size)
         limits = BatchLimits(spec.batch_size, MAX_WAITING_BYTES, MAX_WAITING_BYTES)
         self._batcher = MicroBatcher[ImageBatch, EncodedImages](self._merge, limits, wait_s=0.0)
+        width = checkpoint.embedding_width
+        self._forward_passes = ForwardPasses(self._tower, width, self._count)
 
     async def encode(self, batch: ImageBatch) -> EncodeReply:
         """Encode one micro-batch, together with waiting micro-batches of other Preprocessors."""
@@ -165,27 +167,19 @@ class ImageEncoder(_Replica):
         )
         return merged
 
-    @serve.batch(max_batch_size=1, batch_wait_timeout_s=MERGE_WAIT_S, batch_size_fn=count_images)  # type: ignore[untyped-decorator]
+    @serve.batch(  # type: ignore[untyped-decorator]
+        max_batch_size=1,
+        batch_wait_timeout_s=MERGE_WAIT_S,
+        batch_size_fn=count_images,
+        max_concurrent_batches=MAX_STARTED,
+    )
     async def merged(self, batches: list[ImageBatch]) -> list[EncodedImages]:
         """Encode the micro-batches that Serve gathered, in one forward pass."""
         return await self.encode_together(batches)
 
     async def encode_together(self, batches: Sequence[ImageBatch]) -> list[EncodedImages]:
         """Encode several micro-batches as one, and return the embeddings of each."""
-        return await asyncio.get_running_loop().run_in_executor(
-            self._executor, self._forward, batches
-        )
-
-    def _forward(self, batches: Sequence[ImageBatch]) -> list[EncodedImages]:
-        started = time.perf_counter()
-        encoded = encode_apart(
-            self._tower.encode, concatenate(batches), self._tower.checkpoint.embedding_width
-        )
-        self._count(
-            len(encoded),
-            time.perf_counter() - started,
-            any(error is None for error in encoded.errors),
-        )
+        encoded = await self._forward_passes.encode(batches)
         ends = np.cumsum([len(batch) for batch in batches]).tolist()
         return [
             encoded.part(end - len(batch), end) for batch, end in zip(batches, ends, strict=True)
@@ -203,6 +197,7 @@ class TextEncoder(_Replica):
     def __init__(self, spec: EncoderSpec) -> None:
         super().__init__(spec)
         checkpoint = load_checkpoint(spec.model, spec.revision)
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="forward")
         self._tower: TextTower = _tower_starting().start_text_tower(
             checkpoint, spec.precision, spec.num_threads, spec.gpu_share
         )

@@ -61,6 +61,11 @@ def encode_apart(
             np.concatenate([h.image_embeds for h in halves]), halves[0].errors + halves[1].errors
         )
 
+    return outcomes_of(embeds)
+
+
+def outcomes_of(embeds: FloatArray) -> EncodedImages:
+    """Return embeddings (B, D) with an error for each row that is not finite."""
     # A row that contains NaN or infinity has no finite sum.
     finite: list[bool] = np.isfinite(embeds.sum(axis=1)).tolist()
     return EncodedImages(

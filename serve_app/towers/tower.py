@@ -21,6 +21,7 @@ from serve_app.siglip.scoring import unit_norm
 from serve_app.towers.loading import load_tower
 from serve_app.towers.runtime import DTYPES, gpu_memory_bytes
 from serve_app.towers.tokenizer import SiglipTextInputs
+from serve_app.towers.transfer import Fetch, Transfer
 
 TEXT_BATCH = 64
 """Prompts per forward pass of the text tower."""
@@ -46,6 +47,7 @@ class ImageTower(_Tower):
         is_naflex = checkpoint.family is Family.NAFLEX
         kind = Siglip2VisionModel if is_naflex else SiglipVisionModel
         self._model = load_tower(kind, checkpoint, precision)
+        self._transfer = Transfer(self.runtime.device)
         # rescaling and normalising in one multiply and one add
         self._factor = torch.tensor(
             checkpoint.pixel_scale, dtype=torch.float32, device=self.runtime.device
@@ -54,23 +56,36 @@ class ImageTower(_Tower):
             checkpoint.pixel_offset, dtype=torch.float32, device=self.runtime.device
         )
 
-    @torch.inference_mode()
+    @property
+    def is_asynchronous(self) -> bool:
+        """Whether `encode_later` returns before the device has computed the embeddings."""
+        return self._transfer.is_asynchronous
+
     def encode(self, batch: ImageBatch) -> FloatArray:
         """Return image_embeds (B, D) float32, unit norm.
 
         A row of an image that the model cannot represent may hold NaN; `encode` does not hide it.
         """
+        return self.encode_later(batch)()
+
+    @torch.inference_mode()
+    def encode_later(self, batch: ImageBatch) -> Fetch:
+        """Start to encode a batch; the result waits for its embeddings and returns them.
+
+        On a GPU the next batch can be started before this one is fetched. An error of the device
+        may be raised by either call.
+        """
         output = self._model(**self._inputs(batch)).pooler_output
-        return unit_norm(output.float().cpu().numpy())
+        fetch = self._transfer.fetch_later(output.float())
+        return lambda: unit_norm(fetch())
 
     def _inputs(self, batch: ImageBatch) -> dict[str, torch.Tensor]:
-        device = self.runtime.device
         dtype = DTYPES[self.runtime.dtype]
-        pixels = torch.tensor(batch.pixel_values, device=device)
+        pixels = self._transfer.to_device(batch.pixel_values)
         if batch.spatial_shapes is None or batch.pixel_attention_mask is None:
             channels_last = pixels.float() * self._factor + self._offset
             return {"pixel_values": channels_last.permute(0, 3, 1, 2).contiguous().to(dtype)}
-        mask = torch.tensor(batch.pixel_attention_mask, device=device)
+        mask = self._transfer.to_device(batch.pixel_attention_mask)
         repeat = pixels.shape[-1] // 3
         patches = pixels.float() * self._factor.repeat(repeat) + self._offset.repeat(repeat)
         # padding is masked out of attention and pooling; zeros keep the tensor equal to the
