@@ -8,6 +8,7 @@ the demo's tokenizer and so a smaller vocabulary, which does not concern images.
 import json
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -28,19 +29,30 @@ TOWER = {
 
 def build_base_checkpoint(folder: Path) -> Path:
     """Write the checkpoint and return its folder."""
+    return build_checkpoint(folder, IMAGE_SIZE_PX, TOWER)
+
+
+def build_checkpoint(folder: Path, image_size_px: int, tower: Mapping[str, int]) -> Path:
+    """Write a checkpoint with towers of any shape, and return its folder.
+
+    Args:
+        folder: Where to write it.
+        image_size_px: Side of an image.
+        tower: Layer sizes of both towers, as transformers names them.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("spiece.model", "tokenizer_config.json"):
         shutil.copy(DEMO_CHECKPOINT / name, folder / name)
     vocab_size = len(SiglipTokenizer.from_pretrained(folder))
     torch.manual_seed(0)
-    text = TOWER | {
+    text = dict(tower) | {
         "vocab_size": vocab_size,
         "max_position_embeddings": CONTEXT_LENGTH,
         "bos_token_id": 0,
         "eos_token_id": 1,
         "pad_token_id": 1,
     }
-    vision = TOWER | {"image_size": IMAGE_SIZE_PX, "patch_size": 16}
+    vision = dict(tower) | {"image_size": image_size_px, "patch_size": 16}
     model = SiglipModel(SiglipConfig(text_config=text, vision_config=vision))
     with torch.no_grad():
         model.logit_scale.fill_(4.77)
@@ -48,7 +60,7 @@ def build_base_checkpoint(folder: Path) -> Path:
     model.save_pretrained(folder)
     checkpoint_files.write_processor(folder)
     _replace(
-        folder / "preprocessor_config.json", size={"height": IMAGE_SIZE_PX, "width": IMAGE_SIZE_PX}
+        folder / "preprocessor_config.json", size={"height": image_size_px, "width": image_size_px}
     )  # not the demo's
     _replace(folder / "tokenizer_config.json", model_max_length=CONTEXT_LENGTH)
     return folder

@@ -12,6 +12,7 @@ import signal
 import statistics
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -167,21 +168,46 @@ def main() -> None:
         metavar="FIELD",
         help="send a form file under this name instead of a raw body",
     )
-    given = parser.parse_args()
-    requests = [_request(given.url, path.read_bytes(), given.multipart) for path in given.images]
-    print(json.dumps(asdict(uvloop.run(run(given.url, requests, given.clients, given.seconds)))))
+    parser.add_argument(
+        "--images-per-request",
+        type=int,
+        default=1,
+        metavar="N",
+        help="send this many images in each request, as the files of a form",
+    )
+    args = parser.parse_args()
+    contents = [path.read_bytes() for path in args.images]
+    if args.images_per_request == 1:
+        requests = [_request(args.url, content, args.multipart) for content in contents]
+    else:
+        fields = [args.multipart or "file"] * args.images_per_request
+        requests = [
+            _form(
+                args.url,
+                [(field, contents[(start + i) % len(contents)]) for i, field in enumerate(fields)],
+            )
+            for start in range(len(contents))
+        ]
+    print(json.dumps(asdict(uvloop.run(run(args.url, requests, args.clients, args.seconds)))))
 
 
 def _request(url: str, image: bytes, field: str | None) -> bytes:
     if field is None:
         return http_request(url, image, "image/jpeg")
-    head = (
-        "--xxxx\r\n"
-        f'Content-Disposition: form-data; name="{field}"; filename="p.jpg"\r\n'
-        "Content-Type: image/jpeg\r\n\r\n"
-    )
-    form = head.encode() + image + b"\r\n--xxxx--\r\n"
-    return http_request(url, form, "multipart/form-data; boundary=xxxx")
+    return _form(url, [(field, image)])
+
+
+def _form(url: str, files: Sequence[tuple[str, bytes]]) -> bytes:
+    """Return a request with a form of several files."""
+    form = b""
+    for field, image in files:
+        head = (
+            "--xxxx\r\n"
+            f'Content-Disposition: form-data; name="{field}"; filename="p.jpg"\r\n'
+            "Content-Type: image/jpeg\r\n\r\n"
+        )
+        form += head.encode() + image + b"\r\n"
+    return http_request(url, form + b"--xxxx--\r\n", "multipart/form-data; boundary=xxxx")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.base_checkpoint import build_base_checkpoint
-from bench.batching import BATCH_S, SLOW_BATCH_S, batching_trial
+from bench.batching import BATCH_S, FAST_BATCH_S, SLOW_BATCH_S, batching_trial
 from bench.demo_inputs import LABELS, draw_images, write_config
 from bench.servers import ROOT, litserve_python, running
 from serve_app.config.plugin import DEMO_CHECKPOINT
@@ -198,7 +198,7 @@ def main() -> None:
         if "base" in given.what:
             base_benchmark(Path(folder), given.rounds, max(30.0, given.seconds))
         if "batching" in given.what:
-            for batch_s in (BATCH_S, SLOW_BATCH_S):
+            for batch_s in (FAST_BATCH_S, BATCH_S, SLOW_BATCH_S):
                 batching_trial(given.seconds, batch_s)
 
 
