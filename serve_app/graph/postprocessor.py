@@ -43,7 +43,6 @@ from serve_app.pipeline.tagger import (
 from serve_app.siglip.hub import load_checkpoint
 from serve_app.siglip.identity import encoder_fingerprint
 from serve_app.siglip.inputs import FloatArray
-from serve_app.siglip.scoring import check_width
 from serve_app.tagging.known_rows import KnownRows
 from serve_app.tagging.options import RequestedVocabulary, TagOptions
 from serve_app.tagging.settings import TagSettings
@@ -156,7 +155,6 @@ class Postprocessor:
         for options, images in _images_by_options(request.options).items():
             found: Sequence[TagOutcome]
             try:
-                check_width(request.image_embeds, self._checkpoint.width)
                 scoring = await scorer.scoring_for(options)
                 found = await self._tag(request.part(images), scoring)
             except TaggerError as error:
