@@ -41,6 +41,8 @@ OTHER_UID = 65534
 DEPLOYMENTS = ("preprocessor", "image_encoder", "text_encoder", "postprocessor")
 CLIENTS = 4
 ANSWERS_AFTERWARDS = 20
+PAUSE_S = 0.02
+"""Pause of each client between requests, which leaves CPU time for the processes that restart."""
 
 
 class Load:
@@ -66,16 +68,22 @@ class Load:
             thread.join()
 
     def _run(self) -> None:
-        while not self._stop.is_set():
-            try:
-                response = httpx.post(self._url, content=IMAGE, headers=self._headers, timeout=30)
-            except httpx.TransportError as error:
-                self.got[type(error).__name__] += 1
-                continue
-            if response.status_code == 200:
-                self.got[response.json()["tags"][0]["label"]] += 1
-            else:
-                self.got[str(response.status_code)] += 1
+        # every request opens a connection, which may reach the wrong service
+        limits = httpx.Limits(max_keepalive_connections=0)
+        with httpx.Client(headers=self._headers, timeout=30, limits=limits) as client:
+            while not self._stop.wait(PAUSE_S):
+                self._send(client)
+
+    def _send(self, client: httpx.Client) -> None:
+        try:
+            response = client.post(self._url, content=IMAGE)
+        except httpx.TransportError as error:
+            self.got[type(error).__name__] += 1
+            return
+        if response.status_code == 200:
+            self.got[response.json()["tags"][0]["label"]] += 1
+        else:
+            self.got[str(response.status_code)] += 1
 
     def wait_for_more(self, label: str) -> None:
         """Wait until the service has answered as it should a few more times."""
