@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -15,6 +16,8 @@ from serve_app.batch.reading import ReadImage, read_inputs
 from serve_app.batch.rows import TAG, ImageFacts, RowError, Stamp, embedding_column, make_rows
 from serve_app.batch.snapshot import Chunk, Snapshot
 from serve_app.client import AsyncClient, Tagged
+from serve_app.client.calls import Outcome
+from serve_app.client.group_size import GroupSize
 from serve_app.client.options import Options
 from serve_app.errors import (
     ConfigError,
@@ -30,7 +33,7 @@ from serve_app.images.decoding import image_size
 from serve_app.images.limits import ImageLimits
 
 DEFAULT_CONCURRENCY = 32
-"""Requests under way by default: a few batches of a GPU."""
+"""Default number of images in flight: a few batches of a GPU."""
 MAX_CONCURRENCY = 1024
 BLOCK = 16
 """Inputs that are read together."""
@@ -55,7 +58,7 @@ class TaggingService:
     Attributes:
         url: Its address.
         api_key: Its API key. Default: `SIGLIP_API_KEY` of the environment.
-        concurrency: Number of requests under way at the same time.
+        concurrency: Number of images in flight at the same time.
     """
 
     url: str
@@ -153,9 +156,13 @@ class ServiceEngine:
     async def _tag_block(self, sender: "_Sender", inputs: pa.Table) -> list[_TaggedInput]:
         async with sender.reading:
             reads = await asyncio.to_thread(self._read, inputs)
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._tag(sender, read, facts)) for read, facts in reads]
-        return [task.result() for task in tasks]
+            size = sender.size.images
+            groups = [reads[start : start + size] for start in range(0, len(reads), size)]
+            async with asyncio.TaskGroup() as tasks_of_block:
+                tasks = [
+                    tasks_of_block.create_task(self._tag_group(sender, group)) for group in groups
+                ]
+        return [result for task in tasks for result in task.result()]
 
     def _read(self, inputs: pa.Table) -> list[tuple[ReadImage, ImageFacts]]:
         """Read some inputs and the sizes of their images.
@@ -168,20 +175,22 @@ class ServiceEngine:
         )
         return [(read, _facts_of(read)) for read in reads]
 
-    async def _tag(self, sender: "_Sender", read: ReadImage, facts: ImageFacts) -> _TaggedInput:
-        try:
-            if read.error is not None:
-                raise read.error
-            async with sender.sending:
-                tagged = await sender.client.tag(
-                    read.data, return_embedding=self._writing.embeddings, **self._options
-                )
-        except STOPPING_ERRORS:
-            raise
-        except TaggerError as error:
-            return _TaggedInput(replace(facts, error=RowError.of(error)), None)
-        self._check_unchanged(tagged)
-        return _TaggedInput(facts, tagged)
+    async def _tag_group(
+        self, sender: "_Sender", reads: Sequence[tuple[ReadImage, ImageFacts]]
+    ) -> list[_TaggedInput]:
+        """Tag some inputs in one request."""
+        images = [read.data for read, _ in reads if read.error is None]
+        outcomes = iter(await sender.tag(images, self._writing.embeddings, self._options))
+        return [self._result(facts, read.error or next(outcomes)) for read, facts in reads]
+
+    def _result(self, facts: ImageFacts, outcome: Outcome) -> _TaggedInput:
+        """Return an input with its outcome; raise an error that has nothing to do with it."""
+        if isinstance(outcome, STOPPING_ERRORS):
+            raise outcome
+        if isinstance(outcome, TaggerError):
+            return _TaggedInput(replace(facts, error=RowError.of(outcome)), None)
+        self._check_unchanged(outcome)
+        return _TaggedInput(facts, outcome)
 
     def _check_unchanged(self, tagged: Tagged) -> None:
         """Check that the service still has the vocabulary and checkpoint of the other rows.
@@ -210,9 +219,38 @@ class _Sender:
     """A client, and how many inputs may be read and sent at the same time."""
 
     def __init__(self, client: AsyncClient, concurrency: int) -> None:
-        self.client = client
-        self.sending = asyncio.Semaphore(concurrency)
+        self.size = GroupSize(concurrency)
         self.reading = asyncio.Semaphore(concurrency // BLOCK + 1)
+        self._client = client
+        self._concurrency = concurrency
+        self._images = 0
+        self._ended = asyncio.Condition()
+
+    async def tag(
+        self, images: Sequence[bytes], return_embedding: bool, options: Options
+    ) -> list[Outcome]:
+        """Tag images in one request as soon as that many more may be in flight."""
+        if not images:
+            return []
+        async with self._in_flight(len(images)):
+            started_s = time.monotonic()
+            outcomes = await self._client.tag_group(
+                images, return_embedding=return_embedding, **options
+            )
+            self.size.note(len(images), time.monotonic() - started_s)
+        return outcomes
+
+    @contextlib.asynccontextmanager
+    async def _in_flight(self, images: int) -> AsyncIterator[None]:
+        async with self._ended:
+            await self._ended.wait_for(lambda: self._images + images <= self._concurrency)
+            self._images += images
+        try:
+            yield
+        finally:
+            async with self._ended:
+                self._images -= images
+                self._ended.notify_all()
 
 
 def _facts_of(read: ReadImage) -> ImageFacts:

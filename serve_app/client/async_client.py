@@ -1,6 +1,7 @@
 """`AsyncClient`: performs API calls with asyncio."""
 
 import asyncio
+import time
 from collections.abc import (
     AsyncGenerator,
     Awaitable,
@@ -27,10 +28,10 @@ from serve_app.client.base_client import (
 from serve_app.client.calls import Outcome
 from serve_app.client.exchange import DEADLINE_S, Call, Read, Wait
 from serve_app.client.folders import Paths, TaggedFile, Window, files_of
+from serve_app.client.group_size import GroupSize
 from serve_app.client.images import Image, read_image
 from serve_app.client.options import Fields, Options, ScoreOptions, fields_of
 from serve_app.client.responses import ModelCard, Tagged, Vocabulary, VocabularyCard
-from serve_app.errors import TaggerError
 from serve_app.untrusted.bounded_http import MAX_RESPONSE_BYTES, ResponseTooSlow, aread_response
 
 T = TypeVar("T")
@@ -74,6 +75,16 @@ class AsyncClient(BaseClient):
             self._calls.tag_many(images, fields_of(options), images_per_request, return_embedding)
         )
 
+    async def tag_group(
+        self,
+        images: Sequence[Image],
+        *,
+        return_embedding: bool = False,
+        **options: Unpack[Options],
+    ) -> list[Outcome]:
+        """Tag a few images in one request; see `Client.tag_group`."""
+        return await self._run(self._calls.tag_group(images, fields_of(options), return_embedding))
+
     async def score(
         self, embeddings: Sequence[Sequence[float] | str], **options: Unpack[ScoreOptions]
     ) -> list[Outcome]:
@@ -110,20 +121,26 @@ class AsyncClient(BaseClient):
         **options: Unpack[Options],
     ) -> AsyncGenerator[TaggedFile, None]:
         """Tag files, a few at a time, for `async for`; see `Client.tag_files`."""
-        tag_file = partial(
-            self._tag_file, fields=fields_of(options), with_embedding=return_embedding
+        size = GroupSize(concurrency)
+        tag_group = partial(
+            self._tag_group, size, fields=fields_of(options), with_embedding=return_embedding
         )
-        return self._tag_files(files_of(paths), tag_file, concurrency, in_order)
+        return self._tag_files(files_of(paths), tag_group, size, concurrency, in_order)
 
     async def _tag_files(
         self,
         files: Iterator[Path],
-        tag_file: Callable[[Path], Coroutine[Any, Any, TaggedFile]],
+        tag_group: Callable[[list[Path]], Coroutine[Any, Any, list[TaggedFile]]],
+        size: GroupSize,
         concurrency: int,
         in_order: bool,
     ) -> AsyncGenerator[TaggedFile, None]:
         window = Window(
-            files, lambda file: asyncio.create_task(tag_file(file)), concurrency, in_order
+            files,
+            lambda group: asyncio.create_task(tag_group(group)),
+            size,
+            concurrency,
+            in_order,
         )
         try:
             while window.refill():
@@ -135,11 +152,13 @@ class AsyncClient(BaseClient):
         finally:
             await asyncio.gather(*window.cancel(), return_exceptions=True)
 
-    async def _tag_file(self, file: Path, fields: Fields, with_embedding: bool) -> TaggedFile:
-        try:
-            return TaggedFile(file, await self._run(self._calls.tag(file, fields, with_embedding)))
-        except TaggerError as error:
-            return TaggedFile(file, error)
+    async def _tag_group(
+        self, size: GroupSize, files: list[Path], fields: Fields, with_embedding: bool
+    ) -> list[TaggedFile]:
+        started_s = time.monotonic()
+        outcomes = await self._run(self._calls.tag_group(files, fields, with_embedding))
+        size.note(len(files), time.monotonic() - started_s)
+        return list(map(TaggedFile, files, outcomes))
 
     async def _run(self, call: Call[T]) -> T:
         """Perform the steps of a call, and return its result."""

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 from urllib.parse import quote
 
+import httpx
+
 from serve_app.client.exchange import Call, Exchange, Read, RequestParts, Wait
 from serve_app.client.failures import error_of_entry
 from serve_app.client.images import Image
@@ -99,14 +101,53 @@ class Calls:
             outcomes |= yield from self._tag_chunk(chunk, fields)
         return [outcome for _, outcome in sorted(outcomes.items(), key=lambda entry: entry[0])]
 
+    def tag_group(
+        self, images: Sequence[Image], fields: Fields, with_embedding: bool = False
+    ) -> Call[list[Outcome]]:
+        """Tag a few images in one request; an error of the request is the outcome of each image.
+
+        If the request is too large or takes too long, its images are sent in smaller ones.
+        """
+        if len(images) == 1:
+            try:
+                return [(yield from self.tag(images[0], fields, with_embedding))]
+            except TaggerError as error:
+                return [error]
+
+        fields = _with_embedding(fields) if with_embedding else fields
+        outcomes: dict[int, Outcome] = {}
+        chunk: dict[int, bytes] = {}
+        for i, image in enumerate(images):
+            try:
+                chunk[i] = yield Read(image)
+            except RequestError as error:
+                outcomes[i] = error
+        outcomes |= yield from self._tag_or_split(chunk, fields)
+        return [outcomes[i] for i in range(len(images))]
+
+    def _tag_or_split(self, chunk: dict[int, bytes], fields: Fields) -> Call[dict[int, Outcome]]:
+        if not chunk:
+            return {}
+        if len(chunk) == 1 or sum(map(len, chunk.values())) <= MAX_REQUEST_BYTES:
+            try:
+                return (yield from self._tag_chunk(chunk, fields))
+            except TaggerError as error:
+                is_divisible = isinstance(error, PayloadTooLarge | DeadlineExceeded)
+                if len(chunk) == 1 or not is_divisible:
+                    return dict.fromkeys(chunk, error)
+
+        entries = list(chunk.items())
+        middle = len(entries) // 2
+        outcomes = yield from self._tag_or_split(dict(entries[:middle]), fields)
+        return outcomes | (yield from self._tag_or_split(dict(entries[middle:]), fields))
+
     def _tag_chunk(self, chunk: dict[int, bytes], fields: Fields) -> Call[dict[int, Outcome]]:
         """Tag images in one request, and retry those that failed temporarily."""
         state = self._exchange.start_tries()
         outcomes = dict[int, Outcome]()
         while True:
-            body = fields | {"images": [base64.b64encode(data).decode() for data in chunk.values()]}
             try:
-                results = yield from self._post("/v1/tag", body, _outcomes_parser(len(chunk)))
+                results = yield from self._tag_together(list(chunk.values()), fields)
             except PayloadTooLarge as error:
                 # the service reports the size of the whole request, so only a single image can
                 # be blamed for it
@@ -123,6 +164,23 @@ class Calls:
             if wait_s is None:
                 return outcomes
             yield Wait(wait_s)
+
+    def _tag_together(self, images: Sequence[bytes], fields: Fields) -> Call[list[Outcome]]:
+        """Send images in one request.
+
+        Several are the files of a form; base64 in JSON would take a third more bytes. A form with
+        one file would get the response to a single image, and JSON carries options of any length.
+        """
+        parse = _outcomes_parser(len(images))
+        query = as_query(fields)
+        if len(images) == 1 or query is None:
+            body = fields | {"images": [base64.b64encode(data).decode() for data in images]}
+            return (yield from self._post("/v1/tag", body, parse))
+
+        files = [("images", (str(i), data)) for i, data in enumerate(images)]
+        form = httpx.Request("POST", self._exchange.base_url, files=files)
+        parts = RequestParts("POST", "/v1/tag", form.read(), form.headers["Content-Type"], query)
+        return (yield from self._exchange.run(parts, parse))
 
     def score(
         self, embeddings: Sequence[Sequence[float] | str], fields: Fields

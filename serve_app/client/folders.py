@@ -1,9 +1,11 @@
 """Tags many files, a few at a time: lists them, and decides which to start and to return next.
 
-Both clients use this module.
+Files are started in groups; the files of a group are sent in one request. Both clients use this
+module.
 """
 
 import asyncio
+import itertools
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -12,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from serve_app.client.group_size import GroupSize
 from serve_app.client.responses import Tagged
 from serve_app.errors import ConfigError, TaggerError
 from serve_app.untrusted.image_names import images_in
@@ -24,7 +27,7 @@ If results are returned in input order, those behind a slow file wait in memory.
 
 Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 """One path or several, each of a file or of a folder with images."""
-F = TypeVar("F", Future["TaggedFile"], asyncio.Task["TaggedFile"])
+F = TypeVar("F", Future[list["TaggedFile"]], asyncio.Task[list["TaggedFile"]])
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +56,9 @@ class Window(Generic[F]):
 
     Args:
         files: The files to tag; consumed one by one.
-        start: Starts to tag a file. It also reads the file, so at most `concurrency` images are
-            in memory.
+        start: Starts to tag a group of files. It also reads them, so at most `concurrency` images
+            are in memory.
+        size: Number of files in the next group.
         concurrency: Number of files that are processed at the same time.
         in_order: Whether to return results in the order of `files` instead of as they complete.
 
@@ -63,49 +67,61 @@ class Window(Generic[F]):
     """
 
     def __init__(
-        self, files: Iterator[Path], start: Callable[[Path], F], concurrency: int, in_order: bool
+        self,
+        files: Iterator[Path],
+        start: Callable[[list[Path]], F],
+        size: GroupSize,
+        concurrency: int,
+        in_order: bool,
     ) -> None:
         if concurrency < 1:
             raise ConfigError(f"concurrency is {concurrency}; it must be at least 1.")
-        self._start: Callable[[Path], F] = start
+        self._start: Callable[[list[Path]], F] = start
         self._files = files
+        self._size = size
         self._concurrency = concurrency
         self._in_order = in_order
-        self._started: deque[F] = deque()
+        self._started: deque[tuple[F, int]] = deque()
 
     def refill(self) -> bool:
         """Start files up to the limits, and return whether any results are still to come."""
-        while (
-            len(self.running()) < self._concurrency
-            and len(self._started) < AHEAD * self._concurrency
-        ):
-            file = next(self._files, None)
-            if file is None:
+        while self._has_room():
+            group = list(itertools.islice(self._files, self._size.images))
+            if not group:
                 break
-            self._started.append(self._start(file))
+            self._started.append((self._start(group), len(group)))
         return bool(self._started)
 
     def running(self) -> list[F]:
-        """Return the files that have not completed."""
-        return [future for future in self._started if not future.done()]
+        """Return the groups that have not completed."""
+        return [future for future, _ in self._started if not future.done()]
 
     def take(self) -> list[TaggedFile]:
         """Remove and return the results that may be returned now."""
         results: list[TaggedFile] = []
         if self._in_order:
-            while self._started and self._started[0].done():
-                results.append(self._started.popleft().result())
+            while self._started and self._started[0][0].done():
+                results += self._started.popleft()[0].result()
             return results
         for _ in range(len(self._started)):
-            future = self._started.popleft()
+            future, count = self._started.popleft()
             if future.done():
-                results.append(future.result())
+                results += future.result()
             else:
-                self._started.append(future)
+                self._started.append((future, count))
         return results
 
+    def _has_room(self) -> bool:
+        """Whether another group may be started."""
+        running = sum(count for future, count in self._started if not future.done())
+        held = sum(count for _, count in self._started)
+        return (
+            running + self._size.images <= self._concurrency
+            and held + self._size.images <= AHEAD * self._concurrency
+        )
+
     def cancel(self) -> list[F]:
-        """Cancel all files in the window, and return them."""
-        for future in self._started:
+        """Cancel all groups in the window, and return them."""
+        for future, _ in self._started:
             future.cancel()
-        return list(self._started)
+        return [future for future, _ in self._started]

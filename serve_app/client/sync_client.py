@@ -21,10 +21,10 @@ from serve_app.client.base_client import (
 from serve_app.client.calls import Outcome
 from serve_app.client.exchange import DEADLINE_S, Call, Read, Wait
 from serve_app.client.folders import Paths, TaggedFile, Window, files_of
+from serve_app.client.group_size import GroupSize
 from serve_app.client.images import Image, read_image
 from serve_app.client.options import Fields, Options, ScoreOptions, fields_of
 from serve_app.client.responses import ModelCard, Tagged, Vocabulary, VocabularyCard
-from serve_app.errors import TaggerError
 from serve_app.untrusted.bounded_files import read_within
 from serve_app.untrusted.bounded_http import MAX_RESPONSE_BYTES, ResponseTooSlow, read_response
 
@@ -103,6 +103,25 @@ class Client(BaseClient):
             self._calls.tag_many(images, fields_of(options), images_per_request, return_embedding)
         )
 
+    def tag_group(
+        self,
+        images: Sequence[Image],
+        *,
+        return_embedding: bool = False,
+        **options: Unpack[Options],
+    ) -> list[Outcome]:
+        """Tag a few images in one request, and return the outcomes in input order.
+
+        Unlike `tag_many`, it raises nothing: an error of the request is the outcome of each image.
+        If the request is too large or takes too long, its images are sent in smaller ones.
+
+        Args:
+            images: Images as for `tag`; all of them are in memory at the same time.
+            return_embedding: Whether to return the images' embeddings too.
+            options: Options of the request; see docs/api.md.
+        """
+        return self._run(self._calls.tag_group(images, fields_of(options), return_embedding))
+
     def score(
         self, embeddings: Sequence[Sequence[float] | str], **options: Unpack[ScoreOptions]
     ) -> list[Outcome]:
@@ -174,7 +193,8 @@ class Client(BaseClient):
         """Tag files, a few at a time, and yield each as it completes.
 
         The outcome of a file that cannot be tagged is its error; the other files are tagged
-        anyway.
+        anyway. While the service responds fast, several files are sent in one request, and they
+        complete together.
 
         Args:
             paths: One path or several, of files and folders; a file is read shortly before it is
@@ -187,21 +207,23 @@ class Client(BaseClient):
         Raises:
             ConfigError: `concurrency` is less than 1.
         """
-        tag_file = partial(
-            self._tag_file, fields=fields_of(options), with_embedding=return_embedding
+        size = GroupSize(concurrency)
+        tag_group = partial(
+            self._tag_group, size, fields=fields_of(options), with_embedding=return_embedding
         )
-        return self._tag_files(files_of(paths), tag_file, concurrency, in_order)
+        return self._tag_files(files_of(paths), tag_group, size, concurrency, in_order)
 
     def _tag_files(
         self,
         files: Iterator[Path],
-        tag_file: Callable[[Path], TaggedFile],
+        tag_group: Callable[[list[Path]], list[TaggedFile]],
+        size: GroupSize,
         concurrency: int,
         in_order: bool,
     ) -> Generator[TaggedFile, None, None]:
         with ThreadPoolExecutor(max(1, concurrency)) as threads:
             window = Window(
-                files, lambda file: threads.submit(tag_file, file), concurrency, in_order
+                files, lambda group: threads.submit(tag_group, group), size, concurrency, in_order
             )
             try:
                 while window.refill():
@@ -214,11 +236,13 @@ class Client(BaseClient):
             finally:
                 window.cancel()
 
-    def _tag_file(self, file: Path, fields: Fields, with_embedding: bool) -> TaggedFile:
-        try:
-            return TaggedFile(file, self._run(self._calls.tag(file, fields, with_embedding)))
-        except TaggerError as error:
-            return TaggedFile(file, error)
+    def _tag_group(
+        self, size: GroupSize, files: list[Path], fields: Fields, with_embedding: bool
+    ) -> list[TaggedFile]:
+        started_s = time.monotonic()
+        outcomes = self._run(self._calls.tag_group(files, fields, with_embedding))
+        size.note(len(files), time.monotonic() - started_s)
+        return list(map(TaggedFile, files, outcomes))
 
     def _run(self, call: Call[T]) -> T:
         """Perform the steps of a call, and return its result."""

@@ -134,7 +134,7 @@ def _add_service_arguments(parser: argparse.ArgumentParser) -> None:
         "--concurrency",
         type=int,
         metavar="N",
-        help="number of requests in flight with --through-service; default: 32",
+        help="number of images in flight with --through-service; default: 32",
     )
 
 

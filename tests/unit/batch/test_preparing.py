@@ -3,6 +3,7 @@
 import io
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image, ImageFile, ImageOps
@@ -149,21 +150,20 @@ def test_through_a_service_sizes_are_read_apart_from_the_event_loop(
             raise RuntimeError("a mistake of ours")
         return inner(data, *rest)  # type: ignore[arg-type]
 
-    async def tag(request: Request) -> JSONResponse:
-        data = await request.body()
+    def result(data: bytes) -> dict[str, Any]:
         if any(data == bad for bad, _ in BAD.values()):
-            return JSONResponse(
-                {"error": {"code": "invalid_image", "message": "It is damaged."}}, 422
-            )
-        tagged = {
-            "tags": [{"label": "cat", "confidence": 0.5}],
-            "vocabulary": "v",
-            "vocabulary_fingerprint": "f",
-            "score": "sigmoid",
-        }
-        return JSONResponse(
-            tagged | {"model": "m", "version": "1", "inference_time_ms": 1.0, "views": 1}
-        )
+            return {"error": {"code": "invalid_image", "message": "It is damaged."}}
+        return {"tags": [{"label": "cat", "confidence": 0.5}], "views": 1}
+
+    async def tag(request: Request) -> JSONResponse:
+        about = {"vocabulary": "v", "vocabulary_fingerprint": "f", "score": "sigmoid"}
+        about |= {"model": "m", "version": "1", "inference_time_ms": 1.0}
+        if request.headers["content-type"].startswith("multipart/form-data"):
+            form = await request.form()
+            files = [await file.read() for file in form.getlist("images")]  # type: ignore[union-attr]
+            return JSONResponse(about | {"results": [result(data) for data in files]})
+        only = result(await request.body())
+        return JSONResponse(only | about, 422 if "error" in only else 200)
 
     monkeypatch.setattr(service_engine, "image_size", spying)
     storage = Storage()

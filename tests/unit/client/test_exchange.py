@@ -6,12 +6,13 @@ import asyncio
 import inspect
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from serve_app.client import AsyncClient, Client
+from serve_app.client import AsyncClient, Client, calls
 from serve_app.errors import (
     ConfigError,
     Overloaded,
@@ -204,6 +205,13 @@ def test_an_answer_that_is_not_the_services_is_told(
     assert caught.value.request_id
 
 
+def images_in_request(request: httpx.Request) -> int:
+    """Return the number of images: files of a form, or entries of a JSON array."""
+    if request.headers["content-type"].startswith("multipart/form-data"):
+        return request.content.count(b'name="images"; filename=')
+    return len(json.loads(request.content)["images"])
+
+
 def test_pictures_that_were_refused_for_now_are_sent_again_alone(
     scripted: Callable[..., Scripted],
 ) -> None:
@@ -222,7 +230,7 @@ def test_pictures_that_were_refused_for_now_are_sent_again_alone(
     assert empty.tags == ()
     assert broken.code == "invalid_image"
     assert broken.request_id == service.requests[0].headers["x-request-id"]
-    assert [len(json.loads(request.content)["images"]) for request in service.requests] == [3, 1]
+    assert [images_in_request(request) for request in service.requests] == [3, 1]
     assert len(service.waits) == 1
 
 
@@ -241,6 +249,56 @@ def test_a_picture_that_is_too_large_alone_has_its_error_in_its_place(
     assert [type(outcome).__name__ for outcome in outcomes] == ["PayloadTooLarge", "Tagged"]
     with pytest.raises(PayloadTooLarge):
         scripted(httpx.Response(413, json=large)).ask("tag_many", [b"a", b"b"])
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[Path]:
+    """Three files of one byte."""
+    paths = [tmp_path / name for name in "abc"]
+    for path in paths:
+        path.write_bytes(path.name.encode())
+    return paths
+
+
+@pytest.mark.parametrize(
+    ("status", "code"), [(413, "payload_too_large"), (504, "deadline_exceeded")]
+)
+def test_files_that_are_too_many_for_one_request_are_sent_in_smaller_ones(
+    scripted: Callable[..., Scripted], files: list[Path], status: int, code: str
+) -> None:
+    """A file has that error only if it was alone in its request."""
+    refused = httpx.Response(status, json={"error": {"code": code, "message": "Send less."}})
+    tagged = httpx.Response(200, json={"results": [{"tags": []}]} | ABOUT)
+    service = scripted(refused, tagged, refused, refused, tagged)
+    outcomes = service.ask("tag_group", files)
+    assert [type(outcome).__name__ == "Tagged" for outcome in outcomes] == [True, False, True]
+    assert [outcome.code for outcome in outcomes if isinstance(outcome, TaggerError)] == [code]
+    assert [images_in_request(request) for request in service.requests] == [3, 1, 2, 1, 1]
+
+
+def test_files_that_are_large_together_are_sent_apart(
+    scripted: Callable[..., Scripted], files: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the service has to refuse them."""
+    monkeypatch.setattr(calls, "MAX_REQUEST_BYTES", 2)
+    one = {"tags": []}
+    service = scripted(
+        httpx.Response(200, json={"results": [one]} | ABOUT),
+        httpx.Response(200, json={"results": [one, one]} | ABOUT),
+    )
+    assert len(service.ask("tag_group", files)) == 3
+    assert [images_in_request(request) for request in service.requests] == [1, 2]
+
+
+def test_an_error_of_a_request_is_the_outcome_of_each_of_its_files(
+    scripted: Callable[..., Scripted], files: list[Path]
+) -> None:
+    """A file that could not be read keeps its own error."""
+    service = scripted(httpx.Response(401))
+    outcomes = service.ask("tag_group", [*files, files[0].with_name("missing")])
+    kinds = [type(outcome).__name__ for outcome in outcomes]
+    assert kinds == ["Unauthorized"] * 3 + ["SourceUnavailable"]
+    assert [images_in_request(request) for request in service.requests] == [3]
 
 
 def test_an_answer_with_too_few_results_is_refused(scripted: Callable[..., Scripted]) -> None:

@@ -6,13 +6,17 @@ from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from serve_app.client.folders import AHEAD, TaggedFile, Window, files_of
+from serve_app.client.group_size import MAX_IMAGES, SLOW_S, GroupSize
 from serve_app.client.images import read_image
 from serve_app.errors import ConfigError, InvalidImage, SourceUnavailable
 from tests.odd_names import LITTER, ODD_NAMES, make_obstacles, make_unreadable, write
 
-Started = dict[str, "Future[TaggedFile]"]
+Group = Future[list[TaggedFile]]
+Started = dict[str, Group]
 
 
 def names(count: int) -> Iterator[Path]:
@@ -20,22 +24,27 @@ def names(count: int) -> Iterator[Path]:
 
 
 def window(
-    count: int, concurrency: int, in_order: bool
-) -> tuple[Window["Future[TaggedFile]"], Started]:
+    count: int, concurrency: int, in_order: bool, size: GroupSize | None = None
+) -> tuple[Window[Group], Started]:
+    """Return a window over some files, and its groups by the names in them."""
     started: Started = {}
 
-    def start(file: Path) -> "Future[TaggedFile]":
-        started[file.name] = Future()
-        return started[file.name]
+    def start(files: list[Path]) -> Group:
+        group = Group()
+        started.update((file.name, group) for file in files)
+        return group
 
-    return Window(names(count), start, concurrency, in_order), started
+    size = size or GroupSize(1)
+    return Window(names(count), start, size, concurrency, in_order), started
 
 
 def end(started: Started, name: str) -> None:
-    started[name].set_result(TaggedFile(Path(name), InvalidImage("x")))
+    group = started[name]
+    files = [other for other, future in started.items() if future is group]
+    group.set_result([TaggedFile(Path(file), InvalidImage("x")) for file in files])
 
 
-def taken(files: Window["Future[TaggedFile]"]) -> list[str]:
+def taken(files: Window[Group]) -> list[str]:
     return [file.path.name for file in files.take()]
 
 
@@ -76,6 +85,38 @@ def test_in_the_order_of_input_a_slow_file_holds_back_a_bounded_number() -> None
     assert taken(files) == [str(number) for number in range(AHEAD * 2)]
 
 
+@pytest.mark.parametrize("in_order", [False, True])
+def test_groups_grow_within_the_concurrency(in_order: bool) -> None:
+    """A fast service gets several files a request, and never more files than may run."""
+    size = GroupSize(8)
+    files, started = window(40, 8, in_order, size)
+    most = 0
+    got: list[str] = []
+    while files.refill():
+        running = [name for name, group in started.items() if not group.done()]
+        most = max(most, len(running))
+        first = started[running[0]]
+        size.note(sum(group is first for group in started.values()), seconds=0.1)
+        end(started, running[0])
+        got += taken(files)
+    assert most == 8
+    assert got == [file.name for file in names(40)]
+    assert len(set(map(id, started.values()))) < 20
+
+
+@given(st.integers(1, 200), st.lists(st.tuples(st.integers(1, MAX_IMAGES), st.floats(0, 300))))
+def test_a_request_carries_at_most_half_of_what_may_run(
+    concurrency: int, requests: list[tuple[int, float]]
+) -> None:
+    """And one image if only one may; a slow request is followed by smaller ones."""
+    size = GroupSize(concurrency)
+    for images, seconds in requests:
+        size.note(images, seconds)
+        assert 1 <= size.images <= max(1, min(MAX_IMAGES, concurrency // 2))
+        if seconds > SLOW_S:
+            assert size.images <= max(1, images // 2)
+
+
 def test_at_least_one_must_run() -> None:
     """Less would never end."""
     with pytest.raises(ConfigError, match="at least 1"):
@@ -91,15 +132,15 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "given", [lambda folder: folder, lambda folder: str(folder), lambda folder: [folder]]
+    "as_paths", [lambda folder: folder, lambda folder: str(folder), lambda folder: [folder]]
 )
 def test_a_folder_stands_for_its_pictures(
-    folder: Path, given: Callable[[Path], "Path | str | list[Path]"]
+    folder: Path, as_paths: Callable[[Path], "Path | str | list[Path]"]
 ) -> None:
     """And for those in its folders, by suffix, in a fixed order; a file stands for itself, whatever
     its suffix.
     """
-    assert list(files_of(given(folder))) == [
+    assert list(files_of(as_paths(folder))) == [
         folder / "a.png",
         folder / "b.JPG",
         folder / "in/c.webp",
@@ -119,8 +160,8 @@ def test_a_folder_with_odd_names_ends_no_run(
     for name in (*ODD_NAMES, *LITTER):
         write(tmp_path / "in", name)
     make_obstacles(tmp_path / "in", tmp_path)
-    given = [tmp_path / "in", "x" * 5000, "null\0byte", tmp_path / "in/._plain.png"]
-    found = list(files_of(given))
+    paths = [tmp_path / "in", "x" * 5000, "null\0byte", tmp_path / "in/._plain.png"]
+    found = list(files_of(paths))
     assert found[-3:] == [Path("x" * 5000), Path("null\0byte"), tmp_path / "in/._plain.png"]
     assert {os.fsencode(path.name) for path in found[:-3]} == set(ODD_NAMES)
     assert caplog.text.count("skipped") == 1
