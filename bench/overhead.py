@@ -2,12 +2,13 @@
 
 The real graph runs around an encoder that takes a GPU's time (`bench/stand_in.py`). For every size,
 with one image a request and with sixteen, the table has the CPU milliseconds an image of every
-process, and the images per second that one encoder process could absorb. Decoding is measured alone
-on the same images and subtracted.
+process, and the images per second that one encoder process could absorb. Decoding is measured apart
+on the same images, in as many processes as there are cores, and subtracted.
 """
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -15,15 +16,19 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 
 import psutil
+import yaml
 
 from bench.base_checkpoint import build_checkpoint
 from bench.demo_inputs import draw_images, write_config
 from bench.stand_in import Pace, StandInGraph, graph_with_stand_in
 from serve_app.config.service import load_config
+from serve_app.config.serving import BY_REFERENCE_BYTES
 from serve_app.siglip.hub import load_checkpoint
 from serve_app.siglip.prepare import ImagePreparer
 
@@ -69,21 +74,31 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sizes", type=int, nargs="*", default=[s.pixels for s in SIZES])
     parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument(
+        "--by-reference-bytes",
+        type=int,
+        default=BY_REFERENCE_BYTES,
+        help="serving.by_reference_bytes; a large number sends every micro-batch by value",
+    )
     args = parser.parse_args()
-    print(f"| px | images a request | images/s | decode alone | {' | '.join(_columns())} |")
-    print("|---" * (4 + len(_columns())) + "|")
+    columns = ["px", "images a request", "images/s", "mean batch", "decode apart", *_columns()]
+    print(f"| {' | '.join(columns)} |")
+    print("|---" * len(columns) + "|")
     for size in SIZES:
         if size.pixels in args.sizes:
             with tempfile.TemporaryDirectory(prefix="siglip-overhead-") as folder:
-                measure_size(size, Path(folder), args.seconds)
+                measure_size(size, Path(folder), args.seconds, args.by_reference_bytes)
 
 
-def measure_size(size: Size, folder: Path, seconds: float) -> None:
+def measure_size(size: Size, folder: Path, seconds: float, by_reference_bytes: int) -> None:
     """Print the rows of one size."""
     tower = {"hidden_size": size.width, "intermediate_size": size.width}
     tower |= {"num_hidden_layers": 1, "num_attention_heads": size.width // 64}
     model = build_checkpoint(folder / "model", size.pixels, tower)
     config = write_config(folder / "config.yaml", str(model), 1, size.pace.batch_size, PORT)
+    settings = yaml.safe_load(config.read_text())
+    settings["serving"]["by_reference_bytes"] = by_reference_bytes
+    config.write_text(yaml.safe_dump(settings))
     images = draw_images(folder)
     decode_ms = _decode_ms(config, images)
     with graph_with_stand_in(config, size.pace) as graph:
@@ -106,7 +121,9 @@ def _measure(
     _load(images, per_request, seconds)
     elapsed_s = time.perf_counter() - started_s
     after = _cpu_seconds(graph.pid)
-    count = graph.counts().items - counted.items
+    counts = graph.counts()
+    count = counts.items - counted.items
+    mean_batch = count / (counts.batches - counted.batches)
 
     cpu_ms = {name: (after[name] - before.get(name, 0.0)) * 1000 / count for name in after}
     total_ms = sum(cpu_ms.values())
@@ -114,6 +131,7 @@ def _measure(
         str(size.pixels),
         str(per_request),
         f"{count / elapsed_s:.0f}",
+        f"{mean_batch:.1f}",
         f"{decode_ms:.2f}",
         *(f"{cpu_ms.get(name, 0.0):.2f}" for name in [*GROUPS.values(), "other"]),
         f"{total_ms - decode_ms:.2f}",
@@ -126,14 +144,21 @@ def _columns() -> list[str]:
     return [*GROUPS.values(), "other", "**beyond decoding**", "images/s an encoder process"]
 
 
-def _decode_ms(config_path: Path, images: Sequence[str]) -> float:
-    """Return the median CPU milliseconds of preparing one of the images, alone in this process."""
+def _decode_ms(config: Path, images: Sequence[str]) -> float:
+    """Return the median CPU milliseconds of preparing one of the images, with every core busy."""
+    cores = os.cpu_count() or 1
+    with ProcessPoolExecutor(cores, mp_context=get_context("spawn")) as processes:
+        times = list(processes.map(_decode_alone_ms, [config] * cores, [images] * cores))
+    return statistics.median(times)
+
+
+def _decode_alone_ms(config_path: Path, images: Sequence[str]) -> float:
     config = load_config(config_path)
     checkpoint = load_checkpoint(config.siglip.model_source, config.revision)
     preparer = ImagePreparer(checkpoint, config.image_limits(), config.siglip.max_num_patches)
     contents = [Path(path).read_bytes() for path in images]
     times = []
-    for _ in range(10):
+    for _ in range(20):
         started_s = time.thread_time()
         for content in contents:
             preparer.prepare(content)
