@@ -6,6 +6,8 @@ CONFIG ?= configs/demo.yaml
 PORT ?=
 WORKERS ?= 2
 
+WITHOUT_SERVICE := tests/unit tests/parity tests/docs tests/manifests
+
 .PHONY: help install serve test test-quick check bench format manifests train-demo clean
 
 help: ## list the targets
@@ -23,7 +25,8 @@ serve: install ## start the service on the embedded demo checkpoint (CONFIG=... 
 	@$(BIN)/siglip-serve serve $(CONFIG) $(if $(PORT),--port $(PORT))
 
 test: install ## run every test that needs no GPU
-	@$(BIN)/python -m pytest -n $(WORKERS) tests
+	@$(BIN)/python -m pytest -n $(WORKERS) $(WITHOUT_SERVICE)
+	@$(BIN)/python -m pytest tests $(addprefix --ignore=,$(WITHOUT_SERVICE))
 
 test-quick: install ## run the tests that start no service
 	@$(BIN)/python -m pytest -n $(WORKERS) tests/unit tests/parity

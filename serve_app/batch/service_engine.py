@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -10,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from serve_app.batch.engine import ChunkInputs, Watcher
+from serve_app.batch.image_sender import READ_AT_ONCE, ImageSender
 from serve_app.batch.options import BatchOptions
 from serve_app.batch.output_files import Writing, Written, write_rows
 from serve_app.batch.reading import ReadImage, read_inputs
@@ -17,7 +17,6 @@ from serve_app.batch.rows import TAG, ImageFacts, RowError, Stamp, embedding_col
 from serve_app.batch.snapshot import Chunk, Snapshot
 from serve_app.client import AsyncClient, Tagged
 from serve_app.client.calls import Outcome
-from serve_app.client.group_size import GroupSize
 from serve_app.client.options import Options
 from serve_app.errors import (
     ConfigError,
@@ -35,8 +34,6 @@ from serve_app.images.limits import ImageLimits
 DEFAULT_CONCURRENCY = 32
 """Default number of images in flight: a few batches of a GPU."""
 MAX_CONCURRENCY = 1024
-BLOCK = 16
-"""Inputs that are read together."""
 ROWS_BLOCK = 256
 """Inputs that are read together from a table; more, because row groups are read as a whole."""
 MAX_CHUNKS = 2
@@ -128,7 +125,7 @@ class ServiceEngine:
 
     async def _run(self, chunks: Iterator[ChunkInputs], watcher: Watcher) -> None:
         async with self._service.client() as client, _ticking(watcher):
-            sender = _Sender(client, self._service.concurrency)
+            sender = ImageSender(client, self._service.concurrency)
             running: set[asyncio.Task[Written]] = set()
             try:
                 for chunk, inputs in chunks:
@@ -142,8 +139,8 @@ class ServiceEngine:
                     task.cancel()
                 await asyncio.gather(*running, return_exceptions=True)
 
-    async def _tag_chunk(self, sender: "_Sender", chunk: Chunk, inputs: pa.Table) -> Written:
-        size = ROWS_BLOCK if self._snapshot.kind == "row" else BLOCK
+    async def _tag_chunk(self, sender: ImageSender, chunk: Chunk, inputs: pa.Table) -> Written:
+        size = ROWS_BLOCK if self._snapshot.kind == "row" else READ_AT_ONCE
         blocks = [inputs.slice(start, size) for start in range(0, len(inputs), size)]
         try:
             async with asyncio.TaskGroup() as group:
@@ -153,7 +150,7 @@ class ServiceEngine:
         results = [result for task in tasks for result in task.result()]
         return await asyncio.to_thread(self._write, chunk, inputs, results)
 
-    async def _tag_block(self, sender: "_Sender", inputs: pa.Table) -> list[_TaggedInput]:
+    async def _tag_block(self, sender: ImageSender, inputs: pa.Table) -> list[_TaggedInput]:
         async with sender.reading:
             reads = await asyncio.to_thread(self._read, inputs)
             size = sender.size.images
@@ -176,7 +173,7 @@ class ServiceEngine:
         return [(read, _facts_of(read)) for read in reads]
 
     async def _tag_group(
-        self, sender: "_Sender", reads: Sequence[tuple[ReadImage, ImageFacts]]
+        self, sender: ImageSender, reads: Sequence[tuple[ReadImage, ImageFacts]]
     ) -> list[_TaggedInput]:
         """Tag some inputs in one request."""
         images = [read.data for read, _ in reads if read.error is None]
@@ -213,44 +210,6 @@ class ServiceEngine:
         rows = make_rows(inputs, facts, pa.array(tags, pa.list_(TAG)), embeddings, self._stamp)
         nbytes = sum(one.nbytes for one in facts)
         return write_rows(self._writing, chunk.name, rows, nbytes)
-
-
-class _Sender:
-    """A client, and how many inputs may be read and sent at the same time."""
-
-    def __init__(self, client: AsyncClient, concurrency: int) -> None:
-        self.size = GroupSize(concurrency)
-        self.reading = asyncio.Semaphore(concurrency // BLOCK + 1)
-        self._client = client
-        self._concurrency = concurrency
-        self._images = 0
-        self._ended = asyncio.Condition()
-
-    async def tag(
-        self, images: Sequence[bytes], return_embedding: bool, options: Options
-    ) -> list[Outcome]:
-        """Tag images in one request as soon as that many more may be in flight."""
-        if not images:
-            return []
-        async with self._in_flight(len(images)):
-            started_s = time.monotonic()
-            outcomes = await self._client.tag_group(
-                images, return_embedding=return_embedding, **options
-            )
-            self.size.note(len(images), time.monotonic() - started_s)
-        return outcomes
-
-    @contextlib.asynccontextmanager
-    async def _in_flight(self, images: int) -> AsyncIterator[None]:
-        async with self._ended:
-            await self._ended.wait_for(lambda: self._images + images <= self._concurrency)
-            self._images += images
-        try:
-            yield
-        finally:
-            async with self._ended:
-                self._images -= images
-                self._ended.notify_all()
 
 
 def _facts_of(read: ReadImage) -> ImageFacts:
