@@ -24,10 +24,19 @@ MAX_FAILED_STARTS = 5
 
 @dataclass(eq=False, slots=True)
 class _Member:
+    """An encoder.
+
+    Attributes:
+        actor: Its actor.
+        started: Reference that becomes ready when it has loaded its model.
+        ready: Whether it has.
+        blocks: Keys are the blocks that it has, in the order in which it encodes them.
+    """
+
     actor: Any
     started: Any
     ready: bool = False
-    blocks: set[Any] = field(default_factory=set)
+    blocks: dict[Any, None] = field(default_factory=dict)
 
     def has_room(self) -> bool:
         """Whether the encoder can take a block."""
@@ -50,6 +59,7 @@ class EncoderPool:
         self._actor_class = actor_class
         self._members: list[_Member] = []
         self._failed_starts = 0
+        self._blamed: set[Any] = set()
         for _ in range(max(1, planned.min_replicas)):
             self._add()
 
@@ -81,13 +91,14 @@ class EncoderPool:
         """
         free = [member for member in self._members if member.has_room()]
         member = min(free, key=lambda one: len(one.blocks))
-        member.blocks.add(block)
+        member.blocks[block] = None
         return member.actor.encode.remote(pixels, images)
 
     def ended(self, block: Any) -> None:
         """Take note that no encoder has a block any more, whatever became of it."""
+        self._blamed.discard(block)
         for member in self._members:
-            member.blocks.discard(block)
+            member.blocks.pop(block, None)
 
     def started(self, reference: Any) -> None:
         """Take note that an encoder has loaded its model; replace it if it could not.
@@ -112,10 +123,15 @@ class EncoderPool:
                 ) from error
             self._replace(member)
 
-    def lost(self, block: Any) -> None:
-        """Replace the encoder that had a block, which has died."""
+    def lost(self, block: Any) -> bool:
+        """Replace the encoder that had a block and has died; return whether it was encoding it.
+
+        Otherwise the block was only waiting there, and has nothing to do with the death.
+        """
         for member in [member for member in self._members if block in member.blocks]:
+            self._blamed.add(next(iter(member.blocks)))
             self._replace(member)
+        return block in self._blamed
 
     def grow(self, waiting: int) -> None:
         """Start one more encoder if blocks wait, all are busy, none is starting and one may."""

@@ -167,10 +167,9 @@ class EncodingEngine:
         try:
             encoded = ray.get(reference)
         except RayError as error:
-            if isinstance(error, RayActorError):
-                self._pool.lost(block)
+            is_to_blame = not isinstance(error, RayActorError) or self._pool.lost(block)
             self._pool.ended(block)
-            self._retry(block, error)
+            self._retry(block, error, is_to_blame)
             return
         self._pool.ended(block)
         self._keep(block, encoded)
@@ -215,14 +214,19 @@ class EncodingEngine:
             ) from error
         self._finish_chunk(opened)
 
-    def _retry(self, block: OpenBlock, error: RayError) -> None:
+    def _retry(self, block: OpenBlock, error: RayError, is_to_blame: bool = True) -> None:
         """Prepare a block again whose process crashed.
 
         After repeated crashes the block is split, so that only the input that causes them is lost.
+
+        Args:
+            block: The block.
+            error: The error of its task or call.
+            is_to_blame: Whether the process was working on the block when it crashed.
         """
         _raise_what_stops_the_job(error)
-        logger.warning("a block of %d is done again: %s", block.count, type(error).__name__)
-        block.attempts += 1
+        logger.warning("retrying a block of %d images: %s", block.count, type(error).__name__)
+        block.attempts += is_to_blame
         block.pixels = None
         block.images = ()
         if block.count > 1 and block.attempts >= SPLIT_AFTER:
