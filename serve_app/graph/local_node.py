@@ -32,9 +32,6 @@ logger = logging.getLogger(__name__)
 LOCAL_ENVIRONMENT = {
     # on one machine with one user, draining need not take longer than the running requests
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
-    # Serve's controller polls: with its default of 0.1 s it takes 0.06 of a core when idle, with
-    # this 0.02
-    "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",
     "RAY_SERVE_LOG_TO_STDERR": "0",
     "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "1",
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": proxy.IMPORT_PATH,
