@@ -34,6 +34,7 @@ class ClientTimeouts:
         is_streamed = False
 
         async def receive_in_time() -> Message:
+            """Receive the next part of the body before the body's time is over."""
             if body.is_complete:  # only a disconnect can follow, whenever it comes
                 return await receive()
             try:
@@ -47,6 +48,7 @@ class ClientTimeouts:
             return message
 
         async def send_in_time(message: Message) -> None:
+            """Send a part of the response; a client that does not read it loses the connection."""
             nonlocal is_streamed
             # the last part of a stream may have to wait for the parts before it
             is_streamed = is_streamed or message.get("more_body", False)

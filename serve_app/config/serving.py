@@ -16,8 +16,8 @@ DEPLOYMENTS = ("preprocessor", "image_encoder", "text_encoder", "postprocessor")
 BY_REFERENCE_BYTES = 2 * 2**20
 """Payload from which one deployment sends arrays to another through Ray's object store.
 
-Measured with micro-batches of uint8 pixels on two cores: 1.1 MiB takes a fifth less CPU by value,
-and 4.6 MiB a quarter less by reference (bench/LOG.md).
+Measured with micro-batches of uint8 pixels on two cores: 1.7 MiB takes a quarter less CPU by value,
+and 2.3 MiB a sixth less by reference (bench/LOG.md).
 """
 
 

@@ -222,7 +222,9 @@ class TextEncoder(_Replica):
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._executor, self._tower.text_inputs.digests, prompts)
 
-    @serve.batch(max_batch_size=64, batch_wait_timeout_s=MERGE_WAIT_S)  # type: ignore[untyped-decorator]
+    @serve.batch(  # type: ignore[untyped-decorator]
+        max_batch_size=64, batch_wait_timeout_s=MERGE_WAIT_S
+    )
     async def merged(self, requests: list[list[str]]) -> list[FloatArray]:
         """Encode the prompts of the calls that Serve gathered."""
         return await self.encode_together(requests)

@@ -1,6 +1,7 @@
 """Ray's exceptions become ours, none with a text from inside."""
 
 import inspect
+from typing import Any
 
 import grpc
 import pytest
@@ -16,7 +17,7 @@ from serve_app.errors import (
     TaggerError,
     Unavailable,
 )
-from serve_app.graph.calls import to_tagger_error
+from serve_app.graph.calls import InnerCalls, to_tagger_error
 
 SECRET = "/root/secret 10.0.0.7 Traceback"
 FOREIGN = [
@@ -97,3 +98,32 @@ def test_what_a_replica_raised_is_unwrapped(cause: Exception) -> None:
         assert mapped is cause
     else:
         assert type(mapped) is InferenceFailed
+
+
+class FullStore:
+    """A handle whose object store takes nothing: only calls by value succeed."""
+
+    def __init__(self, by_reference: bool = False) -> None:
+        self.by_reference = by_reference
+        self.take = self
+
+    def options(self, *, _by_reference: bool) -> "FullStore":
+        return FullStore(_by_reference)
+
+    async def remote(self, argument: str) -> str:
+        if self.by_reference:
+            raise ray.exceptions.OutOfDiskError(SECRET)
+        return f"{argument} by value"
+
+
+async def test_what_the_object_store_cannot_take_goes_by_value(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The call succeeds, and a warning says why it is slower."""
+    handle: Any = FullStore()
+    calls = InnerCalls(handle, timeout_s=10.0, by_reference_bytes=100)
+    assert await calls("take", "small", nbytes=99) == "small by value"
+    assert caplog.text == ""
+    assert await calls("take", "large", nbytes=100) == "large by value"
+    assert "object store cannot take 100 bytes (OutOfDiskError)" in caplog.text
+    assert SECRET not in caplog.text
